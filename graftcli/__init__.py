@@ -1,0 +1,60 @@
+"""Few-shot model compression by progressive network grafting.
+
+    import graftcli
+    graftcli.plan("resnet34", "resnet18")
+    model = graftcli.load("runs/resnet34-resnet18")
+
+Everything of `graftcli.api` is offered here; torch is imported when the first of it is asked for.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from graftcli.api import (
+        Asked,
+        Choice,
+        Evaluation,
+        How,
+        Look,
+        Network,
+        Networks,
+        Plan,
+        Result,
+        build,
+        distill,
+        evaluate,
+        inspect,
+        load,
+        partial,
+        plan,
+    )
+
+__all__ = [
+    "Asked",
+    "Choice",
+    "Evaluation",
+    "How",
+    "Look",
+    "Network",
+    "Networks",
+    "Plan",
+    "Result",
+    "__version__",
+    "build",
+    "distill",
+    "evaluate",
+    "inspect",
+    "load",
+    "partial",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'graftcli' has no attribute {name!r}")
+    from graftcli import api
+
+    return getattr(api, name)

@@ -1,0 +1,206 @@
+"""A trained network as a folder that others can load: weights, how to build it, how to feed it, what it is.
+
+model.safetensors   the weights under the architecture's own names; a hybrid's under `teacher.`, `student.`, `seams.`
+config.json         for timm's architectures: timm.create_model("local-dir:FOLDER", pretrained=True)
+graft.json          for graftcli.load: what the network is made of, how images become its input
+README.md           the model card
+"""
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from graftcli.nets import from_timm
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE
+from graftcli.pixels import Fit
+from graftcli.written import write_bytes, write_json, write_tensors
+
+CONFIG_FILE = "config.json"
+CARD_FILE = "README.md"
+FILES = (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE, CARD_FILE)
+FORMAT = 1  # of graft.json
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a network is and how it came about."""
+
+    teacher: Mapping[str, Any]  # complete origins
+    student: Mapping[str, Any]
+    fit: Fit  # what the networks saw of each image
+    recipe: str
+    images: int
+    command: str
+    numbers: Mapping[str, int | float | str | None]  # what was measured, by what it is called in the card
+    hybrid: Mapping[str, Any] | None = None  # what rebuilds it from both networks; None: it is the student, stock
+
+    @property
+    def is_timm(self) -> bool:
+        return self.hybrid is None and self.student["kind"] == "timm"
+
+
+def save_student(folder: Path, module: nn.Module, made: Made) -> None:
+    """All files of the network."""
+    write_weights(folder / WEIGHTS_FILE, module, made)
+    write_json(folder / FACTS_FILE, document(made))
+    if made.is_timm:
+        write_json(folder / CONFIG_FILE, timm_config(module, made))
+    write_bytes(folder / CARD_FILE, card(folder, made).encode())
+
+
+def write_weights(path: Path, module: nn.Module, made: Made) -> None:
+    """One file that graftcli reads as this network, wherever it lies."""
+    facts = document(made)
+    write_tensors(path, module.state_dict(), facts if made.hybrid else {**facts, "origin": facts["student"]})
+
+
+def document(made: Made) -> dict[str, Any]:
+    """The network as plain JSON, both origins saying what was really seen of the images."""
+    fit = made.fit
+    seen = {"mean": fit.mean, "std": fit.std, "crop_pct": fit.crop_pct, "interpolation": fit.interpolation}
+    own = {"input_size": [fit.channels, *fit.size], "preprocess": seen}
+    return {
+        "format": FORMAT,
+        "kind": "hybrid" if made.hybrid else "student",
+        "teacher": {**made.teacher, **own},
+        "student": {**made.student, **own},
+        "hybrid": made.hybrid,
+        "preprocess": {"size": list(fit.size), **seen},
+        "classes": made.student["num_classes"],
+    }
+
+
+def timm_config(module: nn.Module, made: Made) -> dict[str, Any]:
+    """What timm's `local-dir:` and `hf-hub:` read."""
+    fit, name = made.fit, made.student["name"]
+    known = from_timm.registered(name).pretrained
+    pool = getattr(module, "global_pool", None)
+    pool = getattr(pool, "pool_type", pool)
+    return {
+        "architecture": name.partition(".")[0],
+        "num_classes": made.student["num_classes"],
+        "num_features": getattr(module, "num_features", None),
+        **({"global_pool": pool} if isinstance(pool, str) else {}),
+        "model_args": made.student["kwargs"],
+        "pretrained_cfg": {
+            "tag": "graftcli",
+            "custom_load": False,  # the names are timm's, whatever those of its own pretrained weights are
+            "input_size": [fit.channels, *fit.size],
+            "fixed_input_size": bool(known.get("fixed_input_size")),
+            "interpolation": fit.interpolation,
+            "crop_pct": fit.crop_pct,
+            "crop_mode": "center",
+            "mean": fit.mean,
+            "std": fit.std,
+            "num_classes": made.student["num_classes"],
+            "pool_size": None,
+            "first_conv": known.get("first_conv"),
+            "classifier": known.get("classifier"),
+        },
+    }
+
+
+# -- the model card -----------------------------------------------------------------------------------------------
+
+
+def card(folder: Path, made: Made) -> str:
+    fit, teacher = made.fit, made.teacher["name"]
+    height, width = fit.size
+    lines = [f"| {name} | {_number(value)} |" for name, value in made.numbers.items() if value is not None]
+    return _FRONT.format(library="timm" if made.is_timm else "pytorch") + _BODY.format(
+        what=_title(made),
+        how=f"The recipe `{made.recipe}` trained it on {made.images:,} images to answer as `{teacher}` does.",
+        command=textwrap.indent(made.command, "    "),
+        numbers="\n".join(lines) if lines else "| none was measured | |",
+        code=loading_code(folder.resolve(), made),
+        library=_LIBRARY[made.is_timm],
+        classes=made.student["num_classes"],
+        channels={1: "grey", 3: "RGB"}.get(fit.channels, f"{fit.channels}-channel"),
+        size=f"{height}x{width}",
+        resize=f"resized ({fit.interpolation}) to just cover {fit.resized[0]}x{fit.resized[1]}, then the centre",
+        mean=", ".join(f"{value:g}" for value in fit.mean),
+        std=", ".join(f"{value:g}" for value in fit.std),
+    )
+
+
+def _title(made: Made) -> str:
+    teacher, student = made.teacher["name"], made.student["name"]
+    blocks = made.hybrid["blocks"] if made.hybrid is not None else []
+    if "teacher" in blocks:
+        replaced = [str(k) for k, role in enumerate(blocks, 1) if role == "student"]
+        return f"{teacher} with block{'s' if len(replaced) > 1 else ''} {', '.join(replaced)} of {student}"
+    return f"{student}{' with adapters' if blocks else ''}, grafted from {teacher}"
+
+
+def loading_code(folder: Path, made: Made) -> str:
+    """Lines of Python that give the network, in eval mode, as `model`."""
+    student = made.student
+    if made.is_timm:
+        return (
+            f"import timm\nmodel = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()\n"
+            "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
+        )
+    if made.hybrid is None and student["kind"] == "torchvision" and "in_chans" not in student["kwargs"]:
+        words = "".join(f", {key}={value!r}" for key, value in student["kwargs"].items())
+        return (
+            "import safetensors.torch, torchvision\n"
+            f"model = torchvision.models.get_model({student['name']!r}{words}).eval()\n"
+            f"model.load_state_dict(safetensors.torch.load_file({str(folder / WEIGHTS_FILE)!r}))"
+        )
+    return f"import graftcli\nmodel = graftcli.load({str(folder)!r})"
+
+
+def _number(value: float | str) -> str:
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4g}" if isinstance(value, float) else value
+
+
+_LIBRARY = {
+    True: "timm alone loads it; `hf-hub:` does too, where this folder is uploaded as it is.",
+    False: "The path is this folder's: mend it where the folder has moved.",
+}
+_FRONT = """\
+---
+library_name: {library}
+tags:
+- image-classification
+- knowledge-distillation
+---
+"""
+_BODY = """\
+# {what}
+
+{how} No label was used.
+
+## Numbers
+
+| | |
+| --- | --- |
+{numbers}
+
+## Loading it
+
+```python
+{code}
+```
+
+{library}
+
+## Its input and output
+
+{channels} images of {size}: {resize}.
+Pixels are divided by 255, then normalised with mean ({mean}) and std ({std}).
+It gives {classes} logits an image, in the order of its teacher's classes.
+
+## How it was made
+
+{command}
+
+`run.json` beside this file holds every setting, the versions and the hashes of teacher and images.
+It inherits the licences of its teacher and of the images: state yours here before you share it.
+"""

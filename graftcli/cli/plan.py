@@ -1,0 +1,95 @@
+"""`graftcli plan`: where the two networks are cut and joined, and what that saves, before anything is trained."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from graftcli.cli import options as o
+from graftcli.cli import render, render_plan
+
+_CUTS = "Cuts"
+
+
+def names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """A few images go through the networks: more threads would spend their time on waiting for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+BlocksCount = Annotated[
+    int | None,
+    o.option("--blocks-count", min=2, metavar="N", rich_help_panel=_CUTS, help="Exactly so many blocks."),
+]
+SplitTeacher = Annotated[
+    str | None,
+    o.option(
+        "--split-teacher",
+        metavar="A,B,C",
+        rich_help_panel=_CUTS,
+        help="Cut the teacher behind these modules; `graftcli inspect --all` lists all that qualify.",
+    ),
+]
+SplitStudent = Annotated[
+    str | None,
+    o.option("--split-student", metavar="A,B,C", rich_help_panel=_CUTS, help="Cut the student behind these modules."),
+]
+
+
+def plan(
+    teacher: o.Teacher,
+    student: o.Student,
+    teacher_checkpoint: o.TeacherCheckpoint = None,
+    student_checkpoint: o.StudentCheckpoint = None,
+    num_classes: o.NumClasses = None,
+    in_chans: o.InChans = None,
+    img_size: o.ImageSize = None,
+    blocks_count: BlocksCount = None,
+    split_teacher: SplitTeacher = None,
+    split_student: SplitStudent = None,
+    ema: o.Ema = None,
+    unsafe_load: o.UnsafeLoad = False,
+    as_json: o.Json = False,
+) -> None:
+    """Show where teacher and student are cut and joined, and what each block saves.
+
+    Needs neither weights nor images. Exits with 3 where the two networks cannot be paired.
+
+    Examples:
+      graftcli plan --teacher resnet34 --student resnet18
+      graftcli plan --teacher resnet50 --student mobilenetv3_large_100 --img-size 192
+      graftcli plan --teacher my_net.py:build --teacher-checkpoint best.pth --student resnet18
+      graftcli plan --teacher deit_small_patch16_224 --student deit_tiny_patch16_224 --blocks-count 6
+    """
+    from graftcli import api
+    from graftcli.nets.plan import as_json as document
+
+    with one_thread():
+        made = api.plan(
+            teacher,
+            student,
+            teacher_checkpoint=teacher_checkpoint,
+            student_checkpoint=student_checkpoint,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            img_size=img_size,
+            ema=ema,
+            unsafe_load=unsafe_load,
+            blocks_count=blocks_count,
+            split_teacher=names(split_teacher),
+            split_student=names(split_student),
+        )
+    if as_json:
+        render.document(document(made))
+    else:
+        render_plan.plan(made)

@@ -1,0 +1,51 @@
+"""A run's events -> progress on stderr: bars on a terminal, plain lines elsewhere, JSON lines with --json."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from graftcli import events
+from graftcli.cli import render, render_run
+
+_LINE_EVERY = 5.0  # seconds between two plain lines of one task
+
+
+@contextmanager
+def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
+    """A listener that suits the terminal, until the run is over."""
+    if as_json or quiet or not render.ERR.is_terminal:
+        yield _json_line if as_json else _only_warnings if quiet else _Lines()
+        return
+    with render_run.Bars() as bars:
+        yield bars
+
+
+def _json_line(event: events.Event) -> None:
+    sys.stderr.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
+    sys.stderr.flush()
+
+
+def _only_warnings(event: events.Event) -> None:
+    if isinstance(event, events.Warned):
+        render.warning(event.text)
+
+
+class _Lines:
+    """A line when something begins or ends, and every few seconds between."""
+
+    def __init__(self) -> None:
+        self._told = 0.0
+
+    def __call__(self, event: events.Event) -> None:
+        if isinstance(event, events.Warned):
+            render.warning(event.text)
+        elif (text := render_run.said(event)) is not None and self._is_due(event):
+            self._told = time.monotonic()
+            render.note(text)
+
+    def _is_due(self, event: events.Event) -> bool:
+        frequent = isinstance(event, events.Stepped | events.Looked | events.Decoded)
+        return not frequent or time.monotonic() - self._told > _LINE_EVERY

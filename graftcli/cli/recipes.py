@@ -1,0 +1,109 @@
+"""graftcli recipes: the recipes that come with graftcli, and the check of one's own."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graftcli.cli import render
+from graftcli.cli.options import OUTPUT, Json
+from graftcli.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from graftcli.recipe import Recipe
+
+app = typer.Typer(
+    name="recipes",
+    help="The recipes: list them, read one, copy it as a start of your own, check that.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+Named = Annotated[str, typer.Argument(metavar="NAME", help="A recipe that graftcli brings, or a YAML file.")]
+
+
+def _examples(*commands: str) -> str:
+    return "\n".join(["Examples:", *(f"[cyan]  graftcli recipes {command}[/cyan]" for command in commands)])
+
+
+@app.command("ls", epilog=_examples("ls", "ls --json"))
+def list_recipes(as_json: Json = False) -> None:
+    """List the recipes that graftcli brings."""
+    from graftcli.recipe_file import load, shipped
+
+    recipes = [load(name) for name in shipped()]
+    if as_json:
+        render.document([{"name": each.name, "about": each.about, "stages": _stages(each)} for each in recipes])
+    else:
+        rows = [(recipe.name, recipe.about, ", ".join(_stages(recipe))) for recipe in recipes]
+        render.table("", ("recipe", "about", "stages"), rows)
+
+
+@app.command(epilog=_examples("show netgraft"))
+def show(name: Named) -> None:
+    """Print a recipe's YAML."""
+    from graftcli.recipe_file import find, text_of
+
+    typer.echo(text_of(find(name)), nl=False)
+
+
+@app.command("cp", epilog=_examples("cp graft mine.yaml"))
+def copy(
+    name: Named,
+    file: Annotated[Path | None, typer.Argument(help="The file to write. Without it: NAME.yaml, here.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace a file that is there.")
+    ] = False,
+) -> None:
+    """Copy a recipe to a file, as a start of your own."""
+    from graftcli.recipe_file import find, text_of
+
+    source = find(name)
+    target = file or Path(source.name)
+    if target.is_dir():
+        target = target / source.name
+    if target.exists() and not overwrite:
+        raise UsageError(f"{target} is there already.", "Name another file, or replace it with --overwrite.")
+    _write(target, text_of(source))
+    render.line(str(target))
+
+
+@app.command(epilog=_examples("validate mine.yaml", "validate graft --set stages.finish.lr=1e-4"))
+def validate(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML files, or names of recipes.")],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="As stages.0.lr=1e-3; may be repeated.")
+    ] = None,
+) -> None:
+    """Check recipes. Every fault of every file is reported, with its line."""
+    from graftcli.recipe_file import load
+
+    faulty = []
+    for name in files:
+        try:
+            recipe = load(name, overrides or ())
+            render.line(f"{name}: recipe {recipe.name}, stages {', '.join(_stages(recipe))}")
+        except UsageError as error:
+            faulty.append(error)
+    if faulty:
+        mends = dict.fromkeys(error.mend for error in faulty)
+        raise UsageError("\n".join(error.found for error in faulty), "\n".join(mends))
+
+
+def _stages(recipe: "Recipe") -> list[str]:
+    return [stage.name for stage in recipe.stages]
+
+
+def _write(target: Path, text: str) -> None:
+    """The file appears whole or not at all."""
+    part = target.with_name(f"{target.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        with suppress(OSError):
+            part.unlink()
+        raise MachineError(
+            f"{target} cannot be written: {error.strerror}.", "Name a file in a folder of yours."
+        ) from error

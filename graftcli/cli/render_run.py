@@ -1,0 +1,167 @@
+"""A run's events and results -> text and bars on a terminal."""
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from graftcli import events
+from graftcli.cli.render import ERR, human, line, note, table, warning
+
+if TYPE_CHECKING:
+    from graftcli.demo.show import Shown
+    from graftcli.measure import Rate
+    from graftcli.running import Result
+    from graftcli.scoring import Evaluation
+
+
+def said(event: events.Event) -> str | None:
+    """An event in one line; None for what needs none."""
+    match event:
+        case events.Decoded(done, total):
+            return f"images: {done} of {total} read"
+        case events.Looked(done, total):
+            return f"views: the teacher has seen {done} of {total}"
+        case events.Began(stage, first, last, step, steps):
+            again = f", on from step {step}" if step else ""
+            return f"{stage}: {blocks(first, last)}, {steps} steps{again}"
+        case events.Stepped(stage, first, last, step, steps, loss, speed):
+            return f"{stage}: {blocks(first, last)}, step {step} of {steps}, loss {loss:.4f}, {speed:.0f} images/s"
+        case events.Ended(stage, first, last, steps, loss, agreement, seconds):
+            like = f", held-out agreement {agreement:.1%}" if agreement is not None else ""
+            return f"{stage}: {blocks(first, last)} done, loss {loss:.4f}{like}, {seconds:.0f} s"
+        case events.Merged(error64, error32):
+            return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
+        case events.Saved(path):
+            return f"written: {path}"
+    return None
+
+
+def blocks(first: int, last: int) -> str:
+    return f"block {first}" if first == last else f"blocks {first}-{last}"
+
+
+class Bars:
+    """A bar for the whole run and one for the task at hand."""
+
+    def __init__(self) -> None:
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[told]}"),
+            console=ERR,
+        )
+        self._whole = self._bars.add_task("whole run", total=None, told="", visible=False)
+        self._now = self._bars.add_task("images", total=None, told="")
+        self._behind = 0
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def __call__(self, event: events.Event) -> None:
+        match event:
+            case events.Warned(text):
+                warning(text)
+            case events.Decoded(done, total):
+                self._bars.update(self._now, description="images", completed=done, total=total)
+            case events.Looked(done, total):
+                self._bars.update(self._now, description="views", completed=done, total=total)
+            case events.Began():
+                self._begin(event)
+            case events.Stepped():
+                told = f"loss {event.loss:.4f}, {event.images_per_second:.0f} images/s"
+                self._bars.update(self._now, completed=event.step, told=told)
+                self._bars.update(self._whole, completed=self._behind + event.step)
+            case _:
+                note(said(event) or "")
+
+    def _begin(self, event: events.Began) -> None:
+        self._behind = event.done
+        self._bars.update(self._whole, total=event.total, completed=event.done + event.step, visible=True)
+        name = f"{event.stage} {blocks(event.first, event.last)}"
+        self._bars.reset(self._now, total=event.steps, completed=event.step, description=name, told="")
+
+
+# -- results ------------------------------------------------------------------------------------------------------
+
+
+def result(found: "Result") -> None:
+    """Print what came out of a run, and where it lies."""
+    if found.already_done:
+        line(f"done before: {found.folder} holds the result of this very command")
+    replaced = f"blocks {', '.join(map(str, found.blocks))}"
+    agreement = (
+        f"{found.agreement:.1%} on {found.held_out} held-out images" if found.agreement is not None else "not measured"
+    )
+    rows = [
+        ("teacher", found.teacher, human(found.params[0]), human(found.macs[0])),
+        ("result", f"{found.student}, {replaced}", human(found.params[1]), human(found.macs[1])),
+    ]
+    table("", ("", "network", "parameters", "MACs"), rows, right=("parameters", "MACs"))
+    line()
+    line(f"agreement with the teacher: {agreement}")
+    line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")
+    line(f"{found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
+    line(f"written: {found.folder}")
+
+
+def evaluation(found: "Evaluation") -> None:
+    """Print each model's score on one folder."""
+    for broken in found.broken:
+        warning(f"left out: {broken}")
+    size = "x".join(map(str, found.fit.size))
+    line(f"{found.images} images at {size}, crop {found.fit.crop_pct:g}, {found.fit.interpolation}")
+    if found.rule is not None:
+        line(f"classes: {found.rule}")
+    columns = ("model", "parameters", "top-1", "top-5", "agrees with teacher", "KL")
+    rows = [
+        (
+            model.name,
+            human(model.parameters),
+            _rate(model.accuracy.top1 if model.accuracy else None),
+            _rate(model.accuracy.top5 if model.accuracy else None),
+            _rate(model.likeness.agreement if model.likeness else None),
+            f"{model.likeness.kl:.4f}" if model.likeness else "",
+        )
+        for model in found.models
+    ]
+    table("", columns, rows, right=columns[1:])
+
+
+def _rate(found: "Rate | None") -> str:
+    return "" if found is None else f"{found.share:.2%} ({found.low:.1%}-{found.high:.1%})"
+
+
+def demo(shown: "Shown") -> None:
+    """Print what the demo made, and what to type for one's own network."""
+    rows = [
+        (
+            found.name,
+            human(found.parameters),
+            _rate(found.accuracy.top1),
+            f"{found.seconds:.0f}" if found.seconds is not None else "",
+        )
+        for found in shown.lines
+    ]
+    images = shown.lines[0].accuracy.images
+    table(
+        f"Scored on {images} digits that none of them saw",
+        ("", "parameters", "right", "seconds"),
+        rows,
+        ("parameters",),
+    )
+    line()
+    line("The student saw 100 images, ten a digit, and no label. What was made:")
+    for file in shown.files:
+        line(f"  {file}")
+    line()
+    line("With your own network and images:")
+    line("  graftcli distill --teacher resnet34 --student resnet18 --images ./photos")

@@ -1,0 +1,85 @@
+"""What can happen in a run, one frozen dataclass each. The engine tells a listener, who decides what to draw."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Event:
+    pass
+
+
+@dataclass(frozen=True)
+class Warned(Event):
+    """Something that the user should know although the run goes on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Decoded(Event):
+    """So many of the images have been read."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Looked(Event):
+    """The teacher has seen so many of the views."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Began(Event):
+    """A unit of a stage is trained from here: blocks first..last, numbered from 1; `step` is above 0 after a resume."""
+
+    stage: str
+    first: int
+    last: int
+    step: int
+    steps: int
+    done: int  # steps of the whole run that lie behind
+    total: int  # steps of the whole run
+
+
+@dataclass(frozen=True)
+class Stepped(Event):
+    stage: str
+    first: int
+    last: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """A unit of a stage is trained; `agreement` is the share of held-out views with the teacher's answer."""
+
+    stage: str
+    first: int
+    last: int
+    steps: int
+    loss: float
+    agreement: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Merged(Event):
+    """The seams are folded away; the largest differences of the logits, as a share of the largest logit."""
+
+    error64: float
+    error32: float
+
+
+@dataclass(frozen=True)
+class Saved(Event):
+    path: str
+
+
+Listener = Callable[[Event], None]

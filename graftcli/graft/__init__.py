@@ -1,0 +1,1 @@
+"""The method: seams and scions, merging, training. Knows no paths and no terminal."""

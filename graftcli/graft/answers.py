@@ -1,0 +1,98 @@
+"""What the teacher says of each view, at each cut: seen once, then remembered in memory or in a mapped file.
+
+Value 0 is the view itself, value k what block k hands on, value L the last feature map, value L+1 the logits, where L
+is the number of blocks. What is not remembered is computed again from the nearest value before it that is.
+"""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from graftcli.graft.views import Views
+
+Place = Literal["memory", "disk", "again"]
+
+
+class Answers:
+    def __init__(
+        self,
+        views: Views,
+        pieces: Sequence[nn.Module],
+        shapes: Sequence[tuple[int, ...]],
+        places: Mapping[int, Place],
+        *,
+        folder: Path,
+        chunk: int,
+        device: torch.device,
+    ) -> None:
+        """`pieces[k-1]` makes value k out of value k-1; `shapes[k-1]` is its shape."""
+        self.views, self.pieces, self.shapes, self.places = views, pieces, shapes, places
+        self.folder, self.chunk, self.device = folder, chunk, device
+        self._kept: dict[int, Tensor] = {}
+
+    def look(self, wanted: Collection[int], looked: Callable[[int, int], None]) -> None:
+        """Show every view to the teacher, once, and remember what the `wanted` values are made of."""
+        for value in sorted({self._base(value) for value in wanted} - {0}):
+            shape = (len(self.views), *self.shapes[value - 1])
+            self._kept[value] = _room(self.places[value], shape, self.folder / f"value-{value}.bin")
+        for indices in torch.arange(len(self.views)).split(self.chunk) if self._kept else ():
+            value_now = self.views.normalised(indices).to(self.device)
+            for k in range(1, max(self._kept) + 1):
+                value_now = self._next(k, value_now)
+                if k in self._kept:
+                    self._kept[k][indices] = value_now.float().cpu()
+            looked(int(indices[-1]) + 1, len(self.views))
+
+    def at(self, value: int, index: Tensor) -> Tensor:
+        """The given value of some views, on the device."""
+        base = self._base(value)
+        found = self._kept[base][index] if base else self.views.normalised(index)
+        found = found.to(self.device)
+        for k in range(base + 1, value + 1):
+            found = self._next(k, found)
+        return found
+
+    def forget(self, wanted: Collection[int]) -> None:
+        """Give back the memory of everything that the values still `wanted` are not made of."""
+        bases = {self._base(value) for value in wanted}
+        for value in [k for k in self._kept if k not in bases]:
+            del self._kept[value]
+
+    def _base(self, value: int) -> int:
+        """The remembered value that a value is made of, which depends on nothing that changes during a run: a resumed
+        run adds up the same numbers in the same order."""
+        return max((k for k, place in self.places.items() if k <= value and place != "again"), default=0)
+
+    @torch.no_grad()
+    def _next(self, k: int, value: Tensor) -> Tensor:
+        result: Tensor = self.pieces[k - 1](value)
+        return result
+
+
+def _room(place: Place, shape: tuple[int, ...], path: Path) -> Tensor:
+    if place == "memory":
+        return torch.empty(shape)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
+
+
+def choose_places(
+    wanted: Collection[int], shapes: Sequence[tuple[int, ...]], views: int, memory: int, disk: int
+) -> dict[int, Place]:
+    """Where each wanted value is remembered: the smallest first, in memory while `memory` bytes last, then on disk."""
+    places: dict[int, Place] = {}
+    for value in sorted(wanted, key=lambda k: math.prod(shapes[k - 1])):
+        size = 4 * views * math.prod(shapes[value - 1])
+        if size <= memory:
+            places[value] = "memory"
+            memory -= size
+        elif size <= disk:
+            places[value] = "disk"
+            disk -= size
+        else:
+            places[value] = "again"
+    return places

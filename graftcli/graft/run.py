@@ -1,0 +1,231 @@
+"""The whole method on one page: first weights, views, the stages, the merge, the check."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from graftcli.errors import PairError
+from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
+from graftcli.graft import merge as merging
+from graftcli.graft.adapters import start_adapters
+from graftcli.graft.answers import Answers, choose_places
+from graftcli.graft.fit import Precision, Unit, fit
+from graftcli.graft.inherit import inherit
+from graftcli.graft.seams import Seam, graft, seams
+from graftcli.graft.stages import Grafted, Pieces, Task, check_inputs, moving_modules, pieces, tasks, wanted
+from graftcli.graft.views import Views, plain
+from graftcli.images import Fit, Images
+from graftcli.nets.plan import Plan
+from graftcli.recipe import Recipe, check_units
+from graftcli.recipe_values import Augment, Crop
+
+_CHUNK_BYTES = 2**28  # of the teacher's largest value, computed at once
+_START_IMAGES = 64  # on which adapters are solved before anything is trained
+_LOOKS_HELD_OUT = 8  # views of each held-out image
+
+
+class Keeper(Protocol):
+    """What the engine asks of the run's folder."""
+
+    folder: Path
+
+    def unit(self, name: str) -> "KeptUnit": ...
+    def metric(self, record: dict[str, Any]) -> None: ...
+
+
+class KeptUnit(Unit, Protocol):
+    @property
+    def finished(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What else decides the result, fixed when a run starts."""
+
+    seed: int = 0
+    how: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
+    memory: int = 2**32  # bytes for what is remembered
+    disk: int = 0
+    blocks: tuple[int, ...] | None = None  # only these are replaced
+
+
+@dataclass(frozen=True)
+class Outcome:
+    merged: merging.Merged
+    agreement: float | None  # on held-out images
+    held_out: int
+    errors: tuple[float, float]  # of the merge, in float64 and float32
+    seconds: float
+
+
+def run(
+    plan: Plan,
+    images: Images,
+    fit_: Fit,
+    recipe: Recipe,
+    settings: Settings,
+    keeper: Keeper,
+    listen: Listener,
+    held_out: Images | None = None,
+) -> Outcome:
+    """Train the student, or the chosen blocks of it, and merge. The teacher is the same before and after."""
+    began = time.monotonic()
+    blocks = len(plan.blocks)
+    chosen = settings.blocks or tuple(range(1, blocks + 1))
+    check_units(recipe, blocks)
+    check_inputs(recipe)
+    before = weights_digest(plan.teacher.network.module)
+    if recipe.init == "inherit":
+        inherit(plan.teacher, plan.student)
+    train, held = divide(images, held_out, settings.seed)
+    work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
+    for task in work.every:
+        work.do(task)
+    module: nn.Module = graft(plan, work.seams, chosen).to("cpu")
+    merged = (
+        merging.merge(plan, work.seams) if len(chosen) == blocks else merging.merge_hybrid(plan, work.seams, chosen)
+    )
+    errors = merging.check(merged, module, plain(train[:16], fit_))
+    listen(Merged(*errors))
+    if weights_digest(plan.teacher.network.module) != before:
+        raise PairError("the teacher's weights changed during the run.", "Nothing was written. Please report this.")
+    agreement = work.agreement(chosen) if len(held) else None
+    return Outcome(merged, agreement, len(held), errors, time.monotonic() - began)
+
+
+def weights_digest(module: nn.Module) -> str:
+    """One hash of all parameters and buffers."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Images to train on, images to measure on: given ones, else a tenth (at least 8) where there are 40 or more."""
+    if held_out is not None:
+        return images.pixels, held_out.pixels
+    count = max(8, len(images.pixels) // 10) if len(images.pixels) >= 40 else 0
+    order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
+    return images.pixels[order[count:].sort().values], images.pixels[order[:count].sort().values]
+
+
+class _Work:
+    """The networks in pieces, the views, and what the teacher said of them: everything that tasks share."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        joined: list[Seam],
+        train: Tensor,
+        held: Tensor,
+        fit_: Fit,
+        recipe: Recipe,
+        settings: Settings,
+        keeper: Keeper,
+        listen: Listener,
+    ) -> None:
+        self.plan, self.seams, self.recipe, self.settings = plan, joined, recipe, settings
+        self.keeper, self.listen, self.train, self.fit_ = keeper, listen, train, fit_
+        self.pieces: Pieces = pieces(plan, joined)
+        for piece in (*self.pieces.teacher, *self.pieces.student):
+            piece.to(settings.how.device)
+        looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
+        start_adapters(recipe.adapters.start, plan, joined, self.pieces, looked_at, settings.seed)
+        # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
+        chosen = settings.blocks or range(1, self.pieces.blocks + 1)
+        self.every = tasks(recipe, self.pieces.blocks, chosen)
+        self.todo = list(self.every)
+        self.answers: Answers | None = None
+        light = Augment(crop=Crop(), flip=True)
+        self.held: Answers | None = None
+        if len(held):
+            looks = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
+            self.held = self._answers(looks, {self.pieces.blocks + 1})
+            self.held.look({self.pieces.blocks + 1}, lambda *_: None)
+
+    def do(self, task: Task) -> None:
+        """Train one task, or take its weights from the run's folder where it is finished."""
+        unit = self.keeper.unit(task.name)
+        moving = nn.ModuleList(moving_modules(task, self.pieces))
+        ready = unit.finished
+        if ready is not None:
+            moving.load_state_dict(ready[0])
+            self.todo.remove(task)
+            return
+        began, steps = time.monotonic(), task.steps(len(self.train))
+        answers = self._looked()
+        loss = fit(
+            task, self.pieces, answers, len(self.train), self.settings.seed, self.settings.how, unit, self._tell(task)
+        )
+        agreement = self.agreement(task.blocks) if self.held is not None else None
+        ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
+        self.keeper.metric({"unit": task.name, "step": steps, "loss": loss, "agreement": agreement})
+        unit.finish(moving.state_dict(), {"loss": loss, "agreement": agreement, "steps": steps})
+        self.listen(ended)
+        self.todo.remove(task)
+        answers.forget(self._wanted())
+
+    def _tell(self, task: Task) -> Listener:
+        """A listener that knows how far the whole run has come."""
+        lengths = [t.steps(len(self.train)) for t in self.every]
+        done = sum(lengths[: self.every.index(task)])
+
+        def tell(event: Event) -> None:
+            self.listen(replace(event, done=done, total=sum(lengths)) if isinstance(event, Began) else event)
+
+        return tell
+
+    def _wanted(self) -> set[int]:
+        return {value for task in self.todo for value in wanted(task, self.pieces)}
+
+    def _looked(self) -> Answers:
+        """The teacher's answers to the views, made at the first task that is not finished."""
+        if self.answers is None:
+            views = Views(self.train, self.fit_, self.recipe.views.augment, self._count(), self.settings.seed)
+            self.answers = self._answers(views, {v for task in self.every for v in wanted(task, self.pieces)})
+            self.answers.look(self._wanted(), lambda done, total: self.listen(Looked(done, total)))
+        return self.answers
+
+    def _count(self) -> int:
+        """Views an image: as many as the recipe prepares, or as many as the longest task can see."""
+        images = len(self.train)
+        longest = max(task.steps(images) * task.batch(images) for task in self.every)
+        needed = -(-longest // images)
+        return min(needed, self.recipe.views.count or needed)
+
+    def _answers(self, views: Views, values: set[int]) -> Answers:
+        shapes = self.pieces.shapes
+        places = choose_places(values, shapes, len(views), self.settings.memory, self.settings.disk)
+        largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+        chunk = max(8, min(256, _CHUNK_BYTES // largest))
+        return Answers(
+            views,
+            self.pieces.teacher,
+            shapes,
+            places,
+            folder=self.keeper.folder / "cache",
+            chunk=chunk,
+            device=self.settings.how.device,
+        )
+
+    @torch.no_grad()
+    def agreement(self, blocks: Sequence[int]) -> float:
+        """The share of views of held-out images at which the teacher with these blocks replaced answers as it did."""
+        assert self.held is not None
+        task = Task("", self.recipe.stages[0], 0, tuple(sorted(blocks)))
+        grafted = Grafted(self.pieces, task).eval()
+        last = self.pieces.blocks + 1
+        same = 0
+        for index in torch.arange(len(self.held.views)).split(self.held.chunk):
+            given = grafted(self.held.at(task.first - 1, index), {last})[last]
+            same += int((given.argmax(1) == self.held.at(last, index).argmax(1)).sum())
+        return same / len(self.held.views)

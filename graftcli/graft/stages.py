@@ -1,0 +1,211 @@
+"""A stage of a recipe -> tasks: which blocks are trained together, on what input, towards which targets.
+
+Both networks stand here in L + 1 pieces: blocks 1 to L, the last one up to its last feature map, then the head. Value k
+is what piece k hands on; value 0 is the view.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from graftcli.errors import UsageError
+from graftcli.graft.frozen import frozen
+from graftcli.graft.losses import distance
+from graftcli.graft.seams import Adapter, Relayout, Seam, scion
+from graftcli.nets.cuts import Position, before_head, positions
+from graftcli.nets.plan import Plan, Side
+from graftcli.nets.split import split
+from graftcli.recipe import Recipe, Stage, Target, nth
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of one stage: `blocks` of the student are trained together inside the teacher."""
+
+    name: str  # "graft-3"
+    stage: Stage
+    unit: int  # which unit of its stage, from 0
+    blocks: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        return self.blocks[0]
+
+    @property
+    def last(self) -> int:
+        return self.blocks[-1]
+
+    def steps(self, images: int) -> int:
+        """How many steps there are, where an epoch is one view of each image."""
+        if self.stage.steps is not None:
+            return nth(self.stage.steps, self.unit)
+        assert self.stage.epochs is not None  # a recipe gives one of the two
+        return nth(self.stage.epochs, self.unit) * max(1, -(-images // self.batch(images)))
+
+    def batch(self, images: int) -> int:
+        """The recipe's batch, or fewer where one look at each image is less and an epoch is what counts."""
+        return self.stage.batch if self.stage.steps is not None else min(self.stage.batch, images)
+
+
+def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
+    """Everything that is to be trained, in order. Where only some blocks are `chosen`, neighbours among them are
+    connected, and the whole is finished, without the others."""
+    whole = len(chosen) == blocks
+    found = []
+    for stage in recipe.stages:
+        if stage.train in ("blocks", "half"):
+            units = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
+        elif whole:
+            units = [tuple(unit) for unit in stage.units(blocks)]
+        else:
+            units = _connections(sorted(chosen)) if stage.train == "growing" else [tuple(sorted(chosen))]
+            units = [unit for unit in units if len(unit) > 1]
+        found += [Task(_name(stage, unit), stage, i, unit) for i, unit in enumerate(units) if unit]
+    return found
+
+
+def _name(stage: Stage, unit: Sequence[int]) -> str:
+    return f"{stage.name}-{'-'.join(map(str, unit))}"
+
+
+def _connections(chosen: Sequence[int]) -> list[tuple[int, ...]]:
+    """Each run of neighbours, growing by one block at a time: 2, 3, 4 -> (2, 3), (2, 3, 4)."""
+    runs = [[b for _, b in run] for _, run in groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0])]
+    return [tuple(run[: k + 1]) for run in runs for k in range(1, len(run))]
+
+
+# -- both networks in pieces --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """`teacher` is a frozen copy; `student` are the scions over the student's own modules."""
+
+    teacher: tuple[nn.Module, ...]
+    student: tuple[nn.Module, ...]
+    shapes: tuple[tuple[int, ...], ...]  # of the teacher's values 1 to L + 1
+    last_maps: tuple[Position, Position] | None  # the teacher's and the student's, where both have one of one size
+    regressor: nn.Module  # the student's last maps -> the teacher's; serves training alone
+
+    @property
+    def blocks(self) -> int:
+        return len(self.teacher) - 1
+
+    @property
+    def has_maps(self) -> bool:
+        return self.last_maps is not None
+
+
+def pieces(plan: Plan, seams: Sequence[Seam]) -> Pieces:
+    ours, theirs = _last_maps(plan.teacher), _last_maps(plan.student)
+    has_maps = ours is not None and theirs is not None and (ours.size, ours.prefix) == (theirs.size, theirs.prefix)
+    teacher = _cut(plan.teacher, ours if has_maps else None)
+    student = _cut(plan.student, theirs if has_maps else None)
+    scions: list[nn.Module] = [scion(plan, seams, k) for k in range(1, len(plan.blocks))]
+    last = student[-2] if has_maps else student[-1]
+    scions += [nn.Sequential(seams[-1].to_student, last), student[-1] if has_maps else nn.Identity()]
+    shapes = [tuple(cut.shape) for cut in plan.teacher.cuts]
+    scores = plan.blocks[-1].teacher.outputs
+    shapes += [tuple(ours.shape) if has_maps and ours is not None else scores, scores]
+    regressor = _way_back(theirs, ours) if has_maps and ours is not None and theirs is not None else nn.Identity()
+    whole = [frozen(piece) for piece in teacher]
+    return Pieces(
+        teacher=(*whole, *([] if has_maps else [nn.Identity()])),
+        student=tuple(scions),
+        shapes=tuple(shapes),
+        last_maps=(ours, theirs) if has_maps and ours is not None and theirs is not None else None,
+        regressor=regressor,
+    )
+
+
+def _last_maps(side: Side) -> Position | None:
+    """The last place before the maps are pooled away, if there is one behind the last cut."""
+    places = [p for p in before_head(side.traced, positions(side.traced)) if p.index > side.cuts[-1].index]
+    return places[-1] if places else None
+
+
+def _way_back(theirs: Position, ours: Position) -> nn.Module:
+    """From the student's last maps to the teacher's, where they differ."""
+    if theirs.channels != ours.channels:
+        return Adapter(theirs.channels, ours.channels, theirs.layout, ours.layout, theirs.size)
+    return nn.Identity() if theirs.layout == ours.layout else Relayout(theirs.layout, ours.layout, theirs.size)
+
+
+def _cut(side: Side, maps: Position | None) -> list[fx.GraphModule]:
+    return split(side.traced, [*side.cuts, *([maps] if maps is not None else [])])
+
+
+# -- what one task computes ---------------------------------------------------------------------------------------
+
+Where = Literal["output", "features", "logits"]
+
+
+class Grafted(nn.Module):
+    """The trained blocks of a task with what of the teacher stands between and behind them."""
+
+    def __init__(self, pieces: Pieces, task: Task) -> None:
+        super().__init__()
+        self.first, self.last, self.blocks = task.first, task.last, pieces.blocks
+        in_student = {*task.blocks, *([pieces.blocks + 1] if task.last == pieces.blocks else [])}
+        chain = [
+            (pieces.student if k in in_student else pieces.teacher)[k - 1] for k in range(self.first, pieces.blocks + 2)
+        ]
+        self.chain = nn.ModuleList(chain)
+        self.regressor = pieces.regressor
+        self.whole = task.last == pieces.blocks
+
+    def forward(self, x: Tensor, values: Collection[int]) -> dict[int, Tensor]:
+        """The wanted values, out of value `first` - 1."""
+        found = {}
+        for k, piece in enumerate(self.chain, self.first):
+            if k > max(values):
+                break
+            x = piece(x)
+            if k in values:
+                found[k] = self.regressor(x) if self.whole and k == self.blocks else x
+        return found
+
+
+def value_of(target: Target, task: Task, pieces: Pieces) -> int:
+    """Which value a target is met at; where there are no last maps, the logits stand for them."""
+    if target.at == "logits":
+        return pieces.blocks + 1
+    value = task.last if target.at == "output" else pieces.blocks
+    return value if value < pieces.blocks or pieces.has_maps else pieces.blocks + 1
+
+
+def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
+    """The teacher's values that a task reads: its targets and, if that is no view, its input."""
+    inputs = {task.first - 1} - {0} if with_input else set()
+    return inputs | {value_of(target, task, pieces) for target in task.stage.targets}
+
+
+def loss(task: Task, pieces: Pieces, given: dict[int, Tensor], answer: dict[int, Tensor]) -> Tensor:
+    total = torch.zeros((), device=next(iter(given.values())).device)
+    for target in task.stage.targets:
+        value = value_of(target, task, pieces)
+        total = total + target.weight * distance(target, given[value].float(), answer[value])
+    return total
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """The inputs that this engine knows."""
+    others = [stage.name for stage in recipe.stages if stage.input != "teacher"]
+    if others:
+        raise UsageError(
+            f"stages {', '.join(others)} of recipe {recipe.name} ask for the student's own features as input.",
+            "Take `input: teacher`, and a later stage that trains the blocks together.",
+        )
+
+
+def moving_modules(task: Task, pieces: Pieces) -> Iterator[nn.Module]:
+    """The modules whose parameters a task trains."""
+    for block in task.blocks:
+        yield pieces.student[block - 1]
+    if task.last == pieces.blocks:
+        yield pieces.student[pieces.blocks]
+        yield pieces.regressor

@@ -1,0 +1,145 @@
+"""What the text of a spec stands for: a maker of networks, and the weights that belong to it."""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from graftcli.errors import CheckpointError, PairError, UsageError
+from graftcli.nets import from_code, from_timm, from_torchvision, origin, pretrained, weights
+from graftcli.nets.network import Asked, Network, checkpoint_flag
+
+_PREFIXED = re.compile(r"(timm|torchvision|tv|hf-hub|hf_hub|local-dir):(.+)")
+_FILE_CALL = re.compile(r"(.+\.py):(\w+(?:\(.*\))?)", re.DOTALL)
+_PACKAGE_CALL = re.compile(r"([A-Za-z_][\w.]*):(\w+(?:\(.*\))?)", re.DOTALL)
+_CHECKPOINT_ENDINGS = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A spec before it is built."""
+
+    make: Callable[[Asked], Network]  # with random weights
+    fetch: Callable[[Network], Network] | None = None  # puts pretrained weights in
+    file: Path | None = None  # where its own weights lie
+    hint: str = ""  # what else could be meant, should weights not fit
+
+
+@dataclass(frozen=True)
+class Given:
+    """What is said beside a spec, and matters to what it stands for."""
+
+    checkpoint: Path | None  # "none" is a path like others here: no weights are called that
+    role: str
+    unsafe: bool
+
+
+def source_of(text: str, given: Given) -> Source:
+    """What `text` stands for. Names come before files: a folder called resnet18 is ./resnet18."""
+    if match := _PREFIXED.fullmatch(text):
+        return _prefixed(match[1], match[2], given)
+    if match := _FILE_CALL.fullmatch(text):
+        return Source(partial(from_code.network, match[1], match[2]))
+    if from_timm.known(text):
+        other = f"Or is it torchvision's network of this name: torchvision:{text}?"
+        source = _timm(from_timm.registered(text), "timm", given)
+        return replace(source, hint=other if text in from_torchvision.names() else "")
+    if text in from_torchvision.names():
+        return _torchvision(text, given)
+    path = Path(text).expanduser()
+    if text and (path.exists() or text.endswith(_CHECKPOINT_ENDINGS)):
+        return _on_disk(path, given)
+    if match := _PACKAGE_CALL.fullmatch(text):
+        return Source(partial(from_code.network, match[1], match[2]))
+    raise _unknown(text)
+
+
+def _prefixed(prefix: str, name: str, given: Given) -> Source:
+    if prefix in ("tv", "torchvision"):
+        return _torchvision(name, given)
+    if prefix in ("hf-hub", "hf_hub"):
+        return _timm(pretrained.hub_settings(name, given.role), "hf-hub", given)
+    if prefix == "local-dir":
+        folder = Path(name).expanduser()
+        return replace(_timm(from_timm.in_folder(folder), prefix, given), fetch=None, file=folder)
+    return _timm(from_timm.registered(name), "timm", given)
+
+
+def _timm(settings: from_timm.Settings, source: str, given: Given) -> Source:
+    if not from_timm.known(settings.name):
+        raise _unknown(settings.name, "timm")
+    return Source(
+        make=lambda wishes: from_timm.network(settings, wishes, source),
+        fetch=lambda network: pretrained.timm_weights(network, settings, given.role),
+    )
+
+
+def _torchvision(text: str, given: Given) -> Source:
+    """torchvision's weights are known by the names of their files too: those say which images they were made for."""
+    name, _, variant = text.partition("@")
+    if name not in from_torchvision.names():
+        raise _unknown(name, "torchvision")
+    file = given.checkpoint.name if given.checkpoint else ""
+    line = from_torchvision.entry(name, variant, file)
+    theirs = given.checkpoint is None or line.url.endswith(f"/{file}")
+    return Source(
+        make=lambda wishes: from_torchvision.network(name, line, wishes, theirs),
+        fetch=lambda network: pretrained.torchvision_weights(network, line, given.role),
+    )
+
+
+def _on_disk(path: Path, given: Given) -> Source:
+    """A folder or file that graftcli wrote, or a checkpoint that names its architecture."""
+    if path.suffix == ".py":
+        raise UsageError(f"`{path}` may hold several networks.", f"Name the function that makes one: {path}:resnet20.")
+    if path.exists() and origin.is_output(path):
+        facts, file = origin.read_output(path)
+        origin.check_trust(facts, path, given.unsafe)
+        return Source(lambda wishes: origin.again(facts), file=file)
+    if path.is_dir():
+        mend = f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it."
+        raise CheckpointError(f"The folder `{path}` holds no {origin.FACTS_FILE}: graftcli did not write it.", mend)
+    return _self_named(path, given)
+
+
+def _self_named(file: Path, given: Given) -> Source:
+    """The network that a checkpoint names, for the classes it has; timm's or torchvision's, whichever it fits."""
+    saved = weights.read(file, unsafe=given.unsafe)
+    name = weights.architecture(saved)
+    network = "resnet34" if given.role == "model" else f"--{given.role} resnet34"
+    mend = f"Name the network too: {network} {checkpoint_flag(given.role)} {file}."
+    if name is None:
+        raise CheckpointError(f"`{file}` does not say which network its weights belong to.", mend)
+    given = replace(given, checkpoint=file)
+    sources = [_timm(from_timm.registered(name), "timm", given)] if from_timm.known(name) else []
+    sources += [_torchvision(name, given)] if name in from_torchvision.names() else []
+    if not sources:
+        raise CheckpointError(f"`{file}` belongs to `{name}`, it says, which neither timm nor torchvision has.", mend)
+    readings = [_reading(source, saved) for source in sources]
+    source, (_, own) = max(zip(sources, readings, strict=True), key=lambda pair: pair[1][0])  # the first of equals
+    return replace(source, make=lambda wishes: source.make(wishes | own), file=file)
+
+
+def _reading(source: Source, saved: Any) -> tuple[bool, Asked]:
+    """Whether network and checkpoint have the same names in them, and what the checkpoint was made for."""
+    state = next((held for held in weights.sets_in(saved) if held), weights.State({}))
+    network = source.make(Asked())
+    matched = weights.match(state, network.module)
+    own = Asked(*weights.infer(matched, network.num_classes, network.input_size[0]))
+    return not matched.missing and not matched.extra, own
+
+
+def _unknown(text: str, library: str = "") -> PairError:
+    """The error for a name that nobody has, with the nearest that somebody has."""
+    known = {"timm": from_timm.names(), "torchvision": from_torchvision.names()}
+    names = known.get(library) or sorted({*known["timm"], *known["torchvision"]})
+    near = difflib.get_close_matches(text, names, n=4, cutoff=0.5)
+    mends = [f"Nearest: {', '.join(near)}."] if near else []
+    mends += [f"On the Hugging Face Hub: hf-hub:{text}."] if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else []
+    who = f"{library} has no" if library else "Neither timm nor torchvision has a"
+    return PairError(
+        f"{who} network `{text}`.", " ".join(mends) or "Give one of their names, file.py:factory, or a folder."
+    )

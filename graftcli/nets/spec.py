@@ -1,0 +1,97 @@
+"""One grammar for teacher and student: text -> Network.
+
+    resnet34                        timm's, else torchvision's of that name
+    timm:resnet34.a1_in1k           torchvision:resnet34@IMAGENET1K_V1 (or tv:)
+    hf-hub:org/repo                 local-dir:path
+    path/to/file.py:factory         package.module:factory(depth=20)
+    model.pth                       a checkpoint that names its architecture
+    runs/small                      a folder or file that graftcli wrote
+
+The class count and the input channels are what the flags say, else what the weights say, else the teacher's (`like`),
+else the network's own. Where two of the first three disagree, the network is refused.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from graftcli.errors import CheckpointError, PairError
+from graftcli.nets import from_timm, weights
+from graftcli.nets.grammar import Given, Source, source_of
+from graftcli.nets.network import Asked, Network, Preprocess, asked, checkpoint_flag
+from graftcli.nets.origin import complete, rebuild
+
+__all__ = ["Network", "Preprocess", "build", "rebuild"]
+
+RANDOM = "none"  # the checkpoint that stands for random weights
+_NUMBERS = (("num_classes", "--num-classes", "classes"), ("in_chans", "--in-chans", "input channels"))
+
+
+def build(
+    text: str,
+    *,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    ema: bool | None = None,
+    unsafe: bool = False,
+    like: Network | None = None,
+    role: str = "teacher",
+) -> Network:
+    """The network of a spec, in eval mode, float32, on the CPU.
+
+    `checkpoint` is a file of weights, or "none" for random ones; without it a named network gets its pretrained
+    weights. `like` is the teacher of a student; `role` ("teacher", "student", "model") is what the flags are called by.
+    """
+    flags, teachers = asked(num_classes, in_chans, img_size), like.made_for if like else Asked()
+    source = source_of(text, Given(None if checkpoint is None else Path(checkpoint), role, unsafe))
+    file = source.file if checkpoint is None else None if str(checkpoint) == RANDOM else Path(checkpoint).expanduser()
+    if file is not None:
+        state = weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema)
+        network = _loaded(source, file, state, flags, teachers, role)
+    else:
+        network = source.make(flags | teachers)
+        if checkpoint is None and source.fetch is not None:
+            network = source.fetch(network)
+    _check_agreement(network, flags, teachers)
+    return complete(network if like is None else replace(network, preprocess=like.preprocess))
+
+
+def _loaded(source: Source, file: Path, state: weights.State, flags: Asked, teachers: Asked, role: str) -> Network:
+    """The network with all the weights of a file, whose class count and input channels it takes over."""
+    network = source.make(flags | teachers)
+    matched = weights.match(state, network.module)
+    own = Asked(*weights.infer(matched, network.num_classes, network.input_size[0]))
+    if own != Asked():
+        _check_claims(own, flags, teachers, file, role)
+        network = source.make(own | flags | teachers)
+        matched = weights.match(state, network.module)
+    if not matched.complete and network.source in ("timm", "hf-hub", "local-dir"):
+        matched = from_timm.converted(state, network.module) or matched
+    if not matched.complete:
+        raise weights.refusal(matched, str(file), network.name, source.hint)
+    weights.load_into(network.module, matched, file)
+    part = f" of `{state.where}`" if state.where in weights.AVERAGED else ""
+    return replace(network, weights=f"{file.name}: {matched.count} of {matched.total} tensors{part}")
+
+
+def _check_claims(own: Asked, flags: Asked, teachers: Asked, file: Path, role: str) -> None:
+    """What a checkpoint is made for wins over a network's own numbers; against a flag or a teacher it is refused."""
+    for field, flag, word in _NUMBERS:
+        has, said, taught = (getattr(numbers, field) for numbers in (own, flags, teachers))
+        if has is not None and said not in (None, has):
+            found = f"`{file}` has {has:,} {word}; {flag} says {said:,}."
+            raise CheckpointError(found, f"Leave {flag} out: the checkpoint decides.")
+        if has is not None and taught not in (None, has):
+            found = f"The teacher has {taught:,} {word}, the {role}'s checkpoint `{file}` has {has:,}."
+            raise PairError(found, f"Give a checkpoint with {taught:,}, or none: {checkpoint_flag(role)} none.")
+
+
+def _check_agreement(network: Network, flags: Asked, teachers: Asked) -> None:
+    """The network has the classes and channels that were asked for; a factory may insist on others."""
+    for field, flag, word in _NUMBERS:
+        has = getattr(network.made_for, field)
+        for wanted, asker in ((getattr(flags, field), f"{flag} says"), (getattr(teachers, field), "the teacher has")):
+            if wanted not in (None, has):
+                mend = f"Give its factory a parameter `{field}`, or name a network that is built with {wanted:,}."
+                raise PairError(f"`{network.name}` comes with {has:,} {word}; {asker} {wanted:,}.", mend)

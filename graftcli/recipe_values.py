@@ -1,0 +1,139 @@
+"""The values that a recipe is made of, and how an image becomes a view.
+
+The description of a field says what it may hold, and is what the reader of a faulty recipe is told.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    Strict,
+    ValidationError,
+)
+from pydantic import ValidationInfo as Info
+from pydantic import field_validator as rule
+from pydantic_core import InitErrorDetails
+
+T = TypeVar("T")
+
+
+def _listed(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
+
+
+def _some(values: tuple[T, ...]) -> tuple[T, ...]:
+    # not by a length that pydantic checks: it counts faulty items out, and tells of a list that is none too short
+    if not values:
+        raise ValueError("found []: at least one is needed")
+    return values
+
+
+def rising(value: tuple[float, ...]) -> tuple[float, ...]:
+    if list(value) != sorted(value):
+        raise ValueError(f"found {list(value)}: the smaller number comes first")
+    return value
+
+
+Check = Callable[[Any], T]
+
+
+def together(value: Any, check: Check[T], said: Mapping[tuple[int, str], str]) -> T:
+    """check(value), where what is `said` of the items' keys is reported beside all that `check` finds."""
+    own = [InitErrorDetails(type="value_error", loc=loc, input=value, ctx={"error": said[loc]}) for loc in said]
+    try:
+        checked = check(value)
+    except ValidationError as error:
+        found = [
+            InitErrorDetails(type=each["type"], loc=each["loc"], input=each["input"], ctx=each.get("ctx", {}))
+            for each in error.errors()
+        ]
+        raise ValidationError.from_exception_data(error.title, own + found) from None
+    if own:
+        raise ValidationError.from_exception_data("recipe", own)
+    return checked
+
+
+def of_items(value: Any, key: str) -> list[Any]:
+    """What each item of a list has at `key`, before anybody knows whether it is a list, or has items, with keys."""
+    items = value if isinstance(value, list | tuple) else ()
+    return [item.get(key) if isinstance(item, dict) else getattr(item, key, None) for item in items]
+
+
+Many = Annotated[tuple[T, ...], Strict(False), AfterValidator(_some)]
+# One value is a list of one: whoever reads it has no second case. `nth` repeats the last.
+PerUnit = Annotated[
+    tuple[T, ...],
+    BeforeValidator(_listed),
+    AfterValidator(_some),
+    PlainSerializer(lambda values: values[0] if len(values) == 1 else list(values)),
+]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Area = Annotated[float, Field(gt=0, le=1)]
+Inside = Annotated[float, Field(gt=0, lt=1)]
+Pair = Annotated[tuple[T, T], Strict(False)]
+Span = Annotated[tuple[T, T], Strict(False), AfterValidator(rising)]
+
+NAME = "lower-case letters, digits and dashes, a letter first"
+SHARE = "a number from 0 to 1"
+RATES = "a number above 0, or a list of them, one a block"
+COUNTS = "a whole number from 1, or a list of them, one a block"
+
+
+class Part(BaseModel):
+    """A part of a recipe: never changed, no unknown keys, no conversion of one type into another."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Crop(Part):
+    padding: Share = Field(default=0.125, description=f"{SHARE}, of the image's side (4 of 32 pixels are 0.125)")
+
+
+class ResizedCrop(Part):
+    scale: Span[Area] = Field(description="two numbers above 0 and up to 1, rising: the share of the image's area")
+    ratio: Span[Positive] = Field(default=(3 / 4, 4 / 3), description="two numbers above 0, rising: width over height")
+    share: Share = Field(default=1.0, description=f"{SHARE}, of the views that are zoomed")
+
+
+class Mix(Part):
+    share: Share = Field(description=f"{SHARE}, of the views that are mixed with another")
+    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of the mixing weight")
+
+
+class Colour(Part):
+    strength: Share = Field(description=f"{SHARE}: how far brightness, contrast and saturation move")
+
+
+class Augment(Part):
+    """How an image becomes a view, in this order; what is absent is not done."""
+
+    crop: Crop | None = Field(default=None, description="a map with `padding`, or null")
+    flip: bool = Field(default=False, description="true or false")
+    resized_crop: ResizedCrop | None = Field(default=None, description="a map with `scale`, or null")
+    colour: Colour | None = Field(default=None, description="a map with `strength`, or null")
+    mixup: Mix | None = Field(default=None, description="a map with `share` and `alpha`, or null")
+    cutmix: Mix | None = Field(default=None, description="a map with `share` and `alpha`, or null")
+
+    @rule("cutmix")
+    @classmethod
+    def _one_mix_a_view(cls, cutmix: Mix | None, info: Info) -> Mix | None:
+        mixup = info.data.get("mixup")
+        if mixup and cutmix and mixup.share + cutmix.share > 1:
+            raise ValueError(f"found a share of {cutmix.share} beside mixup's {mixup.share}: at most 1 in all")
+        return cutmix
+
+
+class Views(Part):
+    """The looks at the images. With a `count`, as many are prepared of each image, and remembered."""
+
+    count: Count | None = Field(default=None, description="a whole number from 1, or null: a fresh view at each step")
+    augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")

@@ -1,0 +1,101 @@
+"""Networks scored on a folder of images: how often they are right, how often they answer as their teacher does."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from graftcli import images as pictures
+from graftcli import labels as naming
+from graftcli.devices import device_named
+from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
+from graftcli.nets.network import Network, Preprocess
+from graftcli.nets.spec import build
+from graftcli.pixels import Fit
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a user says of how images become the network's input; None: as the network's own settings have it."""
+
+    img_size: tuple[int, int] | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    name: str
+    source: str
+    parameters: int
+    accuracy: Accuracy | None  # None where the folder has no class folders
+    likeness: Likeness | None  # None without a teacher
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    images: int
+    broken: tuple[str, ...]
+    rule: str | None  # how folder names became classes
+    fit: Fit
+    models: tuple[Scored, ...]
+
+
+def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
+    """How images are made ready for a network: its own settings, and what the user says instead."""
+    own: Preprocess = network.preprocess
+    channels, height, width = network.input_size
+    return Fit(
+        size=look.img_size or (height, width),
+        channels=channels,
+        mean=look.mean or own.mean,
+        std=look.std or own.std,
+        crop_pct=look.crop_pct or own.crop_pct,
+        interpolation=look.interpolation or own.interpolation,
+        whole=whole,
+    )
+
+
+def evaluate(
+    models: Sequence[str],
+    images: str | Path,
+    *,
+    teacher: str | None = None,
+    checkpoint: str | Path | None = None,
+    teacher_checkpoint: str | Path | None = None,
+    classes: str | Path | None = None,
+    look: Look | None = None,
+    batch: int = 128,
+    jobs: int | None = None,
+    device: str = "auto",
+    **building: Any,
+) -> Evaluation:
+    """Each model's score; all of them see the same pixels, made ready as the first one wants them.
+
+    `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
+    """
+    look = look or Look()
+    size = look.img_size
+    networks = [build(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
+    fit = fit_for(networks[0], look)
+    loaded = pictures.load(Path(images), fit, jobs=jobs)
+    labels = naming.read(Path(images), loaded.names, networks[0].num_classes, Path(classes) if classes else None)
+    where = device_named(device)
+    says = None
+    if teacher is not None:
+        network = build(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
+        says = logits(network.module, loaded.pixels, fit, where, batch)
+    scored = []
+    for network in networks:
+        answers = logits(network.module, loaded.pixels, fit, where, batch)
+        right = accuracy(answers, labels.indices) if labels is not None else None
+        like = likeness(answers, says) if says is not None else None
+        scored.append(Scored(network.name, network.source, parameters(network.module), right, like))
+    broken = tuple(f"{one.name}: {one.reason}" for one in loaded.broken)
+    return Evaluation(len(loaded.pixels), broken, labels.rule if labels else None, fit, tuple(scored))
+
+
+def evaluation_json(found: Evaluation) -> dict[str, Any]:
+    return asdict(found)

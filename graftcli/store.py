@@ -1,0 +1,246 @@
+"""A run's folder: settings, blocks, states to go on from, metrics. One process at a time writes to it.
+
+run.json                  settings, what was fixed at the start, sessions, status, result
+metrics.jsonl             one record a line
+blocks/NAME.safetensors   the weights of a finished unit
+state/NAME.safetensors    where a unit that is not finished goes on; gone when the run is finished
+cache/                    what the engine maps from disk; gone when the run is finished
+.lock                     held by the process that works here, and its name
+"""
+
+import fcntl
+import json
+import math
+import os
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+from torch import Tensor
+
+from graftcli import card
+from graftcli.errors import MachineError, UsageError
+from graftcli.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
+from graftcli.written import (
+    TEMPORARY,
+    plain,
+    read_facts,
+    read_state,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_state,
+    write_tensors,
+    writing,
+)
+
+__all__ = ["Store", "UnitState", "newest", "read_run"]
+
+METRICS_FILE = "metrics.jsonl"
+BLOCKS, STATES, CACHE = "blocks", "state", "cache"
+LOCK_FILE = ".lock"
+
+_UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin")
+_LEFT_BEHIND = (f".*{TEMPORARY}", f"{BLOCKS}/.*{TEMPORARY}", f"{STATES}/.*{TEMPORARY}")
+# everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
+# what is left by a kill in between is no run
+WRITTEN = (RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND)
+
+
+class Store:
+    """The folder of one run, held until the context ends.
+
+    A folder whose run has the same settings goes on (`resumed`), one with other settings is refused. With `overwrite`
+    it starts anew, unless it was a run with these settings that was interrupted: that one goes on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        *,
+        overwrite: bool = False,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """`settings` are all that decides the result; `about` is what else run.json tells of this session: versions,
+        the command line."""
+        self.folder = folder
+        _check_place(folder, overwrite)
+        self._lock = _locked(folder)
+        try:
+            found = run_to_go_on(folder, plain(settings), overwrite)
+            self.resumed = found is not None
+            self._run = found or new_run(plain(settings))
+            if not self.resumed:
+                _remove(folder, WRITTEN)
+            if self.finished is None:
+                self._begin(plain(about or {}))
+            else:
+                _remove(folder, _UNFINISHED)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _begin(self, about: dict[str, Any]) -> None:
+        """A session of a run that is not finished; what a kill left behind is removed first."""
+        _remove(self.folder, _LEFT_BEHIND)
+        self._keep_metrics()
+        self._run["sessions"].append({"started": now(), "host": socket.gethostname(), **about})
+        self._save()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()  # the file stays: a lock on a removed file would keep nobody out
+
+    def _save(self) -> None:
+        write_json(self.folder / RUN_FILE, self._run)
+
+    def fixed(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """What depends on the moment: computed once, when the run starts, and as JSON gives it back ever after."""
+        if "fixed" not in self._run:
+            self._run["fixed"] = plain(compute())
+            self._save()
+        fixed: dict[str, Any] = self._run["fixed"]
+        return fixed
+
+    def unit(self, name: str) -> "UnitState":
+        return UnitState(self.folder, name)
+
+    def metric(self, record: Mapping[str, Any]) -> None:
+        """One more line of metrics.jsonl. A record of a unit names it as `unit`, with the `step`; a resumed run writes
+        all others again."""
+        line = f"{json.dumps(plain(record))}\n".encode()
+        path = self.folder / METRICS_FILE
+        with writing(path, len(line)), path.open("ab") as file:
+            file.write(line)
+
+    def _keep_metrics(self) -> None:
+        """Only the records that the run, as it goes on from here, will not write again."""
+        path = self.folder / METRICS_FILE
+        if path.exists():
+            reached = cache(lambda name: self.unit(name).step)
+            lines = path.read_bytes().splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith(b"\n") and _is_past(line, reached)]
+            if kept != lines:
+                write_bytes(path, b"".join(kept))
+
+    @property
+    def finished(self) -> dict[str, Any] | None:
+        """The result of a run that is done."""
+        return self._run.get("result")
+
+    def finish(self, result: Mapping[str, Any]) -> None:
+        """The run is done: call it when everything else is written."""
+        self._run |= {"status": "finished", "ended": now(), "result": plain(result)}
+        self._save()
+        _remove(self.folder, _UNFINISHED)
+
+
+class UnitState:
+    """What a run's folder holds of one unit."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._block = folder / BLOCKS / f"{name}.safetensors"
+        self._state = folder / STATES / f"{name}.safetensors"
+
+    @property
+    def finished(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+        """The weights that the unit ended with, and the facts."""
+        return read_tensors(self._block) if self._block.exists() else None
+
+    @property
+    def step(self) -> float:
+        """The step that the unit goes on from; -1 where it starts anew, infinite where it is finished."""
+        if self._block.exists():
+            return math.inf
+        return int(read_facts(self._state)["step"]) if self._state.exists() else -1
+
+    @property
+    def state(self) -> dict[str, Any] | None:
+        """What was kept last, bit for bit, on the CPU."""
+        return read_state(self._state) if self._state.exists() else None
+
+    def keep(self, step: int, state: Mapping[str, Any]) -> None:
+        """Replace the state by that after `step`: nested dicts, lists and tuples of tensors and numbers."""
+        write_state(self._state, state, {"step": step})
+
+    def finish(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        write_tensors(self._block, tensors, facts)
+        with writing(self._state):
+            self._state.unlink(missing_ok=True)
+
+
+def _is_past(line: bytes, reached: Callable[[str], float]) -> bool:
+    """Whether a line of metrics.jsonl is whole and tells of a step that lies behind."""
+    try:
+        record = json.loads(line)
+        return bool(record["step"] <= reached(record["unit"]))
+    except (ValueError, KeyError, TypeError):
+        return False
+
+
+# -- whose folder it is -------------------------------------------------------------------------------------------
+
+
+def _check_place(folder: Path, overwrite: bool) -> None:
+    """Whether the path is free, a run's folder, or to be overwritten."""
+    with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UsageError(f"`{folder}` is a file; a run needs a folder.", "Choose another one with --out.")
+        if not folder.exists() or (folder / RUN_FILE).exists() or overwrite:
+            return
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        found = (
+            f"`{folder}` holds {', '.join(f'`{name}`' for name in others[:3])}{more}, but no {RUN_FILE}: it is no run."
+        )
+        mine = ", ".join((RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/", f"{STATES}/"))
+        raise UsageError(
+            found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."
+        )
+
+
+def _locked(folder: Path) -> BinaryIO:
+    """The folder's lock, held by this process until the file is closed or the process ends, however it ends."""
+    with writing(folder / LOCK_FILE):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK_FILE).open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.truncate(0)
+            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+            file.flush()
+        except BlockingIOError as err:
+            with file:
+                holder = _holder(file)
+            mend = "Let it end, or stop it; or choose another folder with --out."
+            raise MachineError(f"{holder} works in `{folder}`.", mend) from err
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+
+def _holder(file: BinaryIO) -> str:
+    try:
+        file.seek(0)
+        holder = json.loads(file.read())
+        return f"Process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):  # it took the lock just now
+        return "Another process"
+
+
+def _remove(folder: Path, patterns: tuple[str, ...]) -> None:
+    """The files of these patterns, and the folders of theirs that are then empty."""
+    for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
+        with writing(path):
+            path.unlink(missing_ok=True)
+    for name in (BLOCKS, STATES, CACHE):
+        with suppress(OSError):
+            (folder / name).rmdir()

@@ -1,0 +1,122 @@
+"""What the engine's tests share: a tiny teacher, a narrower student, images of noise, a keeper without a disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from graftcli.events import Event
+from graftcli.graft.run import Outcome, Settings, run
+from graftcli.images import Images
+from graftcli.nets import plan as plans
+from graftcli.nets.network import Network, Preprocess
+from graftcli.nets.plan import Plan
+from graftcli.pixels import Fit
+from graftcli.recipe import Recipe
+from tests.nets import randomise
+
+FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
+
+
+class Stages(nn.Module):
+    """Three stages of plain convolutions, each strided at its start, so that adapters fold forwards."""
+
+    def __init__(self, widths: tuple[int, int, int], depth: int) -> None:
+        super().__init__()
+        inputs = (3, *widths)
+        self.stages = nn.Sequential(*(self._stage(inputs[i], inputs[i + 1], depth, 1 + (i > 0)) for i in range(3)))
+        self.head = nn.Linear(widths[-1], 5)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:
+        layers: list[nn.Module] = []
+        for i in range(depth):
+            conv = nn.Conv2d(outputs if i else inputs, outputs, 3, 1 if i else stride, 1, bias=False)
+            layers.append(nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU()))
+        return nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.stages(x).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def network(module: nn.Module, name: str) -> Network:
+    seen = Preprocess(FIT.mean, FIT.std, 1.0, "bilinear")
+    origin = {"kind": "test", "name": name}
+    return Network(module.eval(), name, "file", "random", (3, 16, 16), 5, seen, origin)
+
+
+def plan(
+    teacher: tuple[int, int, int] = (8, 12, 16), student: tuple[int, int, int] = (6, 8, 16), depth: int = 3
+) -> Plan:
+    """Networks with random weights; the teacher's BatchNorm statistics and scales are random too."""
+    torch.manual_seed(0)
+    ours = randomise(Stages(teacher, depth), seed=1)
+    return plans.make(network(ours, "big"), network(Stages(student, max(1, depth - 1)), "small"))
+
+
+def images(count: int = 12) -> Images:
+    pixels = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), "noise")
+
+
+def recipe(**changes: Any) -> Recipe:
+    """A few steps of each kind of stage."""
+    stages: list[dict[str, Any]] = [
+        {
+            "name": "graft",
+            "train": "blocks",
+            "targets": [{"at": "output", "loss": "mse"}, {"at": "logits", "loss": "norm-l2"}],
+        },
+        {"name": "connect", "train": "growing", "targets": [{"at": "logits", "loss": "norm-l2"}]},
+        {"name": "finish", "train": "student", "targets": [{"at": "features", "loss": "mse"}], "ema": 0.9},
+    ]
+    every: dict[str, Any] = {"steps": 6, "batch": 4, "lr": 1e-3}
+    whole = {
+        "name": "tiny",
+        "about": "for tests",
+        "init": "inherit",
+        "adapters": {"start": "least-squares"},
+        "views": {"count": 4, "augment": {"crop": {"padding": 0.125}, "flip": True}},
+        "stages": [{**every, **stage} for stage in stages],
+    }
+    return Recipe.model_validate({**whole, **changes})
+
+
+class Memory:
+    """A keeper that remembers everything, and can break off at any state it is given."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.units: dict[str, MemoryUnit] = {}
+        self.records: list[dict[str, Any]] = []
+
+    def unit(self, name: str) -> "MemoryUnit":
+        return self.units.setdefault(name, MemoryUnit())
+
+    def metric(self, record: dict[str, Any]) -> None:
+        self.records.append(record)
+
+
+class MemoryUnit:
+    def __init__(self) -> None:
+        self.state: dict[str, Any] | None = None
+        self.finished: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def keep(self, step: int, state: dict[str, Any]) -> None:
+        self.state = state
+
+    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        self.finished = {name: tensor.clone() for name, tensor in tensors.items()}, facts
+
+
+def trained(
+    made: Plan,
+    keeper: Memory,
+    wanted: Recipe | None = None,
+    settings: Settings | None = None,
+    count: int = 12,
+    listen: Callable[[Event], None] = lambda _: None,
+) -> Outcome:
+    return run(made, images(count), FIT, wanted or recipe(), settings or Settings(), keeper, listen)

@@ -1,0 +1,80 @@
+"""Small networks that tests share."""
+
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class BasicBlock(nn.Module):
+    """The block of the CIFAR ResNets with option A: a shortcut without parameters."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.stride, self.padding = stride, (outputs - inputs) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.stride > 1:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        return F.relu(x + y)
+
+
+class CifarResNet(nn.Module):
+    """He et al.'s ResNet for 32x32 images: 6n+2 layers in three stages of 16, 32 and 64 channels."""
+
+    input_size = (3, 32, 32)
+
+    def __init__(self, depth: int, num_classes: int) -> None:
+        super().__init__()
+        n = (depth - 2) // 6
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(*(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n)))
+        self.layer3 = nn.Sequential(*(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n)))
+        self.linear = nn.Linear(64, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        logits: Tensor = self.linear(x.mean((2, 3)))
+        return logits
+
+
+def resnet(depth: int = 20, num_classes: int = 10) -> CifarResNet:
+    """The option-A CIFAR ResNet, whose keys are those of Y. Idelbayev's checkpoints."""
+    return CifarResNet(depth, num_classes)
+
+
+@torch.no_grad()
+def randomise(module: M, seed: int = 0) -> M:
+    """The module with no number left at its initial value: BatchNorm statistics and zero-initialised scales too.
+
+    Variances and BatchNorm's scales come to lie around 1, shifts around 0: activations stay in reach.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, tensor in module.state_dict().items():
+        if not tensor.is_floating_point():
+            continue
+        noise = torch.rand(tensor.shape, generator=generator)
+        if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+            tensor.copy_(0.5 + noise)
+        elif tensor.ndim == 1:
+            tensor.add_(0.2 * (noise - 0.5))
+        else:
+            tensor.add_(noise * tensor.std().nan_to_num(0.0) * 0.1)
+    return module
+
+
+def same_weights(left: nn.Module, right: nn.Module) -> bool:
+    """Whether two networks have the same names and, bit for bit, the same numbers."""
+    a, b = left.state_dict(), right.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

@@ -1,0 +1,146 @@
+"""Teachers and students of different families at small image sizes, with no number left at its initial value."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from graftcli.graft.seams import Seam, seams
+from graftcli.nets.network import IMAGENET, Network
+from graftcli.nets.pair import Choice
+from graftcli.nets.plan import Plan, make
+from tests import nets
+
+Maker = Callable[[], nn.Module]
+CLASSES = 10
+
+
+def of_timm(name: str, size: int = 64, **kwargs: Any) -> Network:
+    return network(lambda: timm.create_model(name, num_classes=CLASSES, **kwargs), name, size)
+
+
+def of_torchvision(name: str, size: int = 64, **kwargs: Any) -> Network:
+    return network(lambda: torchvision.models.get_model(name, num_classes=CLASSES, **kwargs), name, size)
+
+
+def network(make_module: Maker, name: str, size: int) -> Network:
+    """A network of random weights and BatchNorm statistics, the same ones each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(len(name))
+        module = nets.randomise(make_module(), seed=len(name)).eval()
+    return Network(module, name, "package", "random", (3, size, size), CLASSES, IMAGENET, {})
+
+
+class FlatVGG(nn.Module):
+    """A VGG whose classifier reads the flattened map."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for inputs, outputs in ((3, width), (width, 2 * width), (2 * width, 3 * width)):
+            layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)]
+        self.features = nn.Sequential(*layers)
+        self.avgpool = nn.AdaptiveAvgPool2d(4)
+        self.classifier = nn.Sequential(nn.Linear(3 * width * 16, 20), nn.ReLU(), nn.Dropout(), nn.Linear(20, CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        result: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(images)), 1))
+        return result
+
+
+SMALL_SWIN: dict[str, Any] = {"img_size": 64, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+SMALL_DEIT: dict[str, Any] = {"img_size": 64, "depth": 4}
+
+
+@dataclass(frozen=True)
+class Pair:
+    teacher: Callable[[], Network]
+    student: Callable[[], Network]
+    stock: bool = True  # whether all adapters go into the student's own layers
+    choice: Choice | None = None
+
+
+def alike(*names: str) -> Choice:
+    return Choice(teacher=names, student=names)
+
+
+def flat_vgg(width: int) -> Network:
+    return network(lambda: FlatVGG(width), f"vgg{width}", 32)
+
+
+def cifar(depth: int) -> Network:
+    return network(lambda: nets.resnet(depth), f"resnet{depth}", 32)
+
+
+def swin(width: int) -> Network:
+    return of_timm("swin_tiny_patch4_window7_224", embed_dim=width, **SMALL_SWIN)
+
+
+def resnet10() -> Network:
+    return of_timm("resnet10t")
+
+
+PAIRS = {
+    "resnet bottleneck, basic": Pair(lambda: of_timm("resnet26"), resnet10),
+    "resnet, mobilenet_v2": Pair(lambda: of_timm("resnet26"), lambda: of_torchvision("mobilenet_v2")),
+    "resnet, densenet": Pair(resnet10, lambda: of_torchvision("densenet121")),
+    "regnetx": Pair(lambda: of_timm("regnetx_004"), lambda: of_timm("regnetx_002")),
+    "regnety, torchvision's": Pair(lambda: of_timm("regnety_004"), lambda: of_torchvision("regnet_y_400mf")),
+    "efficientnet, mobilenet_v3, same padding": Pair(
+        lambda: of_timm("tf_efficientnet_b0"), lambda: of_timm("tf_mobilenetv3_small_100")
+    ),
+    "mobilenet_v3": Pair(lambda: of_timm("mobilenetv3_large_100"), lambda: of_torchvision("mobilenet_v3_small")),
+    "convnext": Pair(lambda: of_timm("convnext_nano"), lambda: of_timm("convnext_atto")),
+    "swin": Pair(lambda: swin(32), lambda: swin(24)),
+    "swin, resnet": Pair(lambda: swin(32), resnet10),
+    "resnet, swin": Pair(resnet10, lambda: swin(32)),
+    "resnet, dla": Pair(resnet10, lambda: of_timm("dla46_c")),
+    "dla, mobilenet_v2": Pair(lambda: of_timm("dla46_c"), lambda: of_torchvision("mobilenet_v2")),
+    "vgg with a flattened map": Pair(
+        lambda: flat_vgg(12),
+        lambda: flat_vgg(8),
+        choice=alike("features.2", "features.5", "features.8"),
+    ),
+    "mobilevit, some modules kept whole": Pair(lambda: of_timm("mobilevit_xs"), lambda: of_timm("mobilevit_xxs")),
+    "shufflenet": Pair(
+        lambda: of_torchvision("shufflenet_v2_x1_0"), lambda: of_torchvision("shufflenet_v2_x0_5"), stock=False
+    ),
+    "deit": Pair(
+        lambda: of_timm("deit_tiny_patch16_224", embed_dim=96, num_heads=3, **SMALL_DEIT),
+        lambda: of_timm("deit_tiny_patch16_224", embed_dim=48, num_heads=3, **SMALL_DEIT),
+        stock=False,
+        choice=alike("blocks.0", "blocks.1", "blocks.2"),
+    ),
+    "resnet for small images, option A": Pair(lambda: cifar(20), lambda: cifar(14)),
+}
+
+
+@cache
+def planned(name: str) -> Plan:
+    """The plan of a pair; shared by tests, none of which may change a network."""
+    pair = PAIRS[name]
+    return make(pair.teacher(), pair.student(), pair.choice)
+
+
+def random_seams(plan: Plan, seed: int = 0) -> list[Seam]:
+    """Seams with adapters wherever they can be, far from the identity, that keep the size of what they are given."""
+    generator = torch.Generator().manual_seed(seed)
+    found = seams(plan, "always")
+    for seam in found:
+        for adapter in seam.parameters():
+            adapter.data = torch.randn(adapter.shape, generator=generator) / adapter.shape[1] ** 0.5
+    return found
+
+
+def noise(plan: Plan, count: int = 2, seed: int = 1) -> Tensor:
+    return torch.randn(count, *plan.teacher.network.input_size, generator=torch.Generator().manual_seed(seed))
+
+
+def neighbours(count: int) -> Sequence[set[int]]:
+    """Each block alone, and each with the next one."""
+    return [{k} for k in range(1, count + 1)] + [{k, k + 1} for k in range(1, count)]

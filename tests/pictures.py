@@ -1,0 +1,40 @@
+"""Image files that tests share."""
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def noise(height: int, width: int, seed: int = 0) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def ramp16(height: int = 16, width: int = 24) -> Image.Image:
+    """16 bit grey from black to white."""
+    return Image.fromarray(np.linspace(0, 65535, height * width).reshape(height, width).astype(np.uint16))
+
+
+def folder_of(root: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return root
+
+
+def real_data(part: str) -> Path:
+    """A folder of the real images; the calling test is skipped where there are none."""
+    if not (root := os.environ.get("GRAFTCLI_DATA")):
+        pytest.skip("GRAFTCLI_DATA names no folder of real images")
+    return Path(root) / part

@@ -1,0 +1,112 @@
+"""graftcli recipes: what is printed, what is written, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from graftcli.cli.recipes import app
+from graftcli.errors import GraftError, MachineError, UsageError
+from graftcli.recipe_file import load, shipped, text_of
+
+
+def graftcli_recipes(*words: str) -> Result:
+    return CliRunner().invoke(app, words)
+
+
+def refused(*words: str) -> GraftError:
+    result = graftcli_recipes(*words)
+    assert isinstance(result.exception, GraftError)
+    return result.exception
+
+
+def test_ls_names_every_recipe_with_its_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    result = graftcli_recipes("ls")
+    assert result.exit_code == 0
+    rows = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    for name in shipped():
+        assert load(name).about in rows[name]
+        assert rows[name].rstrip().endswith(", ".join(stage.name for stage in load(name).stages))
+
+
+def test_ls_json_is_one_document() -> None:
+    listed = json.loads(graftcli_recipes("ls", "--json").stdout)
+    assert [each["name"] for each in listed] == list(shipped())
+    assert {"name": "netgraft", "about": load("netgraft").about, "stages": ["graft", "connect"]} in listed
+
+
+def test_show_prints_the_file_as_it_is() -> None:
+    assert graftcli_recipes("show", "netgraft").stdout == text_of(shipped()["netgraft"])
+    assert "nearest name is netgraft" in refused("show", "netgraf").mend
+
+
+def test_cp_makes_a_copy_that_validates(tmp_path: Path) -> None:
+    copy = tmp_path / "mine.yaml"
+    result = graftcli_recipes("cp", "graft", str(copy))
+    assert result.stdout == f"{copy}\n"
+    assert copy.read_bytes() == shipped()["graft"].read_bytes()
+    assert load(str(copy)) == load("graft")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
+
+
+def test_cp_names_the_copy_itself_in_a_folder_or_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert graftcli_recipes("cp", "kd", str(tmp_path)).stdout == f"{tmp_path / 'kd.yaml'}\n"
+    monkeypatch.chdir(tmp_path)
+    assert graftcli_recipes("cp", "fitnet").stdout == "fitnet.yaml\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["fitnet.yaml", "kd.yaml"]
+
+
+def test_cp_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("precious")
+    error = refused("cp", "graft", str(mine))
+    assert isinstance(error, UsageError)
+    assert str(mine) in error.found
+    assert "--overwrite" in error.mend
+    assert mine.read_text() == "precious"
+    assert graftcli_recipes("cp", "graft", str(mine), "--overwrite").exit_code == 0
+    assert load(str(mine)) == load("graft")
+
+
+def test_cp_to_where_nothing_can_be_written_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "absent" / "mine.yaml", tmp_path / "file" / "mine.yaml"):
+        error = refused("cp", "graft", str(target))
+        assert isinstance(error, MachineError)
+        assert str(target) in error.found
+
+
+def test_validate_says_what_it_read() -> None:
+    result = graftcli_recipes("validate", "graft", "kd")
+    assert result.exit_code == 0
+    assert result.stdout == "graft: recipe graft, stages graft, finish\nkd: recipe kd, stages finish\n"
+
+
+def test_validate_reports_the_faults_of_every_file(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(text_of(shipped()["kd"]).replace("lr: 1e-3", "lr: fast").replace("init: random", "init: x"))
+    second.write_text("stages: [\n")
+    result = graftcli_recipes("validate", str(first), str(second), "absent", "graft")
+    error = result.exception
+    assert isinstance(error, UsageError)
+    assert error.exit_code == 2
+    assert f"{first} has 2 faults." in error.found
+    assert f'{first}:7: `init` found "x"' in error.found
+    assert f"{second}:2: the recipe cannot be read" in error.found
+    assert "no recipe `absent`" in error.found
+    assert result.stdout == "graft: recipe graft, stages graft, finish\n"
+
+
+def test_validate_checks_settings_too() -> None:
+    assert graftcli_recipes("validate", "graft", "--set", "stages.graft.lr=1e-4").exit_code == 0
+    assert (
+        "--set stages.graft.lr=0: `stages.0.lr` found 0"
+        in refused("validate", "graft", "--set", "stages.graft.lr=0").found
+    )
+
+
+@pytest.mark.parametrize("command", ["ls", "show", "cp", "validate"])
+def test_help_ends_with_an_example(command: str) -> None:
+    assert f"graftcli recipes {command}" in graftcli_recipes(command, "--help").stdout

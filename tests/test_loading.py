@@ -1,0 +1,137 @@
+"""graftcli.load gives back what was saved, and runs no code that nobody vouched for."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from graftcli.api import plan
+from graftcli.card import Made, save_student, write_weights
+from graftcli.errors import CheckpointError, PairError
+from graftcli.graft import hybrid
+from graftcli.loading import load
+from graftcli.nets.network import Network
+from graftcli.nets.spec import build
+from tests import nets
+from tests.nets import randomise
+from tests.test_card import FIT, answers, made, network
+
+SIZE = 32
+FIT_32 = replace(FIT, size=(SIZE, SIZE))
+
+
+def code_file(folder: Path) -> Path:
+    return Path(shutil.copy(str(nets.__file__), folder / "mine.py"))
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("spec", ["timm:resnet10t", "torchvision:squeezenet1_1", "file"])
+def test_a_student_comes_back_from_its_folder_and_from_its_file(tmp_path: Path, spec: str) -> None:
+    net = network(f"{code_file(tmp_path)}:resnet(depth=8)" if spec == "file" else spec)
+    save_student(tmp_path / "run", net.module, made(net))
+    write_weights(tmp_path / "alone.safetensors", net.module, made(net))
+    for path in (tmp_path / "run", str(tmp_path / "alone.safetensors")):
+        module = load(path)
+        assert not module.training and same_weights(module, net.module)
+        assert torch.equal(answers(module), answers(net.module))
+
+
+def half_grafted(folder: Path) -> tuple[hybrid.Hybrid, Made]:
+    """A ResNet-20 whose second block is a ResNet-8's."""
+    file = code_file(folder)
+    teacher, student = (
+        build(f"{file}:resnet(depth={depth})", checkpoint="none", img_size=SIZE, num_classes=7) for depth in (20, 8)
+    )
+    for seed, net in enumerate((teacher, student)):
+        randomise(net.module, seed)
+    pair = plan(teacher, student)
+    blocks = [
+        ("student" if block.index == 2 else "teacher", (pair.student if block.index == 2 else pair.teacher).blocks[k])
+        for k, block in enumerate(pair.blocks)
+    ]
+    module = hybrid.compose(blocks, {}, {})  # type: ignore[arg-type]
+    facts = hybrid.facts(pair, {2}, [], {})
+    return module, Made(teacher.origin, student.origin, FIT_32, "graft", 100, "graftcli partial", {}, facts)
+
+
+def test_a_hybrid_comes_back_from_its_folder_and_from_its_file(tmp_path: Path) -> None:
+    module, facts = half_grafted(tmp_path)
+    save_student(tmp_path / "run", module, facts)
+    write_weights(tmp_path / "alone.safetensors", module, facts)
+    images = torch.randn(2, 3, SIZE, SIZE)
+    for path in (tmp_path / "run", tmp_path / "alone.safetensors"):
+        got = load(path)
+        assert not got.training and same_weights(got, module)
+        with torch.no_grad():
+            assert torch.equal(got(images), module(images))
+
+
+def test_a_file_that_has_changed_is_not_imported(tmp_path: Path) -> None:
+    net = network(f"{code_file(tmp_path)}:resnet(depth=8)")
+    save_student(tmp_path / "run", net.module, made(net))
+    with (tmp_path / "mine.py").open("a") as file:
+        file.write(f"\nfrom pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    with pytest.raises(PairError, match=r"mine.py` has changed since its network was built"):
+        load(tmp_path / "run")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_package_is_run_only_when_asked_for(tmp_path: Path) -> None:
+    net = network("tests.nets:resnet(depth=8)")
+    save_student(tmp_path, net.module, made(net))
+    with pytest.raises(CheckpointError, match=r"runs `resnet\(depth=8\)` of `tests.nets`"):
+        load(tmp_path)
+    assert same_weights(load(tmp_path, unsafe=True), net.module)
+
+
+def stock(folder: Path) -> Network:
+    net = network("timm:resnet10t")
+    save_student(folder, net.module, made(net))
+    return net
+
+
+@pytest.mark.parametrize(
+    ("document", "reason"),
+    [
+        ("{", "is not what graftcli writes"),
+        ("{}", "does not say what network it holds"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_folder_of_others_is_refused(tmp_path: Path, document: str | None, reason: str) -> None:
+    stock(tmp_path)
+    if document is None:
+        (tmp_path / "graft.json").unlink()
+    else:
+        (tmp_path / "graft.json").write_text(document)
+    with pytest.raises(CheckpointError, match=reason):
+        load(tmp_path)
+
+
+def test_a_folder_from_the_future_is_refused(tmp_path: Path) -> None:
+    stock(tmp_path)
+    facts = json.loads((tmp_path / "graft.json").read_text())
+    (tmp_path / "graft.json").write_text(json.dumps({**facts, "format": 2}))
+    with pytest.raises(CheckpointError, match=r"has format 2; this graftcli reads format 1"):
+        load(tmp_path)
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    stock(tmp_path)
+    other = network("timm:resnet14t")
+    write_weights(tmp_path / "model.safetensors", other.module, made(other))
+    with pytest.raises(CheckpointError, match=r"model.safetensors` does not fit"):
+        load(tmp_path)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"`.*nowhere` cannot be read"):
+        load(tmp_path / "nowhere")

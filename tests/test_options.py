@@ -1,0 +1,99 @@
+"""The options that commands share: what they accept, and what goes before what."""
+
+import json
+from inspect import signature
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from graftcli.cli import Commands
+from graftcli.cli.options import (
+    Device,
+    Ema,
+    ImageSize,
+    InChans,
+    Json,
+    NumClasses,
+    Quiet,
+    Seed,
+    Student,
+    StudentCheckpoint,
+    Teacher,
+    TeacherCheckpoint,
+    UnsafeLoad,
+    Verbose,
+    parse_img_size,
+)
+from graftcli.errors import UsageError
+
+run = CliRunner().invoke
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("224", (224, 224)), ("224x160", (224, 160)), ("192,256", (192, 256)), (" 8X9 ", (8, 9))]
+)
+def test_an_image_size_is_a_square_or_height_and_width(text: str, size: tuple[int, int]) -> None:
+    assert parse_img_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "x", "224x", "224x160x3", "-5", "0", "12x0", "22.4"])
+def test_anything_else_is_no_image_size(text: str) -> None:
+    with pytest.raises(UsageError, match="--img-size"):
+        parse_img_size(text)
+
+
+def echoing() -> typer.Typer:
+    """graftcli with one command, `go`, that takes all shared options and shows what it was given."""
+    echo = typer.Typer(cls=Commands)
+
+    @echo.callback()
+    def nothing() -> None:
+        pass
+
+    @echo.command()
+    def go(
+        teacher: Teacher,
+        student: Student = "resnet18",
+        teacher_checkpoint: TeacherCheckpoint = None,
+        student_checkpoint: StudentCheckpoint = None,
+        num_classes: NumClasses = None,
+        in_chans: InChans = None,
+        img_size: ImageSize = None,
+        ema: Ema = None,
+        unsafe_load: UnsafeLoad = False,
+        device: Device = "auto",
+        seed: Seed = 0,
+        as_json: Json = False,
+        quiet: Quiet = False,
+        verbose: Verbose = False,
+    ) -> None:
+        typer.echo(json.dumps(locals()))
+
+    return echo
+
+
+def test_a_flag_goes_before_its_variable_and_that_before_the_default() -> None:
+    flags = ["go", "--teacher", "a", "--img-size", "32"]
+    given = {"GRAFTCLI_IMG_SIZE": "96x64", "GRAFTCLI_SEED": "7", "GRAFTCLI_TEACHER": "b", "GRAFTCLI_EMA": "0"}
+    bare = json.loads(run(echoing(), ["go", "--teacher", "a"]).stdout)
+    assert (bare["img_size"], bare["seed"], bare["ema"], bare["device"]) == (None, 0, None, "auto")
+    by_variable = json.loads(run(echoing(), ["go"], env=given).stdout)
+    assert (by_variable["teacher"], by_variable["img_size"], by_variable["seed"]) == ("b", [96, 64], 7)
+    assert by_variable["ema"] is False
+    by_flag = json.loads(run(echoing(), flags, env=given).stdout)
+    assert (by_flag["teacher"], by_flag["img_size"], by_flag["seed"]) == ("a", [32, 32], 7)
+
+
+def test_every_option_of_every_command_has_the_variable_of_its_name() -> None:
+    (go,) = typer.main.get_command(echoing()).commands.values()  # type: ignore[attr-defined]
+    named = {param.opts[0]: param.envvar for param in go.params}
+    assert len(named) == len(signature(go.callback).parameters) == 14
+    for flag, variable in named.items():
+        assert variable == "GRAFTCLI_" + flag.removeprefix("--").replace("-", "_").upper()
+
+
+def test_a_size_that_is_none_is_usage() -> None:
+    ran = run(echoing(), ["go", "--teacher", "a", "--img-size", "big"])
+    assert ran.exit_code == 2
+    assert ran.stderr.splitlines()[0] == "--img-size 'big' is no image size."

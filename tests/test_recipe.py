@@ -1,0 +1,222 @@
+"""What a recipe may say: every rule between two of its fields, and what the engine reads from it."""
+
+import sys
+from collections.abc import Iterator
+from subprocess import run
+from typing import Any, get_args, get_origin
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from graftcli.errors import UsageError
+from graftcli.recipe import Recipe, Stage, check_units, nth, scaled
+
+STAGE: dict[str, Any] = {
+    "name": "graft",
+    "train": "blocks",
+    "targets": [{"at": "logits", "loss": "norm-l2"}],
+    "steps": 10,
+    "lr": 1e-3,
+}
+RECIPE: dict[str, Any] = {"name": "mine", "about": "a test", "init": "inherit", "stages": [STAGE]}
+
+
+def stage(**changes: Any) -> Stage:
+    return Stage.model_validate(STAGE | changes)
+
+
+def recipe(*stages: dict[str, Any], **changes: Any) -> Recipe:
+    return Recipe.model_validate(RECIPE | {"stages": [STAGE | each for each in stages] or [STAGE]} | changes)
+
+
+def faults(part: type[BaseModel], data: Any) -> dict[tuple[int | str, ...], str]:
+    with pytest.raises(ValidationError) as raised:
+        part.model_validate(data)
+    return {error["loc"]: str(error.get("ctx", {}).get("error", error["type"])) for error in raised.value.errors()}
+
+
+def parts(part: type[BaseModel] = Recipe) -> Iterator[type[BaseModel]]:
+    yield part
+    for field in part.model_fields.values():
+        yield from (inner for model in models(field.annotation) for inner in parts(model))
+
+
+def models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in models(inner)]
+
+
+def test_every_field_says_what_it_may_hold() -> None:
+    from typing import Literal
+
+    mute = {
+        (part.__name__, name)
+        for part in parts()
+        for name, field in part.model_fields.items()
+        if not field.description and get_origin(field.annotation) is not Literal
+    } - {("Adapters", "where")}
+    assert mute == set()
+
+
+def test_one_value_is_a_list_of_one_and_the_last_is_repeated() -> None:
+    made = stage(lr=[1e-4, 1e-3], steps=7)
+    assert (made.lr, made.steps) == ((1e-4, 1e-3), (7,))
+    assert [nth(made.lr, unit) for unit in range(4)] == [1e-4, 1e-3, 1e-3, 1e-3]
+    assert [nth(made.steps or (), unit) for unit in range(2)] == [7, 7]
+
+
+@pytest.mark.parametrize(
+    ("train", "units"),
+    [
+        ("blocks", [[1], [2], [3], [4]]),
+        ("growing", [[1, 2], [1, 2, 3], [1, 2, 3, 4]]),
+        ("half", [[1, 2]]),
+        ("student", [[1, 2, 3, 4]]),
+    ],
+)
+def test_a_stage_trains_its_units_in_order(train: str, units: list[list[int]]) -> None:
+    assert [list(unit) for unit in stage(train=train).units(4)] == units
+
+
+def test_half_of_three_blocks_is_two_and_one_block_has_nothing_to_connect() -> None:
+    assert stage(train="half").units(3) == (range(1, 3),)
+    assert stage(train="half").units(1) == (range(1, 2),)
+    assert stage(train="growing").units(1) == ()
+
+
+def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
+    kl = stage(targets=[{"at": "logits", "loss": "kl"}])
+    assert kl.targets[0].temperature == 4
+    assert stage().targets[0].temperature is None
+    assert (stage().betas, stage().momentum) == ((0.9, 0.999), None)
+    sgd = stage(optimizer="sgd", schedule="step")
+    assert (sgd.betas, sgd.momentum, sgd.step_at) == (None, 0.9, (0.4, 0.8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "loc", "words"),
+    [
+        ({"input": "mix"}, ("mu",), "is missing: `input: mix` needs"),
+        ({"mu": 0.5}, ("mu",), "found 0.5, but `input` is teacher"),
+        (
+            {"train": "student", "input": "student"},
+            ("input",),
+            "found student, but `train: student` starts at the image",
+        ),
+        ({"epochs": 3}, ("epochs",), "is given beside steps"),
+        ({"steps": None}, ("epochs",), "is missing, and so is steps"),
+        ({"train": "student", "lr": [1e-3, 1e-4]}, ("lr",), "found 2 values, but `train: student` trains one unit"),
+        ({"train": "half", "steps": [1, 2, 3]}, ("steps",), "found 3 values, but `train: half` trains one unit"),
+        ({"momentum": 0.9}, ("momentum",), "is given, but adam has none"),
+        ({"optimizer": "sgd", "betas": [0.9, 0.99]}, ("betas",), "is given, but sgd has none"),
+        ({"step_at": [0.5]}, ("step_at",), "found [0.5], but the schedule is constant"),
+        ({"schedule": "step", "step_at": [0.8, 0.4]}, ("step_at",), "found [0.8, 0.4]: the smaller number comes first"),
+        (
+            {"batch": 1, "batchnorm": "train"},
+            ("batchnorm",),
+            "found train, but one image (`batch: 1`) has no statistics",
+        ),
+        (
+            {"train": "student", "targets": [{"at": "logits", "loss": "kl"}, {"at": "output", "loss": "mse"}]},
+            ("targets", 1, "at"),
+            "found output, which is a block's: with `train: student` take features or logits",
+        ),
+        (
+            {"targets": [{"at": "output", "loss": "kl"}]},
+            ("targets", 0, "loss"),
+            "found kl, which compares classes: it goes with `at: logits`",
+        ),
+        (
+            {"targets": [{"at": "output", "loss": "mse", "temperature": 2}]},
+            ("targets", 0, "temperature"),
+            "found 2.0, but only kl has a temperature, and the loss is mse",
+        ),
+    ],
+)
+def test_a_rule_between_two_fields_is_one_fault_at_the_later(
+    changes: dict[str, Any], loc: tuple[int | str, ...], words: str
+) -> None:
+    found = faults(Stage, STAGE | changes)
+    assert list(found) == [loc]
+    assert found[loc].startswith(words)
+
+
+def test_rules_are_reported_beside_the_faults_inside_what_they_rule() -> None:
+    faulty = STAGE | {"train": "student", "targets": [{"at": "output", "loss": "l3"}], "steps": "many", "epochs": 3}
+    found = faults(Recipe, RECIPE | {"stages": [faulty, STAGE, 7]})
+    assert set(found) >= {
+        ("stages", 0, "steps", 0),
+        ("stages", 0, "epochs"),
+        ("stages", 0, "targets", 0, "at"),
+        ("stages", 0, "targets", 0, "loss"),
+        ("stages", 1, "name"),
+        ("stages", 2),
+    }
+
+
+def test_stage_names_differ() -> None:
+    assert faults(Recipe, RECIPE | {"stages": [STAGE, STAGE | {"name": "finish"}, STAGE]}) == {
+        ("stages", 2, "name"): "found graft again: each stage has its own"
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("batch", True),
+        ("batch", 0),
+        ("batch", "64"),
+        ("steps", 2.0),
+        ("steps", []),
+        ("lr", 0),
+        ("lr", float("nan")),
+        ("lr", float("inf")),
+        ("lr", True),
+        ("weight_decay", -1e-4),
+        ("warmup", 1.1),
+        ("ema", 1),
+        ("clip", 0),
+        ("dropout", 0),
+        ("name", "Graft 1"),
+        ("name", "1st"),
+        ("targets", []),
+        ("targets", {}),
+        ("train", "layers"),
+        ("schedule", None),
+    ],
+)
+def test_a_value_is_never_bent_into_another_type_or_range(key: str, value: Any) -> None:
+    assert {loc[0] for loc in faults(Stage, STAGE | {key: value})} == {key}
+
+
+def test_a_recipe_never_changes() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        recipe().name = "other"
+
+
+def test_lists_are_checked_against_the_blocks_of_a_plan() -> None:
+    made = recipe(
+        {"lr": [1e-4, 1e-4, 1e-3, 1e-3], "steps": None, "epochs": [100, 60]},
+        {"name": "connect", "train": "growing", "lr": [1e-4, 2e-3, 1e-3]},
+    )
+    check_units(made, 4)
+    with pytest.raises(UsageError) as raised:
+        check_units(made, 3)
+    assert raised.value.found.splitlines()[1:] == [
+        "  stages.graft.lr: 4 values for 3 units to train",
+        "  stages.connect.lr: 3 values for 2 units to train",
+    ]
+    check_units(recipe({"train": "growing"}), 1)  # nothing is connected, so one rate is not one too many
+
+
+def test_scaled_shortens_each_stage_to_at_least_one() -> None:
+    made = recipe({"steps": [1000, 25, 3]}, {"name": "finish", "steps": None, "epochs": 60})
+    short = scaled(made, 0.1)
+    assert [(each.steps, each.epochs) for each in short.stages] == [((100, 2, 1), None), (None, (6,))]
+    assert scaled(made, 1.0) == made
+
+
+def test_a_recipe_needs_no_torch() -> None:
+    code = "import sys, graftcli.recipe_file; sys.exit('torch' in sys.modules)"
+    assert run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,38 @@
+"""How an image becomes a view, as a recipe says it."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from graftcli.recipe_values import Augment, Mix, ResizedCrop, Views, of_items
+
+
+def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
+    assert Views().count is None
+    assert Views().augment == Augment()
+    assert Augment().model_dump(exclude_none=True) == {"flip": False}
+
+
+def test_mixup_and_cutmix_share_the_views() -> None:
+    assert Augment(mixup=Mix(share=0.5), cutmix=Mix(share=0.5)).cutmix == Mix(share=0.5, alpha=1.0)
+    with pytest.raises(ValidationError, match=r"found a share of 0.5 beside mixup's 0.6: at most 1 in all"):
+        Augment(mixup=Mix(share=0.6), cutmix=Mix(share=0.5))
+
+
+@pytest.mark.parametrize("scale", [(0.5, 0.2), (0.0, 1.0), (0.5, 1.5), (0.5,), (0.2, 0.3, 0.4), 0.5, "all"])
+def test_a_crop_is_a_rising_share_of_the_area(scale: Any) -> None:
+    with pytest.raises(ValidationError):
+        ResizedCrop.model_validate({"scale": scale})
+
+
+def test_an_aspect_ratio_may_be_above_one() -> None:
+    assert ResizedCrop.model_validate({"scale": [0.5, 1], "ratio": [1, 2]}).ratio == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [([{"at": 1}, {}, 7], [1, None, None]), ((Mix(share=1),), [None]), ("text", []), (None, []), ({"at": 1}, [])],
+)
+def test_items_are_asked_before_anybody_knows_what_they_are(value: Any, found: list[Any]) -> None:
+    assert of_items(value, "at") == found

@@ -1,0 +1,150 @@
+"""The whole method on tiny networks: what it changes, what it leaves alone, and that it always does the same."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from graftcli.errors import GateError, UsageError
+from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
+from graftcli.graft import fit as fitting
+from graftcli.graft.run import Settings, weights_digest
+from tests.engine import Memory, plan, recipe, trained
+
+
+def test_the_student_comes_out_stock_and_the_teacher_as_it_was(tmp_path: Path) -> None:
+    made = plan()
+    before = weights_digest(made.teacher.network.module)
+    outcome = trained(made, Memory(tmp_path))
+    assert weights_digest(made.teacher.network.module) == before
+    assert outcome.merged.stock
+    assert outcome.merged.module.state_dict().keys() == made.student.network.module.state_dict().keys()
+    assert outcome.errors[0] < 1e-9
+    assert outcome.errors[1] < 1e-4
+
+
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    longer = recipe().model_copy(
+        update={"stages": tuple(s.model_copy(update={"steps": (150,)}) for s in recipe().stages)}
+    )
+    first, last = Memory(tmp_path), Memory(tmp_path)
+    trained(plan(), first)
+    trained(plan(), last, longer)
+    for name in ("graft-1", "graft-2", "finish-1-2-3"):
+        losses = [next(r["loss"] for r in memory.records if r["unit"] == name) for memory in (first, last)]
+        assert losses[1] < 0.8 * losses[0], name
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_one_does_not(tmp_path: Path) -> None:
+    digests = [
+        weights_digest(trained(plan(), Memory(tmp_path), settings=Settings(seed=seed)).merged.module)
+        for seed in (0, 0, 1)
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0] != digests[2]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", range(1, 9))
+def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every step is kept, and the run breaks off again and again; its first task sees the most views."""
+    monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(fitting, "_TELL_EVERY", -1.0)
+    stages = recipe().stages
+    uneven = recipe().model_copy(update={"stages": (stages[0].model_copy(update={"steps": (11, 5)}), *stages[1:])})
+    expected = weights_digest(trained(plan(), Memory(tmp_path), uneven).merged.module)
+    keeper, breaks = Memory(tmp_path), 0
+    for _ in range(100):
+        heard = 0
+
+        def listen(event: Event) -> None:
+            nonlocal heard
+            heard += isinstance(event, Began | Ended) or type(event).__name__ == "Stepped"
+            if heard > 3 * after:
+                raise Killed
+
+        try:
+            outcome = trained(plan(), keeper, uneven, listen=listen)
+        except Killed:
+            breaks += 1
+            continue
+        break
+    assert breaks > 0
+    assert weights_digest(outcome.merged.module) == expected
+
+
+@pytest.mark.parametrize("memory, disk", [(0, 0), (0, 10**9), (20_000, 10**9)])
+def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, disk: int) -> None:
+    whole = trained(plan(), Memory(tmp_path))
+    other = trained(plan(), Memory(tmp_path), settings=Settings(memory=memory, disk=disk))
+    assert (tmp_path / "cache").exists() == bool(disk)
+    for name, tensor in whole.merged.module.state_dict().items():
+        assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
+    made, keeper = plan(), Memory(tmp_path)
+    outcome = trained(made, keeper, settings=Settings(blocks=(2, 3)))
+    assert set(keeper.units) == {"graft-2", "graft-3", "connect-2-3", "finish-2-3"}
+    keys = outcome.merged.module.state_dict().keys()
+    assert any(key.startswith("teacher.stages.0.") for key in keys)
+    assert not any(key.startswith("student.stages.0.") for key in keys)
+    assert not outcome.merged.stock
+    assert outcome.errors[0] < 1e-9
+
+
+def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None:
+    events: list[Event] = []
+    outcome = trained(plan(), Memory(tmp_path), count=40, listen=events.append)
+    assert outcome.held_out == 8
+    assert outcome.agreement is not None and 0 <= outcome.agreement <= 1
+    assert next(e for e in events if isinstance(e, Looked)).total == 32
+    assert all(e.agreement is not None for e in events if isinstance(e, Ended))
+    assert trained(plan(), Memory(tmp_path), count=39).agreement is None
+
+
+def test_the_events_tell_how_far_the_run_is(tmp_path: Path) -> None:
+    events: list[Event] = []
+    trained(plan(), Memory(tmp_path), listen=events.append)
+    began = [e for e in events if isinstance(e, Began)]
+    assert [(e.stage, e.first, e.last) for e in began] == [
+        ("graft", 1, 1),
+        ("graft", 2, 2),
+        ("graft", 3, 3),
+        ("connect", 1, 2),
+        ("connect", 1, 3),
+        ("finish", 1, 3),
+    ]
+    assert [e.done for e in began] == [0, 6, 12, 18, 24, 30]
+    assert {e.total for e in began} == {36}
+    assert isinstance(events[-1], Merged)
+
+
+def test_a_loss_that_runs_away_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
+    events: list[Event] = []
+    wild = recipe().model_copy(update={"stages": tuple(s.model_copy(update={"lr": (1e30,)}) for s in recipe().stages)})
+    with pytest.raises(GateError, match="graft-1: the loss ran away again") as told:
+        trained(plan(), Memory(tmp_path), wild, listen=events.append)
+    assert "stages.graft.lr" in told.value.mend
+    assert sum(isinstance(e, Warned) for e in events) == 1
+
+
+def test_an_input_that_the_engine_does_not_know_is_refused(tmp_path: Path) -> None:
+    stages: list[dict[str, Any]] = [
+        {
+            "name": "graft",
+            "train": "blocks",
+            "input": "student",
+            "targets": [{"at": "output", "loss": "mse"}],
+            "steps": 1,
+            "lr": 1,
+        }
+    ]
+    with pytest.raises(UsageError, match="student's own features"):
+        trained(plan(), Memory(tmp_path), recipe(stages=stages))

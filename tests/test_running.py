@@ -1,0 +1,200 @@
+"""`distill` and `partial` as a user meets them: folders of images, real processes, files that are whole."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+import graftcli
+from graftcli.cli import app
+from graftcli.store import LOCK_FILE
+from graftcli.written import read_tensors
+
+HERE = Path(__file__).resolve().parent
+NETS = HERE / "nets.py"
+WEIGHTS = "teacher.safetensors"
+QUICK = ("--steps-scale", "0.01", "--batch", "8")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images and a teacher's weights, in which commands run."""
+    folder = tmp_path_factory.mktemp("place")
+    generator = np.random.default_rng(0)
+    for i in range(12):
+        path = folder / "photos" / f"{i % 3}_kind" / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+    sys.path.insert(0, str(HERE.parent))
+    from tests.nets import randomise, resnet
+
+    torch.manual_seed(0)
+    torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(place)
+    yield
+    torch.set_num_threads(threads)
+
+
+def arguments(*more: str, images: str = "photos", out: str | None = None) -> list[str]:
+    """The words of a quick `distill`."""
+    networks = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    student = ("--student", f"{NETS}:resnet(depth=8)", "--images", images)
+    return ["distill", *networks, *student, *QUICK, *(("--out", out) if out else ()), *more]
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path) -> Path:
+    """A run that went through without a break."""
+    here = Path.cwd()
+    os.chdir(place)
+    try:
+        told = call(*arguments("--quiet"))
+    finally:
+        os.chdir(here)
+    assert told.exit_code == 0, told.output + told.stderr
+    return place / "runs" / "resnet-resnet"
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {
+        path.name: path.read_bytes() for path in (folder / "model.safetensors", *sorted((folder / "blocks").iterdir()))
+    }
+
+
+def test_the_folder_holds_everything(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert {"model.safetensors", "graft.json", "README.md", "run.json", "metrics.jsonl", "blocks"} <= names
+    assert {path.stem for path in (finished / "blocks").iterdir()} == {"graft-1", "graft-2", "graft-3", "finish-1-2-3"}
+    student = graftcli.load(finished)
+    plain, _ = read_tensors(finished / "model.safetensors")
+    assert plain.keys() == student.state_dict().keys()
+    assert student(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+def test_the_same_command_after_the_end_says_so_and_changes_nothing(finished: Path) -> None:
+    before = written(finished)
+    told = call(*arguments("--quiet"))
+    assert told.exit_code == 0
+    assert "done before" in told.output
+    assert written(finished) == before
+
+
+def test_other_settings_in_the_same_folder_are_named_and_refused(finished: Path) -> None:
+    told = call(*arguments("--seed", "5", "--quiet"))
+    assert told.exit_code == 2
+    assert "seed" in told.stderr and "--overwrite" in told.stderr and "--out" in told.stderr
+
+
+def test_shuffled_folder_names_change_no_byte(finished: Path, place: Path) -> None:
+    shuffled = place / "shuffled"
+    for i, path in enumerate(sorted((place / "photos").rglob("*.png"))):
+        target = shuffled / f"{(i * 5) % 4}_other" / f"renamed-{11 - i}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    told = call(*arguments("--quiet", images="shuffled", out="other"))
+    assert told.exit_code == 0, told.stderr
+    assert written(place / "other") == written(finished)
+
+
+def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, place: Path) -> None:
+    told = call("partial", "--blocks", "3", "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    folder = place / "runs" / "resnet-resnet-blocks-3"
+    name = "graft-3.safetensors"
+    assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
+    assert {path.name for path in (folder / "blocks").iterdir()} == {name}
+    hybrid = graftcli.load(folder)
+    keys = hybrid.state_dict().keys()
+    assert any(key.startswith("teacher.layer1") for key in keys)
+    assert any(key.startswith("student.layer3") for key in keys)
+    assert not any(key.startswith(("teacher.layer3", "student.layer1")) for key in keys)
+    assert hybrid(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None:
+    for name in ("one.safetensors", "one.onnx"):
+        told = call(*arguments("--quiet", "--overwrite", out=name))
+        assert told.exit_code == 0, told.output + told.stderr
+    assert (place / "one.safetensors").exists()
+    student = graftcli.load(place / "one.safetensors")
+    images = torch.randn(3, 3, 32, 32)
+    session = onnxruntime.InferenceSession(place / "one.onnx", providers=["CPUExecutionProvider"])
+    given = torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+    assert torch.allclose(given, student(images).detach(), rtol=1e-3, atol=1e-4)
+    assert str(place).encode() not in (place / "one.onnx").read_bytes()
+
+
+def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
+    told = call("eval", str(finished), "--images", "photos", "--teacher", str(finished), "--json")
+    assert told.exit_code == 0, told.stderr
+    assert '"share": 1.0' in told.output.split('"likeness"')[1]
+    assert "the number in front" in told.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (arguments(images="nowhere"), 5, "nowhere"),
+        (arguments("--recipe", "grafd"), 2, "graft"),
+        (arguments("--set", "stages.graft.lr=-1"), 2, "lr"),
+        (arguments("--device", "cuda:7"), 2, "cuda:7"),
+        (["partial", "--blocks", "9"], 2, "1 to 3"),
+        (["partial", "--blocks", "x"], 2, "names no blocks"),
+        (["partial", "--blocks", "1", "--teacher", "resnet18"], 2, "--student"),
+    ],
+)
+def test_a_stranger_is_told_what_is_wrong(finished: Path, words: list[str], code: int, said: str) -> None:
+    told = call(*words)
+    assert told.exit_code == code, told.output + told.stderr
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:
+    # every state is kept, so that a run which is killed moments after it began still comes to its end
+    program = "from graftcli.graft import fit; fit._KEEP_EVERY = 0.0; from graftcli.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, *arguments("--quiet", out="killed")]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
+    folder, chance = place / "killed", random.Random(3)
+
+    def killed_after(seconds: float) -> bool:
+        """Whether the run was still under way so long after it had its folder."""
+        (folder / LOCK_FILE).unlink(missing_ok=True)  # of the one that was killed before
+        process = subprocess.Popen(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and not (folder / LOCK_FILE).exists():
+            time.sleep(0.01)  # the imports are of no interest
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        process.send_signal(signal.SIGKILL)
+        _, stderr = process.communicate()
+        assert process.returncode in (0, -signal.SIGKILL), stderr
+        return process.returncode != 0
+
+    kills = [killed_after(seconds) for seconds in (0.05, *(chance.uniform(0.1, 2.0) for _ in range(6)))]
+    assert kills[0], "the run ended before it could be killed once"
+    done = subprocess.run(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert written(folder) == written(finished)

@@ -1,0 +1,219 @@
+"""Files are found in folders and archives, and nothing can make the search hang, swell or fall over."""
+
+import io
+import os
+import socket
+import struct
+import tarfile
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from graftcli import sources
+from graftcli.errors import ImagesError
+from graftcli.sources import Refused, opened
+from tests.pictures import folder_of
+
+FILES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3", "deep/notes.txt": b"4", "README": b"5"}
+IMAGES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3"}
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    with opened(path) as source:
+        return {entry.name: entry.read() for entry in source.entries}
+
+
+def refusals(path: Path) -> dict[str, str]:
+    found = {}
+    with opened(path) as source:
+        for entry in source.entries:
+            with pytest.raises(Refused) as caught:
+                entry.read()
+            found[entry.name] = str(caught.value)
+    return found
+
+
+def zipped(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def tarred(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
+    with tarfile.open(path, mode) as archive:  # type: ignore[call-overload]
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    return path
+
+
+def test_a_folder_is_searched_to_its_depth_whatever_the_case(tmp_path: Path) -> None:
+    folder_of(tmp_path, FILES)
+    assert contents(tmp_path) == IMAGES
+    with opened(tmp_path) as source:
+        assert source.suffixes == {".jpg": 1, ".png": 1, ".tiff": 1, ".txt": 1, "without a suffix": 1}
+
+
+@pytest.mark.parametrize("suffix", sources.SUFFIXES)
+def test_every_suffix_is_read(tmp_path: Path, suffix: str) -> None:
+    assert contents(folder_of(tmp_path, {f"a{suffix.upper()}": b"1"})) == {f"a{suffix.upper()}": b"1"}
+
+
+def test_hidden_files_and_debris_are_passed_over(tmp_path: Path) -> None:
+    debris = (".hidden.jpg", ".cache/x.jpg", "__MACOSX/._a.jpg", "deep/.DS_Store", "Thumbs.db", "deep/@eaDir/b.png")
+    files = FILES | dict.fromkeys(debris, b"no")
+    assert contents(folder_of(tmp_path / ".inside-hidden", files)) == IMAGES
+    assert contents(zipped(tmp_path / "a.zip", files)) == IMAGES
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_a_tar_gives_what_its_folder_would(tmp_path: Path, mode: str) -> None:
+    dotted = {f"./{name}": data for name, data in FILES.items()}
+    assert contents(tarred(tmp_path / "x.tar", dotted, mode)) == IMAGES
+
+
+def test_a_zip_gives_what_its_folder_would(tmp_path: Path) -> None:
+    backslashes = {name.replace("/", "\\"): data for name, data in FILES.items()}
+    assert contents(zipped(tmp_path / "x.zip", FILES)) == IMAGES
+    assert contents(zipped(tmp_path / "y.zip", backslashes)) == IMAGES
+
+
+def test_an_archive_inside_an_archive_stays_shut(tmp_path: Path) -> None:
+    inner = zipped(tmp_path / "inner.zip", {"z.jpg": b"no"}).read_bytes()
+    assert contents(tarred(tmp_path / "x.tar", {"a.jpg": b"1", "inner.zip": inner})) == {"a.jpg": b"1"}
+    assert contents(zipped(tmp_path / "x.zip", {"a.jpg": b"1", "inner.zip": inner})) == {"a.jpg": b"1"}
+    assert not contents(folder_of(tmp_path / "folder", {"inner.zip": inner}))
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    folder_of(tmp_path / "real", {"a.jpg": b"1"})
+    folder_of(tmp_path / "images", {"b.jpg": b"2", "deep/c.jpg": b"3"})
+    (tmp_path / "images/linked").symlink_to(tmp_path / "real", target_is_directory=True)
+    (tmp_path / "images/deep/up").symlink_to(tmp_path / "images", target_is_directory=True)
+    (tmp_path / "images/deep/self").symlink_to(tmp_path / "images/deep/self")
+    assert contents(tmp_path / "images") == {"b.jpg": b"2", "deep/c.jpg": b"3", "linked/a.jpg": b"1"}
+
+
+def test_special_files_are_refused_and_never_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        here = Path.cwd()
+        os.chdir(tmp_path)  # the address of a socket must be short
+        try:
+            listener.bind("socket.gif")
+        finally:
+            os.chdir(here)
+        assert refusals(tmp_path) == {
+            "pipe.jpg": "it is a named pipe, not a file",
+            "zero.png": "it is a device, not a file",
+            "socket.gif": "it is a socket, not a file",
+        }
+
+
+def test_a_link_to_nothing_says_so_when_it_is_read(tmp_path: Path) -> None:
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    with opened(tmp_path) as source, pytest.raises(FileNotFoundError):
+        source.entries[0].read()
+
+
+def test_special_members_of_a_tar_are_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        for name, kind in {
+            "pipe.jpg": tarfile.FIFOTYPE,
+            "link.jpg": tarfile.SYMTYPE,
+            "dev.jpg": tarfile.CHRTYPE,
+        }.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "link.jpg"
+            archive.addfile(member)
+    assert set(refusals(tmp_path / "x.tar")) == {"pipe.jpg", "link.jpg", "dev.jpg"}
+
+
+def test_a_hard_link_in_a_tar_gives_its_target(tmp_path: Path) -> None:
+    with tarfile.open(tarred(tmp_path / "x.tar", {"a.jpg": b"1"}), "a") as archive:
+        member = tarfile.TarInfo("b.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "a.jpg"
+        archive.addfile(member)
+    assert contents(tmp_path / "x.tar") == {"a.jpg": b"1", "b.jpg": b"1"}
+
+
+def test_files_of_absurd_size_are_refused(tmp_path: Path) -> None:
+    folder_of(tmp_path / "images", {"huge.tif": b""})
+    os.truncate(tmp_path / "images/huge.tif", 2**40)  # sparse: it takes no room on the disk
+    assert refusals(tmp_path / "images") == {"huge.tif": "its size is 1,048,576 MiB; 256 MiB is the most that is read"}
+
+
+def test_a_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:
+    bomb = {"bomb.png": bytes(sources.LARGEST_FILE + 1)}
+    assert "256 MiB is the most" in refusals(zipped(tmp_path / "x.zip", bomb))["bomb.png"]
+    assert "256 MiB is the most" in refusals(tarred(tmp_path / "x.tar.gz", bomb, "w:gz"))["bomb.png"]
+
+
+def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path: Path) -> None:
+    size, lie = 64 * 2**20, 100
+    path = zipped(tmp_path / "x.zip", {"bomb.png": bytes(size)})
+    path.write_bytes(path.read_bytes().replace(struct.pack("<L", size), struct.pack("<L", lie)))
+    tracemalloc.start()
+    with opened(path) as source, pytest.raises(zipfile.BadZipFile, match="CRC"):
+        source.entries[0].read()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 8
+
+
+def test_a_locked_member_is_refused(tmp_path: Path) -> None:
+    path = zipped(tmp_path / "x.zip", {"a.png": b"1"})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(data)
+    assert refusals(path) == {"a.png": "it is locked with a password"}
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
+def test_an_archive_that_ends_early_is_named(tmp_path: Path, mode: str) -> None:
+    files = {f"{i}.jpg": os.urandom(5000) for i in range(10)}
+    path = zipped(tmp_path / "x.zip", files) if mode == "zip" else tarred(tmp_path / "x.tar", files, mode)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImagesError, match=path.name):
+        contents(path)
+
+
+def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path) -> None:
+    try:
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"1")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert contents(tmp_path) == {r"caf\xe9.jpg": b"1"}
+
+
+def test_a_missing_folder_names_what_exists(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"pictures/a.jpg": b"1"})
+    with pytest.raises(ImagesError) as caught:
+        contents(tmp_path / "pictrues/train/x")
+    assert f"`{tmp_path}` exists, but holds no `pictrues`" in caught.value.found
+    assert caught.value.mend == f"Did you mean `{tmp_path / 'pictures'}`?"
+    with pytest.raises(ImagesError, match=r"a\.jpg` is a file, not a folder"):
+        contents(tmp_path / "pictures/a.jpg/deeper")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ImagesError, match=r"is a link to .*nowhere`, which does not exist"):
+        contents(tmp_path / "link")
+    with pytest.raises(ImagesError, match="cannot be read"):
+        contents(tmp_path / ("long" * 200))
+
+
+def test_what_is_neither_folder_nor_archive_is_named(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"a.jpg": b"1", "a.rar": b"Rar!"})
+    os.mkfifo(tmp_path / "pipe")
+    for name, said in {
+        "a.jpg": "is one image",
+        "a.rar": "neither a .zip nor a .tar",
+        "pipe": "is a named pipe",
+    }.items():
+        with pytest.raises(ImagesError, match=said) as caught:
+            contents(tmp_path / name)
+        assert caught.value.exit_code == 5 and "a folder of images" in caught.value.mend

@@ -1,0 +1,87 @@
+"""Views: what they show is a function of their number, and of nothing else."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from graftcli.graft.views import Views, plain
+from graftcli.pixels import Fit
+from graftcli.recipe_values import Augment, Colour, Crop, Mix, ResizedCrop
+
+FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
+EVERYTHING = Augment(
+    crop=Crop(padding=0.125),
+    flip=True,
+    resized_crop=ResizedCrop(scale=(0.5, 1.0), share=0.5),
+    colour=Colour(strength=0.3),
+    mixup=Mix(share=0.3, alpha=0.4),
+    cutmix=Mix(share=0.3, alpha=1.0),
+)
+
+
+def pictures(count: int = 5, side: int = 16) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(7))
+
+
+def test_without_augmentation_a_view_is_its_image() -> None:
+    views = Views(pictures(), FIT, Augment(), 3, seed=0)
+    assert len(views) == 15
+    assert torch.equal(views[torch.arange(15)], pictures().repeat(3, 1, 1, 1))
+
+
+def test_a_view_is_the_same_alone_and_with_others_and_a_second_time() -> None:
+    views, again = (Views(pictures(), FIT, EVERYTHING, 20, seed=3) for _ in range(2))
+    together = views[torch.arange(100)]
+    for i in (0, 17, 63, 99):
+        assert torch.equal(again[torch.tensor([i])][0], together[i])
+
+
+def test_another_seed_shows_something_else() -> None:
+    one, other = (Views(pictures(), FIT, EVERYTHING, 20, seed=seed)[torch.arange(100)] for seed in (0, 1))
+    assert (one != other).float().mean() > 0.5
+
+
+def test_a_crop_is_a_shifted_copy_with_black_where_the_image_ends() -> None:
+    image = pictures(1)
+    views = Views(image, FIT, Augment(crop=Crop(padding=0.125)), 200, seed=0)[torch.arange(200)]
+    padded = torch.nn.functional.pad(image, (2, 2, 2, 2))
+    possible = {padded[:, :, y : y + 16, x : x + 16].numpy().tobytes() for y in range(5) for x in range(5)}
+    seen = {view[None].numpy().tobytes() for view in views}
+    assert seen <= possible
+    assert len(seen) == len(possible) == 25
+
+
+def test_flips_are_exact_and_about_half() -> None:
+    views = Views(pictures(1), FIT, Augment(flip=True), 400, seed=0)[torch.arange(400)]
+    same = (views == pictures(1)).flatten(1).all(1)
+    mirrored = (views == pictures(1).flip(3)).flatten(1).all(1)
+    assert bool((same | mirrored).all())
+    assert 150 < int(same.sum()) < 250
+
+
+def test_crops_stay_inside_an_image_that_was_kept_larger() -> None:
+    fit = Fit((16, 16), 3, FIT.mean, FIT.std, 0.8, "bilinear", whole=True)
+    white = torch.full((1, 3, *fit.kept), 255, dtype=torch.uint8)
+    assert fit.kept == (20, 20)
+    views = Views(
+        white, fit, Augment(crop=Crop(padding=0.5), resized_crop=ResizedCrop(scale=(0.3, 1.0), share=0.5)), 50, 0
+    )
+    assert int(views[torch.arange(50)].min()) == 255
+
+
+@pytest.mark.parametrize("augment", [Augment(mixup=Mix(share=1.0)), Augment(cutmix=Mix(share=1.0))])
+def test_a_mixed_view_lies_between_two_images(augment: Augment) -> None:
+    flat = torch.tensor([0, 100], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 16, 16).contiguous()
+    views = Views(flat, FIT, augment, 100, seed=0)[torch.arange(200)].float()
+    assert views.min() >= 0 and views.max() <= 100
+    if augment.cutmix is not None:
+        assert set(views.unique().tolist()) == {0.0, 100.0}
+        share = views.mean((1, 2, 3)) / 100
+        assert bool(((share > 0.05) & (share < 0.95)).any())
+    else:
+        assert views.unique().numel() > 20
+
+
+def test_plain_images_are_what_evaluation_sees() -> None:
+    expected = (pictures().float() / 255 - 0.5) / 0.25
+    assert torch.allclose(plain(pictures(), FIT), expected, atol=1e-6)
