@@ -17,6 +17,7 @@ from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, choose_places
 from graftcli.graft.fit import Precision, Unit, fit
 from graftcli.graft.inherit import inherit
+from graftcli.graft.layout import lay_out
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.stages import Grafted, Pieces, Task, check_inputs, moving_modules, pieces, tasks, wanted
 from graftcli.graft.views import Views, plain
@@ -139,6 +140,7 @@ class _Work:
         for piece in (*self.pieces.teacher, *self.pieces.student):
             piece.to(settings.how.device)
         looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
+        lay_out(self.pieces, looked_at[:2])
         start_adapters(recipe.adapters.start, plan, joined, self.pieces, looked_at, settings.seed)
         # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
