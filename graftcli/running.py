@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -315,15 +316,26 @@ def _fixed(how: How, train: pictures.Images, folder: Path) -> dict[str, Any]:
 
 def _take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen: Sequence[int]) -> None:
     """Blocks that an earlier run trained each alone, in the same way, are finished here too."""
-    theirs = read_run(earlier)["settings"]
-    if any(theirs.get(key) != value for key, value in as_json(settings).items() if key != "blocks"):
+    theirs, ours = read_run(earlier)["settings"], as_json(settings)
+    if any(theirs.get(key) != ours[key] for key in ours if key not in ("blocks", "recipe")):
         return
-    alone = [stage["name"] for stage in settings["recipe"]["stages"] if stage["train"] == "blocks"]
+    alike = _alike(theirs["recipe"], ours["recipe"])
+    alone = [stage["name"] for stage in alike if stage["train"] == "blocks"]
     for name in (f"{stage}-{block}.safetensors" for stage in alone for block in chosen):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
         if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+
+
+def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages with which both recipes begin, where they begin from the same weights and the same views."""
+    if theirs == ours:
+        return list(ours["stages"])
+    if any(theirs[key] != ours[key] for key in ("init", "adapters", "views")) or ours["views"]["count"] is None:
+        return []  # without a count, as many views are made as the longest stage can see
+    pairs = zip(theirs["stages"], ours["stages"], strict=False)
+    return [stage for stage, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 # -- what comes out -----------------------------------------------------------------------------------------------
