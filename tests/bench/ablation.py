@@ -47,7 +47,8 @@ class Cell:
     result: Result
 
 
-def asked(draw: int, shots: int, scale: float, overrides: tuple[str, ...]) -> Asked:
+def asked(draw: int, shots: int, how: How) -> Asked:
+    """What the run of one cell is asked for."""
     networks = Networks(
         f"{NETS}:resnet(depth=56)",
         f"{NETS}:resnet(depth=20)",
@@ -58,15 +59,15 @@ def asked(draw: int, shots: int, scale: float, overrides: tuple[str, ...]) -> As
         str(DATA / f"{shots}shot-draw{draw}"),
         str(DATA / "50shot-draw0"),
         Look(crop_pct=1.0),
-        How(overrides=overrides, steps_scale=scale),
+        how,
     )
 
 
-def cell(idea: str, draw: int, shots: int, scale: float, more: tuple[str, ...], out: Path) -> Cell:
+def cell(idea: str, draw: int, shots: int, how: How, out: Path) -> Cell:
+    """The run of one idea on one draw, with the base's blocks where they are trained in the same way."""
     base = out / f"base-{shots}-{draw}"
-    wanted = asked(draw, shots, scale, (*IDEAS[idea], *more))
     reuse = base if idea != "base" and base.exists() else None
-    wanted = replace(wanted, how=replace(wanted.how, recipe="graft"))
+    wanted = asked(draw, shots, replace(how, overrides=(*IDEAS[idea], *how.overrides)))
     return Cell(idea, draw, distill(wanted, out=out / f"{idea}-{shots}-{draw}", reuse=reuse))
 
 
@@ -84,14 +85,15 @@ def main() -> None:
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--draws", default="0,1,2")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the recipe's steps")
+    parser.add_argument("--amp", action="store_true", help="bfloat16: half the time where the CPU has it")
     parser.add_argument("--set", action="append", default=[], help="overrides for every idea, the base too")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     given = parser.parse_args()
+    how = How(overrides=tuple(given.set), steps_scale=given.scale, amp=given.amp)
     print("| idea | agreement | each draw | seconds |\n| --- | --- | --- | --- |")
     for idea in given.ideas:
         draws = [int(draw) for draw in given.draws.split(",")]
-        more = tuple(given.set)
-        print(row([cell(idea, draw, given.shots, given.scale, more, given.out) for draw in draws]), flush=True)
+        print(row([cell(idea, draw, given.shots, how, given.out) for draw in draws]), flush=True)
 
 
 if __name__ == "__main__":
