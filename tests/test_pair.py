@@ -218,3 +218,13 @@ def test_names_that_do_not_work_are_answered(choice: Choice, found: str, mend: s
 @pytest.mark.parametrize("choice", [Choice(teacher=()), Choice(4, ("layer1",)), Choice(2, None, ("layer1", "layer2"))])
 def test_a_choice_that_contradicts_itself_is_a_usage_error(choice: Choice) -> None:
     assert isinstance(refusal(of("resnet34"), of("resnet18"), choice), UsageError)
+
+
+def test_what_follows_a_mere_stem_is_cut_by_depth() -> None:
+    teacher, student = of("xcit_tiny_12_p16_224", 64), of("xcit_nano_12_p16_224", 64)
+    found = pair(teacher, student, Choice())
+    work = [work_before(teacher)[ours.index] for ours, _ in found]
+    total = work_before(teacher)[-1]
+    shares = [(after - before) / total for before, after in pairwise([*work, total])]
+    assert len(shares) >= 4 and max(shares) < 0.3
+    assert all(ours.size == theirs.size for ours, theirs in found)

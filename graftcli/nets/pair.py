@@ -14,6 +14,7 @@ __all__ = ["Choice", "Pair", "pair"]
 Pair = tuple[Position, Position]  # the teacher's place, the student's
 
 _DEFAULT_BLOCKS = 4  # for networks of one resolution
+_NEARLY_ALL = 0.75  # of the work behind the last cut: all before it is a mere stem
 
 
 def pair(teacher: Traced, student: Traced, choice: Choice) -> list[Pair]:
@@ -28,12 +29,20 @@ def pair(teacher: Traced, student: Traced, choice: Choice) -> list[Pair]:
 
 
 def _found(teacher: Traced, student: Traced, count: int | None) -> list[Pair]:
-    """Where both shrink; networks of one resolution at equal shares of their work."""
+    """Where both shrink; networks of one resolution, and what follows a mere stem, at equal shares of their work."""
     ours, theirs = _cuts_of(teacher, "teacher"), _cuts_of(student, "student")
     if not ours and not theirs:
         return _at_equal_shares(teacher, student, count)
     pairs = _natural(teacher, student, ours, theirs)
-    return pairs if count is None else _as_many(teacher, student, pairs, count)
+    if count is not None:
+        return _as_many(teacher, student, pairs, count)
+    return _filled(teacher, student, pairs, len(pairs) + _DEFAULT_BLOCKS) if _is_stem(teacher, pairs) else pairs
+
+
+def _is_stem(teacher: Traced, pairs: Sequence[Pair]) -> bool:
+    """Whether what lies before the last cut is little beside what lies behind it."""
+    work = work_before(teacher)
+    return 1 - work[pairs[-1][0].index] / work[-1] > _NEARLY_ALL
 
 
 def _cuts_of(traced: Traced, role: str) -> list[Position]:
@@ -166,13 +175,19 @@ def _as_many(teacher: Traced, student: Traced, pairs: list[Pair], count: int) ->
     if count - 1 <= len(pairs):
         places = equal_shares([p for p, _ in pairs], work_before(teacher), 0, len(teacher.nodes), count)
         return [both for both in pairs if both[0] in places]
+    found = _filled(teacher, student, pairs, count)
+    _check_count(len(found) + 1, count)
+    return found
+
+
+def _filled(teacher: Traced, student: Traced, pairs: Sequence[Pair], count: int) -> list[Pair]:
+    """With more cuts inside the largest blocks, up to `count` blocks where there are places enough."""
     found = list(pairs)
     while len(found) < count - 1:
         extra = next(_between(teacher, student, found), None)
         if extra is None:
             break
         found = sorted([*found, extra], key=lambda both: both[0].index)
-    _check_count(len(found) + 1, count)
     return found
 
 
