@@ -47,10 +47,11 @@ class Adapters(Part):
 class Target(Part):
     """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
 
-    `output` is what a block hands on at its cut; the last block's is `features`, the last map before pooling.
+    `output` is what the last trained block hands on at its cut, `outputs` what each of them does; the last block of all
+    hands on `features`, the last map before pooling.
     """
 
-    at: Literal["logits", "output", "features"]
+    at: Literal["logits", "output", "outputs", "features"]
     loss: Literal["norm-l2", "mse", "kl"]
     temperature: Positive | None = Field(default=None, description="a number above 0, with `loss: kl` (there: 4)")
     weight: Positive = Field(default=1.0, description="a number above 0")
@@ -58,7 +59,7 @@ class Target(Part):
     @rule("loss")
     @classmethod
     def _kl_compares_classes(cls, loss: str, info: Info) -> str:
-        if loss == "kl" and info.data.get("at") in ("output", "features"):
+        if loss == "kl" and info.data.get("at") in ("output", "outputs", "features"):
             raise ValueError(
                 f"found kl, which compares classes: it goes with `at: logits`; with {info.data['at']} take mse"
             )
@@ -137,7 +138,7 @@ class Stage(Part):
     def _the_student_has_no_cut(cls, value: Any, check: Check[tuple[Target, ...]], info: Info) -> tuple[Target, ...]:
         whole = info.data.get("train") == "student"
         cuts = [index for index, at in enumerate(of_items(value, "at")) if whole and at == "output"]
-        said = "found output, which is a block's: with `train: student` take features or logits"
+        said = "found output, which is one block's: with `train: student` take outputs, features or logits"
         return together(value, check, {(index, "at"): said for index in cuts})
 
     @rule("epochs")

@@ -15,10 +15,9 @@ from graftcli.graft.fit import Material, Precision, _Training, fit
 from graftcli.graft.losses import relative_mse
 from graftcli.graft.run import Settings
 from graftcli.graft.seams import seams
-from graftcli.graft.stages import Pieces, Task, pieces, tasks
+from graftcli.graft.stages import Pieces, pieces, tasks
 from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
-from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 from graftcli.recipe_values import Augment
 from tests.engine import FIT, Memory, MemoryUnit, Stages, images, network, plan, recipe, trained
@@ -30,7 +29,7 @@ def on_blocks(**changes: Any) -> Recipe:
     return recipe(stages=[{**stage, "batch": 4, **changes}])
 
 
-def material(made: Plan, task: Task, found: Pieces, folder: Path) -> Material:
+def material(found: Pieces, folder: Path) -> Material:
     views = Views(images().pixels, FIT, Augment(), 1, 0)
     answers = Answers(views, found.teacher, found.shapes, {}, folder=folder, chunk=4, device=torch.device("cpu"))
     return Material(found, answers, 12, 0, Precision(torch.device("cpu")))
@@ -43,7 +42,7 @@ def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path
     found = pieces(made, joined)
     mu = {"mu": 0.7} if source == "mix" else {}
     task = tasks(on_blocks(input=source, **mu), 3, (1, 2, 3))[1]
-    training = _Training(task, material(made, task, found, tmp_path), MemoryUnit())
+    training = _Training(task, material(found, tmp_path), MemoryUnit())
     index = training.order.at(0)
     view = training.material.answers.views.normalised(index)
 
@@ -60,10 +59,23 @@ def test_a_blocks_own_input_gives_no_gradient_to_the_blocks_before_it(tmp_path: 
     made = plan()
     found = pieces(made, seams(made))
     task = tasks(on_blocks(input="student"), 3, (1, 2, 3))[1]
-    training = _Training(task, material(made, task, found, tmp_path), MemoryUnit())
+    training = _Training(task, material(found, tmp_path), MemoryUnit())
     training.error().backward()
     assert all(p.grad is None for p in found.student[0].parameters())
     assert all(p.grad is not None for p in made.student.blocks[1].parameters())
+
+
+def test_the_whole_student_is_met_at_every_cut(tmp_path: Path) -> None:
+    made = plan()
+    found = pieces(made, seams(made))
+    whole = on_blocks(name="finish", train="student", targets=[{"at": "outputs", "loss": "mse", "weight": 3.0}])
+    training = _Training(tasks(whole, 3, (1, 2, 3))[0], material(found, tmp_path), MemoryUnit())
+    ours = theirs = training.material.answers.views.normalised(training.order.at(0))
+    expected = 0.0
+    for k in range(3):
+        ours, theirs = found.teacher[k](ours), found.student[k](theirs)
+        expected += relative_mse(found.regressor(theirs) if k == 2 else theirs, ours).item()
+    assert training.error().item() == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("changes", [{"input": "student"}, {"input": "mix", "mu": 0.5}])
@@ -88,7 +100,7 @@ def test_a_block_that_is_right_from_the_start_has_not_run_away(tmp_path: Path) -
     found = pieces(made, seams(made))
     task = tasks(on_blocks(steps=80), 3, (1, 2, 3))[0]
     events: list[Event] = []
-    last = fit(task, material(made, task, found, tmp_path), MemoryUnit(), events.append)
+    last = fit(task, material(found, tmp_path), MemoryUnit(), events.append)
     assert last < 1e-2
     assert not any(isinstance(event, Warned) for event in events)
 

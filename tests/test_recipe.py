@@ -120,7 +120,7 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
         (
             {"train": "student", "targets": [{"at": "logits", "loss": "kl"}, {"at": "output", "loss": "mse"}]},
             ("targets", 1, "at"),
-            "found output, which is a block's: with `train: student` take features or logits",
+            "found output, which is one block's: with `train: student` take outputs, features or logits",
         ),
         (
             {"targets": [{"at": "output", "loss": "kl"}]},

@@ -7,7 +7,6 @@ is what piece k hands on; value 0 is the view.
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -149,8 +148,6 @@ def _cut(side: Side, maps: Position | None) -> list[fx.GraphModule]:
 
 # -- what one task computes ---------------------------------------------------------------------------------------
 
-Where = Literal["output", "features", "logits"]
-
 
 class Grafted(nn.Module):
     """Blocks of the student with what of the teacher stands between and behind them."""
@@ -178,12 +175,13 @@ class Grafted(nn.Module):
         return found
 
 
-def value_of(target: Target, task: Task, pieces: Pieces) -> int:
-    """Which value a target is met at; where there are no last maps, the logits stand for them."""
+def values_of(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
+    """Which values a target is met at; where there are no last maps, the logits stand for them."""
+    scores = pieces.blocks + 1
     if target.at == "logits":
-        return pieces.blocks + 1
-    value = task.last if target.at == "output" else pieces.blocks
-    return value if value < pieces.blocks or pieces.has_maps else pieces.blocks + 1
+        return (scores,)
+    ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,)}[target.at]
+    return tuple(scores if end == pieces.blocks and not pieces.has_maps else end for end in ends)
 
 
 def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
@@ -191,14 +189,17 @@ def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
     inputs = {task.before[0] - 1} if task.before else set()
     if task.stage.input != "student" or not task.before:
         inputs.add(task.first - 1)
-    return (inputs - {0} if with_input else set()) | {value_of(target, task, pieces) for target in task.stage.targets}
+    targets = {value for target in task.stage.targets for value in values_of(target, task, pieces)}
+    return (inputs - {0} if with_input else set()) | targets
 
 
 def loss(task: Task, pieces: Pieces, given: dict[int, Tensor], answer: dict[int, Tensor]) -> Tensor:
+    """The targets' distances with their weights; of several values of one target, the average."""
     total = torch.zeros((), device=next(iter(given.values())).device)
     for target in task.stage.targets:
-        value = value_of(target, task, pieces)
-        total = total + target.weight * distance(target, given[value].float(), answer[value])
+        values = values_of(target, task, pieces)
+        for value in values:
+            total = total + target.weight / len(values) * distance(target, given[value].float(), answer[value])
     return total
 
 

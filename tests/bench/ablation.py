@@ -26,6 +26,9 @@ IDEAS: dict[str, tuple[str, ...]] = {
     "finish-lr-3e-4": ("stages.finish.lr=3e-4",),
     "kl-0": ("stages.finish.targets=[{at: features, loss: mse}]",),
     "kl-1": ("stages.finish.targets=[{at: features, loss: mse}, {at: logits, loss: kl, temperature: 4, weight: 1.0}]",),
+    "outputs": (
+        "stages.finish.targets=[{at: outputs, loss: mse}, {at: logits, loss: kl, temperature: 4, weight: 0.1}]",
+    ),
     "norm-l2": ("stages.finish.targets=[{at: features, loss: mse}, {at: logits, loss: norm-l2, weight: 1.0}]",),
     "logits-alone": ("stages.finish.targets=[{at: logits, loss: kl, temperature: 4}]",),
     "graft-batchnorm-trained": ("stages.graft.batchnorm=train",),
