@@ -1,7 +1,7 @@
 """`distill` and `partial`: networks, images and a recipe -> a run's folder with everything in it."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
 from graftcli.errors import CheckpointError, ImagesError, UsageError
-from graftcli.events import Decoded, Listener, Saved, Warned
+from graftcli.events import Decoded, Event, Listener, Saved, Warned
 from graftcli.export.onnx import write_onnx
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
@@ -28,9 +28,11 @@ from graftcli.nets.spec import build
 from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from graftcli.recipe_file import load as load_recipe
+from graftcli.report import facts
+from graftcli.report.page import write_page
 from graftcli.runs import newest, read_run
 from graftcli.scoring import Look, fit_for
-from graftcli.store import Store
+from graftcli.store import REPORT_FILE, Store
 from graftcli.written import plain as as_json
 
 RUNS = Path("runs")
@@ -114,19 +116,22 @@ def distill(
     `reuse` is the folder of an earlier run, whose blocks are taken over where they were trained in the same way.
     """
     how = asked.how
-    recipe = _recipe(how)
-    plan = _plan(asked, recipe)
+    heard: list[str] = []
+    listen = _keeping(listen, heard.append)
+    recipe = recipe_of(how)
+    plan = plan_of(asked, recipe)
     if plan.teacher.network.weights == "random":
         listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
     chosen = parse_blocks(blocks, len(plan.blocks))
     fit = fit_for(plan.teacher.network, asked.look, whole=True)
-    train = _images(asked.images, fit, how, listen)
-    held = _images(asked.val_images, fit, how, listen) if asked.val_images is not None else None
+    train = images_of(asked.images, fit, how, listen)
+    held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     folder, single = destination(plan, out, chosen)
     settings = _settings(plan, recipe, how, fit, train, held, chosen)
-    with Store(folder, settings, overwrite=overwrite, about=_about(asked, command)) as store:
+    with Store(folder, settings, overwrite=overwrite, about=_about(asked, command, heard)) as store:
         if store.finished is not None:
             return _read_back(store.finished)
+        listen = _keeping(listen, store.warned)
         if reuse is not None:
             _take_over(reuse, folder, settings, chosen)
         fixed = store.fixed(lambda: _fixed(how, train, folder))
@@ -141,6 +146,7 @@ def distill(
             _write_single(single, outcome, made, train)
             listen(Saved(str(single)))
         store.finish(asdict(result))
+        _report(folder, plan, outcome, held or train, fit, precision.device, listen)
     listen(Saved(str(folder)))
     return result
 
@@ -201,7 +207,7 @@ def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
 # -- what a run starts from ---------------------------------------------------------------------------------------
 
 
-def _recipe(how: How) -> Recipe:
+def recipe_of(how: How) -> Recipe:
     recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
     if how.batch is None:
         return recipe
@@ -210,7 +216,7 @@ def _recipe(how: How) -> Recipe:
     )
 
 
-def _plan(asked: Asked, recipe: Recipe) -> Plan:
+def plan_of(asked: Asked, recipe: Recipe) -> Plan:
     networks = asked.networks
     teacher = build(
         networks.teacher,
@@ -243,7 +249,7 @@ def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
     return None if recipe.init == "pretrained" else networks.student_checkpoint or "none"
 
 
-def _images(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
+def images_of(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
     def tell(done: int, total: int) -> None:
         listen(Decoded(done, total))
 
@@ -295,8 +301,9 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
 
 
-def _about(asked: Asked, command: str) -> dict[str, Any]:
+def _about(asked: Asked, command: str, warnings: Sequence[str]) -> dict[str, Any]:
     return {
+        "warnings": list(warnings),
         "command": command,
         "asked": asdict(replace(asked, images=str(Path(asked.images).absolute()))),
         "versions": versions(),
@@ -324,6 +331,17 @@ def _take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen:
         if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+
+
+def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
+    """A listener that passes everything on, and the text of each warning to `keep` too."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Warned):
+            keep(event.text)
+        listen(event)
+
+    return tell
 
 
 # -- what comes out -----------------------------------------------------------------------------------------------
@@ -378,3 +396,23 @@ def _write_single(single: Path, outcome: Outcome, made: Made, train: pictures.Im
         write_onnx(outcome.merged.module, plain(train.pixels[:7], made.fit), single)
     else:
         write_weights(single, outcome.merged.module, made)
+
+
+def _report(
+    folder: Path,
+    plan: Plan,
+    outcome: Outcome,
+    images: pictures.Images,
+    fit: Fit,
+    device: torch.device,
+    listen: Listener,
+) -> None:
+    """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
+    try:
+        facts.write(folder, facts.gather(plan, outcome.merged.module, images, fit, device))
+        write_page([folder], folder / REPORT_FILE)
+    except Exception as fault:
+        mend = f"`graftcli report {folder}` tries again"
+        listen(Warned(f"the report could not be written: {type(fault).__name__}: {fault}; {mend}"))
+    else:
+        listen(Saved(str(folder / REPORT_FILE)))
