@@ -29,11 +29,14 @@ from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from graftcli.recipe_file import load as load_recipe
 from graftcli.report import facts
-from graftcli.report.page import write_page
+from graftcli.report.disagreement import compare
+from graftcli.report.page import page
+from graftcli.report.shown import shown
 from graftcli.runs import newest, read_run
 from graftcli.scoring import Look, fit_for
 from graftcli.store import REPORT_FILE, Store
 from graftcli.written import plain as as_json
+from graftcli.written import write_bytes
 
 RUNS = Path("runs")
 
@@ -131,14 +134,13 @@ def distill(
     with Store(folder, settings, overwrite=overwrite, about=_about(asked, command, heard)) as store:
         if store.finished is not None:
             return _read_back(store.finished)
-        listen = _keeping(listen, store.warned)
         if reuse is not None:
             _take_over(reuse, folder, settings, chosen)
         fixed = store.fixed(lambda: _fixed(how, train, folder))
         torch.set_num_threads(fixed["threads"])
         precision = Precision(device_named(how.device), how.amp, how.compile)
         inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
-        outcome = run(plan, train, fit, recipe, inside, store, listen, held)
+        outcome = run(plan, train, fit, recipe, inside, store, _keeping(listen, store.warned), held)
         result = _result(plan, folder, chosen, outcome, len(train.pixels))
         made = _made(plan, outcome, fit, recipe, result, command)
         save_student(folder, outcome.merged.module, made)
@@ -409,8 +411,10 @@ def _report(
 ) -> None:
     """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
     try:
-        facts.write(folder, facts.gather(plan, outcome.merged.module, images, fit, device))
-        write_page([folder], folder / REPORT_FILE)
+        answers = compare(plan.teacher.network, outcome.merged.module, images, fit, device)
+        told = facts.gather(plan, answers)
+        facts.write(folder, told)
+        write_bytes(folder / REPORT_FILE, page([shown(folder, told)]).encode())
     except Exception as fault:
         mend = f"`graftcli report {folder}` tries again"
         listen(Warned(f"the report could not be written: {type(fault).__name__}: {fault}; {mend}"))

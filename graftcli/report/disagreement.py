@@ -15,9 +15,10 @@ from graftcli.measure import logits
 from graftcli.nets.network import Network
 from graftcli.pixels import Fit, centre
 
-MOST_IMAGES = 2000  # that are asked about: they lie in the order of their hashes, so the first are as good as any
+MOST_IMAGES = 512  # that are asked about: they lie in the order of their hashes, so the first are as good as any
 SHOWN = 18
 _SIDE = 96  # pixels of a picture's longer side, at most
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,10 @@ class Compared:
     worst: tuple[Differing, ...]  # other first answers before equal ones, then by `kl`
 
 
-def compare(
-    teacher: nn.Module, student: nn.Module, images: Images, fit: Fit, where: torch.device, names: tuple[str, ...] = ()
-) -> Compared:
-    """Both networks' answers to the images, or to the first MOST_IMAGES of them; both end up on the device."""
-    pixels = images.pixels[:MOST_IMAGES]
-    ours, theirs = (F.log_softmax(logits(net, pixels, fit, where), 1) for net in (teacher, student))
+def compare(teacher: Network, result: nn.Module, images: Images, fit: Fit, where: torch.device) -> Compared:
+    """What both answer to the images, or to the first MOST_IMAGES of them; both networks end up on the device."""
+    pixels, names = images.pixels[:MOST_IMAGES], class_names(teacher)
+    ours, theirs = (F.log_softmax(logits(net, pixels, fit, where, _BATCH), 1) for net in (teacher.module, result))
     differ = ours.argmax(1) != theirs.argmax(1)
     kl = F.kl_div(theirs, ours, reduction="none", log_target=True).sum(1).nan_to_num(float("inf"))
     order = sorted(range(len(pixels)), key=lambda i: (not differ[i], -float(kl[i])))[:SHOWN]

@@ -6,15 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import TypeAdapter
-from torch import nn
 
-from graftcli.images import Images
 from graftcli.nets import plan as plans
 from graftcli.nets.plan import Plan
-from graftcli.pixels import Fit
-from graftcli.report.disagreement import Compared, class_names, compare
+from graftcli.report.disagreement import Compared
 from graftcli.store import REPORT_FACTS_FILE
 from graftcli.written import write_json
 
@@ -29,12 +25,8 @@ class Facts:
     compared: Compared | None  # None where the networks could not be asked
 
 
-def gather(plan: Plan, result: nn.Module | None, images: Images, fit: Fit, where: torch.device) -> Facts:
-    """The plan, and how the teacher and what came out of the run answer to the images; both end up on the device."""
-    teacher = plan.teacher.network
-    compared = None
-    if result is not None:
-        compared = compare(teacher.module, result, images, fit, where, class_names(teacher))
+def gather(plan: Plan, compared: Compared | None) -> Facts:
+    """What there is to tell of the plan, and how the networks answered."""
     pairs = list(zip(plan.teacher.cuts, plan.student.cuts, strict=True))
     return Facts(
         plan=plans.as_json(plan),

@@ -1,10 +1,8 @@
 """What several folders hold -> one HTML page, with nothing outside it."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -15,9 +13,8 @@ from graftcli.report import words
 from graftcli.report.curves import COLOURS, curves
 from graftcli.report.disagreement import MOST_IMAGES
 from graftcli.report.picture import picture
-from graftcli.report.shown import Shown, Stage, shown
+from graftcli.report.shown import Shown, Stage
 from graftcli.runs import differences
-from graftcli.written import write_bytes
 
 GENERATOR = "graftcli report"  # by which a page is known as one of ours
 _LONG = 60  # characters of a setting that a comparison shows
@@ -32,12 +29,6 @@ class BlockRow:
     params: tuple[int, int]
     macs: tuple[int, int]
     replaced: bool
-
-
-def write_page(folders: Sequence[Path], file: Path, told: Mapping[Path, str] = MappingProxyType({})) -> None:
-    """The page of these runs; `told` says of a folder why something is missing in its report."""
-    text = page([shown(folder, [told[folder]] if folder in told else []) for folder in folders])
-    write_bytes(file, text.encode())
 
 
 def page(runs: Sequence[Shown]) -> str:

@@ -11,7 +11,7 @@ WIDTH = 380  # as wide as a phone, so that the letters keep their size there
 _BOX, _BOX_HEIGHT = 168, 62
 _GAP = 36  # where a cut runs
 _HEAD, _FOOT = 44, 22
-_LETTERS = 26  # that a box has room for
+_LETTERS = 24  # that a box has room for
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.report import facts as keeping
 from graftcli.report.facts import Facts
 from graftcli.runs import read_run
 from graftcli.store import METRICS_FILE
@@ -73,9 +72,9 @@ class Shown:
         return names[role]
 
 
-def shown(folder: Path, told: Iterable[str] = ()) -> Shown:
-    """What the folder holds; `told` are warnings about the report itself."""
-    run, facts = read_run(folder), keeping.read(folder)
+def shown(folder: Path, facts: Facts | None, told: Iterable[str] = ()) -> Shown:
+    """What the folder and the `facts` say; `told` are warnings about the report itself."""
+    run = read_run(folder)
     names = [stage["name"] for stage in run["settings"]["recipe"]["stages"]]
     heard = [text for session in run["sessions"] for text in session.get("warnings", ())]
     notes = facts.plan["notes"] if facts else []
