@@ -2,16 +2,17 @@
 
 import io
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from graftcli.report.shown import Stage, Unit
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 COLOURS = 8  # --c1 to --c8 of the page
+_WIDE = 5  # largest over smallest loss: below it an axis of powers would have hardly a number
 _DASHES = ("-", "--", ":", "-.")
 # matplotlib knows no CSS: it draws in colours that nothing else has, which then become the page's
 _TEXT, _GRID = "#010203", "#040506"
@@ -35,31 +36,41 @@ _STYLE: dict[Any, Any] = {
 
 def curves(stage: Stage, prefix: str) -> Markup:
     """The loss of each unit over its steps; `prefix` begins all ids, so that several pictures fit on one page."""
+    import matplotlib  # here, because every run imports this module long before it draws
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
         figure = Figure(figsize=(4.0, 2.4), layout="constrained")
         axes = figure.add_subplot()
         for index, unit in enumerate(stage.units):
             _draw(axes, unit, index)
-        if all(loss > 0 for unit in stage.units for _, loss in unit.losses):
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axes.yaxis.set_minor_locator(NullLocator())
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.set_xlim(left=0)
-        axes.grid(True, linewidth=0.6)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
+        losses = [loss for unit in stage.units for _, loss in unit.losses]
+        _dress(axes, logarithmic=min(losses) > 0 and max(losses) / min(losses) > _WIDE)
         stream = io.StringIO()
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_inline(stream.getvalue(), prefix, f"loss of {stage.name} over its steps"))
 
 
-def _draw(axes: "matplotlib.axes.Axes", unit: Unit, index: int) -> None:
+def _draw(axes: "Axes", unit: Unit, index: int) -> None:
     steps, losses = zip(*unit.losses, strict=True)
     dashes = _DASHES[index // COLOURS % len(_DASHES)]
     marker = "o" if len(steps) == 1 else ""
     axes.plot(steps, losses, dashes, color=_LINES[index % COLOURS], linewidth=1.5, marker=marker)
+
+
+def _dress(axes: "Axes", logarithmic: bool) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_xlim(left=0)
+    axes.grid(True, linewidth=0.6)
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:
@@ -72,6 +83,7 @@ def _inline(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{prefix}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for drawn, wanted in _PAGE.items():
         svg = svg.replace(drawn, wanted)
     return svg
