@@ -3,6 +3,7 @@
 run.json                  settings, what was fixed at the start, sessions, status, result
 metrics.jsonl             one record a line
 report.html, report.json  the report, and what it shows that stands nowhere else
+bench.json                the ladder, where it was measured
 blocks/NAME.safetensors   the weights of a finished unit
 state/NAME.safetensors    where a unit that is not finished goes on; gone when the run is finished
 cache/                    what the engine maps from disk; gone when the run is finished
@@ -41,7 +42,7 @@ from graftcli.written import (
 __all__ = ["Store", "UnitState", "newest", "read_run"]
 
 METRICS_FILE = "metrics.jsonl"
-REPORT_FILE, REPORT_FACTS_FILE = "report.html", "report.json"
+REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 LOCK_FILE = ".lock"
 
@@ -50,7 +51,7 @@ _LEFT_BEHIND = (f".*{TEMPORARY}", f"{BLOCKS}/.*{TEMPORARY}", f"{STATES}/.*{TEMPO
 # everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
 # what is left by a kill in between is no run
 WRITTEN = (
-    *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE),
+    *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE),
     *(f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND),
 )
 
@@ -210,7 +211,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         found = (
             f"`{folder}` holds {', '.join(f'`{name}`' for name in others[:3])}{more}, but no {RUN_FILE}: it is no run."
         )
-        files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE)
+        files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE)
         mine = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/"))
         raise UsageError(
             found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."

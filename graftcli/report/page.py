@@ -13,7 +13,7 @@ from graftcli.report import words
 from graftcli.report.curves import COLOURS, curves
 from graftcli.report.disagreement import MOST_IMAGES
 from graftcli.report.picture import picture
-from graftcli.report.shown import Shown, Stage
+from graftcli.report.shown import Rung, Shown, Stage
 from graftcli.runs import differences
 
 GENERATOR = "graftcli report"  # by which a page is known as one of ours
@@ -91,9 +91,9 @@ def block_rows(run: Shown) -> list[BlockRow]:
     return rows
 
 
-def batches(ladder: Sequence[dict[str, Any]]) -> list[str]:
+def batches(ladder: Sequence[Rung]) -> list[str]:
     """The batch sizes whose latencies a ladder tells."""
-    return sorted({str(size) for rung in ladder for size in rung.get("latency_ms") or ()}, key=lambda s: (len(s), s))
+    return sorted({size for rung in ladder for size in rung.latency_ms}, key=lambda size: (len(size), size))
 
 
 def differing_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:

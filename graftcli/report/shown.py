@@ -2,15 +2,15 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from graftcli.report.facts import Facts
 from graftcli.runs import read_run
-from graftcli.store import METRICS_FILE
-
-BENCH_FILE = "bench.json"
+from graftcli.store import BENCH_FILE, METRICS_FILE
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,38 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Latency:
+    """In milliseconds."""
+
+    median: float
+    p95: float
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One network as it would be shipped, and what was measured of it; None: it was not."""
+
+    name: str
+    format: str
+    precision: str
+    bytes: int
+    params: int | None = None
+    macs: int | None = None
+    latency_ms: dict[str, Latency] = field(default_factory=dict)  # by the batch
+    images_per_second: float | None = None
+    ratio: float | None = None  # how many times faster than the first rung
+    agreement: float | None = None  # with the first rung
+    top1: float | None = None
+    images: int = 0  # on which the two were measured
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class Shown:
     folder: Path
     run: dict[str, Any]
     stages: tuple[Stage, ...]
-    ladder: tuple[dict[str, Any], ...]
+    ladder: tuple[Rung, ...]
     facts: Facts | None
     warnings: tuple[str, ...]
 
@@ -127,11 +154,9 @@ def _records(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def ladder(path: Path) -> tuple[dict[str, Any], ...]:
-    """The rungs that `graftcli bench` left; none where there is no such file, or nothing that can be read in it."""
+def ladder(path: Path) -> tuple[Rung, ...]:
+    """The rungs that `graftcli bench` left; none where there is no such file, or something else in it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        return TypeAdapter(tuple[Rung, ...]).validate_json(path.read_bytes())
     except (OSError, ValueError):
         return ()
-    rungs = found.get("rungs", ()) if isinstance(found, dict) else found
-    return tuple(rung for rung in rungs if isinstance(rung, dict) and "name" in rung)
