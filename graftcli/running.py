@@ -14,7 +14,7 @@ from graftcli.card import Made, save_student, write_weights
 from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
-from graftcli.errors import CheckpointError, ImagesError, UsageError
+from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
 from graftcli.events import Decoded, Event, Listener, Saved, Warned
 from graftcli.export.onnx import write_onnx
 from graftcli.graft.fit import Precision
@@ -28,15 +28,11 @@ from graftcli.nets.spec import build
 from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from graftcli.recipe_file import load as load_recipe
-from graftcli.report import facts
-from graftcli.report.disagreement import compare
-from graftcli.report.page import page
-from graftcli.report.shown import shown
+from graftcli.report.writing import write_report
 from graftcli.runs import newest, read_run
 from graftcli.scoring import Look, fit_for
-from graftcli.store import REPORT_FILE, Store
+from graftcli.store import Store
 from graftcli.written import plain as as_json
-from graftcli.written import write_bytes
 
 RUNS = Path("runs")
 
@@ -411,12 +407,9 @@ def _report(
 ) -> None:
     """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
     try:
-        answers = compare(plan.teacher.network, outcome.merged.module, images, fit, device)
-        told = facts.gather(plan, answers)
-        facts.write(folder, told)
-        write_bytes(folder / REPORT_FILE, page([shown(folder, told)]).encode())
+        file = write_report(folder, plan, outcome.merged.module, images, fit, device)
     except Exception as fault:
-        mend = f"`graftcli report {folder}` tries again"
-        listen(Warned(f"the report could not be written: {type(fault).__name__}: {fault}; {mend}"))
+        found = fault.found if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
+        listen(Warned(f"the report could not be written: {found} `graftcli report {folder}` tries again"))
     else:
-        listen(Saved(str(folder / REPORT_FILE)))
+        listen(Saved(str(file)))

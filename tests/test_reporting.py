@@ -12,9 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-import graftcli.running
 from graftcli.cli import app
-from graftcli.report import facts
+from graftcli.report import facts, writing
 from tests.nets import randomise, resnet
 from tests.reports import folder_of_run
 
@@ -181,7 +180,7 @@ def test_a_fault_of_the_report_is_told_and_fails_no_run(
     def broken(_: object) -> str:
         raise ZeroDivisionError("no page today")
 
-    monkeypatch.setattr(graftcli.running, "page", broken)
+    monkeypatch.setattr(writing, "page", broken)
     told = trained("faulty")
     assert told.exit_code == 0, told.output + told.stderr
     assert "no page today" in told.stderr and "graftcli report faulty" in told.stderr

@@ -71,7 +71,7 @@ def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
 def test_networks_of_one_name_are_told_apart_by_what_was_typed(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, names=("resnet", "resnet"))
     run = json.loads((folder / "run.json").read_text())
-    run["sessions"][-1]["asked"] = {"networks": {"teacher": "a/nets.py:resnet(depth=56)", "student": "resnet18"}}
+    run["sessions"][-1]["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}
     (folder / "run.json").write_text(json.dumps(run))
     found = shown(folder, None)
-    assert (found.name("teacher"), found.name("student")) == ("nets.py:resnet(depth=56)", "resnet18")
+    assert (found.name("teacher"), found.name("student")) == ("nets.py:resnet(56, 'b/c')", "resnet18")

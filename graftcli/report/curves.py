@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 COLOURS = 8  # --c1 to --c8 of the page
 _WIDE = 5  # largest over smallest loss: below it an axis of powers would have hardly a number
-_DASHES = ("-", "--", ":", "-.")
+LINES = ("solid", "dashed", "dotted")  # for units beyond the colours; matplotlib and CSS call them the same
 # matplotlib knows no CSS: it draws in colours that nothing else has, which then become the page's
 _TEXT, _GRID = "#010203", "#040506"
-_LINES = tuple(f"#0a0b{i:02x}" for i in range(1, COLOURS + 1))
-_PAGE = {_TEXT: "currentColor", _GRID: "var(--line)", **{c: f"var(--c{i})" for i, c in enumerate(_LINES, 1)}}
+_INKS = tuple(f"#0a0b{i:02x}" for i in range(1, COLOURS + 1))
+_PAGE = {_TEXT: "currentColor", _GRID: "var(--line)", **{c: f"var(--c{i})" for i, c in enumerate(_INKS, 1)}}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -53,9 +53,8 @@ def curves(stage: Stage, prefix: str) -> Markup:
 
 def _draw(axes: "Axes", unit: Unit, index: int) -> None:
     steps, losses = zip(*unit.losses, strict=True)
-    dashes = _DASHES[index // COLOURS % len(_DASHES)]
-    marker = "o" if len(steps) == 1 else ""
-    axes.plot(steps, losses, dashes, color=_LINES[index % COLOURS], linewidth=1.5, marker=marker)
+    style, colour = LINES[index // COLOURS % len(LINES)], _INKS[index % COLOURS]
+    axes.plot(steps, losses, linestyle=style, color=colour, linewidth=1.5, marker="o" if len(steps) == 1 else "")
 
 
 def _dress(axes: "Axes", logarithmic: bool) -> None:

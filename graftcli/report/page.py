@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from graftcli import __version__
 from graftcli.report import words
-from graftcli.report.curves import COLOURS, curves
+from graftcli.report.curves import COLOURS, LINES, curves
 from graftcli.report.disagreement import MOST_IMAGES
 from graftcli.report.picture import picture
 from graftcli.report.shown import Rung, Shown, Stage
@@ -66,6 +66,7 @@ def _environment() -> Environment:
         "block_rows": block_rows,
         "curves": _curves,
         "colour": lambda index: f"var(--c{index % COLOURS + 1})",
+        "line": lambda index: LINES[index // COLOURS % len(LINES)],
         "batches": batches,
     }
     return made

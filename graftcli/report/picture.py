@@ -42,6 +42,7 @@ class Picture:
     width: int = WIDTH
     box_width: int = _BOX
     box_height: int = _BOX_HEIGHT
+    gap: int = _GAP
 
 
 def picture(facts: Facts, replaced: Sequence[int]) -> Picture:

@@ -95,7 +95,8 @@ class Shown:
         names = {side: str(self.settings[side]["name"]) for side in ("teacher", "student")}
         typed = self.session.get("asked", {}).get("networks", {}).get(role)
         if len(set(names.values())) == 1 and typed:
-            return str(typed).rsplit("/", 1)[-1]
+            spec, bracket, words = str(typed).partition("(")
+            return f"{spec.rsplit('/', 1)[-1]}{bracket}{words}"
         return names[role]
 
 
