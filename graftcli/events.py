@@ -25,6 +25,28 @@ class Decoded(Event):
 
 
 @dataclass(frozen=True)
+class Started(Event):
+    """What the run goes by, resolved: all but the recipe's own numbers."""
+
+    teacher: str
+    student: str
+    recipe: str
+    blocks: tuple[int, ...]
+    images: int
+    size: tuple[int, int]  # height, width
+    crop_pct: float
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+    threads: int
+    memory: int  # bytes for what is remembered
+    seed: int
+    folder: str
+    resumed: bool
+
+
+@dataclass(frozen=True)
 class Looked(Event):
     """The teacher has seen so many of the views."""
 

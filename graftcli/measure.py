@@ -39,6 +39,11 @@ def parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def size_of(module: nn.Module) -> int:
+    """The bytes of its weights and buffers, which is what its file holds."""
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())
+
+
 @torch.no_grad()
 def logits(module: nn.Module, pixels: Tensor, fit: Fit, device: torch.device, batch: int = 128) -> Tensor:
     """The network's answers to images as they are evaluated; in eval mode, float32, on the CPU."""

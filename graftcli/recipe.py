@@ -77,7 +77,12 @@ class Target(Part):
 
 class Stage(Part):
     """One step of a recipe. `train` is the unit: each block alone, the first k for k = 2, 3, ..., the first half of the
-    blocks (the hint of FitNet), or the whole student."""
+    blocks (the hint of FitNet), or the whole student.
+
+    `input` is what a block sees: the teacher's features, or the student's own behind its earlier blocks; the target is
+    what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
+    the student's,  mu |block(x) - teacher(x)| + (1 - mu) |block(y) - teacher(y)|.
+    """
 
     name: Name = Field(description=NAME)
     train: Literal["blocks", "growing", "half", "student"]

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
-from graftcli.events import Decoded, Event, Listener, Saved, Warned
+from graftcli.events import Decoded, Event, Listener, Saved, Started, Warned
 from graftcli.export.onnx import write_onnx
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
 from graftcli.graft.views import plain
+from graftcli.measure import size_of
 from graftcli.nets import plan as plans
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
@@ -90,6 +92,7 @@ class Result:
     blocks: tuple[int, ...]
     params: tuple[int, int]  # of the teacher, of what came out
     macs: tuple[int, int]
+    bytes: tuple[int, int]  # of their weights
     stock: bool
     agreement: float | None  # with the teacher, on held-out images; None where there were none
     held_out: int
@@ -136,6 +139,7 @@ def distill(
         torch.set_num_threads(fixed["threads"])
         precision = Precision(device_named(how.device), how.amp, how.compile)
         inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
+        listen(_started(plan, recipe, fit, len(train.pixels), inside, fixed["threads"], store))
         outcome = run(plan, train, fit, recipe, inside, store, _keeping(listen, store.warned), held)
         result = _result(plan, folder, chosen, outcome, len(train.pixels))
         made = _made(plan, outcome, fit, recipe, result, command)
@@ -318,12 +322,36 @@ def _fixed(how: How, train: pictures.Images, folder: Path) -> dict[str, Any]:
     }
 
 
+def _started(
+    plan: Plan, recipe: Recipe, fit: Fit, images: int, settings: Settings, threads: int, store: Store
+) -> Started:
+    return Started(
+        teacher=plan.teacher.network.name,
+        student=plan.student.network.name,
+        recipe=recipe.name,
+        blocks=settings.blocks or (),
+        images=images,
+        size=fit.size,
+        crop_pct=fit.crop_pct,
+        interpolation=fit.interpolation,
+        mean=fit.mean,
+        std=fit.std,
+        device=str(settings.how.device),
+        threads=threads,
+        memory=settings.memory,
+        seed=settings.seed,
+        folder=str(store.folder),
+        resumed=store.resumed,
+    )
+
+
 def _take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen: Sequence[int]) -> None:
     """Blocks that an earlier run trained each alone, in the same way, are finished here too."""
-    theirs = read_run(earlier)["settings"]
-    if any(theirs.get(key) != value for key, value in as_json(settings).items() if key != "blocks"):
+    theirs, ours = read_run(earlier)["settings"], as_json(settings)
+    if any(theirs.get(key) != ours[key] for key in ours if key not in ("blocks", "recipe")):
         return
-    alone = [stage["name"] for stage in settings["recipe"]["stages"] if stage["train"] == "blocks"]
+    alike = _alike(theirs["recipe"], ours["recipe"])
+    alone = [stage["name"] for stage in alike if stage["train"] == "blocks"]
     for name in (f"{stage}-{block}.safetensors" for stage in alone for block in chosen):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
         if source.exists() and not target.exists():
@@ -342,6 +370,16 @@ def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
     return tell
 
 
+def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The stages with which both recipes begin, where they begin from the same weights and the same views."""
+    if theirs == ours:
+        return list(ours["stages"])
+    if any(theirs[key] != ours[key] for key in ("init", "adapters", "views")) or ours["views"]["count"] is None:
+        return []  # without a count, as many views are made as the longest stage can see
+    pairs = zip(theirs["stages"], ours["stages"], strict=False)
+    return [stage for stage, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
 # -- what comes out -----------------------------------------------------------------------------------------------
 
 
@@ -353,6 +391,7 @@ def _result(plan: Plan, folder: Path, chosen: tuple[int, ...], outcome: Outcome,
         blocks=chosen,
         params=(plan.teacher.params, outcome.merged.params),
         macs=(plan.teacher.macs, outcome.merged.macs),
+        bytes=(size_of(plan.teacher.network.module), size_of(outcome.merged.module)),
         stock=outcome.merged.stock,
         agreement=outcome.agreement,
         held_out=outcome.held_out,

@@ -78,3 +78,14 @@ def same_weights(left: nn.Module, right: nn.Module) -> bool:
     """Whether two networks have the same names and, bit for bit, the same numbers."""
     a, b = left.state_dict(), right.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def squeezenet() -> nn.Module:
+    """torchvision's SqueezeNet 1.1 with half the channels between its second and its third max-pool."""
+    from torchvision.models.squeezenet import Fire, SqueezeNet
+
+    made: nn.Module = SqueezeNet("1_1")
+    made.set_submodule("features.6", Fire(128, 16, 64, 64))
+    made.set_submodule("features.7", Fire(128, 16, 64, 64))
+    made.set_submodule("features.9", Fire(128, 48, 192, 192))
+    return made

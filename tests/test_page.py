@@ -70,7 +70,7 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
         *("The plan", "cut 1: adapters 8", "Parameters and MACs of each block", "Loss and agreement of each stage"),
         *("The ladder", "4.00 / 5.00", "4.00x", "on 90 images. Threads: 2", "top-1, student", "92.2%"),
         *("Where teacher and student disagree most", "class ", "11.png", "left out: xxx", "How to make it again"),
-        *("graftcli distill --teacher big", "blocks 1, 2 and 3", "87.5%", "-60%"),
+        *("graftcli distill --teacher big", "blocks 1, 2 and 3", "87.5%", "-60%", "8.0 kB"),
     ):
         assert part in read.words, part
     assert read.tags.count("img") == 12 and read.tags.count("svg") == 2

@@ -1,12 +1,11 @@
 """The whole method on tiny networks: what it changes, what it leaves alone, and that it always does the same."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from graftcli.errors import GateError, UsageError
+from graftcli.errors import GateError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
 from graftcli.graft.run import Settings, weights_digest
@@ -32,7 +31,7 @@ def test_training_lowers_the_loss(tmp_path: Path) -> None:
     trained(plan(), first)
     trained(plan(), last, longer)
     for name in ("graft-1", "graft-2", "finish-1-2-3"):
-        losses = [next(r["loss"] for r in memory.records if r["unit"] == name) for memory in (first, last)]
+        losses = [[r["loss"] for r in memory.records if r["unit"] == name][-1] for memory in (first, last)]
         assert losses[1] < 0.8 * losses[0], name
 
 
@@ -133,18 +132,3 @@ def test_a_loss_that_runs_away_is_tried_once_more_and_then_refused(tmp_path: Pat
         trained(plan(), Memory(tmp_path), wild, listen=events.append)
     assert "stages.graft.lr" in told.value.mend
     assert sum(isinstance(e, Warned) for e in events) == 1
-
-
-def test_an_input_that_the_engine_does_not_know_is_refused(tmp_path: Path) -> None:
-    stages: list[dict[str, Any]] = [
-        {
-            "name": "graft",
-            "train": "blocks",
-            "input": "student",
-            "targets": [{"at": "output", "loss": "mse"}],
-            "steps": 1,
-            "lr": 1,
-        }
-    ]
-    with pytest.raises(UsageError, match="student's own features"):
-        trained(plan(), Memory(tmp_path), recipe(stages=stages))

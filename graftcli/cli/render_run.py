@@ -20,6 +20,8 @@ def said(event: events.Event) -> str | None:
     match event:
         case events.Decoded(done, total):
             return f"images: {done} of {total} read"
+        case events.Started():
+            return _settings(event)
         case events.Looked(done, total):
             return f"views: the teacher has seen {done} of {total}"
         case events.Began(stage, first, last, step, steps):
@@ -35,6 +37,20 @@ def said(event: events.Event) -> str | None:
         case events.Saved(path):
             return f"written: {path}"
     return None
+
+
+def _settings(run: events.Started) -> str:
+    """What the run goes by, in three lines."""
+    size, replaced = "x".join(map(str, run.size)), ", ".join(map(str, run.blocks))
+    mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (run.mean, run.std))
+    again = ", goes on where it was broken off" if run.resumed else ""
+    return "\n".join(
+        (
+            f"run: {run.teacher} -> {run.student}, blocks {replaced}, recipe {run.recipe}, seed {run.seed}",
+            f"{run.images} images at {size}, crop {run.crop_pct:g}, {run.interpolation}, mean {mean}, std {std}",
+            f"{run.device}, {run.threads} threads, {human(run.memory, 'B')} to remember in; {run.folder}{again}",
+        )
+    )
 
 
 def blocks(first: int, last: int) -> str:
@@ -102,10 +118,18 @@ def result(found: "Result") -> None:
         f"{found.agreement:.1%} on {found.held_out} held-out images" if found.agreement is not None else "not measured"
     )
     rows = [
-        ("teacher", found.teacher, human(found.params[0]), human(found.macs[0])),
-        ("result", f"{found.student}, {replaced}", human(found.params[1]), human(found.macs[1])),
+        (role, name, human(params), human(macs), human(size, "B"))
+        for role, name, params, macs, size in zip(
+            ("teacher", "result"),
+            (found.teacher, f"{found.student}, {replaced}"),
+            found.params,
+            found.macs,
+            found.bytes,
+            strict=True,
+        )
     ]
-    table("", ("", "network", "parameters", "MACs"), rows, right=("parameters", "MACs"))
+    heads = ("parameters", "MACs", "size")
+    table("", ("", "network", *heads), rows, right=heads)
     line()
     line(f"agreement with the teacher: {agreement}")
     line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")

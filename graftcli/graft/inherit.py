@@ -23,7 +23,7 @@ def inherit(teacher: Side, student: Side) -> int:
             source = dict(_tensors(ours)).get(name)
             if source is None or source.ndim != target.ndim:
                 continue
-            target.copy_(_part(source, target))
+            target.copy_(source[tuple(slice(extent) for extent in target.shape)])
             given += target.numel() if isinstance(target, nn.Parameter) else 0
     return given
 
@@ -45,12 +45,6 @@ def _fits(ours: nn.Module, theirs: nn.Module) -> bool:
         and all(a >= b for a, b in zip(sources[name].shape, target.shape, strict=True))
         for name, target in _tensors(theirs)
     )
-
-
-def _part(source: Tensor, target: Tensor) -> Tensor:
-    """The first channels of a wider tensor; inputs that are left out are made up for by the scale of the others."""
-    part = source[tuple(slice(extent) for extent in target.shape)]
-    return part
 
 
 def _pairs(ours: nn.Module, theirs: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:

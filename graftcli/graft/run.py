@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,11 +15,11 @@ from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, choose_places
-from graftcli.graft.fit import Precision, Unit, fit
+from graftcli.graft.fit import Material, Precision, Unit, fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
 from graftcli.graft.seams import Seam, graft, seams
-from graftcli.graft.stages import Grafted, Pieces, Task, check_inputs, moving_modules, pieces, tasks, wanted
+from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
 from graftcli.nets.plan import Plan
@@ -81,7 +81,6 @@ def run(
     blocks = len(plan.blocks)
     chosen = settings.blocks or tuple(range(1, blocks + 1))
     check_units(recipe, blocks)
-    check_inputs(recipe)
     before = weights_digest(plan.teacher.network.module)
     if recipe.init == "inherit":
         inherit(plan.teacher, plan.student)
@@ -165,9 +164,8 @@ class _Work:
             return
         began, steps = time.monotonic(), task.steps(len(self.train))
         answers = self._looked()
-        loss = fit(
-            task, self.pieces, answers, len(self.train), self.settings.seed, self.settings.how, unit, self._tell(task)
-        )
+        material = Material(self.pieces, answers, len(self.train), self.settings.seed, self.settings.how)
+        loss = fit(task, material, unit, self._tell(task), self._note(task))
         agreement = self.agreement(task.blocks) if self.held is not None else None
         ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
         self.keeper.metric({"unit": task.name, "step": steps, "loss": loss, "agreement": agreement})
@@ -185,6 +183,9 @@ class _Work:
             self.listen(replace(event, done=done, total=sum(lengths)) if isinstance(event, Began) else event)
 
         return tell
+
+    def _note(self, task: Task) -> Callable[[int, float], None]:
+        return lambda step, loss: self.keeper.metric({"unit": task.name, "step": step, "loss": loss, "agreement": None})
 
     def _wanted(self) -> set[int]:
         return {value for task in self.todo for value in wanted(task, self.pieces)}
@@ -223,11 +224,10 @@ class _Work:
     def agreement(self, blocks: Sequence[int]) -> float:
         """The share of views of held-out images at which the teacher with these blocks replaced answers as it did."""
         assert self.held is not None
-        task = Task("", self.recipe.stages[0], 0, tuple(sorted(blocks)))
-        grafted = Grafted(self.pieces, task).eval()
+        grafted = Grafted(self.pieces, sorted(blocks)).eval()
         last = self.pieces.blocks + 1
         same = 0
         for index in torch.arange(len(self.held.views)).split(self.held.chunk):
-            given = grafted(self.held.at(task.first - 1, index), {last})[last]
+            given = grafted(self.held.at(grafted.first - 1, index), {last})[last]
             same += int((given.argmax(1) == self.held.at(last, index).argmax(1)).sum())
         return same / len(self.held.views)

@@ -12,7 +12,6 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
-from graftcli.errors import UsageError
 from graftcli.graft.frozen import frozen
 from graftcli.graft.losses import distance
 from graftcli.graft.seams import Adapter, Relayout, Seam, scion
@@ -30,6 +29,7 @@ class Task:
     stage: Stage
     unit: int  # which unit of its stage, from 0
     blocks: tuple[int, ...]
+    before: tuple[int, ...] = ()  # the student's blocks that stand before them, where their features are its input
 
     @property
     def first(self) -> int:
@@ -64,8 +64,16 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
         else:
             units = _connections(sorted(chosen)) if stage.train == "growing" else [tuple(sorted(chosen))]
             units = [unit for unit in units if len(unit) > 1]
-        found += [Task(_name(stage, unit), stage, i, unit) for i, unit in enumerate(units) if unit]
+        found += [
+            Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
+            for i, unit in enumerate(units)
+            if unit
+        ]
     return found
+
+
+def _before(stage: Stage, unit: Sequence[int], chosen: Collection[int]) -> tuple[int, ...]:
+    return () if stage.input == "teacher" else tuple(sorted(block for block in chosen if block < unit[0]))
 
 
 def _name(stage: Stage, unit: Sequence[int]) -> str:
@@ -145,18 +153,18 @@ Where = Literal["output", "features", "logits"]
 
 
 class Grafted(nn.Module):
-    """The trained blocks of a task with what of the teacher stands between and behind them."""
+    """Blocks of the student with what of the teacher stands between and behind them."""
 
-    def __init__(self, pieces: Pieces, task: Task) -> None:
+    def __init__(self, pieces: Pieces, blocks: Sequence[int]) -> None:
         super().__init__()
-        self.first, self.last, self.blocks = task.first, task.last, pieces.blocks
-        in_student = {*task.blocks, *([pieces.blocks + 1] if task.last == pieces.blocks else [])}
+        self.first, self.blocks = blocks[0], pieces.blocks
+        self.whole = blocks[-1] == pieces.blocks
+        in_student = {*blocks, *([pieces.blocks + 1] if self.whole else [])}
         chain = [
             (pieces.student if k in in_student else pieces.teacher)[k - 1] for k in range(self.first, pieces.blocks + 2)
         ]
         self.chain = nn.ModuleList(chain)
         self.regressor = pieces.regressor
-        self.whole = task.last == pieces.blocks
 
     def forward(self, x: Tensor, values: Collection[int]) -> dict[int, Tensor]:
         """The wanted values, out of value `first` - 1."""
@@ -179,9 +187,11 @@ def value_of(target: Target, task: Task, pieces: Pieces) -> int:
 
 
 def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
-    """The teacher's values that a task reads: its targets and, if that is no view, its input."""
-    inputs = {task.first - 1} - {0} if with_input else set()
-    return inputs | {value_of(target, task, pieces) for target in task.stage.targets}
+    """The teacher's values that a task reads: its targets and, where they are no views, its inputs."""
+    inputs = {task.before[0] - 1} if task.before else set()
+    if task.stage.input != "student" or not task.before:
+        inputs.add(task.first - 1)
+    return (inputs - {0} if with_input else set()) | {value_of(target, task, pieces) for target in task.stage.targets}
 
 
 def loss(task: Task, pieces: Pieces, given: dict[int, Tensor], answer: dict[int, Tensor]) -> Tensor:
@@ -190,16 +200,6 @@ def loss(task: Task, pieces: Pieces, given: dict[int, Tensor], answer: dict[int,
         value = value_of(target, task, pieces)
         total = total + target.weight * distance(target, given[value].float(), answer[value])
     return total
-
-
-def check_inputs(recipe: Recipe) -> None:
-    """The inputs that this engine knows."""
-    others = [stage.name for stage in recipe.stages if stage.input != "teacher"]
-    if others:
-        raise UsageError(
-            f"stages {', '.join(others)} of recipe {recipe.name} ask for the student's own features as input.",
-            "Take `input: teacher`, and a later stage that trains the blocks together.",
-        )
 
 
 def moving_modules(task: Task, pieces: Pieces) -> Iterator[nn.Module]:

@@ -1,0 +1,22 @@
+"""Which views a step sees."""
+
+import torch
+from torch import Tensor
+
+
+class Order:
+    """The views in an order that depends on seed, task and step alone; all are seen before one is seen again."""
+
+    def __init__(self, views: int, batch: int, seed: int, name: str) -> None:
+        self.views, self.batch = views, batch
+        self.seed = seed * 1_000_003 + sum(ord(c) * 257**i for i, c in enumerate(name)) % 2**31
+        self._round = -1
+        self._order = torch.empty(0, dtype=torch.long)
+
+    def at(self, step: int) -> Tensor:
+        per_round = max(1, self.views // self.batch)
+        number, place = divmod(step, per_round)
+        if number != self._round:
+            self._order = torch.randperm(self.views, generator=torch.Generator().manual_seed(self.seed + number))
+            self._round = number
+        return self._order[place * self.batch : (place + 1) * self.batch]

@@ -1,0 +1,119 @@
+"""The training loop: what a block sees, towards what, in which precision, and when a loss has run away."""
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from graftcli.events import Event, Warned
+from graftcli.graft.answers import Answers
+from graftcli.graft.fit import Material, Precision, _Training, fit
+from graftcli.graft.losses import relative_mse
+from graftcli.graft.run import Settings
+from graftcli.graft.seams import seams
+from graftcli.graft.stages import Pieces, Task, pieces, tasks
+from graftcli.graft.views import Views
+from graftcli.nets import plan as plans
+from graftcli.nets.plan import Plan
+from graftcli.recipe import Recipe
+from graftcli.recipe_values import Augment
+from tests.engine import FIT, Memory, MemoryUnit, Stages, images, network, plan, recipe, trained
+from tests.nets import randomise
+
+
+def on_blocks(**changes: Any) -> Recipe:
+    stage = {"name": "graft", "train": "blocks", "targets": [{"at": "output", "loss": "mse"}], "steps": 3, "lr": 1e-3}
+    return recipe(stages=[{**stage, "batch": 4, **changes}])
+
+
+def material(made: Plan, task: Task, found: Pieces, folder: Path) -> Material:
+    views = Views(images().pixels, FIT, Augment(), 1, 0)
+    answers = Answers(views, found.teacher, found.shapes, {}, folder=folder, chunk=4, device=torch.device("cpu"))
+    return Material(found, answers, 12, 0, Precision(torch.device("cpu")))
+
+
+@pytest.mark.parametrize("source", ["teacher", "student", "mix"])
+def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path: Path) -> None:
+    made = plan()
+    joined = seams(made)
+    found = pieces(made, joined)
+    mu = {"mu": 0.7} if source == "mix" else {}
+    task = tasks(on_blocks(input=source, **mu), 3, (1, 2, 3))[1]
+    training = _Training(task, material(made, task, found, tmp_path), MemoryUnit())
+    index = training.order.at(0)
+    view = training.material.answers.views.normalised(index)
+
+    theirs = found.teacher[0](view)
+    own = found.student[0](view)
+    correction = relative_mse(found.student[1](theirs), found.teacher[1](theirs))
+    imitation = relative_mse(found.student[1](own), found.teacher[1](own))
+    towards = relative_mse(found.student[1](own), found.teacher[1](theirs))
+    expected = {"teacher": correction, "student": towards, "mix": 0.7 * correction + 0.3 * imitation}[source]
+    assert training.error().item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_a_blocks_own_input_gives_no_gradient_to_the_blocks_before_it(tmp_path: Path) -> None:
+    made = plan()
+    found = pieces(made, seams(made))
+    task = tasks(on_blocks(input="student"), 3, (1, 2, 3))[1]
+    training = _Training(task, material(made, task, found, tmp_path), MemoryUnit())
+    training.error().backward()
+    assert all(p.grad is None for p in found.student[0].parameters())
+    assert all(p.grad is not None for p in made.student.blocks[1].parameters())
+
+
+@pytest.mark.parametrize("changes", [{"input": "student"}, {"input": "mix", "mu": 0.5}])
+def test_runs_on_the_students_own_features_lower_the_loss_and_can_be_broken_off(
+    changes: dict[str, Any], tmp_path: Path
+) -> None:
+    keeper = Memory(tmp_path)
+    outcome = trained(plan(), keeper, on_blocks(**changes, steps=120))
+    again = Memory(tmp_path)
+    again.units = {"graft-1": keeper.units["graft-1"]}
+    resumed = trained(plan(), again, on_blocks(**changes, steps=120))
+    for name, tensor in outcome.merged.module.state_dict().items():
+        assert torch.equal(tensor, resumed.merged.module.state_dict()[name]), name
+    losses = [record["loss"] for record in keeper.records if record["unit"] == "graft-3"]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_block_that_is_right_from_the_start_has_not_run_away(tmp_path: Path) -> None:
+    """Its loss rises from rounding to what a step of Adam is: that is many times as much, and nothing."""
+    ours = randomise(Stages((8, 12, 16), 2), seed=1)
+    made = plans.make(network(ours, "one"), network(copy.deepcopy(ours), "same"))
+    found = pieces(made, seams(made))
+    task = tasks(on_blocks(steps=80), 3, (1, 2, 3))[0]
+    events: list[Event] = []
+    last = fit(task, material(made, task, found, tmp_path), MemoryUnit(), events.append)
+    assert last < 1e-2
+    assert not any(isinstance(event, Warned) for event in events)
+
+
+def test_half_precision_trains_as_well(tmp_path: Path) -> None:
+    ends = []
+    for amp in (False, True):
+        keeper = Memory(tmp_path)
+        trained(plan(), keeper, on_blocks(steps=80), Settings(how=Precision(torch.device("cpu"), amp=amp)))
+        ends.append(keeper.records[-1]["loss"])
+    assert ends[1] == pytest.approx(ends[0], rel=0.1) and ends[1] != ends[0]
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_run_trains_the_same(tmp_path: Path) -> None:
+    modules: list[nn.Module] = []
+    for compiled in (False, True):
+        how = Precision(torch.device("cpu"), compile=compiled)
+        modules.append(trained(plan(), Memory(tmp_path), on_blocks(), Settings(how=how)).merged.module)
+    seen = torch.randn(4, 3, 16, 16)
+    assert torch.allclose(modules[0](seen), modules[1](seen), rtol=1e-2, atol=1e-3)
+
+
+def test_the_loss_is_noted_at_the_same_steps_every_time(tmp_path: Path) -> None:
+    keeper = Memory(tmp_path)
+    trained(plan(), keeper, on_blocks(steps=100))
+    noted = [record["step"] for record in keeper.records if record["unit"] == "graft-1"]
+    assert noted == [*range(2, 101, 2), 100]
