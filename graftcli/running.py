@@ -1,7 +1,7 @@
 """`distill` and `partial`: networks, images and a recipe -> a run's folder with everything in it."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -15,8 +15,8 @@ from graftcli.card import Made, save_student, write_weights
 from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
-from graftcli.errors import CheckpointError, ImagesError, UsageError
-from graftcli.events import Decoded, Listener, Saved, Started, Warned
+from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
+from graftcli.events import Decoded, Event, Listener, Saved, Started, Warned
 from graftcli.export.onnx import write_onnx
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
@@ -30,6 +30,7 @@ from graftcli.nets.spec import build
 from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from graftcli.recipe_file import load as load_recipe
+from graftcli.report.writing import write_report
 from graftcli.runs import newest, read_run
 from graftcli.scoring import Look, fit_for
 from graftcli.store import Store
@@ -117,17 +118,19 @@ def distill(
     `reuse` is the folder of an earlier run, whose blocks are taken over where they were trained in the same way.
     """
     how = asked.how
-    recipe = _recipe(how)
-    plan = _plan(asked, recipe)
+    heard: list[str] = []
+    listen = _keeping(listen, heard.append)
+    recipe = recipe_of(how)
+    plan = plan_of(asked, recipe)
     if plan.teacher.network.weights == "random":
         listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
     chosen = parse_blocks(blocks, len(plan.blocks))
     fit = fit_for(plan.teacher.network, asked.look, whole=True)
-    train = _images(asked.images, fit, how, listen)
-    held = _images(asked.val_images, fit, how, listen) if asked.val_images is not None else None
+    train = images_of(asked.images, fit, how, listen)
+    held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     folder, single = destination(plan, out, chosen)
     settings = _settings(plan, recipe, how, fit, train, held, chosen)
-    with Store(folder, settings, overwrite=overwrite, about=_about(asked, command)) as store:
+    with Store(folder, settings, overwrite=overwrite, about=_about(asked, command, heard)) as store:
         if store.finished is not None:
             return _read_back(store.finished)
         if reuse is not None:
@@ -137,7 +140,7 @@ def distill(
         precision = Precision(device_named(how.device), how.amp, how.compile)
         inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
         listen(_started(plan, recipe, fit, len(train.pixels), inside, fixed["threads"], store))
-        outcome = run(plan, train, fit, recipe, inside, store, listen, held)
+        outcome = run(plan, train, fit, recipe, inside, store, _keeping(listen, store.warned), held)
         result = _result(plan, folder, chosen, outcome, len(train.pixels))
         made = _made(plan, outcome, fit, recipe, result, command)
         save_student(folder, outcome.merged.module, made)
@@ -145,6 +148,7 @@ def distill(
             _write_single(single, outcome, made, train)
             listen(Saved(str(single)))
         store.finish(asdict(result))
+        _report(folder, plan, outcome, held or train, fit, precision.device, listen)
     listen(Saved(str(folder)))
     return result
 
@@ -205,7 +209,7 @@ def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
 # -- what a run starts from ---------------------------------------------------------------------------------------
 
 
-def _recipe(how: How) -> Recipe:
+def recipe_of(how: How) -> Recipe:
     recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
     if how.batch is None:
         return recipe
@@ -214,7 +218,7 @@ def _recipe(how: How) -> Recipe:
     )
 
 
-def _plan(asked: Asked, recipe: Recipe) -> Plan:
+def plan_of(asked: Asked, recipe: Recipe) -> Plan:
     networks = asked.networks
     teacher = build(
         networks.teacher,
@@ -247,7 +251,7 @@ def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
     return None if recipe.init == "pretrained" else networks.student_checkpoint or "none"
 
 
-def _images(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
+def images_of(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
     def tell(done: int, total: int) -> None:
         listen(Decoded(done, total))
 
@@ -299,8 +303,9 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
 
 
-def _about(asked: Asked, command: str) -> dict[str, Any]:
+def _about(asked: Asked, command: str, warnings: Sequence[str]) -> dict[str, Any]:
     return {
+        "warnings": list(warnings),
         "command": command,
         "asked": asdict(replace(asked, images=str(Path(asked.images).absolute()))),
         "versions": versions(),
@@ -352,6 +357,17 @@ def _take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen:
         if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
+
+
+def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
+    """A listener that passes everything on, and the text of each warning to `keep` too."""
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Warned):
+            keep(event.text)
+        listen(event)
+
+    return tell
 
 
 def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -417,3 +433,22 @@ def _write_single(single: Path, outcome: Outcome, made: Made, train: pictures.Im
         write_onnx(outcome.merged.module, plain(train.pixels[:7], made.fit), single)
     else:
         write_weights(single, outcome.merged.module, made)
+
+
+def _report(
+    folder: Path,
+    plan: Plan,
+    outcome: Outcome,
+    images: pictures.Images,
+    fit: Fit,
+    device: torch.device,
+    listen: Listener,
+) -> None:
+    """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
+    try:
+        file = write_report(folder, plan, outcome.merged.module, images, fit, device)
+    except Exception as fault:
+        found = fault.found if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
+        listen(Warned(f"the report could not be written: {found} `graftcli report {folder}` tries again"))
+    else:
+        listen(Saved(str(file)))

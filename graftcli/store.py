@@ -2,6 +2,8 @@
 
 run.json                  settings, what was fixed at the start, sessions, status, result
 metrics.jsonl             one record a line
+report.html, report.json  the report, and what it shows that stands nowhere else
+bench.json                the ladder, where it was measured
 blocks/NAME.safetensors   the weights of a finished unit
 state/NAME.safetensors    where a unit that is not finished goes on; gone when the run is finished
 cache/                    what the engine maps from disk; gone when the run is finished
@@ -40,6 +42,7 @@ from graftcli.written import (
 __all__ = ["Store", "UnitState", "newest", "read_run"]
 
 METRICS_FILE = "metrics.jsonl"
+REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 LOCK_FILE = ".lock"
 
@@ -47,7 +50,10 @@ _UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin")
 _LEFT_BEHIND = (f".*{TEMPORARY}", f"{BLOCKS}/.*{TEMPORARY}", f"{STATES}/.*{TEMPORARY}")
 # everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
 # what is left by a kill in between is no run
-WRITTEN = (RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND)
+WRITTEN = (
+    *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE),
+    *(f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND),
+)
 
 
 class Store:
@@ -118,6 +124,11 @@ class Store:
         path = self.folder / METRICS_FILE
         with writing(path, len(line)), path.open("ab") as file:
             file.write(line)
+
+    def warned(self, text: str) -> None:
+        """The user was told so in this session: the report tells it again."""
+        self._run["sessions"][-1].setdefault("warnings", []).append(text)
+        self._save()
 
     def _keep_metrics(self) -> None:
         """Only the records that the run, as it goes on from here, will not write again."""
@@ -200,7 +211,8 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         found = (
             f"`{folder}` holds {', '.join(f'`{name}`' for name in others[:3])}{more}, but no {RUN_FILE}: it is no run."
         )
-        mine = ", ".join((RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/", f"{STATES}/"))
+        files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE)
+        mine = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/"))
         raise UsageError(
             found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."
         )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from graftcli.errors import CheckpointError, MachineError, UsageError
+from graftcli.runs import read_run
 from graftcli.store import WRITTEN, Store
 
 SETTINGS = {"recipe": {"name": "graft", "stages": [{"lr": 1e-3}, {"lr": 1e-2}]}, "seed": 0, "images": "ab12"}
@@ -216,3 +217,15 @@ def test_a_resumed_run_drops_the_records_that_it_writes_again(tmp_path: Path) ->
         file.write(b'{"unit": "graft-1", "st')
     with Store(tmp_path, SETTINGS):
         assert records(tmp_path) == [{**done, "loss": None}, going, {**going, "step": 2}]
+
+
+def test_a_warning_stays_with_the_session_that_gave_it(tmp_path: Path) -> None:
+    with Store(tmp_path, {"a": 1}, about={"warnings": ["early"]}) as store:
+        store.warned("late")
+    with Store(tmp_path, {"a": 1}) as store:
+        store.warned("again")
+        store.finish({})
+        store.warned("after the end")
+    found = read_run(tmp_path)
+    assert [session["warnings"] for session in found["sessions"]] == [["early", "late"], ["again", "after the end"]]
+    assert found["status"] == "finished"

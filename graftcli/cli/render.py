@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from graftcli.cli.exits import Failure
+from graftcli.report.words import human as human
 
 _UNWRAPPED = 10_000  # columns where no terminal limits them: `graftcli plan | grep layer3` sees whole rows
-_PREFIXES = ("", "k", "M", "G", "T", "P")
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -98,13 +98,3 @@ def error_document(told: Failure) -> None:
 def _text(text: str, style: str = "") -> Text:
     """Text without markup; a control character of some file's name is shown, not obeyed."""
     return Text(_CONTROLS.sub(lambda found: repr(found[0])[1:-1], text), style)
-
-
-def human(amount: float, unit: str = "") -> str:
-    """21797672 -> "21.8 M", with a unit "21.8 MMACs"; whole amounts below a thousand stay whole."""
-    for power, prefix in enumerate(_PREFIXES):
-        scaled = amount / 1000**power
-        if abs(round(scaled, 1)) < 1000 or prefix == _PREFIXES[-1]:
-            break
-    number = f"{scaled:.1f}" if power or scaled % 1 else f"{scaled:.0f}"
-    return f"{number} {prefix}{unit}".rstrip()

@@ -30,6 +30,8 @@ _PACKAGES = {
     "typer": "typer",
     "rich": "rich",
     "PyYAML": "yaml",
+    "jinja2": "jinja2",
+    "matplotlib": "matplotlib",
 }
 # each imports those before it, so that only the first broken one of a row is at fault
 _ROWS = (
@@ -40,6 +42,8 @@ _ROWS = (
     ("pillow",),
     ("pydantic",),
     ("PyYAML",),
+    ("jinja2",),
+    ("matplotlib",),
 )
 _REINSTALL = "python3 -m pip install --upgrade --force-reinstall"
 _BOTH = f"{_REINSTALL} torch torchvision"  # built for each other, so always installed together

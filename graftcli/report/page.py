@@ -1,0 +1,119 @@
+"""What several folders hold -> one HTML page, with nothing outside it."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from graftcli import __version__
+from graftcli.report import words
+from graftcli.report.curves import COLOURS, LINES, curves
+from graftcli.report.disagreement import MOST_IMAGES
+from graftcli.report.picture import picture
+from graftcli.report.shown import Rung, Shown, Stage
+from graftcli.runs import differences
+
+GENERATOR = "graftcli report"  # by which a page is known as one of ours
+_LONG = 60  # characters of a setting that a comparison shows
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """What one block holds and costs, in the teacher and in what came out."""
+
+    index: int
+    span: str
+    params: tuple[int, int]
+    macs: tuple[int, int]
+    replaced: bool
+
+
+def page(runs: Sequence[Shown]) -> str:
+    """One run at length, or several side by side and then each at length."""
+    template = _environment().get_template("page.html")
+    title = " · ".join(dict.fromkeys(f"{run.name('teacher')} → {run.name('student')}" for run in runs))
+    return template.render(
+        title=title,
+        generator=f"{GENERATOR} {__version__}",
+        runs=runs,
+        settings=differing_settings(runs),
+        most_images=MOST_IMAGES,
+    )
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("graftcli.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    offered: dict[str, Callable[..., Any]] = {
+        "human": words.human,
+        "change": words.change,
+        "share": words.share,
+        "duration": words.duration,
+        "numbers": words.numbers,
+        "sentences": words.sentences,
+    }
+    made.filters |= offered
+    made.globals |= {
+        "picture": lambda run: picture(run.facts, run.settings["blocks"]),
+        "block_rows": block_rows,
+        "curves": _curves,
+        "colour": lambda index: f"var(--c{index % COLOURS + 1})",
+        "line": lambda index: LINES[index // COLOURS % len(LINES)],
+        "batches": batches,
+    }
+    return made
+
+
+def _curves(stage: Stage, prefix: str) -> Markup | None:
+    """Nothing where no unit was told of more than once: its one number stands in the table."""
+    return curves(stage, prefix) if any(len(unit.losses) > 1 for unit in stage.units) else None
+
+
+def block_rows(run: Shown) -> list[BlockRow]:
+    """Each block before and after; one that was not replaced is the teacher's still."""
+    if run.facts is None:
+        return []
+    replaced = run.settings["blocks"]
+    rows = []
+    for block in run.facts.plan["blocks"]:
+        before, index = block["teacher"], block["index"]
+        after = block["student"] if index in replaced else before
+        spans = dict.fromkeys([before["first"], before["last"]])
+        params, macs = ((before[key], after[key]) for key in ("params", "macs"))
+        rows.append(BlockRow(index, " … ".join(spans), params, macs, index in replaced))
+    return rows
+
+
+def batches(ladder: Sequence[Rung]) -> list[str]:
+    """The batch sizes whose latencies a ladder tells."""
+    return sorted({size for rung in ladder for size in rung.latency_ms}, key=lambda size: (len(size), size))
+
+
+def differing_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:
+    """What decides a result and is not the same in all runs: its dotted name, and what it is in each."""
+    names = {name for run in runs for name, _, _ in differences(runs[0].settings, run.settings)}
+    return {name: [_shortened(_setting(run.settings, name)) for run in runs] for name in sorted(names)}
+
+
+def _setting(settings: Any, name: str) -> Any:
+    for part in name.split("."):
+        if isinstance(settings, list) and part.isdigit() and int(part) < len(settings):
+            settings = settings[int(part)]
+        elif isinstance(settings, dict) and part in settings:
+            settings = settings[part]
+        else:
+            return "—"
+    return settings
+
+
+def _shortened(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"

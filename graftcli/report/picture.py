@@ -1,0 +1,102 @@
+"""The plan as a picture: both networks from the image down to the logits, block beside block, with their cuts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graftcli.report.facts import Facts
+from graftcli.report.words import human
+
+WIDTH = 380  # as wide as a phone, so that the letters keep their size there
+_BOX, _BOX_HEIGHT = 168, 62
+_GAP = 36  # where a cut runs
+_HEAD, _FOOT = 44, 22
+_LETTERS = 24  # that a box has room for
+
+
+@dataclass(frozen=True)
+class Box:
+    x: int
+    y: int
+    role: str
+    span: str  # what it holds, shortened
+    whole: str  # the same at full length
+    shape: str  # of what it gives
+    cost: str
+    work: float  # its MACs as a share of the largest block's
+    used: bool  # whether it is in what came out
+
+
+@dataclass(frozen=True)
+class Cut:
+    y: int
+    text: str
+    whole: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    height: int
+    boxes: tuple[Box, ...]
+    cuts: tuple[Cut, ...]
+    width: int = WIDTH
+    box_width: int = _BOX
+    box_height: int = _BOX_HEIGHT
+    gap: int = _GAP
+
+
+def picture(facts: Facts, replaced: Sequence[int]) -> Picture:
+    """Where every box and cut lies; `replaced` are the blocks that were taken from the student."""
+    blocks = facts.plan["blocks"]
+    most = max(block[role]["macs"] for block in blocks for role in ("teacher", "student")) or 1
+    boxes = [
+        _box(block, role, most, (role == "student") == (block["index"] in replaced))
+        for block in blocks
+        for role in ("teacher", "student")
+    ]
+    cuts = [
+        _cut(block, names, channels) for block, names, channels in zip(blocks, facts.cuts, facts.channels, strict=False)
+    ]
+    height = _top(len(blocks)) + _BOX_HEIGHT + _FOOT
+    return Picture(height, tuple(boxes), tuple(cuts))
+
+
+def _top(index: int) -> int:
+    return _HEAD + (index - 1) * (_BOX_HEIGHT + _GAP)
+
+
+def _box(block: dict[str, Any], role: str, most: int, used: bool) -> Box:
+    part = block[role]
+    span = part["first"] if part["first"] == part["last"] else f"{part['first']} … {part['last']}"
+    return Box(
+        x=0 if role == "teacher" else WIDTH - _BOX,
+        y=_top(block["index"]),
+        role=role,
+        span=shortened(span, _LETTERS),
+        whole=f"block {block['index']} of the {role}: {span}",
+        shape=f"→ {'x'.join(map(str, part['out']))}",
+        cost=f"{human(part['params'])} params, {human(part['macs'])} MACs",
+        work=part["macs"] / most,
+        used=used,
+    )
+
+
+def _cut(block: dict[str, Any], names: tuple[str, str], channels: tuple[int, int]) -> Cut:
+    seam = block["seam"]
+    ours, theirs = channels
+    if seam["kind"] == "identity":
+        text = f"cut {block['index']}: {ours} channels both, no adapter"
+    elif seam["blocker"]:
+        text = f"cut {block['index']}: adapters {ours} ⇄ {theirs} channels, kept"
+    else:
+        text = f"cut {block['index']}: adapters {ours} ⇄ {theirs} channels, folded"
+    where = f"behind {names[0]} of the teacher and {names[1]} of the student"
+    return Cut(_top(block["index"]) + _BOX_HEIGHT + _GAP // 2, text, f"{text}; {where}")
+
+
+def shortened(text: str, letters: int) -> str:
+    """The text with its middle left out where it is longer."""
+    if len(text) <= letters:
+        return text
+    half = (letters - 1) // 2
+    return f"{text[: letters - 1 - half]}…{text[len(text) - half :]}"

@@ -1,0 +1,111 @@
+"""`report`: the folders of runs -> one page, the networks asked again where a folder does not keep their answers."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from graftcli.devices import device_named
+from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
+from graftcli.events import Listener, Saved, Warned
+from graftcli.graft.run import weights_digest
+from graftcli.loading import load
+from graftcli.nets.plan import Plan
+from graftcli.report import facts
+from graftcli.report.disagreement import Compared, compare
+from graftcli.report.facts import Facts
+from graftcli.report.page import GENERATOR, page
+from graftcli.report.shown import Shown, shown
+from graftcli.running import Asked, asked_of, images_of, plan_of, recipe_of
+from graftcli.runs import read_run
+from graftcli.scoring import fit_for
+from graftcli.store import REPORT_FILE
+from graftcli.written import write_bytes
+
+_HEAD = 4096  # bytes of a page, within which it says who made it
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where the page lies, and which runs it shows."""
+
+    file: str
+    runs: tuple[str, ...]
+
+
+def report(
+    runs: Sequence[str | Path],
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    listen: Listener = lambda _: None,
+) -> Report:
+    """One page for one run, or for several compared: `out`, else report.html in the run's folder, or here for several.
+
+    A file that is no report of graftcli's is replaced with `overwrite` alone.
+    """
+    folders = list(dict.fromkeys(Path(run).expanduser() for run in runs))
+    if not folders:
+        raise UsageError("no run is named.", "Name the folder of one: graftcli report runs/resnet34-resnet18")
+    file = Path(out).expanduser() if out is not None else (folders[0] if len(folders) == 1 else Path()) / REPORT_FILE
+    _check_file(file, overwrite)
+    shown = [_shown(folder, listen) for folder in folders]
+    write_bytes(file, page(shown).encode())
+    listen(Saved(str(file)))
+    return Report(str(file), tuple(map(str, folders)))
+
+
+def _shown(folder: Path, listen: Listener) -> Shown:
+    """What the page shows of a run: what its folder keeps, else what its networks say when they are asked again."""
+    run, kept = read_run(folder), facts.read(folder)
+    lacks: list[str] = []
+    if kept is None:
+        try:
+            kept, lacks = _ask_again(folder, run, listen)
+        except GraftError as fault:
+            lacks = [f"this report lacks the plan and the pictures: {fault.found}"]
+    for text in lacks:
+        listen(Warned(f"{folder}: {text}"))
+    return shown(folder, kept, lacks)
+
+
+def _check_file(file: Path, overwrite: bool) -> None:
+    """Whether the path is free, holds a report, or is to be overwritten."""
+    if file.is_dir():
+        raise UsageError(f"--out `{file}` is a folder.", f"Name a file in it: {file / REPORT_FILE}")
+    with suppress(FileNotFoundError, NotADirectoryError):
+        with file.open("rb") as opened:
+            ours = GENERATOR.encode() in opened.read(_HEAD)
+        if not ours and not overwrite:
+            raise UsageError(
+                f"`{file}` is no report of graftcli's.", "Name another file with --out, or add --overwrite."
+            )
+
+
+def _ask_again(folder: Path, run: Mapping[str, Any], listen: Listener) -> tuple[Facts, list[str]]:
+    """The run's networks built and shown its images again, and what could not be had; kept where nothing lacks."""
+    asked = asked_of(folder)
+    plan = plan_of(asked, recipe_of(asked.how))
+    if run["status"] != "finished":
+        return facts.gather(plan, None), []
+    try:
+        compared = _compared(folder, run, asked, plan, listen)
+    except GraftError as fault:
+        return facts.gather(plan, None), [f"this report lacks the pictures: {fault.found}"]
+    found = facts.gather(plan, compared)
+    facts.write(folder, found)
+    return found, []
+
+
+def _compared(folder: Path, run: Mapping[str, Any], asked: Asked, plan: Plan, listen: Listener) -> Compared:
+    """How the run's networks answer to the run's images, when all of them are still what they were."""
+    fit = fit_for(plan.teacher.network, asked.look, whole=True)
+    source = asked.val_images or asked.images
+    images = images_of(source, fit, asked.how, listen)
+    settings = run["settings"]
+    if images.digest != settings["val_images" if asked.val_images else "images"]:
+        raise ImagesError(f"the images in `{source}` are not the run's any more.", "Bring back those of the run.")
+    if weights_digest(plan.teacher.network.module) != settings["teacher"]["weights"]:
+        raise CheckpointError("the teacher's weights are not the run's any more.", "Bring back those of the run.")
+    return compare(plan.teacher.network, load(folder), images, fit, device_named(asked.how.device))

@@ -1,0 +1,74 @@
+"""Pages in a real headless browser, where there is one."""
+
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+_WIDTHS = (380, 1400)
+# the page stands in a frame of each width, where its own media queries see that width
+_HARNESS = """<!doctype html><meta charset="utf-8"><pre id="told"></pre>
+<script>
+const page = PAGE, told = {};
+function measured(frame, width) {
+  const shown = frame.contentDocument, beyond = [];
+  for (const run of shown.querySelectorAll("details")) run.open = true;
+  for (const element of shown.body.querySelectorAll("*")) {
+    const box = element.getBoundingClientRect();
+    if (box.right > width + 0.5 && !element.closest(".scroll")) beyond.push(element.tagName + ": " + element.className);
+  }
+  const height = shown.body.scrollHeight, scroll = shown.documentElement.scrollWidth;
+  return {scroll, beyond: beyond.slice(0, 5), height};
+}
+for (const width of WIDTHS) {
+  const frame = document.createElement("iframe");
+  frame.style = `width: ${width}px; height: 900px; border: 0`;
+  frame.onload = () => {
+    told[width] = measured(frame, width);
+    document.getElementById("told").textContent = JSON.stringify(told);
+  };
+  frame.srcdoc = page;
+  document.body.append(frame);
+}
+</script>"""
+
+
+def chromium() -> str:
+    """The browser's command; the calling test is skipped where there is none."""
+    named = os.environ.get("CHROMIUM")
+    found = named or next((path for name in _NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(f"there is no browser here: none of {', '.join(_NAMES)} on the PATH, and CHROMIUM names none")
+    return found
+
+
+def opened(page: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """What was measured of the page at each width, and what the browser's console said."""
+    content = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
+    harness = folder / "harness.html"
+    harness.write_text(_HARNESS.replace("WIDTHS", json.dumps(_WIDTHS)).replace("PAGE", content, 1), encoding="utf-8")
+    dumped, said = _browse(harness, folder, "--dump-dom")
+    _, alone = _browse(page, folder, "--dump-dom")
+    match = re.search(r'<pre id="told">(.*?)</pre>', dumped, re.DOTALL)
+    assert match, dumped[-2000:]
+    return json.loads(html.unescape(match[1])), [line for line in (*said, *alone) if "CONSOLE" in line]
+
+
+def _browse(file: Path, folder: Path, *flags: str) -> tuple[str, list[str]]:
+    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1500,2000")
+    told = ("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}")
+    done = subprocess.run(
+        [chromium(), *quiet, *told, *flags, file.resolve().as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return done.stdout, done.stderr.splitlines()

@@ -1,0 +1,95 @@
+"""Folders of runs that were never trained, for the tests of reports."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graftcli.report import facts
+from graftcli.report.disagreement import compare
+from graftcli.report.facts import Facts
+from graftcli.report.shown import Shown, shown
+from graftcli.store import Store
+from tests import engine
+
+RESULT = {
+    **{"teacher": "big", "student": "small", "params": [5000, 2000], "macs": [900_000, 300_000]},
+    **{"bytes": [20_000, 8000], "stock": True},
+    **{"agreement": 0.875, "held_out": 8, "images": 12, "seconds": 75.0, "peak_memory": 1_200_000_000},
+    **{"merge_errors": [0.0, 1e-7], "already_done": False},
+}
+RECORDS: tuple[dict[str, Any], ...] = (
+    {"unit": "graft-1", "step": 2, "loss": 0.9, "agreement": None},
+    {"unit": "graft-1", "step": 4, "loss": 0.1, "agreement": 0.5},
+    {"unit": "graft-2", "step": 4, "loss": 0.2, "agreement": 0.75},
+    {"unit": "graft-3", "step": 4, "loss": 0.3, "agreement": None},
+    {"unit": "finish-1-2-3", "step": 6, "loss": 0.4, "agreement": 0.875},
+)
+LADDER: tuple[dict[str, Any], ...] = (
+    {
+        **{"name": "teacher", "format": "pytorch", "precision": "fp32", "bytes": 20_000, "params": 5000},
+        **{"macs": 900_000, "latency_ms": {"1": {"median": 4.0, "p95": 5.0}, "32": {"median": 40.0, "p95": 41.0}}},
+        **{"images_per_second": 800.0, "ratio": 1.0, "agreement": 1.0, "top1": 0.931, "images": 90, "threads": 2},
+    },
+    {
+        **{"name": "student", "format": "onnx", "precision": "int8", "bytes": 3000, "params": None, "macs": None},
+        **{"latency_ms": {"1": {"median": 1.0, "p95": 1.5}}, "images_per_second": 1000.0, "ratio": 4.0},
+        **{"agreement": 0.97, "top1": 0.922},
+    },
+)
+
+
+def folder_of_run(
+    folder: Path,
+    *,
+    names: tuple[str, str] = ("big", "small"),
+    blocks: Sequence[int] = (1, 2, 3),
+    finished: bool = True,
+    records: Sequence[dict[str, Any]] = RECORDS,
+    ladder: Sequence[dict[str, Any]] | None = None,
+    warnings: Sequence[str] = (),
+    seed: int = 0,
+    **result: Any,
+) -> Path:
+    """A folder as a run of `engine.plan` leaves it, but without weights and report."""
+    cuts = ["stages.0", "stages.1"]
+    settings = {
+        "teacher": {"name": names[0], "weights": "0123"},
+        "student": {"name": names[1], "weights": "4567"},
+        "cuts": {"teacher": cuts, "student": cuts},
+        "blocks": list(blocks),
+        "images": "89ab",
+        "recipe": {"name": "tiny", "stages": [{"name": "graft"}, {"name": "finish"}]},
+        "seed": seed,
+    }
+    asked = {"networks": {"teacher": "nowhere.py:big", "student": "nowhere.py:small"}, "images": "nowhere"}
+    about = {
+        "asked": asked,
+        "command": "graftcli distill --teacher big",
+        "versions": {"torch": "2"},
+        "warnings": list(warnings),
+    }
+    with Store(folder, settings, about=about) as store:
+        for record in records:
+            store.metric(record)
+        if finished:
+            store.finish({"folder": str(folder), "blocks": list(blocks), **RESULT, **result})
+    if ladder is not None:
+        (folder / "bench.json").write_text(json.dumps(list(ladder)))
+    return folder
+
+
+@cache
+def told() -> Facts:
+    """What `engine.plan` and its networks have to say of a dozen images of noise."""
+    plan = engine.plan()
+    student = plan.student.network.module
+    return facts.gather(plan, compare(plan.teacher.network, student, engine.images(), engine.FIT, torch.device("cpu")))
+
+
+def one_shown(folder: Path, **changes: Any) -> Shown:
+    """A whole run, ready for its page."""
+    return shown(folder_of_run(folder, **changes), told())
