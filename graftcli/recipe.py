@@ -182,8 +182,10 @@ class Stage(Part):
     @rule("batchnorm")
     @classmethod
     def _one_image_has_no_statistics(cls, policy: str, info: Info) -> str:
-        if policy == "train" and info.data.get("batch") == 1:
-            raise ValueError("found train, but one image (`batch: 1`) has no statistics: take frozen, or more images")
+        if policy != "frozen" and info.data.get("batch") == 1:
+            raise ValueError(
+                f"found {policy}, but one image (`batch: 1`) has no statistics: take frozen, or more images"
+            )
         return policy
 
     def units(self, blocks: int) -> tuple[range, ...]:

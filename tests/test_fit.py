@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
@@ -128,4 +128,26 @@ def test_the_loss_is_noted_at_the_same_steps_every_time(tmp_path: Path) -> None:
     keeper = Memory(tmp_path)
     trained(plan(), keeper, on_blocks(steps=100))
     noted = [record["step"] for record in keeper.records if record["unit"] == "graft-1"]
-    assert noted == [*range(2, 101, 2), 100]
+    assert noted == [*range(2, 100, 2), 100]
+
+
+@pytest.mark.parametrize("spoiled", [1, 10, 29])
+def test_a_step_that_spoils_the_weights_is_turned_back_from(
+    spoiled: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of 30 steps too, behind which no loss tells of it."""
+    done: list[int] = []
+
+    def step(training: _Training, error: Tensor) -> None:
+        honest(training, error)
+        done.append(training.course.step)
+        if done.count(spoiled + 1) == 1 and training.course.step == spoiled + 1:
+            next(training.moving.parameters()).data.fill_(float("nan"))
+
+    honest = _Training.step
+    monkeypatch.setattr(_Training, "step", step)
+    made, events = plan(), list[Event]()
+    task = tasks(on_blocks(steps=30), 3, (1, 2, 3))[0]
+    last = fit(task, material(pieces(made, seams(made)), tmp_path), MemoryUnit(), events.append)
+    assert sum(isinstance(event, Warned) for event in events) == 1
+    assert last < 10 and all(bool(p.isfinite().all()) for p in made.student.network.module.parameters())

@@ -80,9 +80,10 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
 
 @pytest.mark.parametrize("memory, disk", [(0, 0), (0, 10**9), (20_000, 10**9)])
 def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, disk: int) -> None:
-    whole = trained(plan(), Memory(tmp_path))
-    other = trained(plan(), Memory(tmp_path), settings=Settings(memory=memory, disk=disk))
+    whole = trained(plan(), Memory(tmp_path), count=40)
+    other = trained(plan(), Memory(tmp_path), settings=Settings(memory=memory, disk=disk), count=40)
     assert (tmp_path / "cache").exists() == bool(disk)
+    assert other.agreement == whole.agreement
     for name, tensor in whole.merged.module.state_dict().items():
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
 

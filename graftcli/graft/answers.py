@@ -26,19 +26,20 @@ class Answers:
         places: Mapping[int, Place],
         *,
         folder: Path,
+        name: str = "value",
         chunk: int,
         device: torch.device,
     ) -> None:
-        """`pieces[k-1]` makes value k out of value k-1; `shapes[k-1]` is its shape."""
+        """`pieces[k-1]` makes value k out of value k-1; `shapes[k-1]` is its shape; `name` is that of its files."""
         self.views, self.pieces, self.shapes, self.places = views, pieces, shapes, places
-        self.folder, self.chunk, self.device = folder, chunk, device
+        self.folder, self.name, self.chunk, self.device = folder, name, chunk, device
         self._kept: dict[int, Tensor] = {}
 
     def look(self, wanted: Collection[int], looked: Callable[[int, int], None]) -> None:
         """Show every view to the teacher, once, and remember what the `wanted` values are made of."""
         for value in sorted({self._base(value) for value in wanted} - {0}):
             shape = (len(self.views), *self.shapes[value - 1])
-            self._kept[value] = _room(self.places[value], shape, self.folder / f"value-{value}.bin")
+            self._kept[value] = _room(self.places[value], shape, self.folder / f"{self.name}-{value}.bin")
         for indices in torch.arange(len(self.views)).split(self.chunk) if self._kept else ():
             value_now = self.views.normalised(indices).to(self.device)
             for k in range(1, max(self._kept) + 1):
@@ -80,13 +81,18 @@ def _room(place: Place, shape: tuple[int, ...], path: Path) -> Tensor:
     return torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
 
 
+def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:
+    """The bytes that a value takes up for all views."""
+    return 4 * views * math.prod(shapes[value - 1])
+
+
 def choose_places(
     wanted: Collection[int], shapes: Sequence[tuple[int, ...]], views: int, memory: int, disk: int
 ) -> dict[int, Place]:
     """Where each wanted value is remembered: the smallest first, in memory while `memory` bytes last, then on disk."""
     places: dict[int, Place] = {}
     for value in sorted(wanted, key=lambda k: math.prod(shapes[k - 1])):
-        size = 4 * views * math.prod(shapes[value - 1])
+        size = size_of(value, shapes, views)
         if size <= memory:
             places[value] = "memory"
             memory -= size

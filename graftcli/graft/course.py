@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 _SETTLING = 20  # steps over which the loss at the start is averaged
 _DIVERGED = 20.0  # a loss so many times the one at the start has run away
-_SMALL = 1e-3  # of losses that are 1 for an answer worth nothing: below it no loss has run away
+SMALL = 1e-3  # of losses that are 1 for an answer worth nothing: below it no loss has run away
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Loss:
     def has_run_away(self, step: int, value: float) -> bool:
         if not math.isfinite(value):
             return True
-        return step > 2 * _SETTLING and self.average > _DIVERGED * max(self.at_start, _SMALL)
+        return step > 2 * _SETTLING and self.average > _DIVERGED * max(self.at_start, SMALL)
 
 
 @dataclass
@@ -72,7 +72,9 @@ def restore(state: dict[str, Any] | None, moving: nn.Module, optimiser: torch.op
     own = copied(state)
     moving.load_state_dict(own["weights"])
     optimiser.load_state_dict(own["optimiser"])
-    return Course(own["course"]["step"], Loss(**own["course"]["loss"]), own["course"]["halved"], own["slow"])
+    devices = {name: parameter.device for name, parameter in moving.named_parameters()}
+    slow = {name: tensor.to(devices[name]) for name, tensor in own["slow"].items()}  # what was read lies on the CPU
+    return Course(own["course"]["step"], Loss(**own["course"]["loss"]), own["course"]["halved"], slow)
 
 
 def copied(value: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from graftcli.errors import GateError
 from graftcli.events import Began, Listener, Stepped, Warned
 from graftcli.graft.answers import Answers
-from graftcli.graft.course import restore, state_of
+from graftcli.graft.course import SMALL, restore, state_of
 from graftcli.graft.norms import recalibrate, trained_as
 from graftcli.graft.order import Order
 from graftcli.graft.solver import factor_at, optimiser_of, rates_of
@@ -57,36 +57,56 @@ def fit(
 
     `note` is told the loss at the same steps whenever the run is broken off; `listen` at moments that please the eye.
     """
-    training = _Training(task, material, unit)
+    training, pace = _Training(task, material, unit), _Pace()
     stage, steps = task.stage, training.steps
-    listen(Began(stage.name, task.first, task.last, training.course.step, steps, 0, 0))
-    kept_at = told_at = marked_at = time.monotonic()
-    seen = 0
+    marked = training.course.step
+    listen(Began(stage.name, task.first, task.last, marked, steps, 0, 0))
     with trained_as(stage, training.moving):
-        while training.course.step < steps:
-            error = training.error()
-            if training.course.loss.has_run_away(training.course.step, float(error.detach())):
+        while training.course.step < steps or not training.is_finite():
+            error, course = training.error(), training.course
+            if course.step == steps or course.loss.has_run_away(course.step, float(error.detach())):
                 training.turn_back(float(error.detach()), listen)
                 continue
-            training.step(error)
-            course, seen, now = training.course, seen + training.batch, time.monotonic()
-            if course.step % max(1, steps // _MARKS) == 0:
+            # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
+            if course.step % max(1, steps // _MARKS) == 0 and course.step != marked:
                 note(course.step, course.loss.average)
                 training.mark()
-                # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
-                if now - kept_at + (now - marked_at) > _KEEP_EVERY and course.step < steps:
+                if pace.keeps():
                     training.keep()
-                    kept_at = time.monotonic()
-                marked_at = time.monotonic()
-            if now - told_at > _TELL_EVERY or course.step == steps:
-                speed = seen / max(now - told_at, 1e-9)
+                marked = course.step
+            training.step(error)
+            if (speed := pace.tells(training.batch, at_once=course.step == steps)) is not None:
                 listen(Stepped(stage.name, task.first, task.last, course.step, steps, course.loss.average, speed))
-                told_at, seen = now, 0
     training.course.settle(training.moving)
     if stage.batchnorm == "recalibrate":
         passes = max(1, min(len(material.answers.views) // training.batch, _RECALIBRATING))
         recalibrate(training.moving, passes, training.show)
     return training.course.loss.average
+
+
+class _Pace:
+    """When a state is kept and when an event is told: by the clock, on which no number of the result depends."""
+
+    def __init__(self) -> None:
+        self.kept = self.marked = self.told = time.monotonic()
+        self.seen = 0
+
+    def keeps(self) -> bool:
+        """At a mark: whether the next one would come too late."""
+        now = time.monotonic()
+        due = now - self.kept + (now - self.marked) > _KEEP_EVERY
+        self.kept, self.marked = now if due else self.kept, now
+        return due
+
+    def tells(self, images: int, *, at_once: bool) -> float | None:
+        """So many more images have been seen: the images a second, if it is time to tell."""
+        now = time.monotonic()
+        self.seen += images
+        if now - self.told <= _TELL_EVERY and not at_once:
+            return None
+        speed = self.seen / max(now - self.told, 1e-9)
+        self.told, self.seen = now, 0
+        return speed
 
 
 class _Training:
@@ -103,7 +123,7 @@ class _Training:
         self.course = restore(unit.state, self.moving, self.optimiser)
         self.order = Order(len(material.answers.views), self.batch, material.seed, task.name)
         self.targets = wanted(task, pieces, with_input=False)
-        self.mark()
+        self.good, self.good_loss = state_of(self.moving, self.optimiser, self.course), self.course.loss.average
         self._run = torch.compile(self.grafted) if how.compile else self.grafted
 
     def error(self) -> Tensor:
@@ -171,11 +191,16 @@ class _Training:
         course.loss = course.loss.after(course.step, float(error.detach()))
         course.step += 1
 
+    def is_finite(self) -> bool:
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.moving.parameters())
+
     def mark(self) -> None:
-        self.good = state_of(self.moving, self.optimiser, self.course)
+        """The state at hand is a good one: its loss is known, and has not doubled since the last one."""
+        if not self.course.loss.average > 2 * max(self.good_loss, SMALL):
+            self.good, self.good_loss = state_of(self.moving, self.optimiser, self.course), self.course.loss.average
 
     def keep(self) -> None:
-        self.unit.keep(self.course.step, self.good)
+        self.unit.keep(self.good["course"]["step"], self.good)
 
     def turn_back(self, value: float, listen: Listener) -> None:
         """To the last good state with half the rate, once."""

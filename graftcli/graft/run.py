@@ -14,7 +14,7 @@ from graftcli.errors import PairError
 from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
-from graftcli.graft.answers import Answers, choose_places
+from graftcli.graft.answers import Answers, choose_places, size_of
 from graftcli.graft.fit import Material, Precision, Unit, fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
@@ -88,15 +88,14 @@ def run(
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
     for task in work.every:
         work.do(task)
-    module: nn.Module = graft(plan, work.seams, chosen).to("cpu")
+    agreement = work.agreement(chosen) if len(held) else None
     merged = (
         merging.merge(plan, work.seams) if len(chosen) == blocks else merging.merge_hybrid(plan, work.seams, chosen)
     )
-    errors = merging.check(merged, module, plain(train[:16], fit_))
+    errors = merging.check(merged, graft(plan, work.seams, chosen), plain(train[:16], fit_))
     listen(Merged(*errors))
     if weights_digest(plan.teacher.network.module) != before:
         raise PairError("the teacher's weights changed during the run.", "Nothing was written. Please report this.")
-    agreement = work.agreement(chosen) if len(held) else None
     return Outcome(merged, agreement, len(held), errors, time.monotonic() - began)
 
 
@@ -150,8 +149,9 @@ class _Work:
         self.held: Answers | None = None
         if len(held):
             looks = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
-            self.held = self._answers(looks, {self.pieces.blocks + 1})
-            self.held.look({self.pieces.blocks + 1}, lambda *_: None)
+            scores = self.pieces.blocks + 1
+            self.held = self._answers("held-out", looks, {scores}, settings.memory, settings.disk)
+            self.held.look({scores}, lambda *_: None)
 
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""
@@ -194,7 +194,10 @@ class _Work:
         """The teacher's answers to the views, made at the first task that is not finished."""
         if self.answers is None:
             views = Views(self.train, self.fit_, self.recipe.views.augment, self._count(), self.settings.seed)
-            self.answers = self._answers(views, {v for task in self.every for v in wanted(task, self.pieces)})
+            values = {value for task in self.every for value in wanted(task, self.pieces)}
+            taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
+            memory, disk = (max(0, room - taken) for room in (self.settings.memory, self.settings.disk))
+            self.answers = self._answers("value", views, values, memory, disk)
             self.answers.look(self._wanted(), lambda done, total: self.listen(Looked(done, total)))
         return self.answers
 
@@ -205,9 +208,9 @@ class _Work:
         needed = -(-longest // images)
         return min(needed, self.recipe.views.count or needed)
 
-    def _answers(self, views: Views, values: set[int]) -> Answers:
+    def _answers(self, name: str, views: Views, values: set[int], memory: int, disk: int) -> Answers:
         shapes = self.pieces.shapes
-        places = choose_places(values, shapes, len(views), self.settings.memory, self.settings.disk)
+        places = choose_places(values, shapes, len(views), memory, disk)
         largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
         chunk = max(8, min(256, _CHUNK_BYTES // largest))
         return Answers(
@@ -216,6 +219,7 @@ class _Work:
             shapes,
             places,
             folder=self.keeper.folder / "cache",
+            name=name,
             chunk=chunk,
             device=self.settings.how.device,
         )
