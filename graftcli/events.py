@@ -25,6 +25,20 @@ class Decoded(Event):
 
 
 @dataclass(frozen=True)
+class Checked(Event):
+    """What a run's images are: `shown` of them to the teacher, which takes them for `covered` of its classes."""
+
+    images: int
+    broken: int
+    duplicates: int  # images that are the same as another one, or nearly
+    shown: int
+    classes: int
+    covered: int
+    confidence: float  # the median
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Looked(Event):
     """The teacher has seen so many of the views."""
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 
 from graftcli import images as pictures
 from graftcli.card import Made, save_student, write_weights
+from graftcli.checking import checked
 from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
@@ -132,6 +133,7 @@ def distill(
         fixed = store.fixed(lambda: _fixed(how, train, folder))
         torch.set_num_threads(fixed["threads"])
         precision = Precision(device_named(how.device), how.amp, how.compile)
+        listen(checked(plan.teacher.network, train, fit, precision.device))
         inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
         outcome = run(plan, train, fit, recipe, inside, store, listen, held)
         result = _result(plan, folder, chosen, outcome, len(train.pixels))

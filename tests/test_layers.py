@@ -15,11 +15,12 @@ LAYERS = (
     ("nets",),
     (
         *("students", "images", "labels", "pixels", "sources"),
+        *("advice", "census", "coverage", "decoding", "duplicates"),
         *("measure", "environment", "devices", "store", "runs", "written", "card"),
     ),
     ("graft",),
     ("export", "report"),
-    ("api", "loading", "running", "scoring"),
+    ("api", "checking", "loading", "running", "scoring"),
     ("demo",),
     ("cli",),
 )

@@ -20,6 +20,8 @@ def said(event: events.Event) -> str | None:
     match event:
         case events.Decoded(done, total):
             return f"images: {done} of {total} read"
+        case events.Checked():
+            return checked(event)
         case events.Looked(done, total):
             return f"views: the teacher has seen {done} of {total}"
         case events.Began(stage, first, last, step, steps):
@@ -35,6 +37,15 @@ def said(event: events.Event) -> str | None:
         case events.Saved(path):
             return f"written: {path}"
     return None
+
+
+def checked(event: events.Checked) -> str:
+    """The images of a run in a line, and in another one what to do about their classes."""
+    twice = f", {event.duplicates} twice or nearly so" if event.duplicates else ""
+    part = f" ({event.shown} of them shown)" if event.shown < event.images else ""
+    seen = f"the teacher takes them for {event.covered} of {event.classes} classes{part}"
+    said = f"images: {event.images}{twice}; {seen}, median confidence {event.confidence:.0%}"
+    return "\n".join([said, *(f"images: {advice}" for advice in event.advice[:1])])
 
 
 def blocks(first: int, last: int) -> str:

@@ -1,0 +1,135 @@
+"""Which images show the same: byte for byte, or nearly.
+
+Nearly the same are two images whose difference hashes are at most NEAR bits apart and whose small grey pictures differ
+by little. Every such pair is found without comparing all with all: 64 bits in NEAR + 1 bands, of which one at least is
+equal where no more than NEAR bits differ, so only images that share a band are compared.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+NEAR = 5  # bits of 64
+ALIKE = 6.0  # of 255 grey levels, on average, with the brightness of both the same
+_WIDTH, _HEIGHT = 18, 16  # of the small picture; the hash is taken from its 2x2 means, 9x8
+_PLAIN = 2.0  # standard deviation of grey levels below which a picture shows nothing
+_TILE = 1024  # rows and columns compared at once
+_BITS = np.array([bin(number).count("1") for number in range(2**16)], np.uint8)
+
+Groups = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What is remembered of an image to find it again: 64 bits, and a picture of 288 grey pixels."""
+
+    bits: int
+    picture: bytes
+
+    @property
+    def plain(self) -> bool:
+        """Whether the image is of one shade: then it resembles every other such image, and its bits say nothing."""
+        return float(np.frombuffer(self.picture, np.uint8).std()) < _PLAIN
+
+
+def fingerprint(image: Image.Image) -> Fingerprint:
+    """The difference hash (is a pixel brighter than its left neighbour?) of the image, and what it was taken from."""
+    small = image.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BOX, reducing_gap=2.0)
+    picture = np.asarray(small)
+    means = picture.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).astype(np.uint16).sum((1, 3))
+    bits = np.packbits(means[:, 1:] > means[:, :-1])
+    return Fingerprint(int.from_bytes(bits.tobytes(), "big"), picture.tobytes())
+
+
+def near(names: Sequence[str], bits: NDArray[np.uint64], pictures: NDArray[np.uint8]) -> Groups:
+    """The names of images that are nearly the same, or are so to a third one, in groups of two or more.
+
+    `pictures` is uint8 [images, 288].
+    """
+    groups = _Groups(len(names))
+    for left, right in _candidates(bits):
+        apart = groups.apart(left, right)  # in a crowd, nearly all pairs are joined already
+        left, right = left[apart], right[apart]
+        alike = _alike(pictures, left, right)
+        groups.join(left[alike], right[alike])
+    return ordered([[names[i] for i in group] for group in groups.members()])
+
+
+def ordered(groups: Iterable[Sequence[str]]) -> Groups:
+    """The groups of two or more, in the order of their first names."""
+    return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
+
+
+def _candidates(bits: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Pairs at most NEAR bits apart, each at least once."""
+    for band in range(NEAR + 1):
+        # every (NEAR + 1)th bit, for neighbouring bits say much the same and would fill few buckets
+        mask = np.uint64(sum(1 << bit for bit in range(band, 64, NEAR + 1)))
+        keys = bits & mask
+        order = np.argsort(keys, kind="stable")
+        starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
+        for bucket in np.split(order, starts[1:]):
+            if len(bucket) > 1:
+                yield from _pairs(bucket, bits)
+
+
+def _pairs(bucket: NDArray[np.intp], bits: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Those pairs within one bucket, in tiles, so that a bucket of any size needs little memory."""
+    for top in range(0, len(bucket), _TILE):
+        for side in range(top, len(bucket), _TILE):
+            rows, columns = bucket[top : top + _TILE], bucket[side : side + _TILE]
+            close = _distances(bits[rows], bits[columns]) <= NEAR
+            i, j = np.nonzero(np.triu(close, 1) if top == side else close)
+            if len(i):
+                yield rows[i], columns[j]
+
+
+def _distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    different = np.bitwise_xor.outer(left, right)
+    counted: NDArray[np.uint8] = _BITS[different.view(np.uint16)].reshape(*different.shape, 4).sum(2, dtype=np.uint8)
+    return counted
+
+
+def _alike(pictures: NDArray[np.uint8], left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Whether the small pictures of each pair differ by little."""
+    parts = [np.zeros(0, np.bool_)]
+    for start in range(0, len(left), _TILE):
+        ours, theirs = (pictures[side[start : start + _TILE]].astype(np.float32) for side in (left, right))
+        difference = ours - theirs
+        parts.append(np.abs(difference - difference.mean(1, keepdims=True)).mean(1) <= ALIKE)
+    return np.concatenate(parts)
+
+
+class _Groups:
+    """Who belongs together, while pairs come in."""
+
+    def __init__(self, count: int) -> None:
+        self._label = np.arange(count)
+        self._members: dict[int, list[int]] = {}
+
+    def apart(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
+        different: NDArray[np.bool_] = self._label[left] != self._label[right]
+        return different
+
+    def join(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
+        while (apart := self.apart(left, right)).any():
+            left, right = left[apart], right[apart]
+            _, first = np.unique(right, return_index=True)  # of many pairs with one image, one is mostly enough
+            for i, j in zip(left[first].tolist(), right[first].tolist(), strict=True):
+                self._merge(int(self._label[i]), int(self._label[j]))
+
+    def _merge(self, one: int, other: int) -> None:
+        if one != other:
+            small, large = sorted((one, other), key=lambda label: len(self._of(label)))
+            self._label[self._of(small)] = large
+            self._members[large] = self._of(large) + self._of(small)
+            self._members.pop(small, None)
+
+    def members(self) -> list[list[int]]:
+        return list(self._members.values())
+
+    def _of(self, label: int) -> list[int]:
+        return self._members.get(label, [label])
