@@ -20,6 +20,7 @@ _TILE = 1024  # rows and columns compared at once
 _BITS = np.array([bin(number).count("1") for number in range(2**16)], np.uint8)
 
 Groups = tuple[tuple[str, ...], ...]
+Rows = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,12 @@ def near(names: Sequence[str], bits: NDArray[np.uint64], pictures: NDArray[np.ui
     `pictures` is uint8 [images, 288].
     """
     groups = _Groups(len(names))
-    for left, right in _candidates(bits):
-        apart = groups.apart(left, right)  # in a crowd, nearly all pairs are joined already
-        left, right = left[apart], right[apart]
-        alike = _alike(pictures, left, right)
-        groups.join(left[alike], right[alike])
+    for bucket in _buckets(bits):
+        for rows, columns in _tiles(bucket):
+            if not groups.together(rows, columns):
+                left, right = groups.apart(*_close(bits, rows, columns))
+                alike = _alike(pictures, left, right)
+                groups.join(left[alike], right[alike])
     return ordered([[names[i] for i in group] for group in groups.members()])
 
 
@@ -63,28 +65,28 @@ def ordered(groups: Iterable[Sequence[str]]) -> Groups:
     return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
 
 
-def _candidates(bits: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs at most NEAR bits apart, each at least once."""
+def _buckets(bits: NDArray[np.uint64]) -> Iterator[Rows]:
+    """Images that share a band: each pair at most NEAR bits apart is in one of them at least."""
     for band in range(NEAR + 1):
         # every (NEAR + 1)th bit, for neighbouring bits say much the same and would fill few buckets
         mask = np.uint64(sum(1 << bit for bit in range(band, 64, NEAR + 1)))
         keys = bits & mask
         order = np.argsort(keys, kind="stable")
         starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]))
-        for bucket in np.split(order, starts[1:]):
-            if len(bucket) > 1:
-                yield from _pairs(bucket, bits)
+        yield from (bucket for bucket in np.split(order, starts[1:]) if len(bucket) > 1)
 
 
-def _pairs(bucket: NDArray[np.intp], bits: NDArray[np.uint64]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Those pairs within one bucket, in tiles, so that a bucket of any size needs little memory."""
+def _tiles(bucket: Rows) -> Iterator[tuple[Rows, Rows]]:
+    """All pairs of a bucket, so that one of any size needs little memory."""
     for top in range(0, len(bucket), _TILE):
         for side in range(top, len(bucket), _TILE):
-            rows, columns = bucket[top : top + _TILE], bucket[side : side + _TILE]
-            close = _distances(bits[rows], bits[columns]) <= NEAR
-            i, j = np.nonzero(np.triu(close, 1) if top == side else close)
-            if len(i):
-                yield rows[i], columns[j]
+            yield bucket[top : top + _TILE], bucket[side : side + _TILE]
+
+
+def _close(bits: NDArray[np.uint64], rows: Rows, columns: Rows) -> tuple[Rows, Rows]:
+    """The pairs of a tile that are at most NEAR bits apart."""
+    i, j = np.nonzero(_distances(bits[rows], bits[columns]) <= NEAR)
+    return rows[i], columns[j]
 
 
 def _distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint8]:
@@ -93,7 +95,7 @@ def _distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[n
     return counted
 
 
-def _alike(pictures: NDArray[np.uint8], left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
+def _alike(pictures: NDArray[np.uint8], left: Rows, right: Rows) -> NDArray[np.bool_]:
     """Whether the small pictures of each pair differ by little."""
     parts = [np.zeros(0, np.bool_)]
     for start in range(0, len(left), _TILE):
@@ -110,16 +112,22 @@ class _Groups:
         self._label = np.arange(count)
         self._members: dict[int, list[int]] = {}
 
-    def apart(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> NDArray[np.bool_]:
-        different: NDArray[np.bool_] = self._label[left] != self._label[right]
-        return different
+    def together(self, rows: Rows, columns: Rows) -> bool:
+        """Whether all of these are joined already, as in a crowd they soon are."""
+        label = self._label[rows[0]]
+        return bool((self._label[rows] == label).all() and (self._label[columns] == label).all())
 
-    def join(self, left: NDArray[np.intp], right: NDArray[np.intp]) -> None:
-        while (apart := self.apart(left, right)).any():
-            left, right = left[apart], right[apart]
+    def apart(self, left: Rows, right: Rows) -> tuple[Rows, Rows]:
+        """The pairs that are not joined yet; an image and itself are no pair."""
+        different = self._label[left] != self._label[right]
+        return left[different], right[different]
+
+    def join(self, left: Rows, right: Rows) -> None:
+        while len(left):
             _, first = np.unique(right, return_index=True)  # of many pairs with one image, one is mostly enough
             for i, j in zip(left[first].tolist(), right[first].tolist(), strict=True):
                 self._merge(int(self._label[i]), int(self._label[j]))
+            left, right = self.apart(left, right)
 
     def _merge(self, one: int, other: int) -> None:
         if one != other:
