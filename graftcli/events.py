@@ -47,6 +47,15 @@ class Looked(Event):
 
 
 @dataclass(frozen=True)
+class Timed(Event):
+    """So much of the measuring at one batch is done."""
+
+    batch: int
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Began(Event):
     """A unit of a stage is trained from here: blocks first..last, numbered from 1; `step` is above 0 after a resume."""
 

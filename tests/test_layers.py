@@ -16,11 +16,12 @@ LAYERS = (
     (
         *("students", "images", "labels", "pixels", "sources"),
         *("advice", "census", "coverage", "decoding", "duplicates"),
+        *("ladder", "latency", "onnx_facts"),
         *("measure", "environment", "devices", "store", "runs", "written", "card"),
     ),
     ("graft",),
     ("export", "report"),
-    ("api", "checking", "loading", "running", "scoring"),
+    ("api", "benching", "checking", "loading", "running", "scoring"),
     ("demo",),
     ("cli",),
 )

@@ -24,6 +24,8 @@ def said(event: events.Event) -> str | None:
             return checked(event)
         case events.Looked(done, total):
             return f"views: the teacher has seen {done} of {total}"
+        case events.Timed(batch, done, total):
+            return f"latency at {_count(batch)}: {100 * done // total}%"
         case events.Began(stage, first, last, step, steps):
             again = f", on from step {step}" if step else ""
             return f"{stage}: {blocks(first, last)}, {steps} steps{again}"
@@ -46,6 +48,10 @@ def checked(event: events.Checked) -> str:
     seen = f"the teacher takes them for {event.covered} of {event.classes} classes{part}"
     said = f"images: {event.images}{twice}; {seen}, median confidence {event.confidence:.0%}"
     return "\n".join([said, *(f"images: {advice}" for advice in event.advice[:1])])
+
+
+def _count(batch: int) -> str:
+    return f"{batch} image{'s' * (batch > 1)}"
 
 
 def blocks(first: int, last: int) -> str:
@@ -85,6 +91,8 @@ class Bars:
                 self._bars.update(self._now, description="images", completed=done, total=total)
             case events.Looked(done, total):
                 self._bars.update(self._now, description="views", completed=done, total=total)
+            case events.Timed(batch, done, total):
+                self._bars.update(self._now, description=f"latency, {_count(batch)}", completed=done, total=total)
             case events.Began():
                 self._begin(event)
             case events.Stepped():
