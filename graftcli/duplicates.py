@@ -55,8 +55,9 @@ def near(names: Sequence[str], bits: NDArray[np.uint64], pictures: NDArray[np.ui
         for rows, columns in _tiles(bucket):
             if not groups.together(rows, columns):
                 left, right = groups.apart(*_close(bits, rows, columns))
-                alike = _alike(pictures, left, right)
-                groups.join(left[alike], right[alike])
+                _, first = np.unique(right, return_index=True)  # in a crowd, one pair for each joins nearly all
+                for pairs in ((left[first], right[first]), (left, right)):
+                    groups.join(*_alike(pictures, *groups.apart(*pairs)))
     return ordered([[names[i] for i in group] for group in groups.members()])
 
 
@@ -95,14 +96,15 @@ def _distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[n
     return counted
 
 
-def _alike(pictures: NDArray[np.uint8], left: Rows, right: Rows) -> NDArray[np.bool_]:
-    """Whether the small pictures of each pair differ by little."""
-    parts = [np.zeros(0, np.bool_)]
+def _alike(pictures: NDArray[np.uint8], left: Rows, right: Rows) -> tuple[Rows, Rows]:
+    """Those pairs whose small pictures differ by little."""
+    alike = np.zeros(len(left), np.bool_)
     for start in range(0, len(left), _TILE):
-        ours, theirs = (pictures[side[start : start + _TILE]].astype(np.float32) for side in (left, right))
-        difference = ours - theirs
-        parts.append(np.abs(difference - difference.mean(1, keepdims=True)).mean(1) <= ALIKE)
-    return np.concatenate(parts)
+        some = slice(start, start + _TILE)
+        difference = pictures[left[some]].astype(np.float32) - pictures[right[some]]
+        difference -= difference.mean(1, keepdims=True)
+        alike[some] = np.abs(difference).mean(1) <= ALIKE
+    return left[alike], right[alike]
 
 
 class _Groups:
@@ -123,11 +125,8 @@ class _Groups:
         return left[different], right[different]
 
     def join(self, left: Rows, right: Rows) -> None:
-        while len(left):
-            _, first = np.unique(right, return_index=True)  # of many pairs with one image, one is mostly enough
-            for i, j in zip(left[first].tolist(), right[first].tolist(), strict=True):
-                self._merge(int(self._label[i]), int(self._label[j]))
-            left, right = self.apart(left, right)
+        for i, j in zip(left.tolist(), right.tolist(), strict=True):
+            self._merge(int(self._label[i]), int(self._label[j]))
 
     def _merge(self, one: int, other: int) -> None:
         if one != other:
