@@ -18,7 +18,7 @@ _BROKEN = 20
 def check(found: "Check") -> None:
     """Print what is in the folder, what the teacher takes it for, and what to do."""
     census = found.census
-    left_out = f", and {len(census.broken)} files that cannot be read" if census.broken else ""
+    left_out = f", and {_files(len(census.broken))} that cannot be read" if census.broken else ""
     line(f"{census.images} images under {found.source}{left_out}")
     for broken in census.broken[:_BROKEN]:
         line(f"  {broken.name}: {broken.reason}")
@@ -109,3 +109,7 @@ def _advice(advice: Sequence[str]) -> None:
     line("what to do:")
     for one in advice:
         line(f"  - {one}")
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count > 1)}"
