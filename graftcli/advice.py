@@ -3,10 +3,11 @@
 from collections.abc import Iterator, Sequence
 
 from graftcli.census import Census
-from graftcli.coverage import UNSURE, Coverage
+from graftcli.coverage import Coverage
 
 USUAL = 10  # images a class: the paper's ten-shot setting
 _NAMED = 8
+_ABOVE_CHANCE = 0.1  # what a median confidence should have over mere chance, at the very least
 
 
 def advise(census: Census, coverage: Coverage | None) -> tuple[str, ...]:
@@ -30,9 +31,9 @@ def _on_classes(found: Coverage) -> Iterator[str]:
         return
     yield from _on_coverage(found)
     top = found.dominant[0]
-    if found.covered > 1 and top.share > max(0.5, 5 / found.classes):
+    if found.covered > 1 and top.share > max(0.5, 1.6 / found.classes):
         yield f"{top.share:.0%} of the images are `{top.name}` to the teacher: add images of other classes"
-    if found.confidence < min(UNSURE, 10 / found.classes):
+    if found.confidence < 1 / found.classes + _ABOVE_CHANCE:
         yield (
             f"the teacher is unsure (median confidence {found.confidence:.0%}): check that --img-size, --mean, --std"
             " and --crop-pct are those it was trained with, and that the images are of its kind"

@@ -22,9 +22,9 @@ from graftcli.pixels import Fit
 from graftcli.running import Asked, asked_of
 from graftcli.runs import RUN_FILE, read_run
 from graftcli.scoring import Look, fit_for
+from graftcli.store import BENCH_FILE
 from graftcli.written import write_json
 
-BENCH_FILE = "bench.json"
 _FALLBACK = (3, 224, 224)  # the input of a file that leaves its size open, where nothing else says it
 
 

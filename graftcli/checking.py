@@ -22,6 +22,7 @@ from graftcli.pixels import Fit
 from graftcli.scoring import Look, fit_for
 
 _SHOWN = 200  # images that a run's short check shows to the teacher: one quick pass
+_TOLD = 1000  # times at most that progress is told
 _COMPARED = 5000  # images among which it looks for duplicates
 
 
@@ -63,12 +64,22 @@ def check(
         see=_seeing(network.module, fit, device, batch, answers) if network is not None and fit is not None else None,
         batch=batch,
         jobs=jobs,
-        on_progress=lambda done, total: listen(Decoded(done, total)),
+        on_progress=_telling(listen),
     )
     coverage = None
     if network is not None:
         coverage = _coverage(network, answers, Path(classes) if classes is not None else None)
     return Check(str(images), fit, census, coverage, advise(census, coverage))
+
+
+def _telling(listen: Listener) -> Callable[[int, int], None]:
+    """Progress, at most so often that nobody drowns in it."""
+
+    def tell(done: int, total: int) -> None:
+        if done == total or done % max(1, total // _TOLD) == 0:
+            listen(Decoded(done, total))
+
+    return tell
 
 
 def _sized(look: Look) -> Fit | None:

@@ -10,7 +10,10 @@ import onnx
 
 from graftcli.errors import CheckpointError
 
-_INTEGER = ("QuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
+_INTEGER = (
+    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
+    *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
+)
 _SCALES = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7)}
 _Shapes = Mapping[str, tuple[int, ...]]
 

@@ -40,6 +40,7 @@ from graftcli.written import (
 __all__ = ["Store", "UnitState", "newest", "read_run"]
 
 METRICS_FILE = "metrics.jsonl"
+BENCH_FILE = "bench.json"  # what was measured of a run; of another one it would be wrong
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 LOCK_FILE = ".lock"
 
@@ -47,7 +48,7 @@ _UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin")
 _LEFT_BEHIND = (f".*{TEMPORARY}", f"{BLOCKS}/.*{TEMPORARY}", f"{STATES}/.*{TEMPORARY}")
 # everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
 # what is left by a kill in between is no run
-WRITTEN = (RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND)
+WRITTEN = (RUN_FILE, METRICS_FILE, BENCH_FILE, *card.FILES, f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND)
 
 
 class Store:
@@ -200,7 +201,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         found = (
             f"`{folder}` holds {', '.join(f'`{name}`' for name in others[:3])}{more}, but no {RUN_FILE}: it is no run."
         )
-        mine = ", ".join((RUN_FILE, METRICS_FILE, *card.FILES, f"{BLOCKS}/", f"{STATES}/"))
+        mine = ", ".join((RUN_FILE, METRICS_FILE, BENCH_FILE, *card.FILES, f"{BLOCKS}/", f"{STATES}/"))
         raise UsageError(
             found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."
         )

@@ -30,6 +30,10 @@ def test_good_images_need_no_advice() -> None:
     assert advise(FINE, None) == ()
 
 
+def test_two_classes_of_unequal_share_are_no_matter() -> None:
+    assert advise(FINE, covering([70, 30])) == ()
+
+
 def test_missing_classes_are_counted_and_named() -> None:
     told = advise(FINE, covering([40, 30, 30, 0, 0, 0, 0, 0, 0, 0]))
     assert told == ("your 100 images cover 3 of 10 classes: add images of cat, deer, dog, frog, horse, ship, truck",)
@@ -39,6 +43,7 @@ def test_missing_classes_are_counted_and_named() -> None:
     ("coverage", "said"),
     [
         (covering([91] + [1] * 9), "91% of the images are `airplane`"),
+        (covering([90, 10]), "90% of the images are `0`"),
         (covering([100] + [0] * 9), "the teacher sees them wrong"),
         (covering([1] * 10), "all 10 classes are covered, with 1.0 images a class"),
         (covering([1, 0] * 100), "your 100 images cover 100 of 200 classes: with fewer images than classes"),

@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.checking import checked
+from graftcli.checking import _telling, checked
 from graftcli.cli import app
 from graftcli.cli.render_run import said
 from graftcli.events import Decoded, Event
@@ -96,6 +96,14 @@ def test_every_image_is_progress(photos: Path) -> None:
     heard: list[Event] = []
     graftcli.check(photos, listen=heard.append)
     assert heard == [Decoded(done, 10) for done in range(1, 11)]
+
+
+def test_a_hundred_thousand_images_are_told_of_a_thousand_times() -> None:
+    heard: list[Event] = []
+    tell = _telling(heard.append)
+    for done in range(1, 100_001):
+        tell(done, 100_000)
+    assert len(heard) == 1000 and heard[-1] == Decoded(100_000, 100_000)
 
 
 def test_real_images_of_all_classes_cover_them() -> None:
