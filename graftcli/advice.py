@@ -61,14 +61,15 @@ def _on_coverage(found: Coverage) -> Iterator[str]:
 
 
 def _on_files(found: Census) -> Iterator[str]:
-    if found.broken:
-        yield f"{_files(len(found.broken))} cannot be read and {_are(len(found.broken))} left out: mend or remove them"
+    broken, plain = len(found.broken), len(found.plain)
+    if broken:
+        yield f"{_files(broken)} cannot be read and {_are(broken)} left out: mend or remove {_them(broken)}"
     if found.copies:
-        yield f"{_images(found.copies)} {_are(found.copies)} a copy of another, byte for byte: replace by others"
+        yield f"{_images(found.copies)} {_are(found.copies)} a copy of another, byte for byte: others would teach more"
     if found.lookalikes:
         yield f"{_images(found.lookalikes)} {_are(found.lookalikes)} nearly another one: others would teach more"
-    if found.plain:
-        yield f"{_images(len(found.plain))} {_are(len(found.plain))} of one shade all over: remove them"
+    if plain:
+        yield f"{_images(plain)} {_are(plain)} of one shade all over: remove {_them(plain)}"
     if found.enlarged is not None and found.enlarged > found.images // 10:
         yield (
             f"{found.enlarged} of {found.images} images are smaller than what the network sees, and are enlarged:"
@@ -93,3 +94,7 @@ def _files(count: int) -> str:
 
 def _are(count: int) -> str:
     return "is" if count == 1 else "are"
+
+
+def _them(count: int) -> str:
+    return "it" if count == 1 else "them"

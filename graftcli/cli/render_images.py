@@ -89,7 +89,7 @@ def _coverage(found: "Coverage") -> None:
     line(f"{found.teacher} takes them for {found.covered} of its {found.classes} classes")
     line(
         f"its confidence: median {found.confidence:.0%}, a tenth below {found.confidence_low:.0%};"
-        f" {found.unsure} images below 50%"
+        f" {found.unsure} image{'s' * (found.unsure != 1)} below 50%"
     )
     named = any(share.name != str(share.index) for share in found.dominant)
     rows = [
