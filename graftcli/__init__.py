@@ -14,6 +14,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from graftcli.api import (
         Asked,
+        Bench,
+        Check,
         Choice,
         Evaluation,
         How,
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
         Networks,
         Plan,
         Result,
+        bench,
         build,
+        check,
         distill,
         evaluate,
         inspect,
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Asked",
+    "Bench",
+    "Check",
     "Choice",
     "Evaluation",
     "How",
@@ -42,7 +48,9 @@ __all__ = [
     "Plan",
     "Result",
     "__version__",
+    "bench",
     "build",
+    "check",
     "distill",
     "evaluate",
     "inspect",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftcli.benching import Bench, bench
+from graftcli.checking import Check, check
 from graftcli.loading import load
 from graftcli.nets import plan as plans
 from graftcli.nets.cuts import by_work, cuts
@@ -19,6 +21,8 @@ from graftcli.scoring import Evaluation, Look, evaluate
 
 __all__ = [
     "Asked",
+    "Bench",
+    "Check",
     "Choice",
     "Evaluation",
     "How",
@@ -28,7 +32,9 @@ __all__ = [
     "Networks",
     "Plan",
     "Result",
+    "bench",
     "build",
+    "check",
     "distill",
     "evaluate",
     "inspect",

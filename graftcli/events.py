@@ -47,9 +47,32 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
+class Checked(Event):
+    """What a run's images are: `shown` of them to the teacher, which takes them for `covered` of its classes."""
+
+    images: int
+    broken: int
+    duplicates: int  # images that are the same as another one, or nearly
+    shown: int
+    classes: int
+    covered: int
+    confidence: float  # the median
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Looked(Event):
     """The teacher has seen so many of the views."""
 
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Timed(Event):
+    """So much of the measuring at one batch is done."""
+
+    batch: int
     done: int
     total: int
 

@@ -6,11 +6,8 @@ their files' SHA-256. A broken image is named and left out, never replaced by an
 
 import hashlib
 import math
-import os
 import warnings
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,22 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from graftcli.decoding import Broken, File, each
 from graftcli.errors import ImagesError, MachineError
-from graftcli.pixels import FORMATS, Fit, centre, decode, normalise
-from graftcli.sources import FOREIGN, SUFFIXES, WANTED, Entry, Refused, Source, opened
+from graftcli.pixels import Fit, centre, decode, normalise
+from graftcli.sources import SUFFIXES, WANTED, Entry, Source, opened
 
 __all__ = ["Broken", "Fit", "Images", "centre", "load", "normalise"]
 
 SHOWN = 5  # broken images in a message that is not about all of them
-
-
-@dataclass(frozen=True)
-class Broken:
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -42,13 +33,6 @@ class Images:
     names: tuple[str, ...]  # relative to the folder, with "/"
     broken: tuple[Broken, ...]  # in the order of their names
     digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`: it knows no name and no order
-
-
-@dataclass(frozen=True)
-class _File:
-    row: int
-    name: str
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -101,79 +85,19 @@ def _decoded(
     on_progress: Callable[[int, int], None] | None,
 ) -> list[_Decoded | Broken]:
     """What became of each entry, in their order; entry i is decoded into rows[i]."""
-    workers = _cores() if jobs is None else max(1, jobs)
     results = []
-    Image.init()  # here, because it is not made for several threads at once
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool:
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, mostly: what spoils the image is an exception
-        files = (_fetched(row, entry) for row, entry in enumerate(entries))
-        for result in _in_order(pool, partial(_settled, rows, fit), files, ahead=2 * workers):
+        for result in each(entries, partial(_settled, rows, fit), jobs):
             results.append(result)
             if on_progress:
                 on_progress(len(results), len(entries))
     return results
 
 
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor,
-    work: Callable[[_File | Broken], _Decoded | Broken],
-    files: Iterable[_File | Broken],
-    ahead: int,
-) -> Iterator[_Decoded | Broken]:
-    """map(work, files), with no more than `ahead` of the files in memory."""
-    waiting: deque[Future[_Decoded | Broken]] = deque()
-    for file in files:
-        waiting.append(pool.submit(work, file))
-        if len(waiting) >= ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _fetched(row: int, entry: Entry) -> _File | Broken:
-    if entry.name.lower().endswith(FOREIGN):
-        return Broken(entry.name, "this kind of file is not read: convert it to PNG or JPEG")
-    try:
-        return _File(row, entry.name, entry.read())
-    except MemoryError as error:
-        raise _no_memory(entry.name) from error
-    except Refused as refusal:
-        return Broken(entry.name, str(refusal))
-    except Exception as error:  # a damaged archive raises whatever its damage leads to
-        return Broken(entry.name, f"its bytes cannot be read ({error})")
-
-
-def _settled(rows: NDArray[np.uint8], fit: Fit, file: _File | Broken) -> _Decoded | Broken:
-    if isinstance(file, Broken):
-        return file
-    try:
-        rows[file.row] = decode(file.data, fit)
-    except MemoryError as error:
-        raise _no_memory(file.name) from error
-    except Exception as error:  # damaged bytes lead a decoder to any exception there is
-        return Broken(file.name, _reason(error, file.data))
+def _settled(rows: NDArray[np.uint8], fit: Fit, file: File) -> _Decoded:
+    rows[file.row] = decode(file.data, fit)
     return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest())
-
-
-def _no_memory(name: str) -> MachineError:
-    return MachineError(f"memory ran out while reading `{name}`.", "Free memory, or read with fewer --jobs.")
-
-
-def _reason(error: Exception, data: bytes) -> str:
-    if not data:
-        return "the file is empty"
-    if isinstance(error, UnidentifiedImageError):
-        return f"it is damaged or none of {', '.join(FORMATS)}; it begins with {data[:12]!r}"
-    if isinstance(error, Refused | Image.DecompressionBombError):
-        return str(error)
-    if "truncated" in str(error).lower():
-        return f"it ends too early ({error})"
-    return f"its data is damaged ({type(error).__name__}: {error})"
 
 
 def _arrange(rows: NDArray[np.uint8], order: Sequence[int]) -> None:

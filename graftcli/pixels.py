@@ -61,11 +61,32 @@ class Fit:
         return max(self.size[0], self.resized[0]), max(self.size[1], self.resized[1])
 
 
+@dataclass(frozen=True)
+class Stored:
+    """An image as it lies in its file; width and height are those that a viewer shows."""
+
+    width: int
+    height: int
+    format: str
+    mode: str  # Pillow's: RGB, L, RGBA, P, CMYK, I;16, …
+
+
 def decode(data: bytes, fit: Fit) -> NDArray[np.uint8]:
     """The image in `data` as uint8 [channels, *fit.kept]; raises Refused, or what Pillow raises for damaged data."""
+    return fitted(read(data, fit.channels)[0], fit)
+
+
+def read(data: bytes, channels: int) -> tuple[Image.Image, Stored]:
+    """The image in `data`, upright, as 8 bit grey or RGB, and what it was; raises as `decode`."""
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _bounded(image.size, "it has")
-        flat = _flat(ImageOps.exif_transpose(image), image.format, fit.channels)
+        kind, mode = image.format or "", image.mode
+        flat = _flat(ImageOps.exif_transpose(image), kind, channels)
+    return flat, Stored(*flat.size, kind, mode)
+
+
+def fitted(flat: Image.Image, fit: Fit) -> NDArray[np.uint8]:
+    """What `decode` keeps of an image that was read."""
     size = _resized(*flat.size, fit)
     _bounded(size, f"it has {flat.width}x{flat.height} pixels and would be resized to")
     small = flat.resize(size, KERNELS[fit.interpolation]).crop(_box(*size, fit))
@@ -134,7 +155,7 @@ def _bounded(size: tuple[int, int], found: str) -> None:
         raise Refused(f"{found} {size[0]}x{size[1]} pixels; {MOST_PIXELS / 1e6:.0f} million are the most that are read")
 
 
-def _flat(image: Image.Image, stored: str | None, channels: int) -> Image.Image:
+def _flat(image: Image.Image, stored: str, channels: int) -> Image.Image:
     """The image as 8 bit grey or RGB, on white where it is transparent; `stored` is the format of its file."""
     if image.mode.startswith("I;16") or (image.mode == "I" and stored == "PNG"):
         image = Image.fromarray(_levels(np.asarray(image), 65535))

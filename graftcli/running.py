@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 from graftcli import images as pictures
 from graftcli.card import Made, save_student, write_weights
+from graftcli.checking import checked
 from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
@@ -138,6 +139,7 @@ def distill(
         fixed = store.fixed(lambda: _fixed(how, train, folder))
         torch.set_num_threads(fixed["threads"])
         precision = Precision(device_named(how.device), how.amp, how.compile)
+        listen(checked(plan.teacher.network, train, fit, precision.device))
         inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
         listen(_started(plan, recipe, fit, len(train.pixels), inside, fixed["threads"], store))
         outcome = run(plan, train, fit, recipe, inside, store, _keeping(listen, store.warned), held)

@@ -15,11 +15,13 @@ LAYERS = (
     ("nets",),
     (
         *("students", "images", "labels", "pixels", "sources"),
+        *("advice", "census", "coverage", "decoding", "duplicates"),
+        *("ladder", "latency", "onnx_facts"),
         *("measure", "environment", "devices", "store", "runs", "written", "card"),
     ),
     ("graft",),
     ("export", "report"),
-    ("api", "loading", "reporting", "running", "scoring"),
+    ("api", "benching", "checking", "loading", "reporting", "running", "scoring"),
     ("demo",),
     ("cli",),
 )

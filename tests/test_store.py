@@ -161,7 +161,10 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
 
 
 def test_in_a_folder_of_others_only_what_graftcli_writes_is_overwritten(tmp_path: Path) -> None:
-    ours = ("README.md", "model.safetensors", "config.json", "graft.json", "metrics.jsonl", "blocks/a.safetensors")
+    ours = (
+        *("README.md", "model.safetensors", "config.json", "graft.json"),
+        *("bench.json", "metrics.jsonl", "blocks/a.safetensors"),
+    )
     others = ("a.txt", "blocks/notes.txt", "cache/photo.jpg", "sub/README.md", ".hidden")
     for name in ours + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -18,12 +18,33 @@ if TYPE_CHECKING:
 def said(event: events.Event) -> str | None:
     """An event in one line; None for what needs none."""
     match event:
-        case events.Decoded(done, total):
-            return f"images: {done} of {total} read"
         case events.Started():
             return _settings(event)
+        case events.Checked():
+            return checked(event)
+        case events.Merged(error64, error32):
+            return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
+        case events.Saved(path):
+            return f"written: {path}"
+        case events.Decoded() | events.Looked() | events.Timed():
+            return _counted(event)
+        case events.Began() | events.Stepped() | events.Ended():
+            return _trained(event)
+    return None
+
+
+def _counted(event: events.Decoded | events.Looked | events.Timed) -> str:
+    match event:
+        case events.Decoded(done, total):
+            return f"images: {done} of {total} read"
         case events.Looked(done, total):
             return f"views: the teacher has seen {done} of {total}"
+        case events.Timed(batch, done, total):
+            return f"latency at {_count(batch)}: {100 * done // total}%"
+
+
+def _trained(event: events.Began | events.Stepped | events.Ended) -> str:
+    match event:
         case events.Began(stage, first, last, step, steps):
             again = f", on from step {step}" if step else ""
             return f"{stage}: {blocks(first, last)}, {steps} steps{again}"
@@ -32,11 +53,6 @@ def said(event: events.Event) -> str | None:
         case events.Ended(stage, first, last, steps, loss, agreement, seconds):
             like = f", held-out agreement {agreement:.1%}" if agreement is not None else ""
             return f"{stage}: {blocks(first, last)} done, loss {loss:.4f}{like}, {seconds:.0f} s"
-        case events.Merged(error64, error32):
-            return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
-        case events.Saved(path):
-            return f"written: {path}"
-    return None
 
 
 def _settings(run: events.Started) -> str:
@@ -51,6 +67,19 @@ def _settings(run: events.Started) -> str:
             f"{run.device}, {run.threads} threads, {human(run.memory, 'B')} to remember in; {run.folder}{again}",
         )
     )
+
+
+def checked(event: events.Checked) -> str:
+    """The images of a run in a line, and in another one what to do about their classes."""
+    twice = f", {event.duplicates} twice or nearly so" if event.duplicates else ""
+    part = f" ({event.shown} of them shown)" if event.shown < event.images else ""
+    seen = f"the teacher takes them for {event.covered} of {event.classes} classes{part}"
+    said = f"images: {event.images}{twice}; {seen}, median confidence {event.confidence:.0%}"
+    return "\n".join([said, *(f"images: {advice}" for advice in event.advice[:1])])
+
+
+def _count(batch: int) -> str:
+    return f"{batch} image{'s' * (batch > 1)}"
 
 
 def blocks(first: int, last: int) -> str:
@@ -90,6 +119,8 @@ class Bars:
                 self._bars.update(self._now, description="images", completed=done, total=total)
             case events.Looked(done, total):
                 self._bars.update(self._now, description="views", completed=done, total=total)
+            case events.Timed(batch, done, total):
+                self._bars.update(self._now, description=f"latency, {_count(batch)}", completed=done, total=total)
             case events.Began():
                 self._begin(event)
             case events.Stepped():

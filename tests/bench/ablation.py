@@ -37,6 +37,7 @@ IDEAS: dict[str, tuple[str, ...]] = {
     "batchnorm-trained": ("stages.finish.batchnorm=train",),
     "sgd": ("stages.finish.optimizer=sgd", "stages.finish.lr=0.02", "stages.finish.weight_decay=1e-4"),
     "mixes-more": ("views.augment.mixup.share=0.4", "views.augment.cutmix.share=0.4"),
+    "mixes-all": ("views.augment.mixup.share=0.5", "views.augment.cutmix.share=0.5"),
     "mixes-none": ("views.augment.mixup=null", "views.augment.cutmix=null"),
     "zoom-wider": ("views.augment.resized_crop={scale: [0.2, 1.0], ratio: [0.75, 1.33], share: 0.7}",),
     "colour-more": ("views.augment.colour.strength=0.5",),

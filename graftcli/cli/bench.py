@@ -1,0 +1,125 @@
+"""`graftcli bench`: the ladder from the teacher in PyTorch down to an int8 file, measured on this machine."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from graftcli.cli import options as o
+from graftcli.cli import progress, render, render_bench
+
+Models = Annotated[
+    list[str], typer.Argument(metavar="RUN|SPEC|FILE.onnx…", help="Runs, model specs and ONNX files, in any mix.")
+]
+Teacher = Annotated[
+    str | None,
+    o.option(
+        "--teacher",
+        metavar="SPEC",
+        rich_help_panel=o.NETWORKS,
+        help="What all are compared with. Without it: a run's teacher, else the first model.",
+    ),
+]
+Checkpoint = Annotated[
+    str | None,
+    o.option(
+        "--checkpoint",
+        metavar="FILE",
+        rich_help_panel=o.NETWORKS,
+        help="Weights for the specs; `none` for random ones, which are as fast.",
+    ),
+]
+Folder = Annotated[
+    Path | None,
+    o.option(
+        "--images",
+        metavar="DIR",
+        rich_help_panel=o.IMAGES,
+        help="Measure agreement on these, and top-1 where they lie in class folders. Without it: a run's own.",
+    ),
+]
+Classes = Annotated[
+    Path | None,
+    o.option(
+        "--classes",
+        metavar="FILE",
+        rich_help_panel=o.IMAGES,
+        help="Which folder is which class: a name a line, or JSON.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    o.option("--threads", min=1, metavar="N", rich_help_panel=o.RUNNING, help="CPU threads. Without it: all cores."),
+]
+Seconds = Annotated[
+    float,
+    o.option(
+        "--seconds",
+        min=0.0,
+        metavar="S",
+        rich_help_panel=o.RUNNING,
+        help="Time for each model, at one image and at -b.",
+    ),
+]
+
+
+def bench(
+    models: Models,
+    teacher: Teacher = None,
+    checkpoint: Checkpoint = None,
+    teacher_checkpoint: o.TeacherCheckpoint = None,
+    images: Folder = None,
+    classes: Classes = None,
+    img_size: o.ImageSize = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    crop_pct: o.CropPct = None,
+    interpolation: o.Interpolation = None,
+    num_classes: o.NumClasses = None,
+    in_chans: o.InChans = None,
+    batch: o.Batch = 32,
+    threads: Threads = None,
+    seconds: Seconds = 3.0,
+    jobs: o.Jobs = None,
+    ema: o.Ema = None,
+    unsafe_load: o.UnsafeLoad = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Measure size, work, speed and agreement of a teacher, its student and their ONNX files, on this machine's CPU.
+
+    A run brings its teacher, its student, the ONNX files in its folder and its images; the result is also written
+    there, as bench.json. Models are warmed up and measured in turns, with as many threads as are printed.
+
+    Examples:
+      graftcli bench runs/resnet34-resnet18
+      graftcli bench runs/resnet34-resnet18 student-int8.onnx --images ./val --threads 1
+      graftcli bench resnet34 resnet18 mobilenetv3_large_100 --checkpoint none -b 16 --json
+    """
+    from graftcli.benching import bench as measure
+    from graftcli.benching import bench_json
+    from graftcli.scoring import Look
+
+    with progress.listening(as_json=as_json, quiet=quiet) as listen:
+        found = measure(
+            models,
+            teacher=teacher,
+            checkpoint=checkpoint,
+            teacher_checkpoint=teacher_checkpoint,
+            images=images,
+            classes=classes,
+            look=Look(img_size, mean, std, crop_pct, interpolation),
+            batch=batch,
+            threads=threads,
+            seconds=seconds,
+            jobs=jobs,
+            listen=listen,
+            num_classes=num_classes,
+            in_chans=in_chans,
+            ema=ema,
+            unsafe=unsafe_load,
+        )
+    if as_json:
+        render.document(bench_json(found))
+    else:
+        render_bench.bench(found)

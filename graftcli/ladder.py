@@ -1,0 +1,245 @@
+"""The ladder: the same task, from the teacher in PyTorch down to an int8 file, one rung below the other.
+
+A rung is a network that is run by PyTorch or by onnxruntime, on the CPU. `ladder` measures all of them together: their
+latencies in turns, their answers on the same images.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from graftcli.errors import CheckpointError
+from graftcli.latency import Latency, in_turns
+from graftcli.measure import accuracy, likeness, parameters
+from graftcli.onnx_facts import read_onnx
+from graftcli.pixels import Fit, centre, normalise
+
+SECONDS = 3.0  # of measuring, for each rung and batch
+_ANSWERED = 64  # images computed at once where nothing is timed
+
+
+class Runner(Protocol):
+    """What runs a network: `ready` turns pixels into its input, outside the clock; `run` gives the logits."""
+
+    @property
+    def batch(self) -> int | None: ...  # the only one it takes; None: any
+
+    def ready(self, pixels: Tensor, fit: Fit) -> Any: ...
+    def run(self, given: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One network as it would be shipped."""
+
+    name: str
+    format: str  # pytorch, onnx
+    precision: str  # fp32, fp16, bf16, int8
+    bytes: int
+    params: int
+    macs: int | None
+    size: tuple[int, int, int]  # channels, height and width of its input
+    runner: Runner
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A rung and what was measured of it. Ratios are to the first rung, which is the teacher where there is one."""
+
+    name: str
+    format: str
+    precision: str
+    bytes: int
+    params: int
+    macs: int | None
+    latency_ms: dict[str, Latency]  # by the batch
+    images_per_second: float | None  # at the largest batch measured
+    ratio: float | None  # how many times faster than the first rung on one image
+    agreement: float | None  # with the first rung's answers
+    top1: float | None
+    images: int  # on which agreement and top1 were measured
+    threads: int
+
+
+class _Module:
+    batch: int | None = None
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module.eval().cpu()
+
+    def ready(self, pixels: Tensor, fit: Fit) -> Tensor:
+        return normalise(pixels, fit)
+
+    def run(self, given: Tensor) -> NDArray[Any]:
+        with torch.inference_mode():
+            return self.module(given).numpy()  # type: ignore[no-any-return]
+
+
+class _Session:
+    def __init__(self, session: Any, input_type: str, channels_last: bool, batch: int | None) -> None:
+        self.session, self.input_type, self.channels_last, self.batch = session, input_type, channels_last, batch
+        self.name = session.get_inputs()[0].name
+        self.output = session.get_outputs()[0].name
+
+    def ready(self, pixels: Tensor, fit: Fit) -> NDArray[Any]:
+        raw = self.input_type == "uint8"  # its own graph normalises
+        given = pixels if raw else normalise(pixels, fit)
+        given = given.permute(0, 2, 3, 1) if self.channels_last else given
+        return np.ascontiguousarray(given.numpy().astype(self.input_type, copy=False))
+
+    def run(self, given: NDArray[Any]) -> NDArray[Any]:
+        return self.session.run([self.output], {self.name: given})[0]  # type: ignore[no-any-return]
+
+
+def of_module(name: str, module: nn.Module, size: tuple[int, int, int], *, bytes_: int | None = None) -> Rung:
+    """A rung that PyTorch runs as it is: eval mode, float32, no gradients, the layout that it was loaded with."""
+    module = module.eval().cpu()
+    kept = module.state_dict().values()
+    stored = bytes_ if bytes_ is not None else sum(t.numel() * t.element_size() for t in kept)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(torch.zeros(1, *size))
+    macs = counter.get_total_flops() // 2
+    return Rung(name, "pytorch", "fp32", stored, parameters(module), macs, size, _Module(module))
+
+
+def of_file(path: Path, threads: int, *, name: str | None = None, size: tuple[int, int, int] | None = None) -> Rung:
+    """A rung that onnxruntime runs with so many threads; `size` is its input where the file leaves it open."""
+    facts = read_onnx(path)
+    shape = facts.input_shape
+    if len(shape) != 4:
+        raise CheckpointError(f"`{path}` takes {len(shape)} dimensions, not images of four.", "Export it again.")
+    last = shape[1] not in (1, 3) and shape[3] in (1, 3)
+    own = (shape[3], *shape[1:3]) if last else shape[1:]
+    full = tuple(side or open_ for side, open_ in zip(own, size or (3, 224, 224), strict=True))
+    runner = _Session(_session(path, threads), facts.input_type, last, shape[0])
+    described = ("onnx", facts.precision, facts.bytes, facts.params, facts.macs)
+    return Rung(name or path.name, *described, (full[0], full[1], full[2]), runner)
+
+
+def _session(path: Path, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    # threads that wait for the next image would take the cores from the rung whose turn is next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own exception classes are not public
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"onnxruntime does not load `{path}`: {reason}", "Export it again.") from error
+
+
+def ladder(
+    rungs: Sequence[Rung],
+    pixels: Tensor,
+    fit: Fit,
+    *,
+    labels: Tensor | None = None,
+    compared: bool = True,
+    batch: int = 32,
+    threads: int = 1,
+    seconds: float = SECONDS,
+    told: Callable[[int, float], None] = lambda *_: None,
+) -> tuple[Measured, ...]:
+    """Every rung measured on the same images, uint8 [images, channels, height, width], beside the first.
+
+    `compared` is False where the images are noise: then only time is measured. Sessions keep the threads that they were
+    made with; PyTorch gets `threads` while this runs. `told` hears the batch and the share of its measuring done.
+    """
+    if double := {rung.name for rung in rungs if [other.name for other in rungs].count(rung.name) > 1}:
+        raise ValueError(f"rungs of one name: {sorted(double)}")
+    pixels = centre(pixels, fit)
+    with _threads(threads):
+        times = {size: _timed(rungs, pixels, fit, size, seconds, told) for size in sorted({1, batch})}
+        answers = [_answers(rung, pixels, fit) if compared else None for rung in rungs]
+    first = times[1].get(rungs[0].name)
+    return tuple(
+        _measured(rung, times, first, answer, answers[0], labels, threads)
+        for rung, answer in zip(rungs, answers, strict=True)
+    )
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _timed(
+    rungs: Sequence[Rung], pixels: Tensor, fit: Fit, batch: int, seconds: float, told: Callable[[int, float], None]
+) -> dict[str, Latency]:
+    """The latency of each rung that takes this batch."""
+    works = {}
+    for rung in rungs:
+        if rung.runner.batch in (None, batch):
+            works[rung.name] = _ready(rung.runner, _repeated(pixels, batch), fit)
+    return in_turns(works, seconds, lambda share: told(batch, share)) if works else {}
+
+
+def _ready(runner: Runner, pixels: Tensor, fit: Fit) -> Callable[[], object]:
+    given = runner.ready(pixels, fit)
+    return lambda: runner.run(given)
+
+
+def _repeated(pixels: Tensor, count: int) -> Tensor:
+    """So many of the images, in order, from the start again where they are too few."""
+    return pixels[torch.arange(count) % len(pixels)]
+
+
+def _answers(rung: Rung, pixels: Tensor, fit: Fit) -> Tensor:
+    """The logits of all images; a static batch is filled up, and the filling's answers are left away."""
+    runner = rung.runner
+    step = runner.batch or _ANSWERED
+    parts = []
+    for part in pixels.split(step):
+        given = _repeated(part, step) if runner.batch else part
+        parts.append(torch.from_numpy(np.array(runner.run(runner.ready(given, fit)), np.float32))[: len(part)])
+    return torch.cat(parts)
+
+
+def _measured(
+    rung: Rung,
+    times: dict[int, dict[str, Latency]],
+    first: Latency | None,
+    answers: Tensor | None,
+    teacher: Tensor | None,
+    labels: Tensor | None,
+    threads: int,
+) -> Measured:
+    found = {size: timed[rung.name] for size, timed in times.items() if rung.name in timed}
+    largest = max(found, default=0)
+    alike = answers is not None and teacher is not None and answers.shape == teacher.shape
+    return Measured(
+        name=rung.name,
+        format=rung.format,
+        precision=rung.precision,
+        bytes=rung.bytes,
+        params=rung.params,
+        macs=rung.macs,
+        latency_ms={str(size): latency for size, latency in found.items()},
+        images_per_second=1e3 * largest / found[largest].median if found else None,
+        ratio=first.median / found[1].median if first and 1 in found else None,
+        agreement=likeness(answers, teacher).agreement.share if alike else None,  # type: ignore[arg-type]
+        top1=accuracy(answers, labels).top1.share if answers is not None and labels is not None else None,
+        images=len(answers) if answers is not None else 0,
+        threads=threads,
+    )
+
+
+def ladder_json(rungs: Sequence[Measured]) -> list[dict[str, Any]]:
+    """What bench.json holds."""
+    return [asdict(rung) for rung in rungs]

@@ -1,0 +1,146 @@
+"""`graftcli bench` as a user meets it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from graftcli.cli import app
+from tests.files import Tiny, write
+from tests.nets import randomise, resnet
+from tests.pictures import folder_of, noise, saved
+
+NETS = Path(__file__).parent / "nets.py"
+QUICK = ("--seconds", "0", "--threads", "1", "-b", "2")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, a teacher's weights and a finished run."""
+    folder = tmp_path_factory.mktemp("bench")
+    folder_of(folder / "photos", {f"{i % 3}_kind/{i}.png": saved(noise(32, 32, i)) for i in range(9)})
+    torch.manual_seed(0)
+    torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
+    here, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(folder)
+    teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    student = ("--student", f"{NETS}:resnet(depth=8)", "--images", "photos", "--batch", "8", "--steps-scale", "0.01")
+    try:
+        for command in (
+            ["distill", *teacher, *student, "--out", "run", "--quiet"],
+            ["partial", "--blocks", "3", "--run", "run", "--out", "hybrid", "--quiet"],
+        ):
+            told = CliRunner().invoke(app, command)
+            assert told.exit_code == 0, told.output + told.stderr
+    finally:
+        os.chdir(here)
+        torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(place)
+    yield
+    (place / "run" / "bench.json").unlink(missing_ok=True)
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, ["bench", *words, *QUICK])
+
+
+def test_a_run_brings_its_teacher_its_student_and_its_images(place: Path) -> None:
+    told = call("run", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(told.stdout)
+    assert [rung["name"] for rung in found["rungs"]] == ["resnet (teacher)", "resnet (student)"]
+    assert (found["images"], found["source"], found["threads"]) == (9, str(place / "photos"), 1)
+    teacher, student = found["rungs"]
+    assert teacher["agreement"] == 1 and 0 <= student["agreement"] <= 1
+    assert teacher["ratio"] == 1 and student["macs"] < teacher["macs"]
+    assert student["bytes"] == (place / "run" / "model.safetensors").stat().st_size
+    assert json.loads((place / "run" / "bench.json").read_text()) == found["rungs"]
+
+
+def test_every_onnx_file_of_the_run_is_a_rung_once(place: Path) -> None:
+    torch.manual_seed(0)
+    file = write(place / "run" / "b.onnx", Tiny(classes=10), size=32)
+    shutil.copyfile(file, place / "named.onnx")
+    told = call("run", "run/b.onnx", "named.onnx", "--json")
+    file.unlink()
+    assert told.exit_code == 0, told.output + told.stderr
+    assert [rung["name"] for rung in json.loads(told.stdout)["rungs"]][2:] == ["b.onnx", "named.onnx"]
+
+
+def test_class_folders_give_top_one(place: Path) -> None:
+    told = call("run", "--images", "photos")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "top-1" in told.stdout
+    assert "classes: the number in front of the folder's name" in told.stdout
+    assert "1 thread\n" in told.stdout
+
+
+def test_a_runs_own_folder_names_are_never_read(place: Path) -> None:
+    assert "top-1" not in call("run").stdout
+
+
+def test_a_hybrid_is_measured_too() -> None:
+    told = call("hybrid", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    names = [rung["name"] for rung in json.loads(told.stdout)["rungs"]]
+    assert names == ["resnet (teacher)", "blocks 3 replaced (student)"]
+
+
+def test_specs_are_measured_without_a_run_or_images() -> None:
+    specs = (f"{NETS}:resnet(depth=8)", f"{NETS}:resnet(depth=14)")
+    told = call(*specs, "--checkpoint", "none", "--json", "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(told.stdout)
+    assert [rung["name"] for rung in found["rungs"]] == ["resnet", "resnet #2"]
+    assert found["source"] is None and found["rungs"][1]["agreement"] is None
+
+
+def test_files_alone_are_measured(place: Path) -> None:
+    write(place / "alone.onnx", Tiny())
+    told = call("alone.onnx", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert json.loads(told.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
+
+
+def test_images_that_are_gone_leave_the_times(place: Path) -> None:
+    (place / "photos").rename(place / "moved")
+    told = call("run", "--json")
+    (place / "moved").rename(place / "photos")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "not there any more" in told.stderr
+    assert json.loads(told.stdout)["rungs"][1]["agreement"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("run", "alone16.onnx"), 2, "alone16.onnx takes 3x16x16"),
+        (("nowhere.onnx",), 6, "nowhere.onnx"),
+        (("run", "--images", "nowhere"), 5, "nowhere"),
+        (("resnet999",), 3, "resnet999"),
+    ],
+)
+def test_a_stranger_is_told_what_is_wrong(place: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    write(place / "alone16.onnx", Tiny(classes=10))
+    told = call(*words)
+    assert told.exit_code == code, told.output + told.stderr
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("columns", ["80", "120", "300"])
+def test_the_table_keeps_every_number_on_terminals_of_usual_widths(place: Path, columns: str) -> None:
+    told = CliRunner().invoke(app, ["bench", "run", *QUICK], env={"COLUMNS": columns})
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "…" not in told.stdout
+    assert "100.00%" in told.stdout
