@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftcli.asked import Asked, How, Networks
 from graftcli.benching import Bench, bench
 from graftcli.checking import Check, check
 from graftcli.loading import load
@@ -16,7 +17,7 @@ from graftcli.nets.plan import Plan
 from graftcli.nets.positions import Position, positions
 from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
-from graftcli.running import Asked, How, Networks, Result, distill, partial
+from graftcli.running import Result, distill, partial
 from graftcli.scoring import Evaluation, Look, evaluate
 
 __all__ = [

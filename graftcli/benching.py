@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from graftcli import images as pictures
 from graftcli import labels as naming
+from graftcli.asked import Asked, asked_of
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
@@ -19,7 +20,6 @@ from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
 from graftcli.pixels import Fit
-from graftcli.running import Asked, asked_of
 from graftcli.runs import RUN_FILE, read_run
 from graftcli.scoring import Look, fit_for
 from graftcli.store import BENCH_FILE

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftcli.asked import Asked, asked_of, images_of, plan_of, recipe_of
 from graftcli.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
 from graftcli.events import Listener, Saved, Warned
@@ -17,7 +18,6 @@ from graftcli.report.disagreement import Compared, compare
 from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
 from graftcli.report.shown import Shown, shown
-from graftcli.running import Asked, asked_of, images_of, plan_of, recipe_of
 from graftcli.runs import read_run
 from graftcli.scoring import fit_for
 from graftcli.store import REPORT_FILE

@@ -1,86 +1,36 @@
 """`distill` and `partial`: networks, images and a recipe -> a run's folder with everything in it."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from itertools import takewhile
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
 
-from graftcli import images as pictures
-from graftcli.card import Made, save_student, write_weights
+from graftcli.asked import Asked, Ready, as_kept, asked_of, laid_over, ready
+from graftcli.card import Made, save_student
 from graftcli.checking import checked
-from graftcli.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
-from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
-from graftcli.events import Decoded, Event, Listener, Saved, Started, Warned
+from graftcli.errors import GraftError, UsageError
+from graftcli.events import Event, Listener, Saved, Started, Warned
 from graftcli.export.onnx import write_onnx
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
 from graftcli.graft.views import plain
+from graftcli.loading import load
 from graftcli.measure import size_of
-from graftcli.nets import plan as plans
 from graftcli.nets.network import Network
-from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan
-from graftcli.nets.spec import build
-from graftcli.pixels import Fit
-from graftcli.recipe import Recipe
-from graftcli.recipe_file import load as load_recipe
+from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.report.writing import write_report
-from graftcli.runs import newest, read_run
-from graftcli.scoring import Look, fit_for
+from graftcli.reuse import take_over
+from graftcli.runs import RUN_FILE, newest, read_run
 from graftcli.store import Store
-from graftcli.written import plain as as_json
+from graftcli.written import write_bytes
 
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Which two networks, with which weights, cut where."""
-
-    teacher: str
-    student: str
-    teacher_checkpoint: str | None = None
-    student_checkpoint: str | None = None
-    num_classes: int | None = None
-    in_chans: int | None = None
-    ema: bool | None = None
-    unsafe_load: bool = False
-    choice: Choice = field(default_factory=Choice)
-
-
-@dataclass(frozen=True)
-class How:
-    """Which recipe, on what machine."""
-
-    recipe: str = "graft"
-    overrides: tuple[str, ...] = ()
-    steps_scale: float = 1.0
-    batch: int | None = None  # in every stage; None: as the recipe says
-    seed: int = 0
-    device: str = "auto"
-    amp: bool = False
-    compile: bool = False
-    cache_gb: float | None = None
-    jobs: int | None = None
-    strict: bool = False
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Everything that a run is asked for; `partial` takes it over from an earlier run."""
-
-    networks: Networks
-    images: str
-    val_images: str | None = None
-    look: Look = field(default_factory=Look)
-    how: How = field(default_factory=How)
 
 
 @dataclass(frozen=True)
@@ -93,6 +43,8 @@ class Result:
     blocks: tuple[int, ...]
     params: tuple[int, int]  # of the teacher, of what came out
     macs: tuple[int, int]
+    unmerged: tuple[int, int]  # parameters and MACs of what came out, with every adapter still a layer
+    kept: tuple[str, ...]  # the adapters that stay, and why
     bytes: tuple[int, int]  # of their weights
     stock: bool
     agreement: float | None  # with the teacher, on held-out images; None where there were none
@@ -118,39 +70,25 @@ def distill(
 
     `reuse` is the folder of an earlier run, whose blocks are taken over where they were trained in the same way.
     """
-    how = asked.how
     heard: list[str] = []
-    listen = _keeping(listen, heard.append)
-    recipe = recipe_of(how)
-    plan = plan_of(asked, recipe)
-    if plan.teacher.network.weights == "random":
-        listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
-    chosen = parse_blocks(blocks, len(plan.blocks))
-    fit = fit_for(plan.teacher.network, asked.look, whole=True)
-    train = images_of(asked.images, fit, how, listen)
-    held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
-    folder, single = destination(plan, out, chosen)
-    settings = _settings(plan, recipe, how, fit, train, held, chosen)
-    with Store(folder, settings, overwrite=overwrite, about=_about(asked, command, heard)) as store:
+    start = ready(asked, blocks, _keeping(listen, heard.append))
+    folder, single = destination(start, out)
+    if single is not None and not overwrite:
+        _check_free(single, folder)
+    settings, about = _settings(start), _about(asked, single, command, heard)
+    with Store(folder, settings, overwrite=overwrite, about=about) as store:
         if store.finished is not None:
-            return _read_back(store.finished)
+            return _done_before(store.finished, folder, single, start, listen)
         if reuse is not None:
-            _take_over(reuse, folder, settings, chosen)
-        fixed = store.fixed(lambda: _fixed(how, train, folder))
-        torch.set_num_threads(fixed["threads"])
-        precision = Precision(device_named(how.device), how.amp, how.compile)
-        listen(checked(plan.teacher.network, train, fit, precision.device))
-        inside = Settings(how.seed, precision, fixed["memory"], fixed["disk"], chosen)
-        listen(_started(plan, recipe, fit, len(train.pixels), inside, fixed["threads"], store))
-        outcome = run(plan, train, fit, recipe, inside, store, _keeping(listen, store.warned), held)
-        result = _result(plan, folder, chosen, outcome, len(train.pixels))
-        made = _made(plan, outcome, fit, recipe, result, command)
+            take_over(reuse, folder, settings, start.blocks)
+        outcome = _trained(start, store, _keeping(listen, store.warned))
+        result = _result(start, folder, outcome)
+        made = _made(start, outcome, result, command)
         save_student(folder, outcome.merged.module, made)
         if single is not None:
-            _write_single(single, outcome, made, train)
-            listen(Saved(str(single)))
+            _write_single(single, folder, start, listen)
         store.finish(asdict(result))
-        _report(folder, plan, outcome, held or train, fit, precision.device, listen)
+        _report(folder, start, outcome, listen)
     listen(Saved(str(folder)))
     return result
 
@@ -159,23 +97,30 @@ def partial(
     blocks: str,
     asked: Asked | None = None,
     *,
+    given: Collection[str] | None = None,
     run_folder: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
     command: str = "graftcli.partial(…)",
     listen: Listener = lambda _: None,
 ) -> Result:
-    """Replace only some blocks of the teacher. Without `asked`, the networks and images are those of `run_folder`, else
-    of the newest run under ./runs, whose trained blocks are used again."""
+    """Replace only some blocks of the teacher, with the blocks that an earlier run has trained in the same way.
+
+    What is not asked for is taken from `run_folder`, else from the newest run under ./runs. `given` names the fields of
+    `asked` that count; without it all of them do.
+    """
     folder = Path(run_folder) if run_folder is not None else None
-    if asked is None:
+    spoken = {"teacher", "student", "images"} if given is None and asked is not None else set(given or ())
+    missing = [name for name in ("teacher", "student", "images") if name not in spoken]
+    if asked is None or missing:
         folder = folder or newest(RUNS, _is_whole)
         if folder is None:
             raise UsageError(
-                "there is no run under ./runs whose networks and images could be taken.",
+                f"there is no run under ./runs from which {', '.join(missing)} could be taken.",
                 "Give --teacher, --student and --images, or a run's folder with --run.",
             )
-        asked = asked_of(folder)
+        earlier = asked_of(folder)
+        asked = laid_over(earlier, asked, spoken) if asked is not None else earlier
     return distill(asked, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
 
 
@@ -184,120 +129,61 @@ def _is_whole(run: Mapping[str, Any]) -> bool:
     return len(run["settings"]["blocks"]) == len(run["settings"]["cuts"]["student"]) + 1
 
 
-def asked_of(folder: Path) -> Asked:
-    """What a run was asked for."""
-    return TypeAdapter(Asked).validate_python(read_run(folder)["sessions"][-1]["asked"])
-
-
-def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
-    """`3`, `1,3`, `2-4`, `last`; None stands for all blocks."""
-    if text is None:
-        return tuple(range(1, count + 1))
-    found: set[int] = set()
-    for part in text.replace(" ", "").split(","):
-        first, dash, last = (str(count) if end == "last" else end for end in part.partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--blocks {text!r} names no blocks.", "Give numbers: 3, 1,3, 2-4 or last.")
-        found |= set(range(int(first), int(last or first) + 1))
-    unknown = sorted(block for block in found if not 1 <= block <= count)
-    if unknown or not found:
-        raise UsageError(
-            f"--blocks {text} names block {', '.join(map(str, unknown)) or 'none'}; these networks have 1 to {count}.",
-            "`graftcli plan` shows them.",
-        )
-    return tuple(sorted(found))
-
-
-# -- what a run starts from ---------------------------------------------------------------------------------------
-
-
-def recipe_of(how: How) -> Recipe:
-    recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
-    if how.batch is None:
-        return recipe
-    return recipe.model_copy(
-        update={"stages": tuple(stage.model_copy(update={"batch": how.batch}) for stage in recipe.stages)}
-    )
-
-
-def plan_of(asked: Asked, recipe: Recipe) -> Plan:
-    networks = asked.networks
-    teacher = build(
-        networks.teacher,
-        checkpoint=networks.teacher_checkpoint,
-        num_classes=networks.num_classes,
-        in_chans=networks.in_chans,
-        img_size=asked.look.img_size,
-        ema=networks.ema,
-        unsafe=networks.unsafe_load,
-        role="teacher",
-    )
-    torch.manual_seed(asked.how.seed)  # the student's first weights are part of what the seed decides
-    student = build(
-        networks.student,
-        checkpoint=_student_weights(networks, recipe),
-        ema=networks.ema,
-        unsafe=networks.unsafe_load,
-        like=teacher,
-        role="student",
-    )
-    return plans.make(teacher, student, networks.choice)
-
-
-def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
-    if recipe.init == "checkpoint" and networks.student_checkpoint is None:
-        raise CheckpointError(
-            f"recipe {recipe.name} starts from the student's own weights, and none are given.",
-            "Give them with --student-checkpoint, or take --set init=inherit.",
-        )
-    return None if recipe.init == "pretrained" else networks.student_checkpoint or "none"
-
-
-def images_of(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
-    def tell(done: int, total: int) -> None:
-        listen(Decoded(done, total))
-
-    found = pictures.load(Path(source), fit, strict=how.strict, jobs=how.jobs, on_progress=tell)
-    for broken in found.broken:
-        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
-    if len(found.pixels) < 2:
-        raise ImagesError(f"`{source}` holds {len(found.pixels)} image.", "Two are needed at least.")
-    return found
-
-
-def destination(plan: Plan, out: str | Path | None, chosen: Sequence[int]) -> tuple[Path, Path | None]:
+def destination(start: Ready, out: str | Path | None) -> tuple[Path, Path | None]:
     """The run's folder, and the single file that is wanted beside it."""
+    plan = start.plan
     names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
-    part = "" if len(chosen) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, chosen))}"
+    part = "" if len(start.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, start.blocks))}"
     path = Path(out) if out is not None else None
-    if path is None or path.suffix in (".safetensors", ".onnx"):
-        return RUNS / f"{names}{part}", path
-    return path, None
+    if path is None or path.suffix not in (".safetensors", ".onnx"):
+        return path or RUNS / f"{names}{part}", None
+    return RUNS / f"{names}{part}", path
 
 
-def _settings(
-    plan: Plan,
-    recipe: Recipe,
-    how: How,
-    fit: Fit,
-    train: pictures.Images,
-    held: pictures.Images | None,
-    chosen: Sequence[int],
-) -> dict[str, Any]:
+def _check_free(single: Path, folder: Path) -> None:
+    """Whether a file may be written: a run that is done leaves it alone, one that was broken off may have made it."""
+    none: dict[str, Any] = {"status": "", "sessions": []}
+    run = read_run(folder) if (folder / RUN_FILE).exists() else none
+    ours = run["status"] == "finished" or any(each.get("single") == _full(single) for each in run["sessions"])
+    if single.exists() and not ours:
+        raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
+
+
+def _full(path: Path | None) -> str | None:
+    return str(path.expanduser().absolute()) if path is not None else None
+
+
+# -- the run ------------------------------------------------------------------------------------------------------
+
+
+def _trained(start: Ready, store: Store, listen: Listener) -> Outcome:
+    """All stages of the recipe, with what is fixed when a run starts."""
+    how, fixed = start.asked.how, store.fixed(lambda: _fixed(start, store.folder))
+    torch.set_num_threads(fixed["threads"])
+    precision = Precision(torch.device(fixed["device"]), how.amp, how.compile)
+    settings = Settings(how.seed, precision, fixed["memory"], fixed["disk"], start.blocks)
+    listen(checked(start.plan.teacher.network, start.train, start.fit, precision.device))
+    listen(_started(start, settings, fixed["threads"], store))
+    return run(start.plan, start.train, start.fit, start.recipe, settings, store, listen, start.held)
+
+
+def _settings(start: Ready) -> dict[str, Any]:
     """All that decides the result; a run goes on only where it is the same."""
+    plan, how = start.plan, start.asked.how
     return {
         "teacher": _identity(plan.teacher.network),
         "student": _identity(plan.student.network),
         "cuts": {"teacher": [c.name for c in plan.teacher.cuts], "student": [c.name for c in plan.student.cuts]},
-        "blocks": list(chosen),
-        "images": train.digest,
-        "val_images": held.digest if held is not None else None,
-        "fit": asdict(fit),
-        "recipe": recipe.model_dump(mode="json"),
+        "blocks": list(start.blocks),
+        "images": start.train.digest,
+        "val_images": start.held.digest if start.held is not None else None,
+        "fit": asdict(start.fit),
+        "recipe": start.recipe.model_dump(mode="json"),
         "seed": how.seed,
         "device": how.device,
         "amp": how.amp,
         "compile": how.compile,
+        "cache_gb": how.cache_gb,
     }
 
 
@@ -305,34 +191,36 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
 
 
-def _about(asked: Asked, command: str, warnings: Sequence[str]) -> dict[str, Any]:
+def _about(asked: Asked, single: Path | None, command: str, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "warnings": list(warnings),
         "command": command,
-        "asked": asdict(replace(asked, images=str(Path(asked.images).absolute()))),
+        "single": _full(single),
+        "asked": as_kept(asked),
         "versions": versions(),
     }
 
 
-def _fixed(how: How, train: pictures.Images, folder: Path) -> dict[str, Any]:
+def _fixed(start: Ready, folder: Path) -> dict[str, Any]:
     """What depends on the moment: the same again when the run goes on."""
-    budget = int(how.cache_gb * 1e9) if how.cache_gb is not None else (memory().free or 2**32) // 4
+    wanted = start.asked.how.cache_gb
+    budget = int(wanted * 1e9) if wanted is not None else (memory().free or 2**32) // 4
     return {
-        "memory": max(0, budget - train.pixels.numel()),
+        "memory": max(0, budget - start.train.pixels.numel()),
         "disk": shutil.disk_usage(folder).free // 2,
         "threads": usable_cores(),
+        "device": str(start.device),
     }
 
 
-def _started(
-    plan: Plan, recipe: Recipe, fit: Fit, images: int, settings: Settings, threads: int, store: Store
-) -> Started:
+def _started(start: Ready, settings: Settings, threads: int, store: Store) -> Started:
+    fit = start.fit
     return Started(
-        teacher=plan.teacher.network.name,
-        student=plan.student.network.name,
-        recipe=recipe.name,
-        blocks=settings.blocks or (),
-        images=images,
+        teacher=start.plan.teacher.network.name,
+        student=start.plan.student.network.name,
+        recipe=start.recipe.name,
+        blocks=start.blocks,
+        images=len(start.train.pixels),
         size=fit.size,
         crop_pct=fit.crop_pct,
         interpolation=fit.interpolation,
@@ -347,20 +235,6 @@ def _started(
     )
 
 
-def _take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen: Sequence[int]) -> None:
-    """Blocks that an earlier run trained each alone, in the same way, are finished here too."""
-    theirs, ours = read_run(earlier)["settings"], as_json(settings)
-    if any(theirs.get(key) != ours[key] for key in ours if key not in ("blocks", "recipe")):
-        return
-    alike = _alike(theirs["recipe"], ours["recipe"])
-    alone = [stage["name"] for stage in alike if stage["train"] == "blocks"]
-    for name in (f"{stage}-{block}.safetensors" for stage in alone for block in chosen):
-        source, target = earlier / "blocks" / name, folder / "blocks" / name
-        if source.exists() and not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-
-
 def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
     """A listener that passes everything on, and the text of each warning to `keep` too."""
 
@@ -372,51 +246,48 @@ def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
     return tell
 
 
-def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages with which both recipes begin, where they begin from the same weights and the same views."""
-    if theirs == ours:
-        return list(ours["stages"])
-    if any(theirs[key] != ours[key] for key in ("init", "adapters", "views")) or ours["views"]["count"] is None:
-        return []  # without a count, as many views are made as the longest stage can see
-    pairs = zip(theirs["stages"], ours["stages"], strict=False)
-    return [stage for stage, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-
-
 # -- what comes out -----------------------------------------------------------------------------------------------
 
 
-def _result(plan: Plan, folder: Path, chosen: tuple[int, ...], outcome: Outcome, images: int) -> Result:
+def _result(start: Ready, folder: Path, outcome: Outcome) -> Result:
+    plan, merged = start.plan, outcome.merged
     return Result(
         folder=str(folder),
         teacher=plan.teacher.network.name,
         student=plan.student.network.name,
-        blocks=chosen,
-        params=(plan.teacher.params, outcome.merged.params),
-        macs=(plan.teacher.macs, outcome.merged.macs),
-        bytes=(size_of(plan.teacher.network.module), size_of(outcome.merged.module)),
-        stock=outcome.merged.stock,
+        blocks=start.blocks,
+        params=(plan.teacher.params, merged.params),
+        macs=(plan.teacher.macs, merged.macs),
+        unmerged=(merged.unmerged_params, merged.unmerged_macs),
+        kept=tuple(f"{kept.adapter} at cut {kept.cut} stays a layer: {kept.reason}" for kept in merged.kept),
+        bytes=(size_of(plan.teacher.network.module), size_of(merged.module)),
+        stock=merged.stock,
         agreement=outcome.agreement,
         held_out=outcome.held_out,
-        images=images,
+        images=len(start.train.pixels),
         merge_errors=outcome.errors,
         seconds=outcome.seconds,
         peak_memory=peak_memory(),
     )
 
 
-def _read_back(document: Mapping[str, Any]) -> Result:
-    """The result of a run that was done before."""
+def _done_before(
+    document: Mapping[str, Any], folder: Path, single: Path | None, start: Ready, listen: Listener
+) -> Result:
+    """The result of a run that was done before; a single file that is wanted now and is not there is written now."""
+    if single is not None and not single.exists():
+        _write_single(single, folder, start, listen)
     return replace(TypeAdapter(Result).validate_python(dict(document)), already_done=True)
 
 
-def _made(plan: Plan, outcome: Outcome, fit: Fit, recipe: Recipe, result: Result, command: str) -> Made:
+def _made(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
     """What the folder's files tell of the network."""
     agreement = f"{result.agreement:.1%} of {result.held_out} held-out images" if result.agreement is not None else None
     return Made(
-        teacher=plan.teacher.network.origin,
-        student=plan.student.network.origin,
-        fit=fit,
-        recipe=recipe.name,
+        teacher=start.plan.teacher.network.origin,
+        student=start.plan.student.network.origin,
+        fit=start.fit,
+        recipe=start.recipe.name,
         images=result.images,
         command=command,
         numbers={
@@ -430,25 +301,20 @@ def _made(plan: Plan, outcome: Outcome, fit: Fit, recipe: Recipe, result: Result
     )
 
 
-def _write_single(single: Path, outcome: Outcome, made: Made, train: pictures.Images) -> None:
+def _write_single(single: Path, folder: Path, start: Ready, listen: Listener) -> None:
+    """The network in the run's folder once more, as one file."""
     if single.suffix == ".onnx":
-        write_onnx(outcome.merged.module, plain(train.pixels[:7], made.fit), single)
+        write_onnx(load(folder, unsafe=True), plain(start.train.pixels[:7], start.fit), single)  # its code just ran
     else:
-        write_weights(single, outcome.merged.module, made)
+        write_bytes(single, (folder / WEIGHTS_FILE).read_bytes())
+    listen(Saved(str(single)))
 
 
-def _report(
-    folder: Path,
-    plan: Plan,
-    outcome: Outcome,
-    images: pictures.Images,
-    fit: Fit,
-    device: torch.device,
-    listen: Listener,
-) -> None:
+def _report(folder: Path, start: Ready, outcome: Outcome, listen: Listener) -> None:
     """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
+    shown = start.held or start.train
     try:
-        file = write_report(folder, plan, outcome.merged.module, images, fit, device)
+        file = write_report(folder, start.plan, outcome.merged.module, shown, start.fit, start.device)
     except Exception as fault:
         found = fault.found if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
         listen(Warned(f"the report could not be written: {found} `graftcli report {folder}` tries again"))

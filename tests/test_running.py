@@ -19,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
+from graftcli.asked import asked_of
 from graftcli.cli import app
 from graftcli.store import LOCK_FILE
 from graftcli.written import read_tensors
@@ -134,10 +135,35 @@ def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, p
     assert hybrid(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
+def test_what_is_said_beside_an_earlier_run_counts(finished: Path, place: Path) -> None:
+    told = call(
+        "partial", "--blocks", "1", "--run", str(finished), "--seed", "7", "--out", "seven", "--json", "--quiet"
+    )
+    assert told.exit_code == 0, told.output + told.stderr
+    asked = asked_of(place / "seven")
+    assert (asked.how.seed, asked.how.batch, asked.networks) == (7, 8, asked_of(finished).networks)
+    name = "graft-1.safetensors"
+    assert (place / "seven" / "blocks" / name).read_bytes() != (finished / "blocks" / name).read_bytes()
+
+
+def test_an_earlier_run_is_taken_up_from_any_folder(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = call("partial", "--blocks", "last", "--run", str(finished), "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    name = "graft-3.safetensors"
+    folder = tmp_path / "runs" / "resnet-resnet-blocks-3"
+    assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
+
+
 def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None:
+    before = written(finished)
     for name in ("one.safetensors", "one.onnx"):
-        told = call(*arguments("--quiet", "--overwrite", out=name))
-        assert told.exit_code == 0, told.output + told.stderr
+        for _ in range(2):  # the second time it is there already
+            told = call(*arguments("--quiet", out=name))
+            assert told.exit_code == 0, told.output + told.stderr
+    assert written(finished) == before
     assert (place / "one.safetensors").exists()
     student = graftcli.load(place / "one.safetensors")
     images = torch.randn(3, 3, 32, 32)
@@ -160,14 +186,23 @@ def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
         (arguments(images="nowhere"), 5, "nowhere"),
         (arguments("--recipe", "grafd"), 2, "graft"),
         (arguments("--set", "stages.graft.lr=-1"), 2, "lr"),
-        (arguments("--device", "cuda:7"), 2, "cuda:7"),
+        (arguments("--device", "cuda:7", out="fresh"), 2, "this machine has 0"),
+        (arguments("--set", "stages.graft.lr=[1,1,1,1,1]", out="fresh"), 2, "5 values for 3 units"),
+        (arguments("--batch", "1", "--recipe", "netgraft", out="fresh"), 2, "no statistics"),
+        (arguments("--student-checkpoint", "teacher.pth", out="fresh"), 2, "init=checkpoint"),
+        (arguments(out="teacher.pth"), 2, "is a file"),
+        (arguments(out="taken.onnx"), 2, "taken.onnx"),
         (["partial", "--blocks", "9"], 2, "1 to 3"),
         (["partial", "--blocks", "x"], 2, "names no blocks"),
-        (["partial", "--blocks", "1", "--teacher", "resnet18"], 2, "--student"),
+        (["partial", "--blocks", "1", "--device", "nonsense"], 2, "nonsense"),
+        (["partial", "--blocks", "1", "--run", "nowhere"], 2, "nowhere"),
     ],
 )
-def test_a_stranger_is_told_what_is_wrong(finished: Path, words: list[str], code: int, said: str) -> None:
+def test_a_stranger_is_told_what_is_wrong(finished: Path, place: Path, words: list[str], code: int, said: str) -> None:
+    """And a folder that nothing has come of is not taken."""
+    (place / "taken.onnx").write_bytes(b"mine")
     told = call(*words)
+    assert not (place / "fresh").exists() and (place / "taken.onnx").read_bytes() == b"mine"
     assert told.exit_code == code, told.output + told.stderr
     assert said in told.stderr
     assert "Traceback" not in told.stderr

@@ -5,12 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import typer
+
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
-from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher, names
+from graftcli.cli.asking import asked_by
+from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 if TYPE_CHECKING:
-    from graftcli.nets.pair import Choice
     from graftcli.running import Result
 
 _RECIPE = "Recipe"
@@ -55,6 +57,7 @@ Overwrite = Annotated[
 
 
 def distill(
+    ctx: typer.Context,
     teacher: o.Teacher,
     student: o.Student,
     images: Images,
@@ -99,39 +102,16 @@ def distill(
       graftcli distill --teacher resnet50 --student mobilenetv3_large_100 --images ./photos --out student.onnx
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/ --recipe netgraft --steps-scale 0.1
     """
-    from graftcli.running import Asked, How, Networks
     from graftcli.running import distill as run
-    from graftcli.scoring import Look
 
-    networks = Networks(
-        teacher,
-        student,
-        teacher_checkpoint,
-        student_checkpoint,
-        num_classes,
-        in_chans,
-        ema,
-        unsafe_load,
-        choice(blocks_count, split_teacher, split_student),
-    )
-    look = Look(img_size, mean, std, crop_pct, interpolation)
-    how = How(recipe, tuple(set_ or ()), steps_scale, batch, seed, device, amp, compile_, cache_gb, jobs, strict)
-    asked = Asked(networks, str(images), str(val_images) if val_images is not None else None, look, how)
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        result = run(asked, out=out, overwrite=overwrite, command=command(), listen=listen)
+        result = run(asked_by(ctx.params), out=out, overwrite=overwrite, command=command(), listen=listen)
     tell(result, as_json=as_json)
 
 
 def command() -> str:
     """What was typed, for the model card."""
     return shlex.join(["graftcli", *sys.argv[1:]])
-
-
-def choice(blocks_count: int | None, split_teacher: str | None, split_student: str | None) -> "Choice":
-    from graftcli.nets.pair import Choice
-
-    by_hand = [None if (found := names(text)) is None else tuple(found) for text in (split_teacher, split_student)]
-    return Choice(blocks_count, *by_hand)
 
 
 def tell(result: "Result", *, as_json: bool) -> None:

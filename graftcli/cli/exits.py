@@ -62,7 +62,8 @@ def _machine(problem: BaseException) -> Failure | None:
         return Failure(
             MACHINE,
             f"The memory is used up: {_first_line(problem)}",
-            "Choose a smaller batch, smaller images or another device, or end other programs; then run it again.",
+            "Choose a smaller batch (-b), less to remember in (--cache-gb), smaller images (--img-size) or another"
+            " device, or end other programs; then run it again, with --overwrite where the run has begun.",
         )
     fault = explain(problem)
     return Failure(MACHINE, fault.found, fault.mend) if fault else None

@@ -3,9 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
+import typer
+
 from graftcli.cli import options as o
 from graftcli.cli import progress
-from graftcli.cli.distill import Out, Overwrite, Recipe, Set, StepsScale, Strict, ValImages, choice, command, tell
+from graftcli.cli.asking import asked_by, given
+from graftcli.cli.distill import Out, Overwrite, Recipe, Set, StepsScale, Strict, ValImages, command, tell
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 Blocks = Annotated[
@@ -32,6 +35,7 @@ Images = Annotated[
 
 
 def partial(
+    ctx: typer.Context,
     blocks: Blocks,
     run_folder: Run = None,
     teacher: Teacher = None,
@@ -70,33 +74,25 @@ def partial(
 ) -> None:
     """Replace only some blocks of the teacher, and write the hybrid.
 
-    After a `distill`, `--blocks` alone is enough: networks, images and trained blocks are those of the newest run.
+    After a `distill`, `--blocks` alone is enough: networks, images and trained blocks are those of the newest run. What
+    else is said changes that; where all of --teacher, --student and --images are, no other run is looked at.
 
     Examples:
       graftcli partial --blocks 3
       graftcli partial --blocks 2-4 --run runs/resnet34-resnet18
       graftcli partial --blocks last --teacher resnet34 --student resnet18 --images ./10shot/
     """
-    from graftcli.errors import UsageError
-    from graftcli.running import Asked, How, Networks
     from graftcli.running import partial as run
-    from graftcli.scoring import Look
 
-    asked = None
-    given = {"--teacher": teacher, "--student": student, "--images": images}
-    if teacher is not None and student is not None and images is not None:
-        cuts = choice(blocks_count, split_teacher, split_student)
-        networks = Networks(
-            teacher, student, teacher_checkpoint, student_checkpoint, num_classes, in_chans, ema, unsafe_load, cuts
-        )
-        how = How(recipe, tuple(set_ or ()), steps_scale, batch, seed, device, amp, compile_, cache_gb, jobs, strict)
-        look = Look(img_size, mean, std, crop_pct, interpolation)
-        asked = Asked(networks, str(images), str(val_images) if val_images is not None else None, look, how)
-    elif any(value is not None for value in given.values()):
-        missing = ", ".join(flag for flag, value in given.items() if value is None)
-        raise UsageError(f"{missing} missing.", "Give --teacher, --student and --images together, or a run with --run.")
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         result = run(
-            blocks, asked, run_folder=run_folder, out=out, overwrite=overwrite, command=command(), listen=listen
+            blocks,
+            asked_by(ctx.params),
+            given=given(ctx),
+            run_folder=run_folder,
+            out=out,
+            overwrite=overwrite,
+            command=command(),
+            listen=listen,
         )
     tell(result, as_json=as_json)

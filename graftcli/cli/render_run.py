@@ -163,6 +163,11 @@ def result(found: "Result") -> None:
     table("", ("", "network", *heads), rows, right=heads)
     line()
     line(f"agreement with the teacher: {agreement}")
+    if found.unmerged != (found.params[1], found.macs[1]):
+        before = f"{human(found.unmerged[0])} parameters and {human(found.unmerged[1])} MACs"
+        line(f"before its adapters were folded away: {before}")
+    for kept in found.kept:
+        line(f"adapter {kept}")
     line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")
     line(f"{found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
     line(f"written: {found.folder}")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from graftcli.asked import Asked, How, Networks
 from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, write_held_out, write_images
 from graftcli.events import Listener
 from graftcli.export.onnx import write_onnx
@@ -12,7 +13,7 @@ from graftcli.graft.views import plain
 from graftcli.loading import load
 from graftcli.measure import Accuracy, accuracy, logits, parameters
 from graftcli.nets.spec import build
-from graftcli.running import Asked, How, Networks, Result, distill
+from graftcli.running import Result, distill
 from graftcli.scoring import Look, fit_for
 
 # the steps of both are the same in all; what the recipes ship with is for larger networks

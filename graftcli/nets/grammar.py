@@ -57,6 +57,17 @@ def source_of(text: str, given: Given) -> Source:
     raise _unknown(text)
 
 
+def from_anywhere(text: str) -> str:
+    """The same spec, whatever folder it is read in: what names a file or folder names it in full."""
+    if text.startswith("local-dir:"):
+        return f"local-dir:{Path(text.removeprefix('local-dir:')).expanduser().absolute()}"
+    if match := _FILE_CALL.fullmatch(text):
+        return f"{Path(match[1]).expanduser().absolute()}:{match[2]}"
+    named = _PREFIXED.fullmatch(text) or from_timm.known(text) or text in from_torchvision.names()
+    path = Path(text).expanduser()
+    return str(path.absolute()) if not named and text and path.exists() else text
+
+
 def _prefixed(prefix: str, name: str, given: Given) -> Source:
     if prefix in ("tv", "torchvision"):
         return _torchvision(name, given)

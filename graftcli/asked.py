@@ -1,0 +1,245 @@
+"""What a run is asked for, by flags, by Python or by an earlier run, and what it then starts from."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from pydantic import TypeAdapter
+
+from graftcli import images as pictures
+from graftcli.devices import device_named
+from graftcli.errors import CheckpointError, UsageError
+from graftcli.events import Decoded, Listener, Warned
+from graftcli.nets import plan as plans
+from graftcli.nets.grammar import from_anywhere
+from graftcli.nets.pair import Choice
+from graftcli.nets.plan import Plan
+from graftcli.nets.spec import build
+from graftcli.pixels import Fit
+from graftcli.recipe import Recipe, check_units
+from graftcli.recipe_file import load as load_recipe
+from graftcli.runs import read_run
+from graftcli.scoring import Look, fit_for
+
+P = TypeVar("P", "Networks", "Look", "How", "Asked")
+
+
+@dataclass(frozen=True)
+class Networks:
+    """Which two networks, with which weights, cut where."""
+
+    teacher: str
+    student: str
+    teacher_checkpoint: str | None = None
+    student_checkpoint: str | None = None
+    num_classes: int | None = None
+    in_chans: int | None = None
+    ema: bool | None = None
+    unsafe_load: bool = False
+    choice: Choice = field(default_factory=Choice)
+
+
+@dataclass(frozen=True)
+class How:
+    """Which recipe, on what machine."""
+
+    recipe: str = "graft"
+    overrides: tuple[str, ...] = ()
+    steps_scale: float = 1.0
+    batch: int | None = None  # in every stage; None: as the recipe says
+    seed: int = 0
+    device: str = "auto"
+    amp: bool = False
+    compile: bool = False
+    cache_gb: float | None = None
+    jobs: int | None = None
+    strict: bool = False
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything that a run is asked for; `partial` takes it over from an earlier run."""
+
+    networks: Networks
+    images: str
+    val_images: str | None = None
+    look: Look = field(default_factory=Look)
+    how: How = field(default_factory=How)
+
+
+# -- kept with a run ----------------------------------------------------------------------------------------------
+
+
+def as_kept(asked: Asked) -> dict[str, Any]:
+    """Plain JSON from which `asked_of` gives the same back, in whatever folder it is read."""
+    networks, how = asked.networks, asked.how
+    full = replace(
+        networks,
+        teacher=from_anywhere(networks.teacher),
+        student=from_anywhere(networks.student),
+        teacher_checkpoint=_absolute(networks.teacher_checkpoint),
+        student_checkpoint=_absolute(networks.student_checkpoint),
+    )
+    recipe = _absolute(how.recipe) if Path(how.recipe).is_file() else how.recipe
+    kept = replace(
+        asked,
+        networks=full,
+        images=_absolute(asked.images) or asked.images,
+        val_images=_absolute(asked.val_images),
+        how=replace(how, recipe=recipe or how.recipe),
+    )
+    return asdict(kept)
+
+
+def _absolute(path: str | None) -> str | None:
+    return path if path in (None, "none") else str(Path(path or "").expanduser().absolute())
+
+
+def asked_of(folder: Path) -> Asked:
+    """What a run was asked for."""
+    return asked_from(read_run(folder))
+
+
+def asked_from(run: Mapping[str, Any]) -> Asked:
+    return TypeAdapter(Asked).validate_python(run["sessions"][-1]["asked"])
+
+
+_TOGETHER = {  # who names the first does not mean an earlier run's others
+    "recipe": ("overrides", "steps_scale", "batch"),
+    "teacher": ("teacher_checkpoint", "num_classes", "in_chans"),
+    "student": ("student_checkpoint",),
+}
+
+
+def laid_over(earlier: Asked, said: Asked, given: Collection[str]) -> Asked:
+    """What an earlier run was asked for, but for the fields that are `given`, and those that belong to them."""
+    fields_given = {*given, *(field for name in given for field in _TOGETHER.get(name, ()))}
+
+    def over(old: P, new: P) -> P:
+        return replace(old, **{f.name: getattr(new, f.name) for f in fields(old) if f.name in fields_given})
+
+    whole = over(earlier, said)
+    return replace(
+        whole,
+        networks=over(earlier.networks, said.networks),
+        look=over(earlier.look, said.look),
+        how=over(earlier.how, said.how),
+    )
+
+
+# -- what a run starts from ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Everything that a run starts from; what can be refused has been refused."""
+
+    asked: Asked
+    recipe: Recipe
+    plan: Plan
+    blocks: tuple[int, ...]  # of the student, that are to replace the teacher's
+    fit: Fit
+    train: pictures.Images
+    held: pictures.Images | None  # given to measure on
+    device: torch.device
+
+
+def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
+    """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
+    how = asked.how
+    recipe, device = recipe_of(how), device_named(how.device)
+    plan = plan_of(asked, recipe)
+    check_units(recipe, len(plan.blocks))
+    chosen = parse_blocks(blocks, len(plan.blocks))
+    if plan.teacher.network.weights == "random":
+        listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
+    for note in plan.notes:
+        listen(Warned(note))
+    fit = fit_for(plan.teacher.network, asked.look, whole=True)
+    train = images_of(asked.images, fit, how, listen)
+    held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
+    return Ready(asked, recipe, plan, chosen, fit, train, held, device)
+
+
+def recipe_of(how: How) -> Recipe:
+    """The recipe with everything that is said beside it, checked again as a whole."""
+    recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
+    if how.batch is None:
+        return recipe
+    batches = tuple(f"stages.{stage.name}.batch={how.batch}" for stage in recipe.stages)
+    return load_recipe(how.recipe, (*how.overrides, *batches), how.steps_scale)
+
+
+def plan_of(asked: Asked, recipe: Recipe) -> Plan:
+    """Both networks, cut at matching places; the seed decides their first weights, where they have no others."""
+    networks = asked.networks
+    torch.manual_seed(asked.how.seed)
+    teacher = build(
+        networks.teacher,
+        checkpoint=networks.teacher_checkpoint,
+        num_classes=networks.num_classes,
+        in_chans=networks.in_chans,
+        img_size=asked.look.img_size,
+        ema=networks.ema,
+        unsafe=networks.unsafe_load,
+        role="teacher",
+    )
+    torch.manual_seed(asked.how.seed)  # whatever the teacher took of it
+    student = build(
+        networks.student,
+        checkpoint=_student_weights(networks, recipe),
+        ema=networks.ema,
+        unsafe=networks.unsafe_load,
+        like=teacher,
+        role="student",
+    )
+    return plans.make(teacher, student, networks.choice)
+
+
+def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
+    """Where the student's first weights are read from: "none" for nowhere, None for its name's pretrained ones."""
+    given = networks.student_checkpoint
+    if recipe.init == "checkpoint" and given is None:
+        raise CheckpointError(
+            f"recipe {recipe.name} starts from the student's own weights, and none are given.",
+            "Give them with --student-checkpoint, or take --set init=inherit.",
+        )
+    if recipe.init != "checkpoint" and given not in (None, "none"):
+        raise UsageError(
+            f"--student-checkpoint is {given}; recipe {recipe.name} has `init: {recipe.init}` and would not use it.",
+            "Leave it out, or start from it with --set init=checkpoint.",
+        )
+    return None if recipe.init == "pretrained" else given or "none"
+
+
+def images_of(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
+    """The images of a folder or archive, decoded; what cannot be read is told of, and left out."""
+
+    def tell(done: int, total: int) -> None:
+        listen(Decoded(done, total))
+
+    found = pictures.load(Path(source), fit, strict=how.strict, jobs=how.jobs, on_progress=tell)
+    for broken in found.broken:
+        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
+    return found
+
+
+def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
+    """`3`, `1,3`, `2-4`, `last`; None stands for all blocks."""
+    if text is None:
+        return tuple(range(1, count + 1))
+    found: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = (str(count) if end == "last" else end for end in part.partition("-"))
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise UsageError(f"--blocks {text!r} names no blocks.", "Give numbers: 3, 1,3, 2-4 or last.")
+        found |= set(range(int(first), int(last or first) + 1))
+    unknown = sorted(block for block in found if not 1 <= block <= count)
+    if unknown or not found:
+        raise UsageError(
+            f"--blocks {text} names block {', '.join(map(str, unknown)) or 'none'}; these networks have 1 to {count}.",
+            "`graftcli plan` shows them.",
+        )
+    return tuple(sorted(found))
