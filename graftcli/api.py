@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graftcli.export.form import Exported, Form
+from graftcli.exporting import Seen, export
 from graftcli.loading import load
 from graftcli.nets import plan as plans
 from graftcli.nets.cuts import by_work, cuts
@@ -21,6 +23,8 @@ __all__ = [
     "Asked",
     "Choice",
     "Evaluation",
+    "Exported",
+    "Form",
     "How",
     "Inspection",
     "Look",
@@ -28,9 +32,11 @@ __all__ = [
     "Networks",
     "Plan",
     "Result",
+    "Seen",
     "build",
     "distill",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "partial",

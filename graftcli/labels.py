@@ -58,6 +58,21 @@ def read(source: Path, names: Sequence[str], num_classes: int, classes_file: Pat
     return Labels(indices, tuple(sorted(index, key=lambda folder: (index[folder], folder))), rule.said)
 
 
+def class_names(path: Path | None, num_classes: int) -> tuple[str, ...] | None:
+    """One name for each class out of a `--classes` file; without one, ImageNet's for as many classes as it has."""
+    if path is None:
+        subset = infer_imagenet_subset({"num_classes": num_classes})
+        return tuple(ImageNetInfo(subset).label_descriptions()) if subset else None
+    names: dict[int, str] = {}
+    for name, index in _listed(path):
+        names.setdefault(index, name)
+    if set(names) != set(range(num_classes)):
+        beyond = f", up to class {max(names)}" if names else ""
+        found = f"--classes `{path}` names {len(names)} classes{beyond}; the network has {num_classes}."
+        raise UsageError(found, f"Name classes 0 to {num_classes - 1}, each once.")
+    return tuple(names[index] for index in range(num_classes))
+
+
 def _unwrapped(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:
     """The names without the folders that are around all of them and name no class."""
     first = names[0].split("/")[0]

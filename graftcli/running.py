@@ -16,10 +16,10 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
 from graftcli.errors import CheckpointError, ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Warned
-from graftcli.export.onnx import write_onnx
+from graftcli.export.form import Form, Subject, about
+from graftcli.export.write import write
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
-from graftcli.graft.views import plain
 from graftcli.nets import plan as plans
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
@@ -375,6 +375,8 @@ def _made(plan: Plan, outcome: Outcome, fit: Fit, recipe: Recipe, result: Result
 
 def _write_single(single: Path, outcome: Outcome, made: Made, train: pictures.Images) -> None:
     if single.suffix == ".onnx":
-        write_onnx(outcome.merged.module, plain(train.pixels[:7], made.fit), single)
+        blocks = made.hybrid["blocks"] if made.hybrid else None
+        facts = about(made.teacher["name"], made.student["name"], blocks, train.digest)
+        write(Subject(outcome.merged.module, made.fit, train.pixels, facts=facts), Form(), single)
     else:
         write_weights(single, outcome.merged.module, made)

@@ -19,7 +19,7 @@ LAYERS = (
     ),
     ("graft",),
     ("export", "report"),
-    ("api", "loading", "running", "scoring"),
+    ("api", "exporting", "loading", "running", "scoring"),
     ("demo",),
     ("cli",),
 )

@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from graftcli import __version__
-from graftcli.cli import demo, distill, env, inspect, partial, plan, recipes, render
+from graftcli.cli import demo, distill, env, export, inspect, partial, plan, recipes, render
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure, forget_stdout
 
@@ -102,7 +102,7 @@ def _plain(text: str) -> str:
 
 _register("Distil", distill.distill, partial.partial, demo.demo)
 _register("Look before", plan.plan, inspect.inspect)
-_register("Afterwards", evaluating.evaluate)
+_register("Afterwards", evaluating.evaluate, export.export)
 _register("Help yourself", env.env)
 app.add_typer(recipes.app, rich_help_panel="Help yourself")
 

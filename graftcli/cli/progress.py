@@ -47,5 +47,5 @@ class _Lines:
             render.note(text)
 
     def _is_due(self, event: events.Event) -> bool:
-        frequent = isinstance(event, events.Stepped | events.Looked | events.Decoded)
+        frequent = isinstance(event, events.Stepped | events.Looked | events.Decoded | events.Searched)
         return not frequent or time.monotonic() - self._told > _LINE_EVERY

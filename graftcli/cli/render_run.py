@@ -32,6 +32,8 @@ def said(event: events.Event) -> str | None:
             return f"{stage}: {blocks(first, last)} done, loss {loss:.4f}{like}, {seconds:.0f} s"
         case events.Merged(error64, error32):
             return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
+        case events.Searched(done, total):
+            return f"int8: {done} of {total} layers tried"
         case events.Saved(path):
             return f"written: {path}"
     return None
@@ -74,6 +76,8 @@ class Bars:
                 self._bars.update(self._now, description="images", completed=done, total=total)
             case events.Looked(done, total):
                 self._bars.update(self._now, description="views", completed=done, total=total)
+            case events.Searched(done, total):
+                self._bars.update(self._now, description="layers in int8", completed=done, total=total)
             case events.Began():
                 self._begin(event)
             case events.Stepped():
