@@ -25,9 +25,9 @@ from graftcli.pixels import centre
 MOST_CALIBRATION = 256  # images
 _BATCH = 16
 _SHORT_EXAM = 32  # images that rank a layer
-_WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-# what computes on numbers; what only moves them (a reshape, a pool) follows what comes before it
-_COMPUTING = (*_WEIGHTED, "Add", "Mul", "Softmax", "Sigmoid", "LayerNormalization", "BatchNormalization")
+# What computes on numbers, where onnxruntime has an int8 kernel for it: without one (LayerNormalization) int8 harms and
+# saves nothing. What merely moves numbers (a reshape, a pool) follows what comes before it.
+_COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Softmax", "Sigmoid")
 _MOVING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice", "Pad")
 _SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize")
 _VNNI = ("avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8")
