@@ -44,18 +44,22 @@ def _of(made: Callable[[], Network]) -> Callable[[], Subject]:
 
 
 def _hybrid(name: str, blocks: set[int]) -> Callable[[], Subject]:
-    plan = pairs.planned
-    return lambda: subject(
-        merge_hybrid(plan(name), pairs.random_seams(plan(name)), blocks).module,
-        plan(name).teacher.network.input_size[1],
-    )
+    def make() -> Subject:
+        plan = pairs.planned(name)
+        merged = merge_hybrid(plan, pairs.random_seams(plan), blocks)
+        return subject(merged.module, plan.teacher.network.input_size[1])
+
+    return make
 
 
 def _with_adapters(name: str) -> Callable[[], Subject]:
-    plan = pairs.planned
-    return lambda: subject(
-        merge(plan(name), pairs.random_seams(plan(name))).module, plan(name).student.network.input_size[1]
-    )
+    def make() -> Subject:
+        plan = pairs.planned(name)
+        merged = merge(plan, pairs.random_seams(plan))
+        assert merged.kept
+        return subject(merged.module, plan.student.network.input_size[1])
+
+    return make
 
 
 SUBJECTS: dict[str, Callable[[], Subject]] = {

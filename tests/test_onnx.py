@@ -157,7 +157,7 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     from graftcli.export import onnx as exporting
 
     monkeypatch.setattr(exporting, "runner", lambda data: lambda images: np.zeros((len(images), 10), np.float32))
-    with pytest.raises(GateError, match="differ by 1.0e"):
+    with pytest.raises(GateError, match=r"differ by 1\.0e"):
         write(subject(small(), 32), Form(), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
 
