@@ -128,10 +128,10 @@ def test_images_that_moved_or_changed_are_told(place: Path) -> None:
     heard: list[Event] = []
     shutil.move("photos", "elsewhere")
     try:
-        assert export("moved", Form(static=True), listen=heard.append).noise
+        assert export("moved", Form(static=True), out="moved.onnx", listen=heard.append).noise
         shutil.copytree("elsewhere", "photos")
         (place / "photos/0.png").unlink()
-        export("moved", Form(static=True), listen=heard.append, overwrite=True)
+        export("moved", Form(static=True), out="moved.onnx", listen=heard.append, overwrite=True)
     finally:
         shutil.rmtree("photos", ignore_errors=True)
         shutil.move("elsewhere", "photos")
@@ -152,8 +152,8 @@ def test_a_gate_that_fails_exits_with_4_and_the_figure() -> None:
     [
         (["run", "--format", "tflite"], 2, "onnx, pt2, safetensors"),
         (["run", "--opset", "17"], 2, "18"),
-        (["run", "--images", "nowhere"], 5, "nowhere"),
-        (["nothing.safetensors"], 3, "nothing"),
+        (["run", "--images", "nowhere", "--out", "a.onnx"], 5, "nowhere"),
+        (["nothing.safetensors"], 6, "nothing"),
     ],
 )
 def test_a_stranger_is_told_what_is_wrong(words: list[str], code: int, said: str) -> None:

@@ -93,7 +93,13 @@ def test_a_static_file_takes_one_image_and_no_more(tmp_path: Path) -> None:
 
 def test_a_file_of_dynamic_size_answers_at_sizes_it_never_saw(tmp_path: Path) -> None:
     made = subject(small(), 32)
-    found, _ = written(made, tmp_path, dynamic_size=True)
+    found, model = written(made, tmp_path, dynamic_size=True)
+    assert [one.dim_param for one in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "height",
+        "width",
+    ]
     images = torch.randn(2, 3, 40, 56)
     with torch.no_grad():
         wanted = made.module(images).numpy()

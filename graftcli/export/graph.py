@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -29,7 +30,8 @@ def traced(subject: Subject, form: Form) -> tuple[nn.Module, Tensor, dict[int, A
     if form.static:
         return module.eval(), example, None
     first = 1 if form.pixels == "nhwc" else 2
-    sizes = {first: Dim("height"), first + 1: Dim("width")} if form.dynamic_size else {}
+    # a named size has to take every number; left to the exporter, it takes those that the network does
+    sizes = {first: Dim.DYNAMIC, first + 1: Dim.DYNAMIC} if form.dynamic_size else {}
     return module.eval(), example, {0: Dim("batch"), **sizes}
 
 
@@ -73,7 +75,19 @@ def _exported(subject: Subject, form: Form, opset: int) -> onnx.ModelProto:
             raise refusal(subject.module, form, error) from error
     assert program is not None  # with dynamo there is always a program
     model: onnx.ModelProto = program.model_proto
+    if form.dynamic_size:
+        _name_sizes(model, 1 if form.pixels == "nhwc" else 2)
     return model
+
+
+def _name_sizes(model: onnx.ModelProto, first: int) -> None:
+    """The open sizes are called height and width, wherever the graph speaks of them."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    names = {dims[first].dim_param: "height", dims[first + 1].dim_param: "width"}
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), dim.dim_param)
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
