@@ -22,12 +22,12 @@ INT8 = Form(precision="int8")
 def hostile() -> nn.Module:
     """A network with one layer whose channels differ by four orders of magnitude, made good by the layer after it."""
     network = small()
-    norm, after = network.get_submodule("layer2.0.bn1"), network.get_submodule("layer2.0.conv2")
-    norm.weight[:2] *= 1e4
-    norm.bias[:2] *= 1e4
-    after.weight[:, :2] /= 1e4
+    weights = network.state_dict()
+    weights["layer2.0.bn1.weight"][:2] *= 1e4
+    weights["layer2.0.bn1.bias"][:2] *= 1e4
+    weights["layer2.0.conv2.weight"][:, :2] /= 1e4
     logits = network(normalise(pixels(40, 32), fit(32)))
-    network.get_submodule("linear").bias -= logits.mean(0)  # else it gives every image the same answer
+    weights["linear.bias"] -= logits.mean(0)  # else it gives every image the same answer
     return network
 
 
