@@ -61,7 +61,7 @@ def test_the_file_tells_what_its_network_is(tmp_path: Path) -> None:
     assert not any(node.doc_string or node.metadata_props for node in model.graph.node)
 
 
-@pytest.mark.parametrize("opset", [18, 19, 21, 23])
+@pytest.mark.parametrize("opset", [19, 23])
 def test_the_opset_is_the_one_that_was_asked_for(opset: int, tmp_path: Path) -> None:
     found, model = written(subject(small(), 32), tmp_path, opset=opset)
     assert found.opset == opset
@@ -108,7 +108,7 @@ def test_a_file_of_dynamic_size_answers_at_sizes_it_never_saw(tmp_path: Path) ->
 
 
 def test_a_network_of_one_size_refuses_dynamic_size_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(GateError, match="cannot be exported to onnx") as caught:
+    with pytest.raises(GateError, match="takes no images of 96x96") as caught:
         write(subject(_Flat(), 32), Form(dynamic_size=True), tmp_path / "a.onnx")
     assert "--dynamic-size" in caught.value.mend
     assert list(tmp_path.iterdir()) == []
@@ -126,8 +126,7 @@ class _Flat(nn.Module):
         return logits
 
 
-@pytest.mark.parametrize("order", ["nhwc", "nchw"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+@pytest.mark.parametrize(("order", "precision"), [("nhwc", "fp32"), ("nchw", "fp16"), ("nhwc", "int8")])
 def test_a_file_with_its_preprocessing_baked_takes_pixels(order: Any, precision: Any, tmp_path: Path) -> None:
     made = subject(small(), 32)
     found, model = written(made, tmp_path, pixels=order, precision=precision)
@@ -156,7 +155,7 @@ def test_numbers_beyond_float16_fail_the_gate_and_leave_no_file(tmp_path: Path) 
     weights["bn1.running_mean"].mul_(1e7)
     with pytest.raises(GateError, match=r"fp16 file answers as PyTorch does on .* of 12 images") as caught:
         write(subject(network, 32), Form(precision="fp16"), tmp_path / "a.onnx")
-    assert "Nothing was written" in caught.value.mend
+    assert "65,504" in caught.value.found and "Nothing was written" in caught.value.mend
     assert list(tmp_path.iterdir()) == []
 
 

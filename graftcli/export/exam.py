@@ -1,5 +1,6 @@
 """The gate: real images, the network's answers to them in PyTorch, and how near a file's answers come."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,7 @@ def _question(subject: Subject, form: Form, images: Tensor, larger: bool = False
     if larger:
         size = [side // 32 * 32 + 64 for side in cropped.shape[2:]]
         cropped = F.interpolate(cropped.float(), size, mode="bilinear").round().to(torch.uint8)
-    wanted = subject.module(normalise(cropped, subject.fit))
+    wanted = _answered(subject, cropped)
     if not isinstance(wanted, Tensor) or wanted.ndim != 2:
         raise GateError(
             f"`{type(subject.module).__name__}` gives no logits [images, classes].", "Export a network that classifies."
@@ -92,6 +93,18 @@ def _question(subject: Subject, form: Form, images: Tensor, larger: bool = False
     if not bool(torch.isfinite(wanted).all()):
         raise GateError("the network gives logits that are no numbers.", "Check its weights: nothing was written.")
     return subject.shown(cropped, form).numpy(), wanted.numpy()
+
+
+def _answered(subject: Subject, cropped: Tensor) -> object:
+    """What the network says; GateError where it does not take images of another size than its own."""
+    try:
+        return subject.module(normalise(cropped, subject.fit))
+    except Exception as error:
+        size = "x".join(map(str, cropped.shape[2:]))
+        if tuple(cropped.shape[2:]) == subject.fit.size:
+            raise
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise GateError(f"the network takes no images of {size}: {reason}.", "Leave out --dynamic-size.") from error
 
 
 def check(match: Match, form: Form, noise: bool) -> None:
@@ -106,5 +119,7 @@ def check(match: Match, form: Form, noise: bool) -> None:
         f" {form.least_agreement:.2%} is asked; its logits differ by {match.error:.1e} of the largest"
         + (f", where {TOLERANCE:.0e} is allowed." if form.precision == "fp32" else ".")
     )
+    if not math.isfinite(match.error) and form.precision == "fp16":
+        found += " Some of its numbers are beyond float16, which ends at 65,504."
     mend = "Try another --opset." if exact else "Lower --min-agreement, or take a higher --precision."
     raise GateError(found, f"Nothing was written. {mend}")

@@ -12,6 +12,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graftcli import __version__
 from graftcli.errors import GateError, UsageError
@@ -58,7 +59,8 @@ def graph(subject: Subject, form: Form) -> onnx.ModelProto:
 
 def _exported(subject: Subject, form: Form, opset: int) -> onnx.ModelProto:
     module, example, dynamic = traced(subject, form)
-    with silence():
+    # the fused kernels lay their answers out otherwise than the exporter takes them to
+    with silence(), sdpa_kernel(SDPBackend.MATH):
         try:
             program = torch.onnx.export(
                 module,
