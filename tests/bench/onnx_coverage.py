@@ -168,7 +168,7 @@ def table(found: Iterable[Row]) -> str:
     share = len(good) / max(len(exportable), 1)
     counted = f"torch.onnx exports {len(exportable)}; {len(good)} of these ({share:.1%}) with parity"
     lines = [
-        f"{len(ordered)} modules; {counted}.",
+        f"{len(ordered)} of timm's {len(modules())} modules were tried; {counted}.",
         "",
         "| timm module | architecture | parameters | image | outcome | largest difference | why not |",
         "| --- | --- | --: | --: | --- | --: | --- |",
