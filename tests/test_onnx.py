@@ -152,9 +152,9 @@ def test_numbers_beyond_float16_fail_the_gate_and_leave_no_file(tmp_path: Path) 
     weights = network.state_dict()
     for name, factor in (("bn1.weight", 1e6), ("bn1.bias", 1e6), ("conv2.weight", 1e-6)):
         weights[f"layer2.0.{name}"].mul_(factor)
-    with pytest.raises(GateError, match=r"fp16 file answers as PyTorch does on .* of 12 images") as caught:
+    with pytest.raises(GateError, match="beyond 65,504") as caught:
         write(subject(network, 32), Form(precision="fp16"), tmp_path / "a.onnx")
-    assert "65,504" in caught.value.found and "Nothing was written" in caught.value.mend
+    assert "Nothing was written" in caught.value.mend
     assert list(tmp_path.iterdir()) == []
 
 

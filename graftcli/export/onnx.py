@@ -1,13 +1,20 @@
 """A network as one ONNX file in float32, float16 or int8, which answers as PyTorch does on real images."""
 
-import onnx
+import copy
 
+import onnx
+import torch
+
+from graftcli.errors import GateError
 from graftcli.events import Listener
 from graftcli.export import quantise
 from graftcli.export.exam import Exam, Match
 from graftcli.export.form import Form, Subject
 from graftcli.export.graph import graph, signed, silence, told
 from graftcli.export.runtime import runner
+from graftcli.pixels import centre, normalise
+
+_RANGE_IMAGES = 8
 
 
 def exported(subject: Subject, form: Form, exam: Exam, listen: Listener) -> tuple[bytes, Match, quantise.Kept]:
@@ -15,6 +22,7 @@ def exported(subject: Subject, form: Form, exam: Exam, listen: Listener) -> tupl
     model = graph(subject, form)
     kept = quantise.NOTHING
     if form.precision == "fp16":
+        _check_range(subject)
         model = half(model)
     elif form.precision == "int8":
         model, kept = quantise.quantised(model, subject, form, exam, listen)
@@ -29,3 +37,18 @@ def half(model: onnx.ModelProto) -> onnx.ModelProto:
     with silence():
         converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
     return converted
+
+
+@torch.no_grad()
+def _check_range(subject: Subject) -> None:
+    """GateError where numbers overflow in float16. A CPU's onnxruntime would not show it: it computes in float32."""
+    images = normalise(centre(subject.images[:_RANGE_IMAGES], subject.fit), subject.fit)
+    try:
+        logits = copy.deepcopy(subject.module).half()(images.half())
+    except Exception:  # it has layers that know no float16 on a CPU: then the exam alone decides
+        return
+    if not bool(torch.isfinite(logits).all()):
+        raise GateError(
+            "in float16 the network gives logits that are no numbers: some of its own are beyond 65,504.",
+            "Nothing was written. Take --precision fp32 or int8.",
+        )
