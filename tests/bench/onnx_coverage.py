@@ -149,13 +149,16 @@ def rows(names: Sequence[str], limit: float) -> Iterator[Row]:
             worker = context.Process(target=_work, args=(there,), daemon=True)
             worker.start()
         here.send(name)
-        if here.poll(limit):
-            yield here.recv()
-            continue
-        worker.kill()
-        worker.join()
-        worker = None
-        yield Row(name, "", "too slow", reason=f"more than {limit:.0f} s on one core")
+        found, reason = None, f"more than {limit:.0f} s on one core"
+        try:
+            found = here.recv() if here.poll(limit) else None
+        except EOFError:
+            reason = "its process died"
+        if found is None:
+            worker.kill()
+            worker.join()
+            worker, found = None, Row(name, "", "too slow", reason=reason)
+        yield found
 
 
 # -- the table ----------------------------------------------------------------------------------------------------
