@@ -148,6 +148,7 @@ def rows(names: Sequence[str], limit: float) -> Iterator[Row]:
             here, there = context.Pipe()
             worker = context.Process(target=_work, args=(there,), daemon=True)
             worker.start()
+            there.close()  # so that its end is heard when the process dies
         here.send(name)
         found, reason = None, f"more than {limit:.0f} s on one core"
         try:
@@ -197,9 +198,8 @@ def main() -> None:
     if options.jsonl is not None and options.jsonl.exists():
         found = [Row(**json.loads(line)) for line in options.jsonl.read_text().splitlines()]
     done = {row.module for row in found}
-    for row in rows(
-        [name for name in (modules() if options.all else options.modules) if name not in done], options.limit
-    ):
+    wanted = [name for name in modules() if name not in done and (options.all or name in options.modules)]
+    for row in rows(wanted, options.limit):
         found.append(row)
         print(f"{len(found)} {row.module}: {row.name} {row.outcome} {row.reason}", file=sys.stderr, flush=True)
         if options.jsonl is not None:
