@@ -4,7 +4,8 @@
     graftcli.plan("resnet34", "resnet18")
     model = graftcli.load("runs/resnet34-resnet18")
 
-Everything of `graftcli.api` is offered here; torch is imported when the first of it is asked for.
+What `graftcli.api` has is offered here too, all but `export`, which is a package's name here; torch is imported when
+the first of it is asked for.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -18,12 +19,15 @@ if TYPE_CHECKING:
         Check,
         Choice,
         Evaluation,
+        Exported,
+        Form,
         How,
         Look,
         Network,
         Networks,
         Plan,
         Result,
+        Seen,
         bench,
         build,
         check,
@@ -41,12 +45,15 @@ __all__ = [
     "Check",
     "Choice",
     "Evaluation",
+    "Exported",
+    "Form",
     "How",
     "Look",
     "Network",
     "Networks",
     "Plan",
     "Result",
+    "Seen",
     "__version__",
     "bench",
     "build",

@@ -8,6 +8,8 @@ from typing import Any
 from graftcli.asked import Asked, How, Networks
 from graftcli.benching import Bench, bench
 from graftcli.checking import Check, check
+from graftcli.export.form import Exported, Form
+from graftcli.exporting import Seen, export
 from graftcli.loading import load
 from graftcli.nets import plan as plans
 from graftcli.nets.cuts import by_work, cuts
@@ -26,6 +28,8 @@ __all__ = [
     "Check",
     "Choice",
     "Evaluation",
+    "Exported",
+    "Form",
     "How",
     "Inspection",
     "Look",
@@ -33,11 +37,13 @@ __all__ = [
     "Networks",
     "Plan",
     "Result",
+    "Seen",
     "bench",
     "build",
     "check",
     "distill",
     "evaluate",
+    "export",
     "inspect",
     "load",
     "partial",

@@ -123,6 +123,14 @@ class Merged(Event):
 
 
 @dataclass(frozen=True)
+class Searched(Event):
+    """So many of a network's layers have been tried in int8, each alone."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Saved(Event):
     path: str
 

@@ -58,20 +58,20 @@ def read(source: Path, names: Sequence[str], num_classes: int, classes_file: Pat
     return Labels(indices, tuple(sorted(index, key=lambda folder: (index[folder], folder))), rule.said)
 
 
-def class_names(num_classes: int, classes_file: Path | None = None, *, imagenet: bool = False) -> list[str] | None:
+def class_names(num_classes: int, listed: Path | None = None, *, imagenet: bool = False) -> tuple[str, ...] | None:
     """What a network's classes are called, by a file of class names or, for a network of ImageNet's, by timm's lists;
     None where nobody says. A class that the file leaves out is called by its index."""
-    if classes_file is not None:
+    if listed is not None:
         named: dict[int, str] = {}
-        for name, index in _listed(classes_file):
+        for name, index in _listed(listed):
             if not WORDNET.fullmatch(name):
                 named.setdefault(index, name)
-        return [named.get(index, str(index)) for index in range(num_classes)]
+        return tuple(named.get(index, str(index)) for index in range(num_classes))
     subset = infer_imagenet_subset({"num_classes": num_classes}) if imagenet else None
     if subset is None:
         return None
     info = ImageNetInfo(subset)
-    return [info.index_to_description(index).partition(",")[0] for index in range(num_classes)]
+    return tuple(info.index_to_description(index).partition(",")[0] for index in range(num_classes))
 
 
 def _unwrapped(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:

@@ -22,14 +22,14 @@ def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
     `unsafe`: whatever code the package holds now is run.
     """
     path = Path(path).expanduser()
-    document, file = _document(path)
+    document, file = read_document(path)
     _check(document, path, unsafe)
     module = _architecture(document)
     tensors, _ = read_tensors(file)
     return _filled(module, tensors, file)
 
 
-def _document(path: Path) -> tuple[dict[str, Any], Path]:
+def read_document(path: Path) -> tuple[dict[str, Any], Path]:
     """What the network is made of, and the file of its weights."""
     if not path.is_dir():
         return read_facts(path), path

@@ -16,11 +16,11 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
 from graftcli.errors import GraftError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
-from graftcli.export.onnx import write_onnx
+from graftcli.export.form import Form, Subject, about
+from graftcli.export.write import write
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
-from graftcli.graft.views import plain
-from graftcli.loading import load
+from graftcli.loading import load, read_document
 from graftcli.measure import size_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
@@ -75,12 +75,13 @@ def distill(
     folder, single = destination(start, out)
     if single is not None and not overwrite:
         _check_free(single, folder)
-    settings, about = _settings(start), _about(asked, single, command, heard)
-    with Store(folder, settings, overwrite=overwrite, about=about) as store:
+    with Store(folder, _settings(start), overwrite=overwrite, about=_about(asked, command, heard)) as store:
+        if single is not None:
+            store.beside(single)
         if store.finished is not None:
             return _done_before(store.finished, folder, single, start, listen)
         if reuse is not None:
-            take_over(reuse, folder, settings, start.blocks)
+            take_over(reuse, folder, _settings(start), start.blocks)
         outcome = _trained(start, store, _keeping(listen, store.warned))
         result = _result(start, folder, outcome)
         made = _made(start, outcome, result, command)
@@ -141,16 +142,10 @@ def destination(start: Ready, out: str | Path | None) -> tuple[Path, Path | None
 
 
 def _check_free(single: Path, folder: Path) -> None:
-    """Whether a file may be written: a run that is done leaves it alone, one that was broken off may have made it."""
-    none: dict[str, Any] = {"status": "", "sessions": []}
-    run = read_run(folder) if (folder / RUN_FILE).exists() else none
-    ours = run["status"] == "finished" or any(each.get("single") == _full(single) for each in run["sessions"])
-    if single.exists() and not ours:
+    """Whether a file may be written: what is there already must be this run's own."""
+    run: dict[str, Any] = read_run(folder) if (folder / RUN_FILE).exists() else {}
+    if single.exists() and str(single.absolute()) not in run.get("singles", ()):
         raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
-
-
-def _full(path: Path | None) -> str | None:
-    return str(path.expanduser().absolute()) if path is not None else None
 
 
 # -- the run ------------------------------------------------------------------------------------------------------
@@ -191,14 +186,8 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
 
 
-def _about(asked: Asked, single: Path | None, command: str, warnings: Sequence[str]) -> dict[str, Any]:
-    return {
-        "warnings": list(warnings),
-        "command": command,
-        "single": _full(single),
-        "asked": as_kept(asked),
-        "versions": versions(),
-    }
+def _about(asked: Asked, command: str, warnings: Sequence[str]) -> dict[str, Any]:
+    return {"warnings": list(warnings), "command": command, "asked": as_kept(asked), "versions": versions()}
 
 
 def _fixed(start: Ready, folder: Path) -> dict[str, Any]:
@@ -304,7 +293,11 @@ def _made(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
 def _write_single(single: Path, folder: Path, start: Ready, listen: Listener) -> None:
     """The network in the run's folder once more, as one file."""
     if single.suffix == ".onnx":
-        write_onnx(load(folder, unsafe=True), plain(start.train.pixels[:7], start.fit), single)  # its code just ran
+        document, plan = read_document(folder)[0], start.plan
+        blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
+        facts = about(plan.teacher.network.name, plan.student.network.name, blocks, start.train.digest)
+        module = load(folder, unsafe=True)  # the code that makes it has just run
+        write(Subject(module, start.fit, start.train.pixels, facts=facts), Form(), single)
     else:
         write_bytes(single, (folder / WEIGHTS_FILE).read_bytes())
     listen(Saved(str(single)))

@@ -114,6 +114,13 @@ class Store:
         fixed: dict[str, Any] = self._run["fixed"]
         return fixed
 
+    def beside(self, single: Path) -> None:
+        """The run's network goes into this file too: remembered before it is written, as the run's own."""
+        singles = self._run.setdefault("singles", [])
+        if str(single.absolute()) not in singles:
+            singles.append(str(single.absolute()))
+            self._save()
+
     def unit(self, name: str) -> "UnitState":
         return UnitState(self.folder, name)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graftcli.images import Images
 from graftcli.nets.network import Network, Preprocess
 from graftcli.report import disagreement
-from graftcli.report.disagreement import class_names, compare, picture
+from graftcli.report.disagreement import compare, named, picture
 from tests.engine import FIT
 
 CPU = torch.device("cpu")
@@ -86,11 +86,11 @@ def test_a_large_picture_is_made_small() -> None:
 
 def test_only_classes_of_imagenet_have_names() -> None:
     net = Fixed([[0.0]])
-    names = class_names(network(net, "timm", "pretrained (timm/resnet34.a1_in1k)", 1000))
+    names = named(network(net, "timm", "pretrained (timm/resnet34.a1_in1k)", 1000))
     assert len(names) == 1000 and names[0] == "tench" and names[281].startswith("tabby")
     for other in (
         network(net, "file", "best.pth: 10 of 10 tensors", 1000),
         network(net, "timm", "random", 1000),
         network(net, "timm", "pretrained (x)", 7),
     ):
-        assert class_names(other) == ()
+        assert named(other) == ()

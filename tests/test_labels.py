@@ -162,10 +162,10 @@ def test_real_imagenet_folders() -> None:
 def test_class_names_are_those_of_the_file_and_an_index_where_it_has_none(tmp_path: Path) -> None:
     lines = tmp_path / "names.txt"
     lines.write_text("cat\n\ndog\n")
-    assert labels.class_names(4, lines) == ["cat", "1", "dog", "3"]
+    assert labels.class_names(4, lines) == ("cat", "1", "dog", "3")
     ids = tmp_path / "names.json"
     ids.write_text('{"0": ["n02121808", "cat"], "1": ["n02084071", "dog"]}')
-    assert labels.class_names(2, ids) == ["cat", "dog"]
+    assert labels.class_names(2, ids) == ("cat", "dog")
 
 
 def test_class_names_of_imagenet_are_known_and_others_are_not() -> None:

@@ -21,7 +21,7 @@ LAYERS = (
     ),
     ("graft",),
     ("export", "report"),
-    ("api", "benching", "checking", "loading", "reporting", "running", "scoring"),
+    ("api", "asked", "benching", "checking", "exporting", "loading", "reporting", "reuse", "running", "scoring"),
     ("demo",),
     ("cli",),
 )

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from graftcli import events
 from graftcli.cli import render, render_run
 
+_Counted = events.Decoded | events.Looked | events.Timed | events.Searched
 _LINE_EVERY = 5.0  # seconds between two plain lines of one task
 
 
@@ -47,5 +48,5 @@ class _Lines:
             render.note(text)
 
     def _is_due(self, event: events.Event) -> bool:
-        frequent = isinstance(event, events.Stepped | events.Looked | events.Decoded | events.Timed)
+        frequent = isinstance(event, events.Stepped | _Counted)
         return not frequent or time.monotonic() - self._told > _LINE_EVERY

@@ -26,14 +26,14 @@ def said(event: events.Event) -> str | None:
             return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
         case events.Saved(path):
             return f"written: {path}"
-        case events.Decoded() | events.Looked() | events.Timed():
+        case events.Decoded() | events.Looked() | events.Timed() | events.Searched():
             return _counted(event)
         case events.Began() | events.Stepped() | events.Ended():
             return _trained(event)
     return None
 
 
-def _counted(event: events.Decoded | events.Looked | events.Timed) -> str:
+def _counted(event: events.Decoded | events.Looked | events.Timed | events.Searched) -> str:
     match event:
         case events.Decoded(done, total):
             return f"images: {done} of {total} read"
@@ -41,6 +41,8 @@ def _counted(event: events.Decoded | events.Looked | events.Timed) -> str:
             return f"views: the teacher has seen {done} of {total}"
         case events.Timed(batch, done, total):
             return f"latency at {_count(batch)}: {100 * done // total}%"
+        case events.Searched(done, total):
+            return f"int8: {done} of {total} layers tried"
 
 
 def _trained(event: events.Began | events.Stepped | events.Ended) -> str:
@@ -121,6 +123,8 @@ class Bars:
                 self._bars.update(self._now, description="views", completed=done, total=total)
             case events.Timed(batch, done, total):
                 self._bars.update(self._now, description=f"latency, {_count(batch)}", completed=done, total=total)
+            case events.Searched(done, total):
+                self._bars.update(self._now, description="layers in int8", completed=done, total=total)
             case events.Began():
                 self._begin(event)
             case events.Stepped():

@@ -8,8 +8,8 @@ import torch
 from graftcli.asked import Asked, How, Networks
 from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, write_held_out, write_images
 from graftcli.events import Listener
-from graftcli.export.onnx import write_onnx
-from graftcli.graft.views import plain
+from graftcli.export.form import Form, Subject, about
+from graftcli.export.write import write
 from graftcli.loading import load
 from graftcli.measure import Accuracy, accuracy, logits, parameters
 from graftcli.nets.spec import build
@@ -52,7 +52,8 @@ def show(folder: Path, listen: Listener) -> Shown:
         return Line(name, parameters(module), accuracy(answers, labels), run.seconds if run else None)
 
     student, other = (load(folder / name, unsafe=True) for name in ("grafted", "kd"))  # the code is our own
-    write_onnx(student, plain(images()[:7], fit), folder / "student.onnx")
+    facts = about("teacher", "student")
+    write(Subject(student, fit, images(), facts=facts), Form(), folder / "student.onnx")
     lines = (
         line("teacher", teacher.module, None),
         line("student, grafted", student, grafted),

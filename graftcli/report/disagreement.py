@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
 from graftcli.images import Images
+from graftcli.labels import class_names
 from graftcli.measure import logits
 from graftcli.nets.network import Network
 from graftcli.pixels import Fit, centre
@@ -48,7 +48,7 @@ class Compared:
 
 def compare(teacher: Network, result: nn.Module, images: Images, fit: Fit, where: torch.device) -> Compared:
     """What both answer to the images, or to the first MOST_IMAGES of them; both networks end up on the device."""
-    pixels, names = images.pixels[:MOST_IMAGES], class_names(teacher)
+    pixels, names = images.pixels[:MOST_IMAGES], named(teacher)
     ours, theirs = (F.log_softmax(logits(net, pixels, fit, where, _BATCH), 1) for net in (teacher.module, result))
     differ = ours.argmax(1) != theirs.argmax(1)
     kl = F.kl_div(theirs, ours, reduction="none", log_target=True).sum(1).nan_to_num(float("inf"))
@@ -82,12 +82,7 @@ def picture(pixels: Tensor) -> str:
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def class_names(network: Network) -> tuple[str, ...]:
+def named(network: Network) -> tuple[str, ...]:
     """What a network's answers mean, where it is one of ImageNet's; a stranger's classes have no names here."""
-    if network.source not in ("timm", "torchvision") or not network.weights.startswith("pretrained"):
-        return ()
-    subset = infer_imagenet_subset({"num_classes": network.num_classes})
-    if subset is None:
-        return ()
-    info = ImageNetInfo(subset)
-    return tuple(info.index_to_description(index).partition(",")[0] for index in range(network.num_classes))
+    ours = network.source in ("timm", "torchvision") and network.weights.startswith("pretrained")
+    return class_names(network.num_classes, imagenet=ours) or ()

@@ -1,0 +1,205 @@
+"""`export`: a run, a file or a model spec -> one file for other tools, checked on real images."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from graftcli import images as pictures
+from graftcli.asked import asked_of
+from graftcli.card import Made, write_weights
+from graftcli.errors import UsageError
+from graftcli.events import Decoded, Listener, Saved, Warned
+from graftcli.export.exam import check, examine
+from graftcli.export.form import Exported, Form, Subject, about
+from graftcli.export.write import exported, write
+from graftcli.labels import class_names
+from graftcli.loading import load, read_document
+from graftcli.nets.origin import is_output
+from graftcli.nets.spec import build
+from graftcli.pixels import Fit
+from graftcli.runs import RUN_FILE, read_run
+from graftcli.scoring import Look, fit_for
+from graftcli.written import TEMPORARY
+
+_NOISE = 16  # images of it, where there are no others
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The images that a file is checked and calibrated on; None: those of the run."""
+
+    images: str | Path | None = None
+    calib: str | Path | None = None
+    look: Look = field(default_factory=Look)
+    jobs: int | None = None
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A network that was asked for, and what is known of it."""
+
+    module: nn.Module
+    made: Made
+    base: Path  # where its files go, without their endings
+    run: Path | None = None  # the folder of the run that made it
+    imagenet: bool = False  # whether it answers with ImageNet's classes, if they are as many
+
+
+def export(
+    model: str | Path,
+    form: Form | None = None,
+    *,
+    out: str | Path | None = None,
+    seen: Seen | None = None,
+    checkpoint: str | Path | None = None,
+    classes: str | Path | None = None,
+    overwrite: bool = False,
+    listen: Listener = lambda _: None,
+    **building: Any,
+) -> Exported:
+    """Write a run's network, or that of a file or spec, in a form that other tools read; checked on real images first.
+
+    `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
+    """
+    form, seen = form or Form(), seen or Seen()
+    found = _found(str(model), checkpoint, seen.look, building)
+    path = Path(out) if out is not None else found.base.with_name(found.base.name + form.ending)
+    if path.exists() and not overwrite:
+        raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
+    names = class_names(_classes(found), Path(classes) if classes else None, imagenet=found.imagenet)
+    subject = _subject(found, form, seen, names, listen)
+    if form.format == "safetensors":
+        return _weights(subject, found.made, path, form, listen)
+    return write(subject, form, path, listen)
+
+
+# -- the network --------------------------------------------------------------------------------------------------
+
+
+def _found(model: str, checkpoint: str | Path | None, look: Look, building: Mapping[str, Any]) -> _Found:
+    path = Path(model).expanduser()
+    ours = checkpoint is None and path.exists() and is_output(path)
+    document = read_document(path)[0] if ours else {}
+    run = path if (path / RUN_FILE).is_file() else None
+    if document.get("kind") == "hybrid":
+        return _hybrid(path, document, run, look, bool(building.get("unsafe")))
+    network = build(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
+    teacher = document.get("teacher", network.origin)
+    made = Made(teacher, network.origin, fit_for(network, look), "", 0, "", {})
+    if ours:
+        base = path / "student" if path.is_dir() else path.with_suffix("")
+        return _Found(network.module, made, base, run, run is not None and _from_imagenet(run))
+    pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
+    return _Found(network.module, made, Path(network.name.replace("/", "_")), imagenet=pretrained)
+
+
+def _hybrid(path: Path, document: Mapping[str, Any], run: Path | None, look: Look, unsafe: bool) -> _Found:
+    if look.img_size is not None:
+        raise UsageError(f"`{path}` holds a hybrid, which is made for its own image size.", "Leave out --img-size.")
+    own = document["preprocess"]
+    fit = Fit(
+        size=(own["size"][0], own["size"][1]),
+        channels=document["student"]["input_size"][0],
+        mean=look.mean or tuple(own["mean"]),
+        std=look.std or tuple(own["std"]),
+        crop_pct=look.crop_pct or own["crop_pct"],
+        interpolation=look.interpolation or own["interpolation"],
+    )
+    made = Made(document["teacher"], document["student"], fit, "", 0, "", {}, document["hybrid"])
+    base = path / "hybrid" if path.is_dir() else path.with_suffix("")
+    return _Found(load(path, unsafe=unsafe), made, base, run, run is not None and _from_imagenet(run))
+
+
+def _from_imagenet(run: Path) -> bool:
+    """Whether a run's teacher had the pretrained weights of a name of timm's or torchvision's."""
+    networks = asked_of(run).networks
+    elsewhere = networks.teacher.startswith(("hf-hub:", "local-dir:")) or Path(networks.teacher).exists()
+    kind = read_run(run)["settings"]["teacher"]["origin"]["kind"]
+    return networks.teacher_checkpoint is None and not elsewhere and kind in ("timm", "torchvision")
+
+
+def _classes(found: _Found) -> int:
+    return int(found.made.student["num_classes"])
+
+
+# -- the images ---------------------------------------------------------------------------------------------------
+
+
+def _subject(found: _Found, form: Form, seen: Seen, classes: tuple[str, ...] | None, listen: Listener) -> Subject:
+    fit, made = found.made.fit, found.made
+    shown = _images(found, seen, listen)
+    calibration = _read(seen.calib, fit, seen, listen) if seen.calib is not None else None
+    if shown is None and calibration is not None:
+        shown = calibration
+    digest = read_run(found.run)["settings"]["images"] if found.run is not None else None
+    if digest is not None and seen.images is None and shown is not None and shown.digest != digest:
+        listen(Warned("the images are no longer those that the run was trained on"))
+    blocks = made.hybrid["blocks"] if made.hybrid else None
+    teacher = made.teacher["name"] if made.teacher is not made.student else None
+    facts = about(teacher, made.student["name"], blocks, digest, classes)
+    return Subject(
+        module=found.module,
+        fit=fit,
+        images=shown.pixels if shown is not None else _noise(fit),
+        calibration=calibration.pixels if calibration is not None else None,
+        noise=shown is None,
+        facts=facts,
+    )
+
+
+def _images(found: _Found, seen: Seen, listen: Listener) -> pictures.Images | None:
+    """The images that were given, else those of the run, where they still are; else none."""
+    fit = found.made.fit
+    if seen.images is not None:
+        return _read(seen.images, fit, seen, listen)
+    if found.run is None:
+        return None
+    own = asked_of(found.run).images
+    if not Path(own).exists():
+        listen(Warned(f"the run's images are gone from `{own}`"))
+        return None
+    return _read(own, fit, seen, listen)
+
+
+def _read(source: str | Path, fit: Fit, seen: Seen, listen: Listener) -> pictures.Images:
+    def tell(done: int, total: int) -> None:
+        listen(Decoded(done, total))
+
+    loaded = pictures.load(Path(source), fit, jobs=seen.jobs, on_progress=tell)
+    for broken in loaded.broken:
+        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
+    return loaded
+
+
+def _noise(fit: Fit) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (_NOISE, fit.channels, *fit.size), dtype=torch.uint8, generator=generator)
+
+
+# -- safetensors --------------------------------------------------------------------------------------------------
+
+
+def _weights(subject: Subject, made: Made, path: Path, form: Form, listen: Listener) -> Exported:
+    """The weights and what graftcli needs to load them, in one file, which was loaded before it got its name."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
+    exam = examine(subject, form)
+    try:
+        write_weights(beside, subject.module, made)
+        again = load(beside, unsafe=True)  # the code is what made the network at hand
+        with torch.no_grad():
+            match = exam.taken(lambda images: np.asarray(again(torch.from_numpy(images))))
+        check(match, form, subject.noise)
+        size = beside.stat().st_size
+        beside.replace(path)
+    finally:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+    listen(Saved(str(path)))
+    return exported(path, form, size, match, subject)

@@ -1,0 +1,80 @@
+"""What the tests of exports share: networks with images to check them on."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from graftcli.export.form import Subject
+from graftcli.graft.merge import merge, merge_hybrid
+from graftcli.nets.network import Network
+from graftcli.pixels import Fit
+from tests import pairs
+from tests.nets import randomise, resnet
+
+
+def fit(size: int, channels: int = 3) -> Fit:
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
+    return Fit((size, size), channels, mean, std, 1.0, "bilinear")
+
+
+def pixels(count: int, size: int, channels: int = 3) -> Tensor:
+    """Pictures with structure: what is smooth keeps its answer when it is rounded."""
+    coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(3))
+    return nn.functional.interpolate(255 * coarse, (size, size), mode="bilinear").round().to(torch.uint8)
+
+
+def subject(module: nn.Module, size: int, count: int = 12) -> Subject:
+    return Subject(module.float().eval(), fit(size), pixels(count, size), facts={"teacher": "big", "student": "small"})
+
+
+def small(depth: int = 8) -> nn.Module:
+    """The option-A ResNet with random weights, the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return randomise(resnet(depth)).eval()
+
+
+def _of(made: Callable[[], Network]) -> Callable[[], Subject]:
+    def make() -> Subject:
+        network = made()
+        return subject(network.module, network.input_size[1])
+
+    return make
+
+
+def _hybrid(name: str, blocks: set[int]) -> Callable[[], Subject]:
+    def make() -> Subject:
+        plan = pairs.planned(name)
+        merged = merge_hybrid(plan, pairs.random_seams(plan), blocks)
+        return subject(merged.module, plan.teacher.network.input_size[1])
+
+    return make
+
+
+def _with_adapters(name: str) -> Callable[[], Subject]:
+    def make() -> Subject:
+        plan = pairs.planned(name)
+        merged = merge(plan, pairs.random_seams(plan))
+        assert merged.kept
+        return subject(merged.module, plan.student.network.input_size[1])
+
+    return make
+
+
+SUBJECTS: dict[str, Callable[[], Subject]] = {
+    "cifar resnet": lambda: subject(small(), 32),
+    "resnet": _of(lambda: pairs.of_timm("resnet10t")),
+    "mobilenet_v3": _of(lambda: pairs.of_timm("mobilenetv3_small_050")),
+    "convnext": _of(lambda: pairs.of_timm("convnext_atto")),
+    "vit": _of(lambda: pairs.of_timm("test_vit", 32, img_size=32)),
+    "swin": _of(lambda: pairs.swin(24)),
+    "squeezenet": _of(lambda: pairs.of_torchvision("squeezenet1_1")),
+    "shufflenet": _of(lambda: pairs.of_torchvision("shufflenet_v2_x0_5")),
+    "regnet": _of(lambda: pairs.of_timm("regnetx_002")),
+    "mobilevit": _of(lambda: pairs.of_timm("mobilevit_xxs")),
+    "vgg": _of(lambda: pairs.flat_vgg(8)),
+    "hybrid": _hybrid("resnet bottleneck, basic", {2}),
+    "hybrid of two layouts": _hybrid("swin, resnet", {2}),
+    "adapters kept": _with_adapters("shufflenet"),
+}
