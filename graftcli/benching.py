@@ -15,11 +15,12 @@ from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
 from graftcli.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
-from graftcli.loading import load
+from graftcli.loading import load, network_of
 from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
 from graftcli.pixels import Fit
+from graftcli.reporting import report
 from graftcli.runs import RUN_FILE, read_run
 from graftcli.scoring import Look, fit_for
 from graftcli.store import BENCH_FILE
@@ -137,7 +138,7 @@ def _named(
         elif Path(model).suffix == ".onnx":
             found.append(_Named(Path(model).name, file=Path(model)))
         else:
-            network = build(model, checkpoint=weights["model"], role="model", **building)
+            network = network_of(model, checkpoint=weights["model"], role="model", **building)
             found.append(_Named(network.name, network.module, network))
     seen: dict[str, int] = {}
     for one in {entry.file.resolve() if entry.file else object(): entry for entry in found}.values():
@@ -242,6 +243,7 @@ def _write(measured: Sequence[Measured], named: Sequence[_Named], listen: Listen
         own = [found for found, one in zip(measured, named, strict=True) if one.run in (None, folder)]
         write_json(folder / BENCH_FILE, ladder_json(own))
         listen(Saved(str(folder / BENCH_FILE)))
+        report([folder], listen=listen)  # which shows the ladder
 
 
 def bench_json(found: Bench) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from graftcli.export.exam import check, examine
 from graftcli.export.form import Exported, Form, Subject, about
 from graftcli.export.write import exported, write
 from graftcli.labels import class_names
-from graftcli.loading import load, read_document
+from graftcli.loading import load, network_of, read_document
 from graftcli.nets.origin import is_output
-from graftcli.nets.spec import build
 from graftcli.pixels import Fit
 from graftcli.runs import RUN_FILE, read_run
 from graftcli.scoring import Look, fit_for
@@ -87,34 +86,15 @@ def _found(model: str, checkpoint: str | Path | None, look: Look, building: Mapp
     path = Path(model).expanduser()
     ours = checkpoint is None and path.exists() and is_output(path)
     document = read_document(path)[0] if ours else {}
-    run = path if (path / RUN_FILE).is_file() else None
-    if document.get("kind") == "hybrid":
-        return _hybrid(path, document, run, look, bool(building.get("unsafe")))
-    network = build(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
-    teacher = document.get("teacher", network.origin)
-    made = Made(teacher, network.origin, fit_for(network, look), "", 0, "", {})
+    network = network_of(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
+    fit, hybrid = fit_for(network, look), document.get("hybrid")
+    made = Made(document.get("teacher", network.origin), network.origin, fit, "", 0, "", {}, hybrid)
     if ours:
-        base = path / "student" if path.is_dir() else path.with_suffix("")
+        run = path if (path / RUN_FILE).is_file() else None
+        base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
         return _Found(network.module, made, base, run, run is not None and _from_imagenet(run))
     pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
     return _Found(network.module, made, Path(network.name.replace("/", "_")), imagenet=pretrained)
-
-
-def _hybrid(path: Path, document: Mapping[str, Any], run: Path | None, look: Look, unsafe: bool) -> _Found:
-    if look.img_size is not None:
-        raise UsageError(f"`{path}` holds a hybrid, which is made for its own image size.", "Leave out --img-size.")
-    own = document["preprocess"]
-    fit = Fit(
-        size=(own["size"][0], own["size"][1]),
-        channels=document["student"]["input_size"][0],
-        mean=look.mean or tuple(own["mean"]),
-        std=look.std or tuple(own["std"]),
-        crop_pct=look.crop_pct or own["crop_pct"],
-        interpolation=look.interpolation or own["interpolation"],
-    )
-    made = Made(document["teacher"], document["student"], fit, "", 0, "", {}, document["hybrid"])
-    base = path / "hybrid" if path.is_dir() else path.with_suffix("")
-    return _Found(load(path, unsafe=unsafe), made, base, run, run is not None and _from_imagenet(run))
 
 
 def _from_imagenet(run: Path) -> bool:

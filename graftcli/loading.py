@@ -8,10 +8,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from graftcli import card
-from graftcli.errors import CheckpointError
+from graftcli.errors import CheckpointError, UsageError
 from graftcli.graft import hybrid
 from graftcli.nets import weights
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, rebuild
+from graftcli.nets.network import Network, Preprocess
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_output, rebuild
+from graftcli.nets.spec import build
 from graftcli.written import read_facts, read_tensors
 
 
@@ -27,6 +29,29 @@ def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
     module = _architecture(document)
     tensors, _ = read_tensors(file)
     return _filled(module, tensors, file)
+
+
+def network_of(model: str, *, checkpoint: str | Path | None = None, unsafe: bool = False, **building: Any) -> Network:
+    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes."""
+    path = Path(model).expanduser()
+    document = read_document(path)[0] if checkpoint is None and path.exists() and is_output(path) else {}
+    if document.get("kind") != "hybrid":
+        return build(model, checkpoint=checkpoint, unsafe=unsafe, **building)
+    size, seen = tuple(document["preprocess"]["size"]), document["preprocess"]
+    wanted = building.get("img_size")
+    if wanted is not None and tuple(wanted) != size:
+        made_for = "x".join(map(str, size))
+        raise UsageError(f"`{path}` holds a hybrid, which is made for images of {made_for}.", "Leave out --img-size.")
+    return Network(
+        module=load(path, unsafe=unsafe),
+        name=path.stem if path.is_file() else path.name,
+        source="graftcli",
+        weights=f"{path.name}: as graftcli wrote them",
+        input_size=(document["student"]["input_size"][0], *size),
+        num_classes=document["classes"],
+        preprocess=Preprocess(tuple(seen["mean"]), tuple(seen["std"]), seen["crop_pct"], seen["interpolation"]),
+        origin=document["student"],
+    )
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], Path]:

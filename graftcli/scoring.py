@@ -8,9 +8,10 @@ from typing import Any
 from graftcli import images as pictures
 from graftcli import labels as naming
 from graftcli.devices import device_named
+from graftcli.errors import PairError, UsageError
+from graftcli.loading import network_of
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
 from graftcli.nets.network import Network, Preprocess
-from graftcli.nets.spec import build
 from graftcli.pixels import Fit
 
 
@@ -78,14 +79,19 @@ def evaluate(
     """
     look = look or Look()
     size = look.img_size
-    networks = [build(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
+    if checkpoint is not None and len(models) > 1:
+        found = f"--checkpoint is one file of weights, and {len(models)} models are named."
+        raise UsageError(found, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
+    networks = [network_of(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
+    _check_alike(networks)
     fit = fit_for(networks[0], look)
     loaded = pictures.load(Path(images), fit, jobs=jobs)
     labels = naming.read(Path(images), loaded.names, networks[0].num_classes, Path(classes) if classes else None)
     where = device_named(device)
     says = None
     if teacher is not None:
-        network = build(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
+        network = network_of(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
+        _check_alike([*networks, network])
         says = logits(network.module, loaded.pixels, fit, where, batch)
     scored = []
     for network in networks:
@@ -95,6 +101,19 @@ def evaluate(
         scored.append(Scored(network.name, network.source, parameters(network.module), right, like))
     broken = tuple(f"{one.name}: {one.reason}" for one in loaded.broken)
     return Evaluation(len(loaded.pixels), broken, labels.rule if labels else None, fit, tuple(scored))
+
+
+def _check_alike(networks: Sequence[Network]) -> None:
+    """All of them see the same images and answer with the same classes."""
+    first = networks[0]
+    for other in networks[1:]:
+        for word, ours, theirs in (
+            ("classes", first.num_classes, other.num_classes),
+            ("input channels", first.input_size[0], other.input_size[0]),
+        ):
+            if ours != theirs:
+                found = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
+                raise PairError(found, "Score them one by one, or give --num-classes and --in-chans.")
 
 
 def evaluation_json(found: Evaluation) -> dict[str, Any]:

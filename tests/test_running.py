@@ -1,5 +1,6 @@
 """`distill` and `partial` as a user meets them: folders of images, real processes, files that are whole."""
 
+import json
 import os
 import random
 import shutil
@@ -178,6 +179,20 @@ def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
     assert told.exit_code == 0, told.stderr
     assert '"share": 1.0' in told.output.split('"likeness"')[1]
     assert "the number in front" in told.output
+
+
+def test_what_partial_makes_is_scored(finished: Path, place: Path) -> None:
+    told = call("partial", "--blocks", "2", "--run", str(finished), "--out", "second", "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    scored = call("eval", "second", "--images", "photos", "--teacher", "second", "--json")
+    assert scored.exit_code == 0, scored.output + scored.stderr
+    assert json.loads(scored.stdout)["models"][0]["likeness"]["agreement"]["share"] == 1.0
+
+
+def test_networks_that_answer_otherwise_are_not_compared(finished: Path) -> None:
+    other = f"{NETS}:resnet(depth=8, num_classes=7)"
+    told = call("eval", other, "--checkpoint", "none", "--images", "photos", "--teacher", str(finished))
+    assert told.exit_code == 3 and "7 classes" in told.stderr and "10" in told.stderr
 
 
 @pytest.mark.parametrize(

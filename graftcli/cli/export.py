@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from graftcli.cli import options as o
-from graftcli.cli import progress, render, render_export
+from graftcli.cli import progress, render, render_bench, render_export
 from graftcli.cli.eval import Classes
+
+_SECONDS = 1.0  # of measuring each rung of the ladder, which `bench` does longer
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file that graftcli wrote, or a model spec.")]
 Format = Annotated[
@@ -119,6 +121,7 @@ def export(
       graftcli export resnet18 --checkpoint best.pth --images ./photos --dynamic-size
       graftcli export student.safetensors --format pt2
     """
+    from graftcli.benching import bench, bench_json
     from graftcli.export.form import Form
     from graftcli.exporting import Seen
     from graftcli.exporting import export as write
@@ -133,12 +136,13 @@ def export(
         bake_preprocess,  # type: ignore[arg-type]
         min_agreement,
     )
+    look = Look(img_size, mean, std, crop_pct, interpolation)
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         exported = write(
             model,
             form,
             out=out,
-            seen=Seen(images, calib, Look(img_size, mean, std, crop_pct, interpolation), jobs),
+            seen=Seen(images, calib, look, jobs),
             checkpoint=checkpoint,
             classes=classes,
             overwrite=overwrite,
@@ -148,7 +152,27 @@ def export(
             ema=ema,
             unsafe=unsafe_load,
         )
+        measured = None
+        if exported.format == "onnx":
+            measured = bench(
+                [model, exported.path],
+                checkpoint=checkpoint,
+                images=images,
+                classes=classes,
+                look=look,
+                seconds=_SECONDS,
+                jobs=jobs,
+                listen=listen,
+                num_classes=num_classes,
+                in_chans=in_chans,
+                ema=ema,
+                unsafe=unsafe_load,
+            )
     if as_json:
-        render.document(asdict(exported))
-    else:
-        render_export.exported(exported)
+        ladder = {"ladder": bench_json(measured)} if measured is not None else {}
+        render.document(asdict(exported) | ladder)
+        return
+    if measured is not None:
+        render_bench.bench(measured)
+        render.line()
+    render_export.exported(exported)
