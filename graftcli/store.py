@@ -46,8 +46,8 @@ REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "benc
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 LOCK_FILE = ".lock"
 
-_UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin")
-_LEFT_BEHIND = (f".*{TEMPORARY}", f"{BLOCKS}/.*{TEMPORARY}", f"{STATES}/.*{TEMPORARY}")
+_UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
+_LEFT_BEHIND = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
 # everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
 # what is left by a kill in between is no run
 WRITTEN = (

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graftcli.graft.diary import Diary
 from graftcli.graft.views import Views
 
 Place = Literal["memory", "disk", "again"]
@@ -36,17 +37,29 @@ class Answers:
         self._kept: dict[int, Tensor] = {}
 
     def look(self, wanted: Collection[int], looked: Callable[[int, int], None]) -> None:
-        """Show every view to the teacher, once, and remember what the `wanted` values are made of."""
+        """Show every view to the teacher, once, and remember what the `wanted` values are made of.
+
+        A look that was broken off goes on.
+        """
         for value in sorted({self._base(value) for value in wanted} - {0}):
             shape = (len(self.views), *self.shapes[value - 1])
             self._kept[value] = _room(self.places[value], shape, self.folder / f"{self.name}-{value}.bin")
-        for indices in torch.arange(len(self.views)).split(self.chunk) if self._kept else ():
+        if not self._kept:
+            return
+        mapped = [value for value in self._kept if self.places[value] == "disk"]
+        diary = Diary(self.folder, self.name, self._kept, mapped)
+        done = diary.restore()
+        for start in range(done, len(self.views), self.chunk):
+            indices = torch.arange(start, min(start + self.chunk, len(self.views)))
             value_now = self.views.normalised(indices).to(self.device)
             for k in range(1, max(self._kept) + 1):
                 value_now = self._next(k, value_now)
                 if k in self._kept:
                     self._kept[k][indices] = value_now.float().cpu()
-            looked(int(indices[-1]) + 1, len(self.views))
+            done = int(indices[-1]) + 1
+            diary.keep(done)
+            looked(done, len(self.views))
+        diary.keep(done, last=True)
 
     def at(self, value: int, index: Tensor) -> Tensor:
         """The given value of some views, on the device."""

@@ -1,0 +1,79 @@
+"""A look that was broken off goes on where it was, and the answers are the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftcli.graft import diary
+from graftcli.graft.answers import Answers, Place
+from graftcli.graft.views import Views
+from graftcli.recipe_values import Augment
+from tests.engine import FIT, images
+
+
+class Counting(nn.Module):
+    """A piece that counts the views it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.shown += len(x)
+        return x.mean((2, 3)) * 3
+
+
+class Killed(Exception):
+    pass
+
+
+def looking(place: Place, folder: Path, stop_at: int | None) -> tuple[Answers, Counting]:
+    piece = Counting()
+    views = Views(images().pixels, FIT, Augment(flip=True), 5, 0)
+    answers = Answers(views, [piece], [(3,)], {1: place}, folder=folder, chunk=8, device=torch.device("cpu"))
+
+    def looked(done: int, total: int) -> None:
+        if done == stop_at:
+            raise Killed
+
+    try:
+        answers.look({1}, looked)
+    except Killed:
+        assert stop_at is not None
+    return answers, piece
+
+
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("stop_at", [8, 32, 60])
+def test_a_look_goes_on(place: Place, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = looking(place, tmp_path / "whole", None)
+    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    _, before = looking(place, tmp_path / "broken", stop_at)
+    answers, after = looking(place, tmp_path / "broken", None)
+    assert (before.shown, after.shown) == (stop_at, 60 - stop_at)
+    index = torch.arange(60)
+    assert torch.equal(answers.at(1, index), whole.at(1, index))
+
+
+def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:
+    looking("memory", tmp_path, None)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_not_whole_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    looking("memory", tmp_path, 32)
+    file = tmp_path / "value-1.bin"
+    file.write_bytes(file.read_bytes()[:-1])
+    _, again = looking("memory", tmp_path, None)
+    assert again.shown == 60
+
+
+def test_a_full_disk_only_costs_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(diary.Diary, "_has_room", lambda _: False)
+    looking("memory", tmp_path, 32)
+    _, again = looking("memory", tmp_path, None)
+    assert again.shown == 60
