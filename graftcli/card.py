@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from graftcli.nets import from_timm
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, needs_trust
 from graftcli.pixels import Fit
 from graftcli.written import write_bytes, write_json, write_tensors
 
@@ -151,7 +151,14 @@ def loading_code(folder: Path, made: Made) -> str:
             f"model = torchvision.models.get_model({student['name']!r}{words}).eval()\n"
             f"model.load_state_dict(safetensors.torch.load_file({str(folder / WEIGHTS_FILE)!r}))"
         )
-    return f"import graftcli\nmodel = graftcli.load({str(folder)!r})"
+    trusting = ", unsafe=True" if any(needs_trust(origin) for origin in _made_of(made)) else ""
+    return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{trusting})"
+
+
+def _made_of(made: Made) -> list[Mapping[str, Any]]:
+    """The origins whose code builds the network."""
+    roles = set(made.hybrid["blocks"]) if made.hybrid is not None else {"student"}
+    return [origin for role, origin in (("teacher", made.teacher), ("student", made.student)) if role in roles]
 
 
 def _number(value: float | str) -> str:
@@ -162,7 +169,7 @@ def _number(value: float | str) -> str:
 
 _LIBRARY = {
     True: "timm alone loads it; `hf-hub:` does too, where this folder is uploaded as it is.",
-    False: "The path is this folder's: mend it where the folder has moved.",
+    False: "The path is this folder's: mend it where the folder has moved. With `unsafe=True` a package's code is run.",
 }
 _FRONT = """\
 ---

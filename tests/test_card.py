@@ -165,7 +165,12 @@ def test_the_lines_in_the_card_work_when_pasted(tmp_path: Path, spec: str, chann
 def test_what_no_library_builds_graftcli_loads(tmp_path: Path, spec: str, channels: int) -> None:
     net = network(spec, channels)
     save_student(tmp_path, net.module, made(net))
-    assert code(tmp_path) == f"import graftcli\nmodel = graftcli.load({str(tmp_path)!r})\n"
+    lines = code(tmp_path)
+    assert lines.startswith(f"import graftcli\nmodel = graftcli.load({str(tmp_path)!r}")
+    assert ("unsafe=True" in lines) == (spec == "tests.nets:resnet(depth=8)")  # a package's code, not a file's
+    names: dict[str, Any] = {}
+    exec(lines, names)
+    torch.testing.assert_close(names["model"].state_dict(), net.module.state_dict())
     assert not (tmp_path / "config.json").exists()
 
 

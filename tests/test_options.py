@@ -1,13 +1,14 @@
 """The options that commands share: what they accept, and what goes before what."""
 
 import json
-from inspect import signature
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from graftcli.cli import Commands
+from graftcli.cli import Commands, app
 from graftcli.cli.options import (
     Device,
     Ema,
@@ -22,7 +23,6 @@ from graftcli.cli.options import (
     Teacher,
     TeacherCheckpoint,
     UnsafeLoad,
-    Verbose,
     parse_img_size,
 )
 from graftcli.errors import UsageError
@@ -66,7 +66,6 @@ def echoing() -> typer.Typer:
         seed: Seed = 0,
         as_json: Json = False,
         quiet: Quiet = False,
-        verbose: Verbose = False,
     ) -> None:
         typer.echo(json.dumps(locals()))
 
@@ -85,12 +84,24 @@ def test_a_flag_goes_before_its_variable_and_that_before_the_default() -> None:
     assert (by_flag["teacher"], by_flag["img_size"], by_flag["seed"]) == ("a", [32, 32], 7)
 
 
-def test_every_option_of_every_command_has_the_variable_of_its_name() -> None:
-    (go,) = typer.main.get_command(echoing()).commands.values()  # type: ignore[attr-defined]
-    named = {param.opts[0]: param.envvar for param in go.params}
-    assert len(named) == len(signature(go.callback).parameters) == 14
-    for flag, variable in named.items():
-        assert variable == "GRAFTCLI_" + flag.removeprefix("--").replace("-", "_").upper()
+def commands(group: Any, path: str = "graftcli") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{path} {name}")
+        else:
+            yield f"{path} {name}", command
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands(typer.main.get_command(app))))
+def test_every_option_of_every_command_has_the_variable_of_its_name(path: str, command: Any) -> None:
+    flags = [param for param in command.params if param.param_type_name == "option" and param.name != "help"]
+    for param in flags:
+        flag = param.opts[0]
+        assert param.envvar == "GRAFTCLI_" + flag.removeprefix("--").replace("-", "_").upper(), f"{path} {flag}"
+
+
+def test_there_are_commands() -> None:
+    assert {"graftcli distill", "graftcli recipes cp"} <= {path for path, _ in commands(typer.main.get_command(app))}
 
 
 def test_a_size_that_is_none_is_usage() -> None:

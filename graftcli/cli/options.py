@@ -143,10 +143,6 @@ Quiet = Annotated[
     bool,
     option("--quiet", "-q", metavar="", rich_help_panel=OUTPUT, help="No progress on stderr."),
 ]
-Verbose = Annotated[
-    bool,
-    option("--verbose", "-v", metavar="", rich_help_panel=OUTPUT, help="More on stderr about what happens and why."),
-]
 
 IMAGES = "Images"
 

@@ -18,7 +18,8 @@ _LINE_EVERY = 5.0  # seconds between two plain lines of one task
 def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
     """A listener that suits the terminal, until the run is over."""
     if as_json or quiet or not render.ERR.is_terminal:
-        yield _json_line if as_json else _only_warnings if quiet else _Lines()
+        told = _json_line if as_json else _Lines()
+        yield _only_warnings(told) if quiet else told
         return
     with render_run.Bars() as bars:
         yield bars
@@ -29,9 +30,8 @@ def _json_line(event: events.Event) -> None:
     sys.stderr.flush()
 
 
-def _only_warnings(event: events.Event) -> None:
-    if isinstance(event, events.Warned):
-        render.warning(event.text)
+def _only_warnings(told: events.Listener) -> events.Listener:
+    return lambda event: told(event) if isinstance(event, events.Warned) else None
 
 
 class _Lines:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graftcli.cli import render
-from graftcli.cli.options import OUTPUT, Json
+from graftcli.cli.options import OUTPUT, Json, option
 from graftcli.errors import MachineError, UsageError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def copy(
     name: Named,
     file: Annotated[Path | None, typer.Argument(help="The file to write. Without it: NAME.yaml, here.")] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", rich_help_panel=OUTPUT, help="Replace a file that is there.")
+        bool, option("--overwrite", metavar="", rich_help_panel=OUTPUT, help="Replace a file that is there.")
     ] = False,
 ) -> None:
     """Copy a recipe to a file, as a start of your own."""
@@ -73,7 +73,7 @@ def copy(
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML files, or names of recipes.")],
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="As stages.0.lr=1e-3; may be repeated.")
+        list[str] | None, option("--set", metavar="PATH=VALUE", help="As stages.0.lr=1e-3; may be repeated.")
     ] = None,
 ) -> None:
     """Check recipes. Every fault of every file is reported, with its line."""

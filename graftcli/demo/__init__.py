@@ -7,6 +7,8 @@
 The rows of the data set go from writer to writer, so most of the rest is in hands that the teacher never saw.
 """
 
+import io
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from graftcli.demo.scenes import scenes
-from graftcli.written import writing
+from graftcli.errors import UsageError
+from graftcli.written import write_bytes
 
 HERE = Path(__file__).parent
 DIGITS = HERE / "digits.npz"  # strokes uint8 [1797, 8, 8] of 0..16, labels uint8 [1797]; LICENSE-digits.txt
@@ -63,21 +66,31 @@ def held_out() -> tuple[Tensor, Tensor]:
 
 def write_images(folder: Path) -> None:
     """`images` as PNG files 000.png to 099.png, whose names and order tell no class."""
-    for index, picture in enumerate(images()):
-        _write(folder / f"{index:03}.png", picture)
+    _write({folder / f"{index:03}.png": picture for index, picture in enumerate(images())}, folder)
 
 
 def write_held_out(folder: Path) -> None:
     """`held_out` as PNG files in folders 0 to 9, their classes."""
-    for index, (picture, label) in enumerate(zip(*held_out(), strict=True)):
-        _write(folder / str(int(label)) / f"{index:03}.png", picture)
+    both = enumerate(zip(*held_out(), strict=True))
+    _write({folder / str(int(label)) / f"{index:03}.png": picture for index, (picture, label) in both}, folder)
 
 
 def _pictures(rows: NDArray[np.int64], seed: int) -> Tensor:
     return torch.from_numpy(scenes(digits()[0][rows], RandomState(seed)))[:, None]
 
 
-def _write(path: Path, picture: Tensor) -> None:
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture[0].numpy()).save(path, "PNG")
+def _write(pictures: Mapping[Path, Tensor], folder: Path) -> None:
+    """All of them; a folder that holds anything else is left as it is."""
+    files = {path: _png(picture) for path, picture in pictures.items()}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.read_bytes() != files.get(path):
+            raise UsageError(f"`{path}` is no picture of the demo.", "Choose another folder with --out.")
+    for path, data in files.items():
+        if not path.exists():
+            write_bytes(path, data)
+
+
+def _png(picture: Tensor) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(picture[0].numpy()).save(stream, "PNG")
+    return stream.getvalue()

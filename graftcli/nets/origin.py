@@ -41,13 +41,18 @@ def check_trust(origin: Mapping[str, Any], path: Path, unsafe: bool) -> None:
 
     Else whoever wrote the origin could have any function called that Python has, os.system among them.
     """
-    inner = [value for value in origin.values() if isinstance(value, Mapping)]
-    for entry in inner:
-        check_trust(entry, path, unsafe)
-    if unsafe or origin.get("kind") != "code" or _is_users_own(str(origin.get("where"))):
+    if unsafe or (entry := needs_trust(origin)) is None:
         return
-    found = f"Reading `{path}` runs `{origin.get('call')}` of `{origin.get('where')}`, whatever that does."
-    raise CheckpointError(found, "If you trust whoever wrote it, --unsafe-load does so.")
+    found = f"Reading `{path}` runs `{entry.get('call')}` of `{entry.get('where')}`, whatever that does."
+    raise CheckpointError(found, "If you trust whoever wrote it, --unsafe-load does so; in Python, unsafe=True.")
+
+
+def needs_trust(origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The part of an origin that runs other code than a file of the user's own, if there is one."""
+    inner = (needs_trust(value) for value in origin.values() if isinstance(value, Mapping))
+    if (found := next((entry for entry in inner if entry is not None), None)) is not None:
+        return found
+    return origin if origin.get("kind") == "code" and not _is_users_own(str(origin.get("where"))) else None
 
 
 def _is_users_own(where: str) -> bool:
