@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,11 @@ from graftcli.recipe_file import load as load_recipe
 from graftcli.runs import newest, read_run
 from graftcli.scoring import Look, fit_for
 from graftcli.store import Store
+from graftcli.students.make import Pictured, made_from_teacher, maker
 from graftcli.written import plain as as_json
 
 RUNS = Path("runs")
+_LOOKED_AT = 64  # images by which a student made from the teacher is chosen
 
 
 @dataclass(frozen=True)
@@ -118,12 +121,14 @@ def distill(
     """
     how = asked.how
     recipe = _recipe(how)
-    plan = _plan(asked, recipe)
+    teacher = _teacher(asked)
+    fit = fit_for(teacher, asked.look, whole=True)
+    pictured = cache(lambda: _images(asked.images, fit, how, listen))
+    plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
     if plan.teacher.network.weights == "random":
         listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
     chosen = parse_blocks(blocks, len(plan.blocks))
-    fit = fit_for(plan.teacher.network, asked.look, whole=True)
-    train = _images(asked.images, fit, how, listen)
+    train = pictured()
     held = _images(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     folder, single = destination(plan, out, chosen)
     settings = _settings(plan, recipe, how, fit, train, held, chosen)
@@ -214,9 +219,9 @@ def _recipe(how: How) -> Recipe:
     )
 
 
-def _plan(asked: Asked, recipe: Recipe) -> Plan:
+def _teacher(asked: Asked) -> Network:
     networks = asked.networks
-    teacher = build(
+    return build(
         networks.teacher,
         checkpoint=networks.teacher_checkpoint,
         num_classes=networks.num_classes,
@@ -226,6 +231,10 @@ def _plan(asked: Asked, recipe: Recipe) -> Plan:
         unsafe=networks.unsafe_load,
         role="teacher",
     )
+
+
+def _plan(asked: Asked, recipe: Recipe, teacher: Network, looked_at: Pictured) -> Plan:
+    networks = asked.networks
     torch.manual_seed(asked.how.seed)  # the student's first weights are part of what the seed decides
     student = build(
         networks.student,
@@ -234,11 +243,14 @@ def _plan(asked: Asked, recipe: Recipe) -> Plan:
         unsafe=networks.unsafe_load,
         like=teacher,
         role="student",
+        derive=maker(looked_at),
     )
     return plans.make(teacher, student, networks.choice)
 
 
 def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
+    if made_from_teacher(networks.student):  # with weights of its own, which are the teacher's
+        return networks.student_checkpoint or ("none" if recipe.init == "random" else None)
     if recipe.init == "checkpoint" and networks.student_checkpoint is None:
         raise CheckpointError(
             f"recipe {recipe.name} starts from the student's own weights, and none are given.",

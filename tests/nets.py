@@ -89,3 +89,33 @@ def squeezenet() -> nn.Module:
     made.set_submodule("features.7", Fire(128, 16, 64, 64))
     made.set_submodule("features.9", Fire(128, 48, 192, 192))
     return made
+
+
+class CifarVGG(nn.Module):
+    """The VGG16 for 32x32 images of Li et al. 2017 as the paper has it: convolutions without BatchNorm, and a head of
+    Linear-BatchNorm-Linear."""
+
+    input_size = (3, 32, 32)
+
+    def __init__(self, widths: tuple[int, ...], head: int, num_classes: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 3
+        for width, depth in zip(widths, (2, 2, 3, 3, 3), strict=True):
+            for _ in range(depth):
+                layers += [nn.Conv2d(inputs, width, 3, padding=1), nn.ReLU(inplace=True)]
+                inputs = width
+            layers.append(nn.MaxPool2d(2))
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Linear(inputs, head), nn.BatchNorm1d(head), nn.ReLU(inplace=True), nn.Linear(head, num_classes)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def vgg16(num_classes: int = 10, width: int = 64) -> CifarVGG:
+    """The paper's CIFAR teacher, 14.98 M parameters; with a smaller `width` the same at less cost."""
+    return CifarVGG((width, 2 * width, 4 * width, 8 * width, 8 * width), 8 * width, num_classes)
