@@ -20,7 +20,7 @@ def test_a_low_rank_pair_misses_exactly_the_singular_values_that_it_leaves_out()
     assert isinstance(first, nn.Conv2d) and isinstance(second, nn.Conv2d)
     rank = int(0.5 * 12 * 72 / (12 + 72))
     assert first.out_channels == rank
-    weight = net.get_submodule("0").weight.flatten(1)  # type: ignore[operator, union-attr]
+    weight = net.get_parameter("0.weight").flatten(1)
     values = torch.linalg.svdvals(weight)
     product = second.weight.flatten(1) @ first.weight.flatten(1)
     assert torch.allclose((weight - product).square().sum(), values[rank:].square().sum(), rtol=1e-5)
@@ -29,7 +29,7 @@ def test_a_low_rank_pair_misses_exactly_the_singular_values_that_it_leaves_out()
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
 def test_a_low_rank_pair_has_no_more_than_its_share_of_the_weights(share: float) -> None:
     row = low_rank(conv(32), share)["0"]
-    assert sum(layer.weight.numel() for layer in row) <= share * 32 * 72  # type: ignore[union-attr, operator]
+    assert sum(layer.get_parameter("weight").numel() for layer in row) <= share * 32 * 72
 
 
 @pytest.mark.parametrize("more", [{"padding": 1}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"padding": "same"}])
@@ -44,7 +44,7 @@ def test_with_as_many_pairs_as_places_decoupling_changes_nothing(more: dict[str,
     rank_one = nn.Sequential(nn.Conv2d(8, 16, 3, **more)).double()  # type: ignore[arg-type]
     with torch.no_grad():
         weight = torch.randn(16, 8, 1, 1, dtype=torch.float64) * torch.randn(1, 8, 3, 3, dtype=torch.float64)
-        rank_one.get_submodule("0").weight.copy_(weight)  # type: ignore[operator, union-attr]
+        rank_one.get_parameter("0.weight").copy_(weight)
     exact = replace_modules(rank_one, {path: row.double() for path, row in decoupled(rank_one, 1).items()})
     assert torch.allclose(exact(images), rank_one(images), atol=1e-5)
 

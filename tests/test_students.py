@@ -106,13 +106,13 @@ def test_random_weights_are_nowhere_the_teachers(teacher: Network) -> None:
     for name, tensor in student.module.state_dict().items():
         assert "num_batches" in name or not torch.equal(tensor, inherited[name]), name
     assert student.weights == "random"
-    assert torch.equal(student.module.get_submodule("bn1").running_mean, torch.zeros(16))  # type: ignore[arg-type]
+    assert torch.equal(student.module.get_buffer("bn1.running_mean"), torch.zeros(16))
 
 
 def test_a_checkpoint_is_loaded_into_a_made_student_or_refused(teacher: Network, place: Path) -> None:
     student = made("decouple", teacher)
     with torch.no_grad():
-        student.module.get_submodule("linear").bias.add_(1)  # type: ignore[union-attr, operator]
+        student.module.get_parameter("linear.bias").add_(1)
     torch.save(student.module.state_dict(), place / "student.pth")
     loaded = made("decouple", teacher, checkpoint=place / "student.pth")
     assert same_weights(loaded.module, student.module)

@@ -136,7 +136,8 @@ def _losses(module: nn.Module, paths: Sequence[str], images: Tensor) -> Iterator
         weight = _nearest(*seen[path]).to(images.dtype)
 
         def instead(_: nn.Module, given: tuple[Tensor, ...], made: Tensor, weight: Tensor = weight) -> Tensor:
-            return (given[0].movedim(1, -1) @ weight.T).movedim(-1, 1)
+            adapted: Tensor = (given[0].movedim(1, -1) @ weight.T).movedim(-1, 1)
+            return adapted
 
         answer = _hooked(module, {path: instead}, images)
         yield float((answer - expected).square().sum() / expected.square().sum())
