@@ -24,6 +24,7 @@ from graftcli.graft.run import Outcome, Settings, run, weights_digest
 from graftcli.graft.views import plain
 from graftcli.measure import size_of
 from graftcli.nets import plan as plans
+from graftcli.nets.derived import notes
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
 from graftcli.nets.plan import Plan
@@ -127,6 +128,8 @@ def distill(
     plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
     if plan.teacher.network.weights == "random":
         listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
+    for note in notes(plan.student.network):
+        listen(Warned(note))
     chosen = parse_blocks(blocks, len(plan.blocks))
     train = pictured()
     held = _images(asked.val_images, fit, how, listen) if asked.val_images is not None else None

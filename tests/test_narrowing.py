@@ -61,7 +61,8 @@ def test_the_student_is_the_teacher_that_reads_zeros_of_what_went(kind: str) -> 
 def test_channels_that_torch_pruning_couples_wrongly_stay() -> None:
     kept, whole = narrower(of(nets.randomise(nets.resnet(depth=8))), Narrower((0.5,)))
     layers = by_layer(kept)
-    assert whole == ["layer3.0.conv2"]  # the padded shortcuts put channels elsewhere
+    # the padded shortcuts put channels elsewhere
+    assert whole == ["conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"]
     assert len(layers["conv1"].outputs) == 16 and len(layers["layer3.0.conv1"].outputs) == 32
 
 
@@ -80,6 +81,17 @@ def test_a_narrower_student_has_the_first_channels() -> None:
     assert by_layer(kept)["features.2"] == Kept("features.2", "features.2", tuple(range(4)), tuple(range(4)))
 
 
+def test_by_a_factor_of_one_the_student_is_the_teacher() -> None:
+    net = nets.randomise(nets.vgg16(width=8))
+    kept, whole = narrower(of(net), Narrower((1,)))
+    assert nets.same_weights(narrow(net, kept), net) and whole == []
+
+
+def test_a_network_without_channels_of_its_own_is_refused() -> None:
+    with pytest.raises(PairError, match="no channels"):
+        narrower(traced(pairs.of_timm("vit_tiny_patch16_224", img_size=64, depth=2)), Narrower((0.5,)))
+
+
 def test_as_many_factors_as_blocks_are_needed() -> None:
     with pytest.raises(UsageError, match="5 blocks; 2 factors"):
         narrower(of(nets.vgg16(width=8)), Narrower((1, 0.5)))
@@ -88,7 +100,7 @@ def test_as_many_factors_as_blocks_are_needed() -> None:
 def test_the_smallest_filters_go_first() -> None:
     net = nets.randomise(nets.vgg16(width=8))
     weight = net.get_parameter("features.0.weight")
-    weight.data[[1, 4]] *= 0.01  # type: ignore[union-attr, index, operator]
+    weight.data[[1, 4]] *= 0.01
     kept, _ = pruned(of(net), Pruned("l1", 0.25), None)
     assert by_layer(kept)["features.0"].outputs == (0, 2, 3, 5, 6, 7)
 

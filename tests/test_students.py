@@ -22,6 +22,7 @@ from graftcli.nets.network import Network
 from graftcli.nets.spec import build, rebuild
 from graftcli.students.make import made_from_teacher, maker
 from tests.nets import randomise, resnet, same_weights
+from tests.pairs import FlatVGG, network, of_timm
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 SPECS = ("teacher*0.5", "prune:l1=0.5", "prune:slim=0.5", "prune:act=0.5", "lowrank:0.5", "decouple")
@@ -133,6 +134,25 @@ def test_a_ranking_needs_images_and_a_teacher_that_can_be_narrowed_is_needed(tea
         build("drop:auto=1", like=teacher, role="student", derive=maker())
     with pytest.raises(PairError, match=r"layer2\.0"):
         made("drop:layer2.0", teacher)
+
+
+def test_both_networks_are_cut_at_the_same_places_but_behind_units_that_went() -> None:
+    net = network(lambda: FlatVGG(8), "vgg", 32)
+    vit = of_timm("vit_tiny_patch16_224", img_size=64, depth=4)
+    for teacher, spec, expected in (
+        (net, "decouple", ["features.2", "features.5"]),
+        (vit, "drop:blocks.1", ["blocks.0", "blocks.2"]),
+    ):
+        student = maker()(spec, teacher)
+        assert student is not None
+        plan = plans.make(teacher, student)
+        assert [cut.name for cut in plan.teacher.cuts] == [cut.name for cut in plan.student.cuts] == expected
+
+
+def test_what_could_not_be_narrowed_is_said(teacher: Network) -> None:
+    plan = plans.make(teacher, made("teacher*0.5", teacher))
+    assert "`conv1`, `layer1.0.conv2`, `layer1.1.conv2` and 4 more stay as wide as in the teacher" in plan.notes[0]
+    assert plans.make(teacher, made("decouple", teacher)).notes == ()
 
 
 def test_a_plan_shows_a_made_student_without_weights_or_images() -> None:

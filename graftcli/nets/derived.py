@@ -1,6 +1,7 @@
 """Students made out of a network: as plain JSON, and the architecture again from it.
 
-    {"kind": "derived", "spec": "prune:l1=0.5", "base": origin, "kept": […], "replaced": {path: [convolution, …]}}
+    {"kind": "derived", "spec": "prune:l1=0.5", "base": origin, "kept": […], "whole": [layer, …],
+     "replaced": {path: [convolution, …]}}
 
 `rebuilt(rebuild(base), origin)` narrows the layers of the base to what was kept of them, then puts a row of
 convolutions in the place of each replaced module: none at all is the identity.
@@ -21,9 +22,13 @@ Replaced = Mapping[str, nn.Sequential]  # what stands at these paths in the teac
 _SHAPE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
-def origin_of(base: Mapping[str, Any], spec: str, kept: Sequence[Kept], replaced: Replaced) -> dict[str, Any]:
+def origin_of(
+    base: Mapping[str, Any], spec: str, kept: Sequence[Kept], replaced: Replaced, whole: Sequence[str] = ()
+) -> dict[str, Any]:
+    """`whole` names the layers whose channels had to stay although the spec would have some go."""
     rows = {path: [_layer_facts(conv) for conv in row] for path, row in replaced.items()}
-    return {"kind": KIND, "spec": spec, "base": dict(base), "kept": as_facts(kept), "replaced": rows}
+    made = {"kept": as_facts(kept), "whole": list(whole), "replaced": rows}
+    return {"kind": KIND, "spec": spec, "base": dict(base), **made}
 
 
 def _layer_facts(conv: nn.Module) -> dict[str, Any]:
@@ -53,6 +58,21 @@ def replace_modules(module: nn.Module, rows: Replaced) -> nn.Module:
 def is_derived(network: Network) -> bool:
     """Whether a network was made out of another: its weights are that network's, wherever it kept them."""
     return bool(network.origin.get("kind") == KIND)
+
+
+def base_of(network: Network) -> dict[str, Any]:
+    """The origin of the network that a derived one was made of."""
+    base: dict[str, Any] = network.origin["base"]
+    return base
+
+
+def notes(network: Network) -> list[str]:
+    """What a user should know of how a network was derived."""
+    whole = network.origin["whole"] if is_derived(network) else []
+    if not whole:
+        return []
+    names = f"{', '.join(f'`{name}`' for name in whole[:3])}{f' and {len(whole) - 3} more' if len(whole) > 3 else ''}"
+    return [f"of the student {names} stay as wide as in the teacher: their channels cannot go without moving others"]
 
 
 def kept_of(network: Network) -> tuple[Kept, ...]:

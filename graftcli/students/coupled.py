@@ -35,14 +35,14 @@ class Coupled:
     count: int
     parts: tuple[Part, ...]
 
-    @property
-    def name(self) -> str:
-        """The layer that first gives these channels."""
-        return next(part.layer for part in self.parts if part.gives)
+    def makers(self, module: nn.Module) -> list[str]:
+        """The layers that make these channels."""
+        layers = [part.layer for part in self.parts if part.gives]
+        return [path for path in layers if isinstance(held(module, path), nn.Conv2d | nn.Linear)]
 
 
 def coupled(traced: Traced) -> tuple[list[Coupled], list[str]]:
-    """All channels that may go, in the order in which the network makes them; the names of those that have to stay.
+    """All channels that may go, in the order in which the network makes them; the makers of those that have to stay.
 
     The answer's own channels are in neither.
     """
@@ -58,14 +58,16 @@ def coupled(traced: Traced) -> tuple[list[Coupled], list[str]]:
             groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
         except Exception as error:  # whatever stops it at a network's own operations
             said = f"torch-pruning cannot follow the channels of `{type(module).__name__}`: {error}."
-            raise PairError(said, "Choose lowrank:0.5, decouple, or a smaller network of the same family.") from error
+            raise PairError(
+                said, "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
+            ) from error
     found = [_coupled(group, paths, graph.is_out_channel_pruning_fn) for group in groups]
     order = {traced.paths[node]: i for i, node in enumerate(traced.nodes)}
     found.sort(key=lambda one: min(order.get(part.layer, len(order)) for part in one.parts if part.gives))
     last = _answering(traced)
     inner = [one for one in found if not any(part.gives and part.layer in last for part in one.parts)]
     free = [one for one in inner if _can_go(one, module)]
-    return free, [one.name for one in inner if one not in free]
+    return free, [path for one in inner if one not in free for path in one.makers(module)]
 
 
 def _coupled(group: Any, paths: dict[int, str], gives: Callable[[Any], bool]) -> Coupled:

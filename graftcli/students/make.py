@@ -1,6 +1,6 @@
 """spec + teacher -> student: what `nets.spec.build` is handed as its maker of derived students."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -53,7 +53,7 @@ def _derived(images: Pictured | None, spec: str, teacher: Network) -> Network | 
         name=f"{teacher.name}-{suffix(asked)}",
         source="teacher",
         weights=f"the teacher's{changed.note}",
-        origin=origin_of(teacher.origin, spec, changed.kept, changed.replaced),
+        origin=origin_of(teacher.origin, spec, changed.kept, changed.replaced, changed.whole),
     )
 
 
@@ -63,15 +63,18 @@ class _Changed:
 
     kept: tuple[Kept, ...]
     replaced: Mapping[str, nn.Sequential] = field(default_factory=dict)
-    note: str = ""  # what the user should know
+    whole: Sequence[str] = ()  # what was to be narrowed and could not be
+    note: str = ""
 
 
 def _changed(traced: Traced, asked: Wanted, images: Pictured | None) -> _Changed:
     match asked:
         case Narrower():
-            return _narrowed(*narrower(traced, asked))
+            kept, whole = narrower(traced, asked)
+            return _Changed(kept, whole=whole)
         case Pruned():
-            return _narrowed(*pruned(traced, asked, images() if images and asked.rule == "act" else None))
+            kept, whole = pruned(traced, asked, images() if images and asked.rule == "act" else None)
+            return _Changed(kept, whole=whole)
         case LowRank():
             rows = low_rank(traced.module, asked.share)
         case Decoupled():
@@ -79,12 +82,10 @@ def _changed(traced: Traced, asked: Wanted, images: Pictured | None) -> _Changed
         case Dropped():
             names = dropped(traced, asked.units) if asked.units else _ranked(traced, asked.count, images)
             rows = {name: nn.Sequential() for name in names}
-            return _Changed(kept_beside(traced.module, rows), rows, f" without {', '.join(names)}")
-    return _Changed(kept_beside(traced.module, rows), rows, f", {len(rows)} convolutions of it taken apart")
-
-
-def _narrowed(kept: tuple[Kept, ...], whole: list[str]) -> _Changed:
-    return _Changed(kept, note=f"; left as wide as they are: {', '.join(whole)}" if whole else "")
+            return _Changed(kept_beside(traced.module, rows), rows, note=f", without {', '.join(names)}")
+    return _Changed(
+        kept_beside(traced.module, rows), rows, note=f", taken apart in {len(rows)} convolution{'s' * (len(rows) > 1)}"
+    )
 
 
 def _ranked(traced: Traced, count: int, images: Pictured | None) -> list[str]:

@@ -21,6 +21,7 @@ from graftcli.students.coupled import Coupled, coupled, energies, filter_sizes, 
 from graftcli.students.wanted import Narrower, Pruned, width
 
 Gone = Sequence[tuple[Coupled, frozenset[int]]]  # of each set of coupled channels, those that go
+_ELSE = "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
 _LEAST = 0.1  # of the channels of a layer, which slimming leaves to it whatever their scales
 _NEARLY = 1e-6  # of the largest logit, in float64: far above roundings, far below a wrong channel
 
@@ -91,19 +92,20 @@ def _slimmed(groups: Sequence[Coupled], module: nn.Module, share: float) -> Gone
 
 
 def _chosen(traced: Traced, choose: Callable[[Sequence[Coupled]], Gone]) -> tuple[tuple[Kept, ...], list[str]]:
-    """What each layer keeps, and the names of the channels that have to stay whole."""
+    """What each layer keeps, and the layers that keep all that they make although some was to go."""
     free, whole = coupled(traced)
     gone = choose(free)
     if not _proved(traced, gone):
         sound = [one for one, _ in gone if _proved(traced, [(one, frozenset({0, one.count - 1}))])]
-        whole += [one.name for one in free if one not in sound]
+        whole += [path for one in free if one not in sound for path in one.makers(traced.module)]
         gone = choose(sound) if sound else []
         if not _proved(traced, gone):
             gone = []
     if not gone:
         found = f"no channels of `{type(traced.module).__name__}` can go without changing what the others mean."
-        raise PairError(found, "Choose lowrank:0.5, decouple, or a smaller network of the same family.")
-    return kept_of(traced.module, gone), whole
+        raise PairError(found, _ELSE)
+    order = [path for path, _ in traced.module.named_modules()]
+    return kept_of(traced.module, gone), sorted(whole, key=order.index)
 
 
 def kept_of(module: nn.Module, gone: Gone) -> tuple[Kept, ...]:

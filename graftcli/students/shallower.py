@@ -163,4 +163,5 @@ def _nearest(source: Tensor, goal: Tensor) -> Tensor:
     """The weight A [out, in] with the least |source Aᵀ - goal|² + ridge |A - 1|²."""
     gram = source.T @ source
     ridge = torch.eye(len(gram), dtype=gram.dtype) * (_RIDGE * gram.diagonal().mean())
-    return torch.linalg.solve(gram + ridge, source.T @ goal + ridge).T
+    weight: Tensor = torch.linalg.solve(gram + ridge, source.T @ goal + ridge).T
+    return weight

@@ -52,6 +52,7 @@ class Dropped:
 Wanted = Narrower | Pruned | LowRank | Decoupled | Dropped
 
 _FAMILY = re.compile(r"teacher\s*\*|(prune|lowrank|drop):|decouple(:|$)")
+_NAMED = 4  # dropped units in the name of a student, and so of a folder
 _NUMBER = r"(\d+\.?\d*|\.\d+)"
 _FORMS = (
     "Students made from the teacher: teacher*0.5, teacher*(1,1,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5,"
@@ -102,7 +103,8 @@ def suffix(made: Wanted) -> str:
         return f"lowrank-{made.share:g}"
     if isinstance(made, Decoupled):
         return f"decoupled{made.pairs if made.pairs > 1 else ''}"
-    return f"drop-{'-'.join(made.units) if made.units else f'auto-{made.count}'}"
+    few = made.units if len(made.units) <= _NAMED else (f"{len(made.units)}-units",)
+    return f"drop-{'-'.join(few) if few else f'auto-{made.count}'}"
 
 
 def width(channels: int, factor: float) -> int:
