@@ -116,6 +116,17 @@ class CifarVGG(nn.Module):
         return logits
 
 
+def resnet18(num_classes: int = 10) -> nn.Module:
+    """The ResNet18 for 32x32 images that the paper grafts into its VGG16: no shrinking before the first stage."""
+    from torchvision.models import resnet18 as for_imagenet
+
+    made: nn.Module = for_imagenet(num_classes=num_classes)
+    made.set_submodule("conv1", nn.Conv2d(3, 64, 3, padding=1, bias=False))
+    made.set_submodule("maxpool", nn.Identity())
+    made.input_size = (3, 32, 32)  # type: ignore[assignment]
+    return made
+
+
 def vgg16(num_classes: int = 10, width: int = 64) -> CifarVGG:
     """The paper's CIFAR teacher, 14.98 M parameters; with a smaller `width` the same at less cost."""
     return CifarVGG((width, 2 * width, 4 * width, 8 * width, 8 * width), 8 * width, num_classes)

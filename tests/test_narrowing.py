@@ -66,6 +66,19 @@ def test_channels_that_torch_pruning_couples_wrongly_stay() -> None:
     assert len(layers["conv1"].outputs) == 16 and len(layers["layer3.0.conv1"].outputs) == 32
 
 
+def test_norms_and_scales_of_channels_are_narrowed_with_the_layers_around_them() -> None:
+    net = traced(pairs.of_timm("convnext_atto", 32))
+    kept, whole = pruned(net, Pruned("l1", 0.5), None)
+    student = narrow(net.module, kept)
+    scale = next(one for one in kept if one.layer == "stages.1.blocks.0.gamma")
+    assert torch.equal(
+        student.get_parameter(scale.layer), net.module.get_parameter(scale.layer)[torch.tensor(scale.outputs)]
+    )
+    assert whole == [] and len(scale.outputs) == 40
+    assert by_layer(kept)["stages.1.blocks.0.norm"].outputs == scale.outputs
+    assert student(net.example).shape == (2, pairs.CLASSES)
+
+
 def test_the_papers_half_of_vgg16_has_its_parameters() -> None:
     teacher = nets.vgg16()
     assert sum(p.numel() for p in teacher.parameters()) == 14_983_498

@@ -1,7 +1,9 @@
 """Students made from the teacher as a user meets them: planned, distilled, saved, loaded and exported."""
 
+import copy
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from graftcli.nets.kept import kept_tensor
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build, rebuild
 from graftcli.students.make import made_from_teacher, maker
-from tests.nets import randomise, resnet, same_weights
+from tests.nets import randomise, resnet, resnet18, same_weights, vgg16
 from tests.pairs import FlatVGG, network, of_timm
 
 NETS = Path(__file__).resolve().parent / "nets.py"
@@ -96,6 +98,12 @@ def test_what_is_kept_is_the_teachers_at_the_recorded_channels(spec: str, teache
     assert told == student.module.state_dict().keys()
 
 
+def test_a_student_of_a_frozen_teacher_can_be_trained(teacher: Network) -> None:
+    frozen = replace(teacher, module=copy.deepcopy(teacher.module).requires_grad_(False))
+    student = made("prune:l1=0.5", frozen)
+    assert all(parameter.requires_grad for parameter in student.module.parameters())
+
+
 def test_other_networks_have_kept_nothing(teacher: Network) -> None:
     assert not is_derived(teacher) and kept_of(teacher) == ()
 
@@ -129,7 +137,7 @@ def test_a_student_can_be_made_of_a_made_one(teacher: Network) -> None:
     assert second.name == "resnet-l1-0.5-drop-layer1.1"
 
 
-def test_a_ranking_needs_images_and_a_teacher_that_can_be_narrowed_is_needed(teacher: Network) -> None:
+def test_a_ranking_needs_images_and_a_unit_that_changes_shapes_cannot_go(teacher: Network) -> None:
     with pytest.raises(UsageError, match="images"):
         build("drop:auto=1", like=teacher, role="student", derive=maker())
     with pytest.raises(PairError, match=r"layer2\.0"):
@@ -147,6 +155,19 @@ def test_both_networks_are_cut_at_the_same_places_but_behind_units_that_went() -
         assert student is not None
         plan = plans.make(teacher, student)
         assert [cut.name for cut in plan.teacher.cuts] == [cut.name for cut in plan.student.cuts] == expected
+
+
+def test_the_papers_cifar_students_meet_its_vgg16_block_by_block() -> None:
+    teacher = network(vgg16, "vgg16", 32)
+    half = maker()("teacher*(1,1,1,.5,.5)", teacher)
+    assert half is not None
+    plan = plans.make(teacher, half)
+    assert [block.student.params for block in plan.blocks[:3]] == [block.teacher.params for block in plan.blocks[:3]]
+    assert (len(plan.blocks), plan.teacher.params, plan.student.params) == (5, 14_983_498, 5_413_706)
+    assert [block.seam.kind for block in plan.blocks if block.seam] == ["identity"] * 3 + ["adapter"]
+    assert plan.stock
+    other = plans.make(teacher, network(resnet18, "resnet18", 32))
+    assert (len(other.blocks), other.student.params, other.stock) == (4, 11_173_962, True)
 
 
 def test_what_could_not_be_narrowed_is_said(teacher: Network) -> None:

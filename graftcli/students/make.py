@@ -49,7 +49,7 @@ def _derived(images: Pictured | None, spec: str, teacher: Network) -> Network | 
         changed = _changed(trace(teacher.module, example(teacher)), asked, images)
     return replace(
         teacher,
-        module=replace_modules(narrow(teacher.module, changed.kept), changed.replaced).eval(),
+        module=replace_modules(narrow(teacher.module, changed.kept), changed.replaced).eval().requires_grad_(True),
         name=f"{teacher.name}-{suffix(asked)}",
         source="teacher",
         weights=f"the teacher's{changed.note}",
