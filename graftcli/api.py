@@ -21,6 +21,7 @@ from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
 from graftcli.running import Result, distill, partial
 from graftcli.scoring import Evaluation, Look, evaluate
+from graftcli.students.make import maker
 
 __all__ = [
     "Asked",
@@ -82,7 +83,13 @@ def plan(
         )
     if isinstance(student, str):
         student = build(
-            student, checkpoint=student_checkpoint or "none", ema=ema, unsafe=unsafe_load, like=teacher, role="student"
+            student,
+            checkpoint=student_checkpoint or "none",
+            ema=ema,
+            unsafe=unsafe_load,
+            like=teacher,
+            role="student",
+            derive=maker(),
         )
     by_hand = [None if names is None else tuple(names) for names in (split_teacher, split_student)]
     return plans.make(teacher, student, Choice(blocks_count, *by_hand))

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,8 +13,10 @@ from graftcli import images as pictures
 from graftcli.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
+from graftcli.graft.views import plain
 from graftcli.nets import plan as plans
 from graftcli.nets.grammar import from_anywhere
+from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
 from graftcli.nets.plan import Plan
 from graftcli.nets.spec import build
@@ -22,6 +25,9 @@ from graftcli.recipe import Recipe, check_units
 from graftcli.recipe_file import load as load_recipe
 from graftcli.runs import read_run
 from graftcli.scoring import Look, fit_for
+from graftcli.students.make import Pictured, made_from_teacher, maker
+
+_LOOKED_AT = 64  # images by which a student made from the teacher is chosen
 
 P = TypeVar("P", "Networks", "Look", "How", "Asked")
 
@@ -150,17 +156,18 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
     how = asked.how
     recipe, device = recipe_of(how), device_named(how.device)
-    plan = plan_of(asked, recipe)
+    teacher = _teacher(asked)
+    fit = fit_for(teacher, asked.look, whole=True)
+    pictured = cache(lambda: images_of(asked.images, fit, how, listen))
+    plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
     check_units(recipe, len(plan.blocks))
     chosen = parse_blocks(blocks, len(plan.blocks))
-    if plan.teacher.network.weights == "random":
-        listen(Warned(f"teacher {plan.teacher.network.name} has random weights: its answers mean nothing"))
+    if teacher.weights == "random":
+        listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
     for note in plan.notes:
         listen(Warned(note))
-    fit = fit_for(plan.teacher.network, asked.look, whole=True)
-    train = images_of(asked.images, fit, how, listen)
     held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
-    return Ready(asked, recipe, plan, chosen, fit, train, held, device)
+    return Ready(asked, recipe, plan, chosen, fit, pictured(), held, device)
 
 
 def recipe_of(how: How) -> Recipe:
@@ -173,10 +180,17 @@ def recipe_of(how: How) -> Recipe:
 
 
 def plan_of(asked: Asked, recipe: Recipe) -> Plan:
-    """Both networks, cut at matching places; the seed decides their first weights, where they have no others."""
+    """Both networks, cut at matching places."""
+    teacher = _teacher(asked)
+    fit = fit_for(teacher, asked.look, whole=True)
+    looked_at = cache(lambda: plain(images_of(asked.images, fit, asked.how, lambda _: None).pixels[:_LOOKED_AT], fit))
+    return _plan(asked, recipe, teacher, looked_at)
+
+
+def _teacher(asked: Asked) -> Network:
     networks = asked.networks
-    torch.manual_seed(asked.how.seed)
-    teacher = build(
+    torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
+    return build(
         networks.teacher,
         checkpoint=networks.teacher_checkpoint,
         num_classes=networks.num_classes,
@@ -186,6 +200,10 @@ def plan_of(asked: Asked, recipe: Recipe) -> Plan:
         unsafe=networks.unsafe_load,
         role="teacher",
     )
+
+
+def _plan(asked: Asked, recipe: Recipe, teacher: Network, looked_at: Pictured) -> Plan:
+    networks = asked.networks
     torch.manual_seed(asked.how.seed)  # whatever the teacher took of it
     student = build(
         networks.student,
@@ -194,6 +212,7 @@ def plan_of(asked: Asked, recipe: Recipe) -> Plan:
         unsafe=networks.unsafe_load,
         like=teacher,
         role="student",
+        derive=maker(looked_at),
     )
     return plans.make(teacher, student, networks.choice)
 
@@ -201,6 +220,8 @@ def plan_of(asked: Asked, recipe: Recipe) -> Plan:
 def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
     """Where the student's first weights are read from: "none" for nowhere, None for its name's pretrained ones."""
     given = networks.student_checkpoint
+    if made_from_teacher(networks.student):  # with weights of its own, which are the teacher's
+        return given or ("none" if recipe.init == "random" else None)
     if recipe.init == "checkpoint" and given is None:
         raise CheckpointError(
             f"recipe {recipe.name} starts from the student's own weights, and none are given.",

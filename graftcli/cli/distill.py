@@ -100,6 +100,7 @@ def distill(
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/
       graftcli distill --teacher my_net.py:big --teacher-checkpoint big.pth --student my_net.py:small --images ./photos
       graftcli distill --teacher resnet50 --student mobilenetv3_large_100 --images ./photos --out student.onnx
+      graftcli distill --teacher resnet50 --student 'teacher*0.5' --images ./photos
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/ --recipe netgraft --steps-scale 0.1
     """
     from graftcli.running import distill as run

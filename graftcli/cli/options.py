@@ -43,13 +43,17 @@ def option(*flags: str, **more: Any) -> Any:
 
 _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder that graftcli wrote"  # noqa: E501
 
+_MADE = "made from the teacher: teacher*0.5, teacher*(1,1,.5,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5, lowrank:0.5, decouple, drop:layer3.3,layer3.4 or drop:auto=2"  # noqa: E501
+
 Teacher = Annotated[
     str,
     option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}."),
 ]
 Student = Annotated[
     str,
-    option("--student", metavar="SPEC", rich_help_panel=NETWORKS, help="The smaller network, named in the same way."),
+    option(
+        "--student", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The smaller network, named so too, or {_MADE}."
+    ),
 ]
 TeacherCheckpoint = Annotated[
     str | None,

@@ -69,6 +69,7 @@ def plan(
       graftcli plan --teacher resnet34 --student resnet18
       graftcli plan --teacher resnet50 --student mobilenetv3_large_100 --img-size 192
       graftcli plan --teacher my_net.py:build --teacher-checkpoint best.pth --student resnet18
+      graftcli plan --teacher resnet50 --student prune:l1=0.3
       graftcli plan --teacher deit_small_patch16_224 --student deit_tiny_patch16_224 --blocks-count 6
     """
     from graftcli import api

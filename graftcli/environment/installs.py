@@ -24,6 +24,7 @@ _PACKAGES = {
     "onnx": "onnx",
     "onnxruntime": "onnxruntime",
     "onnxscript": "onnxscript",
+    "torch-pruning": "torch_pruning",
     "numpy": "numpy",
     "pillow": "PIL",
     "pydantic": "pydantic",
@@ -35,7 +36,7 @@ _PACKAGES = {
 }
 # each imports those before it, so that only the first broken one of a row is at fault
 _ROWS = (
-    ("numpy", "torch", "torchvision", "timm"),
+    ("numpy", "torch", "torchvision", "timm", "torch-pruning"),
     ("onnx", "onnxscript"),
     ("onnxruntime",),
     ("safetensors",),

@@ -22,6 +22,7 @@ from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
+from graftcli.nets.derived import is_derived
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe_values import Augment, Crop
@@ -82,7 +83,7 @@ def run(
     chosen = settings.blocks or tuple(range(1, blocks + 1))
     check_units(recipe, blocks)
     before = weights_digest(plan.teacher.network.module)
-    if recipe.init == "inherit":
+    if recipe.init == "inherit" and not is_derived(plan.student.network):  # which has inherited, and more exactly
         inherit(plan.teacher, plan.student)
     train, held = divide(images, held_out, settings.seed)
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)

@@ -55,7 +55,7 @@ class Network:
 
     module: nn.Module
     name: str  # "resnet34", "resnet50.a1_in1k", a factory's name
-    source: str  # "timm" | "torchvision" | "hf-hub" | "local-dir" | "file" | "package" | "graftcli"
+    source: str  # "timm" | "torchvision" | "hf-hub" | "local-dir" | "file" | "package" | "graftcli" | "teacher"
     weights: str  # a sentence: "random", "pretrained (timm/resnet34.a1_in1k)", "resnet56.th: 277 of 277 tensors"
     input_size: tuple[int, int, int]  # C, H, W
     num_classes: int

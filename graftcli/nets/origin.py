@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from graftcli.errors import CheckpointError
-from graftcli.nets import from_code, from_timm, from_torchvision
+from graftcli.nets import derived, from_code, from_timm, from_torchvision
 from graftcli.nets.network import Network, Preprocess
 
 FACTS_FILE = "graft.json"
@@ -67,6 +67,8 @@ def rebuild(origin: Mapping[str, Any]) -> nn.Module:
     """The architecture of an origin, in eval mode, float32, on the CPU; its weights mean nothing."""
     if origin["kind"] == "code":
         return from_code.module(origin["where"], origin["call"], origin["kwargs"], origin["sha256"])
+    if origin["kind"] == derived.KIND:
+        return derived.rebuilt(rebuild(origin["base"]), origin)
     name, kind = origin["name"], origin["kind"]
     if kind == "timm" and from_timm.known(name):
         return from_timm.module(name, origin["kwargs"]).float().eval()

@@ -9,7 +9,7 @@ from graftcli.nets.by_hand import Choice, by_hand, check, size_of
 from graftcli.nets.cuts import Position, beside, by_work, cuts, equal_shares, positions, shrinks, work_before
 from graftcli.nets.trace import Traced
 
-__all__ = ["Choice", "Pair", "pair"]
+__all__ = ["Choice", "Pair", "pair", "pair_derived"]
 
 Pair = tuple[Position, Position]  # the teacher's place, the student's
 
@@ -26,6 +26,19 @@ def pair(teacher: Traced, student: Traced, choice: Choice) -> list[Pair]:
         pairs = _found(teacher, student, choice.blocks)
     _check_sizes(pairs)
     return pairs
+
+
+def pair_derived(teacher: Traced, student: Traced, choice: Choice) -> list[Pair]:
+    """The teacher's own cuts, in both: a student made of the teacher has them too, but for those behind units that it
+    dropped. Were each cut as suits it best, a block of the one could do what a block of the other does not."""
+    if choice.teacher is None and choice.student is None:
+        theirs = {(place.name, place.size): place for place in reversed(positions(student))}
+        own = [(place, theirs.get((place.name, place.size))) for place, _ in pair(teacher, teacher, choice)]
+        pairs = [(place, other) for place, other in own if other is not None]
+        rising = all(first[1].index < second[1].index for first, second in pairwise(pairs))
+        if pairs and rising and choice.blocks in (None, len(pairs) + 1):
+            return pairs
+    return pair(teacher, student, choice)
 
 
 def _found(teacher: Traced, student: Traced, count: int | None) -> list[Pair]:

@@ -11,8 +11,9 @@ import torch
 
 from graftcli.errors import PairError
 from graftcli.nets.cuts import Position
+from graftcli.nets.derived import base_of, is_derived, notes
 from graftcli.nets.network import Network
-from graftcli.nets.pair import Choice, pair
+from graftcli.nets.pair import Choice, pair, pair_derived
 from graftcli.nets.parts import Part, Side, count_parameters, head_params, parts_of, stem_params
 from graftcli.nets.trace import trace
 
@@ -68,7 +69,8 @@ def make(teacher: Network, student: Network, choice: Choice | None = None) -> Pl
     _check_apart(teacher, student)
     _check_alike(teacher, student)
     traced = [trace(net.module, example(net)) for net in (teacher, student)]
-    pairs = pair(traced[0], traced[1], choice or Choice())
+    cut = pair_derived if is_derived(student) and base_of(student) == teacher.origin else pair
+    pairs = cut(traced[0], traced[1], choice or Choice())
     sides = [
         Side(net, graph, tuple(both[i] for both in pairs))
         for i, (net, graph) in enumerate(zip((teacher, student), traced, strict=True))
@@ -119,7 +121,7 @@ def _seam(ours: Position, theirs: Position) -> PlannedSeam:
 
 
 def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
-    found = []
+    found = notes(sides[1].network)
     for role, side in zip(("teacher", "student"), sides, strict=True):
         for path, reason in list(side.traced.opaque.items())[:1]:
             kept = len(side.traced.opaque)

@@ -6,21 +6,26 @@
     path/to/file.py:factory         package.module:factory(depth=20)
     model.pth                       a checkpoint that names its architecture
     runs/small                      a folder or file that graftcli wrote
+    teacher*0.5, prune:l1=0.5, …    made from the teacher (`derive`, see students/)
 
 The class count and the input channels are what the flags say, else what the weights say, else the teacher's (`like`),
 else the network's own. Where two of the first three disagree, the network is refused.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from graftcli.errors import CheckpointError, PairError
 from graftcli.nets import from_timm, weights
+from graftcli.nets.derived import afresh
 from graftcli.nets.grammar import Given, Source, source_of
 from graftcli.nets.network import Asked, Network, Preprocess, asked, checkpoint_flag
 from graftcli.nets.origin import complete, rebuild
 
 __all__ = ["Network", "Preprocess", "build", "rebuild"]
+
+Derive = Callable[[str, Network], Network | None]  # (spec, teacher) -> the student, where the spec is of that kind
 
 RANDOM = "none"  # the checkpoint that stands for random weights
 _NUMBERS = (("num_classes", "--num-classes", "classes"), ("in_chans", "--in-chans", "input channels"))
@@ -37,12 +42,16 @@ def build(
     unsafe: bool = False,
     like: Network | None = None,
     role: str = "teacher",
+    derive: Derive | None = None,
 ) -> Network:
     """The network of a spec, in eval mode, float32, on the CPU.
 
     `checkpoint` is a file of weights, or "none" for random ones; without it a named network gets its pretrained
     weights. `like` is the teacher of a student; `role` ("teacher", "student", "model") is what the flags are called by.
+    `derive` makes students out of the teacher, with its weights.
     """
+    if like is not None and derive is not None and (made := derive(text, like)) is not None:
+        return complete(_reweighted(made, checkpoint, ema, unsafe))
     flags, teachers = asked(num_classes, in_chans, img_size), like.made_for if like else Asked()
     source = source_of(text, Given(None if checkpoint is None else Path(checkpoint), role, unsafe))
     file = source.file if checkpoint is None else None if str(checkpoint) == RANDOM else Path(checkpoint).expanduser()
@@ -55,6 +64,20 @@ def build(
             network = source.fetch(network)
     _check_agreement(network, flags, teachers)
     return complete(network if like is None else replace(network, preprocess=like.preprocess))
+
+
+def _reweighted(made: Network, checkpoint: str | Path | None, ema: bool | None, unsafe: bool) -> Network:
+    """A derived student with the teacher's weights, with random ones, or with those of a file."""
+    if checkpoint is None:
+        return made
+    if str(checkpoint) == RANDOM:
+        return replace(made, module=afresh(made.module), weights="random")
+    file = Path(checkpoint).expanduser()
+    matched = weights.match(weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema), made.module)
+    if not matched.complete:
+        raise weights.refusal(matched, str(file), made.name)
+    weights.load_into(made.module, matched, file)
+    return replace(made, weights=f"{file.name}: {matched.count} of {matched.total} tensors")
 
 
 def _loaded(source: Source, file: Path, state: weights.State, flags: Asked, teachers: Asked, role: str) -> Network:
