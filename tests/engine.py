@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from graftcli.events import Event
 from graftcli.graft.run import Outcome, Settings, run
 from graftcli.images import Images
+from graftcli.images.pixels import Fit
 from graftcli.nets import plan as plans
 from graftcli.nets.network import Network, Preprocess
 from graftcli.nets.plan import Plan
-from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from tests.nets import randomise
 

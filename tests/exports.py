@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from graftcli.export.form import Subject
 from graftcli.graft.merge import merge, merge_hybrid
+from graftcli.images.pixels import Fit
 from graftcli.nets.network import Network
-from graftcli.pixels import Fit
 from tests import pairs
 from tests.nets import randomise, resnet
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from graftcli.advice import advise
-from graftcli.census import Census, Sizes
-from graftcli.coverage import Answers, Coverage
-from graftcli.decoding import Broken
+from graftcli.images.advice import advise
+from graftcli.images.census import Census, Sizes
+from graftcli.images.coverage import Answers, Coverage
+from graftcli.images.decoding import Broken
 
 SIZES = Sizes((32, 32), (32, 32), (32, 32), 1, (((32, 32), 100),))
 FINE = Census(100, (), {"PNG": 100}, {"RGB": 100}, SIZES, 0, (), (), ())

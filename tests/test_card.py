@@ -14,10 +14,10 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from graftcli.card import FILES, Made, document, save_student, timm_config, write_weights
+from graftcli.images.pixels import Fit
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build
-from graftcli.pixels import Fit
+from graftcli.store.card import FILES, Made, document, save_student, timm_config, write_weights
 from tests.nets import randomise
 
 FIT = Fit(size=(64, 64), channels=3, mean=(0.1, 0.2, 0.3), std=(0.5, 0.6, 0.7), crop_pct=0.9, interpolation="bilinear")

@@ -9,9 +9,9 @@ from PIL import Image
 from torch import Tensor
 
 from graftcli import images
-from graftcli.census import doubled, survey
 from graftcli.errors import ImagesError
-from graftcli.pixels import Fit
+from graftcli.images.census import doubled, survey
+from graftcli.images.pixels import Fit
 from tests.pictures import folder_of, noise, ramp16, saved
 
 FIT = Fit((16, 16), 3, (0.5,) * 3, (0.25,) * 3, 1.0, "bilinear")

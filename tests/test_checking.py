@@ -9,7 +9,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.checking import _telling, checked
+from graftcli.api.checking import _telling, checked
 from graftcli.cli import app
 from graftcli.cli.render_run import said
 from graftcli.events import Decoded, Event

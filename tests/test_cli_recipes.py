@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from graftcli.cli.recipes import app
 from graftcli.errors import GraftError, MachineError, UsageError
-from graftcli.recipe_file import load, shipped, text_of
+from graftcli.recipe.file import load, shipped, text_of
 
 
 def graftcli_recipes(*words: str) -> Result:

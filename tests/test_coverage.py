@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from graftcli.coverage import Answers
+from graftcli.images.coverage import Answers
 
 
 def test_answers_are_added_up_over_batches() -> None:

@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from graftcli.decoding import Broken, File, each
 from graftcli.errors import MachineError
-from graftcli.sources import Entry, Refused
+from graftcli.images.decoding import Broken, File, each
+from graftcli.images.sources import Entry, Refused
 
 
 def entry(name: str, data: bytes = b"x") -> Entry:

@@ -10,14 +10,14 @@ import torch
 from numpy.random import RandomState
 from safetensors import safe_open
 
-from graftcli import demo, labels
+from graftcli import demo
+from graftcli.api.scoring import Look, evaluate, fit_for
 from graftcli.demo import train_teacher
 from graftcli.demo.scenes import GRAIN, SIDE, SLOPE, scenes
 from graftcli.errors import MachineError
-from graftcli.images import Images, load
+from graftcli.images import Images, labels, load
 from graftcli.nets.plan import make
 from graftcli.nets.spec import build
-from graftcli.scoring import Look, evaluate, fit_for
 
 
 def sha256(data: bytes) -> str:

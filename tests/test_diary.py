@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from graftcli.graft import diary
 from graftcli.graft.answers import Answers, Place
 from graftcli.graft.views import Views
-from graftcli.recipe_values import Augment
+from graftcli.recipe.values import Augment
 from tests.engine import FIT, images
 
 

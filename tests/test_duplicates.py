@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from graftcli.duplicates import NEAR, Fingerprint, fingerprint, near, ordered
+from graftcli.images.duplicates import NEAR, Fingerprint, fingerprint, near, ordered
 from tests.pictures import noise, saved
 
 

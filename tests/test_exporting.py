@@ -18,8 +18,8 @@ import graftcli
 from graftcli.api import Form, export
 from graftcli.cli import app
 from graftcli.events import Event, Warned
-from graftcli.pixels import normalise
-from graftcli.runs import read_run
+from graftcli.images.pixels import normalise
+from graftcli.store.runs import read_run
 from tests.exports import fit, pixels, small
 from tests.pictures import folder_of, saved
 

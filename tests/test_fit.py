@@ -19,7 +19,7 @@ from graftcli.graft.stages import Pieces, pieces, tasks
 from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
 from graftcli.recipe import Recipe
-from graftcli.recipe_values import Augment
+from graftcli.recipe.values import Augment
 from tests.engine import FIT, Memory, MemoryUnit, Stages, images, network, plan, recipe, trained
 from tests.nets import randomise
 

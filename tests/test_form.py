@@ -7,7 +7,7 @@ import torch
 
 from graftcli.errors import UsageError
 from graftcli.export.form import Form, FromPixels, about
-from graftcli.pixels import normalise
+from graftcli.images.pixels import normalise
 from tests.exports import fit, pixels
 
 

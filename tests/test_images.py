@@ -15,7 +15,7 @@ from PIL import Image
 
 from graftcli.errors import ImagesError, MachineError
 from graftcli.images import Fit, Images, load
-from graftcli.pixels import decode
+from graftcli.images.pixels import decode
 from tests.pictures import folder_of, noise, ramp16, real_data, saved
 
 FIT = Fit((16, 16), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")

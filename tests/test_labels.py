@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from graftcli import labels
 from graftcli.errors import ImagesError, UsageError
+from graftcli.images import labels
 from tests.pictures import real_data
 
 HERE = Path("images")

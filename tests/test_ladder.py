@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from graftcli.errors import CheckpointError
-from graftcli.ladder import Rung, ladder, ladder_json, of_file, of_module
-from graftcli.pixels import Fit
+from graftcli.images.pixels import Fit
+from graftcli.measure.ladder import Rung, ladder, ladder_json, of_file, of_module
 from tests.files import Tiny, write
 from tests.nets import randomise
 

@@ -1,7 +1,7 @@
 """Works measured in turns."""
 
-from graftcli import latency
-from graftcli.latency import in_turns
+from graftcli.measure import latency
+from graftcli.measure.latency import in_turns
 
 
 def test_works_take_turns_and_each_runs_as_often_as_the_others() -> None:

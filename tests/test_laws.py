@@ -10,8 +10,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from graftcli.graft.merge import EXACT_LIMIT, ROUNDED_LIMIT
 from graftcli.graft.run import Settings, run, weights_digest
 from graftcli.images import Images
+from graftcli.images.pixels import Fit
 from graftcli.nets.plan import Plan, make
-from graftcli.pixels import Fit
 from graftcli.recipe import Recipe
 from tests.engine import Memory, recipe
 from tests.nets import randomise

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from graftcli.api import plan
-from graftcli.card import Made, save_student, write_weights
+from graftcli.api.loading import load
 from graftcli.errors import CheckpointError, PairError
 from graftcli.graft import hybrid
-from graftcli.loading import load
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build
+from graftcli.store.card import Made, save_student, write_weights
 from tests import nets
 from tests.nets import randomise
 from tests.test_card import FIT, answers, made, network

@@ -14,7 +14,7 @@ from torch import nn
 from graftcli.errors import GateError, UsageError
 from graftcli.export.form import Exported, Form, Subject
 from graftcli.export.write import write
-from graftcli.pixels import normalise
+from graftcli.images.pixels import normalise
 from tests.exports import SUBJECTS, fit, pixels, small, subject
 from tests.nets import randomise
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from graftcli.errors import CheckpointError
-from graftcli.ladder import of_module
-from graftcli.onnx_facts import read_onnx
+from graftcli.measure.ladder import of_module
+from graftcli.measure.onnx_facts import read_onnx
 from tests.files import Tiny, write
 
 PARAMS = 8 * 27 + 8 + 5 * 8 + 5

@@ -16,8 +16,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from graftcli.errors import UsageError
-from graftcli.pixels import Fit, centre, decode, normalise
-from graftcli.sources import Refused
+from graftcli.images.pixels import Fit, centre, decode, normalise
+from graftcli.images.sources import Refused
 from tests.pictures import noise, ramp16, real_data, saved
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -13,7 +13,7 @@ import torch
 from graftcli.errors import GateError
 from graftcli.export.form import Form
 from graftcli.export.write import write
-from graftcli.pixels import normalise
+from graftcli.images.pixels import normalise
 from tests.exports import SUBJECTS, small, subject
 from tests.test_onnx import PLACES
 

@@ -12,7 +12,7 @@ from graftcli.errors import GateError, UsageError
 from graftcli.events import Event, Searched
 from graftcli.export.form import Form, Subject
 from graftcli.export.write import write
-from graftcli.pixels import normalise
+from graftcli.images.pixels import normalise
 from tests.exports import SUBJECTS, fit, pixels, small, subject
 
 INT8 = Form(precision="int8")

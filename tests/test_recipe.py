@@ -218,5 +218,5 @@ def test_scaled_shortens_each_stage_to_at_least_one() -> None:
 
 
 def test_a_recipe_needs_no_torch() -> None:
-    code = "import sys, graftcli.recipe_file; sys.exit('torch' in sys.modules)"
+    code = "import sys, graftcli.recipe.file; sys.exit('torch' in sys.modules)"
     assert run([sys.executable, "-c", code], check=False).returncode == 0

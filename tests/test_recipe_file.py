@@ -12,7 +12,7 @@ import pytest
 
 import graftcli
 from graftcli.errors import UsageError
-from graftcli.recipe_file import find, load, shipped, text_of
+from graftcli.recipe.file import find, load, shipped, text_of
 
 GOOD = """\
 name: mine
@@ -89,10 +89,10 @@ def test_netgraft_is_the_papers_algorithm() -> None:
         )
 
 
-def test_the_default_trains_no_batchnorm_and_inherits() -> None:
+def test_the_default_inherits_and_lets_no_block_alone_change_its_batchnorm() -> None:
     recipe = load("graft")
     assert recipe.init == "inherit"
-    assert {stage.batchnorm for stage in recipe.stages} == {"frozen"}
+    assert [stage.batchnorm for stage in recipe.stages] == ["frozen", "train"]
     assert [stage.train for stage in recipe.stages] == ["blocks", "student"]
 
 
@@ -101,11 +101,9 @@ def test_recipes_are_found_inside_an_installed_package(tmp_path: Path) -> None:
     package = Path(graftcli.__file__).parent
     table = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
     assert table["targets"]["wheel"]["force-include"] == {"recipes": "graftcli/recipes"}
-    (tmp_path / "graftcli").mkdir()
-    for file in package.glob("*.py"):
-        shutil.copy(file, tmp_path / "graftcli")
+    shutil.copytree(package, tmp_path / "graftcli")
     shutil.copytree(package.parent / "recipes", tmp_path / "graftcli" / "recipes")
-    code = "from graftcli.recipe_file import load, shipped; print(shipped()['graft'], load('graft').name)"
+    code = "from graftcli.recipe.file import load, shipped; print(shipped()['graft'], load('graft').name)"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [str(tmp_path / "graftcli" / "recipes" / "graft.yaml"), "graft"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from graftcli.recipe import Recipe
-from graftcli.recipe_file import digest, load, shipped, to_yaml
+from graftcli.recipe.file import digest, load, shipped, to_yaml
 
 # what YAML may take for something else
 TEXTS = [

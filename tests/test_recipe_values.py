@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from graftcli.recipe_values import Augment, Mix, ResizedCrop, Views, of_items
+from graftcli.recipe.values import Augment, Mix, ResizedCrop, Views, of_items
 
 
 def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:

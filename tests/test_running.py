@@ -20,10 +20,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.asked import asked_of
+from graftcli.api.asked import asked_of
 from graftcli.cli import app
 from graftcli.store import LOCK_FILE
-from graftcli.written import read_tensors
+from graftcli.store.written import read_tensors
 
 HERE = Path(__file__).resolve().parent
 NETS = HERE / "nets.py"

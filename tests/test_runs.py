@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from graftcli.errors import UsageError
-from graftcli.runs import differences, newest, read_run, run_to_go_on
 from graftcli.store import Store
+from graftcli.store.runs import differences, newest, read_run, run_to_go_on
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from graftcli import sources
 from graftcli.errors import ImagesError
-from graftcli.sources import Refused, opened
+from graftcli.images import sources
+from graftcli.images.sources import Refused, opened
 from tests.pictures import folder_of
 
 FILES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3", "deep/notes.txt": b"4", "README": b"5"}

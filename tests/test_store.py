@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from graftcli.errors import CheckpointError, MachineError, UsageError
-from graftcli.runs import read_run
 from graftcli.store import WRITTEN, Store
+from graftcli.store.runs import read_run
 
 SETTINGS = {"recipe": {"name": "graft", "stages": [{"lr": 1e-3}, {"lr": 1e-2}]}, "seed": 0, "images": "ab12"}
 

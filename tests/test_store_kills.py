@@ -11,7 +11,7 @@ import torch
 
 from graftcli.errors import MachineError
 from graftcli.store import Store, read_run
-from graftcli.written import read_tensors
+from graftcli.store.written import read_tensors
 from tests.machine import kill, small_disk, started, wait_for
 from tests.test_store import SETTINGS, files, records, run_file
 

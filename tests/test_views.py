@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 
 from graftcli.graft.views import Views, plain
-from graftcli.pixels import Fit
-from graftcli.recipe_values import Augment, Colour, Crop, Mix, ResizedCrop
+from graftcli.images.pixels import Fit
+from graftcli.recipe.values import Augment, Colour, Crop, Mix, ResizedCrop
 
 FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
 EVERYTHING = Augment(

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from graftcli.errors import MachineError, UsageError
-from graftcli.written import write_bytes, write_json
+from graftcli.store.written import write_bytes, write_json
 from tests.machine import kill, small_disk, started, wait_for
 
 SEED = 7

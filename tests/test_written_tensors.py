@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 
 from graftcli.errors import CheckpointError
-from graftcli.written import read_facts, read_state, read_tensors, write_state, write_tensors
+from graftcli.store.written import read_facts, read_state, read_tensors, write_state, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -52,7 +52,7 @@ def test_the_metadata_is_one_key_of_sorted_json(tmp_path: Path) -> None:
 _WRITE = """
 import sys
 from pathlib import Path
-from graftcli.written import write_tensors
+from graftcli.store.written import write_tensors
 from tests.test_written_tensors import tensors
 items = list(tensors().items())
 if sys.argv[2] == "reversed":

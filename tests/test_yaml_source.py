@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from graftcli.yaml_source import Source, read, scalar
+from graftcli.recipe.yaml_source import Source, read, scalar
 
 
 def source(text: str) -> Source:

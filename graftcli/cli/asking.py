@@ -8,7 +8,7 @@ import typer
 from graftcli.cli.plan import names
 
 if TYPE_CHECKING:
-    from graftcli.asked import Asked
+    from graftcli.api.asked import Asked
     from graftcli.nets.pair import Choice
 
 # the parameters of the commands that stand for fields of another name
@@ -21,8 +21,8 @@ def asked_by(flags: Mapping[str, Any]) -> "Asked":
     """What the parameters of a command, by their names, ask for."""
     from dataclasses import fields
 
-    from graftcli.asked import Asked, How, Networks
-    from graftcli.scoring import Look
+    from graftcli.api.asked import Asked, How, Networks
+    from graftcli.api.scoring import Look
 
     values = {**flags, "choice": _choice(flags), "overrides": tuple(flags["set_"] or ()), "compile": flags["compile_"]}
     values["teacher"], values["student"] = (flags[role] or "" for role in ("teacher", "student"))

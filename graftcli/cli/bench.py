@@ -96,9 +96,9 @@ def bench(
       graftcli bench runs/resnet34-resnet18 student-int8.onnx --images ./val --threads 1
       graftcli bench resnet34 resnet18 mobilenetv3_large_100 --checkpoint none -b 16 --json
     """
-    from graftcli.benching import bench as measure
-    from graftcli.benching import bench_json
-    from graftcli.scoring import Look
+    from graftcli.api.benching import bench as measure
+    from graftcli.api.benching import bench_json
+    from graftcli.api.scoring import Look
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         found = measure(

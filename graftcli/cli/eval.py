@@ -68,8 +68,8 @@ def evaluate(
       graftcli eval runs/a runs/b --images ./10shot --teacher resnet34
       graftcli eval torchvision:resnet18 --checkpoint best.pth --images ./val --classes names.txt
     """
-    from graftcli.scoring import Look, evaluation_json
-    from graftcli.scoring import evaluate as score
+    from graftcli.api.scoring import Look, evaluation_json
+    from graftcli.api.scoring import evaluate as score
 
     scored = score(
         models,

@@ -121,11 +121,11 @@ def export(
       graftcli export resnet18 --checkpoint best.pth --images ./photos --dynamic-size
       graftcli export student.safetensors --format pt2
     """
-    from graftcli.benching import bench, bench_json
+    from graftcli.api.benching import bench, bench_json
+    from graftcli.api.exporting import Seen
+    from graftcli.api.exporting import export as write
+    from graftcli.api.scoring import Look
     from graftcli.export.form import Form
-    from graftcli.exporting import Seen
-    from graftcli.exporting import export as write
-    from graftcli.scoring import Look
 
     form = Form(
         format_,  # type: ignore[arg-type]  # Form refuses what it does not know

@@ -53,8 +53,8 @@ def images(
       graftcli images ./photos.zip
       graftcli images ./photos --teacher my_net.py:build --teacher-checkpoint best.pth --classes names.txt --json
     """
-    from graftcli.checking import check, check_json
-    from graftcli.scoring import Look
+    from graftcli.api.checking import check, check_json
+    from graftcli.api.scoring import Look
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         found = check(

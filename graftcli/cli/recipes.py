@@ -30,7 +30,7 @@ def _examples(*commands: str) -> str:
 @app.command("ls", epilog=_examples("ls", "ls --json"))
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes that graftcli brings."""
-    from graftcli.recipe_file import load, shipped
+    from graftcli.recipe.file import load, shipped
 
     recipes = [load(name) for name in shipped()]
     if as_json:
@@ -43,7 +43,7 @@ def list_recipes(as_json: Json = False) -> None:
 @app.command(epilog=_examples("show netgraft"))
 def show(name: Named) -> None:
     """Print a recipe's YAML."""
-    from graftcli.recipe_file import find, text_of
+    from graftcli.recipe.file import find, text_of
 
     typer.echo(text_of(find(name)), nl=False)
 
@@ -57,7 +57,7 @@ def copy(
     ] = False,
 ) -> None:
     """Copy a recipe to a file, as a start of your own."""
-    from graftcli.recipe_file import find, text_of
+    from graftcli.recipe.file import find, text_of
 
     source = find(name)
     target = file or Path(source.name)
@@ -77,7 +77,7 @@ def validate(
     ] = None,
 ) -> None:
     """Check recipes. Every fault of every file is reported, with its line."""
-    from graftcli.recipe_file import load
+    from graftcli.recipe.file import load
 
     faulty = []
     for name in files:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import OUT, human, line, table
 
 if TYPE_CHECKING:
-    from graftcli.benching import Bench
-    from graftcli.ladder import Measured
-    from graftcli.latency import Latency
+    from graftcli.api.benching import Bench
+    from graftcli.measure.ladder import Measured
+    from graftcli.measure.latency import Latency
 
 _WIDE = 160  # columns of a terminal on which each rung needs one line
 _NARROW = 125  # below which one table does not hold them

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import line, table
 
 if TYPE_CHECKING:
-    from graftcli.census import Census, Size
-    from graftcli.checking import Check
-    from graftcli.coverage import Coverage
+    from graftcli.api.checking import Check
+    from graftcli.images.census import Census, Size
+    from graftcli.images.coverage import Coverage
 
 _GROUPS = 10  # of duplicates
 _NAMES = 4  # of each

@@ -9,10 +9,10 @@ from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
 
 if TYPE_CHECKING:
+    from graftcli.api.running import Result
+    from graftcli.api.scoring import Evaluation
     from graftcli.demo.show import Shown
     from graftcli.measure import Rate
-    from graftcli.running import Result
-    from graftcli.scoring import Evaluation
 
 
 def said(event: events.Event) -> str | None:

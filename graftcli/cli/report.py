@@ -37,7 +37,7 @@ def report(
     """
     from dataclasses import asdict
 
-    from graftcli.reporting import report as write
+    from graftcli.api.reporting import report as write
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         written = write(runs, out=out, overwrite=overwrite, listen=listen)

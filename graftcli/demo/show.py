@@ -5,16 +5,16 @@ from pathlib import Path
 
 import torch
 
-from graftcli.asked import Asked, How, Networks
+from graftcli.api.asked import Asked, How, Networks
+from graftcli.api.loading import load
+from graftcli.api.running import Result, distill
+from graftcli.api.scoring import Look, fit_for
 from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, write_held_out, write_images
 from graftcli.events import Listener
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
-from graftcli.loading import load
 from graftcli.measure import Accuracy, accuracy, logits, parameters
 from graftcli.nets.spec import build
-from graftcli.running import Result, distill
-from graftcli.scoring import Look, fit_for
 
 # the steps of both are the same in all; what the recipes ship with is for larger networks
 _GRAFT = ("views.count=60", "stages.graft.steps=150", "stages.finish.steps=700")

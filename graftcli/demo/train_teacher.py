@@ -17,9 +17,9 @@ from torch import Tensor
 from graftcli.demo import TAUGHT, TEACHER_WEIGHTS, digits, held_out
 from graftcli.demo.networks import INPUT, DigitNet, teacher
 from graftcli.demo.scenes import SIDE, scenes
+from graftcli.images.pixels import Fit, normalise
 from graftcli.measure import accuracy, logits
-from graftcli.pixels import Fit, normalise
-from graftcli.written import write_bytes
+from graftcli.store.written import write_bytes
 
 FIT = Fit((SIDE, SIDE), 1, INPUT["mean"], INPUT["std"], INPUT["crop_pct"], INPUT["interpolation"])
 SEED = 0

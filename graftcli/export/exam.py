@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graftcli.errors import GateError
 from graftcli.export.form import Form, Subject
-from graftcli.pixels import centre, normalise
+from graftcli.images.pixels import centre, normalise
 
 Runner = Callable[[NDArray[Any]], NDArray[Any]]  # images as the file takes them -> logits
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import UsageError
-from graftcli.pixels import Fit, normalise
+from graftcli.images.pixels import Fit, normalise
 
 Format = Literal["onnx", "pt2", "safetensors"]
 Precision = Literal["fp32", "fp16", "int8"]

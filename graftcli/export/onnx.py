@@ -12,7 +12,7 @@ from graftcli.export.exam import Exam, Match
 from graftcli.export.form import Form, Subject
 from graftcli.export.graph import graph, signed, silence, told
 from graftcli.export.runtime import runner
-from graftcli.pixels import centre, normalise
+from graftcli.images.pixels import centre, normalise
 
 _RANGE_IMAGES = 8
 

@@ -20,7 +20,7 @@ from graftcli.export.exam import Exam, Match
 from graftcli.export.form import Form, Subject
 from graftcli.export.graph import IMAGES, clean, silence
 from graftcli.export.runtime import runner
-from graftcli.pixels import centre
+from graftcli.images.pixels import centre
 
 MOST_CALIBRATION = 256  # images
 _BATCH = 16

@@ -8,7 +8,7 @@ from graftcli.export import onnx, pt2
 from graftcli.export.exam import Match, check, examine
 from graftcli.export.form import OLDEST_OPSET, Exported, Form, Subject
 from graftcli.export.quantise import NOTHING, Kept
-from graftcli.written import write_bytes
+from graftcli.store.written import write_bytes
 
 
 def write(subject: Subject, form: Form, path: Path, listen: Listener = lambda _: None) -> Exported:

@@ -25,7 +25,7 @@ from graftcli.images import Fit, Images
 from graftcli.nets.derived import is_derived
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
-from graftcli.recipe_values import Augment, Crop
+from graftcli.recipe.values import Augment, Crop
 
 _CHUNK_BYTES = 2**28  # of the teacher's largest value, computed at once
 _START_IMAGES = 64  # on which adapters are solved before anything is trained

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.images import Fit, centre, normalise
-from graftcli.recipe_values import Augment, Colour
+from graftcli.recipe.values import Augment, Colour
 
 
 @dataclass(frozen=True)

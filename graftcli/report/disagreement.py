@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from graftcli.images import Images
-from graftcli.labels import class_names
+from graftcli.images.labels import class_names
+from graftcli.images.pixels import Fit, centre
 from graftcli.measure import logits
 from graftcli.nets.network import Network
-from graftcli.pixels import Fit, centre
 
 MOST_IMAGES = 512  # that are asked about: they lie in the order of their hashes, so the first are as good as any
 SHOWN = 18

@@ -12,7 +12,7 @@ from graftcli.nets import plan as plans
 from graftcli.nets.plan import Plan
 from graftcli.report.disagreement import Compared
 from graftcli.store import REPORT_FACTS_FILE
-from graftcli.written import write_json
+from graftcli.store.written import write_json
 
 _FORMAT = 1
 

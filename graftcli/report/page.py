@@ -14,7 +14,7 @@ from graftcli.report.curves import COLOURS, LINES, curves
 from graftcli.report.disagreement import MOST_IMAGES
 from graftcli.report.picture import picture
 from graftcli.report.shown import Rung, Shown, Stage
-from graftcli.runs import differences
+from graftcli.store.runs import differences
 
 GENERATOR = "graftcli report"  # by which a page is known as one of ours
 _LONG = 60  # characters of a setting that a comparison shows

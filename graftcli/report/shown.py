@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from graftcli.report.facts import Facts
-from graftcli.runs import read_run
 from graftcli.store import BENCH_FILE, METRICS_FILE
+from graftcli.store.runs import read_run
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@ import torch
 from torch import nn
 
 from graftcli.images import Images
+from graftcli.images.pixels import Fit
 from graftcli.nets.plan import Plan
-from graftcli.pixels import Fit
 from graftcli.report import facts
 from graftcli.report.disagreement import compare
 from graftcli.report.page import page
 from graftcli.report.shown import shown
 from graftcli.store import REPORT_FILE
-from graftcli.written import write_bytes
+from graftcli.store.written import write_bytes
 
 
 def write_report(folder: Path, plan: Plan, result: nn.Module, images: Images, fit: Fit, where: torch.device) -> Path:

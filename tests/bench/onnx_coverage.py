@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from graftcli.errors import GraftError
 from graftcli.export.form import Exported, Form, Subject
 from graftcli.export.write import write
-from graftcli.pixels import Fit
+from graftcli.images.pixels import Fit
 from tests.nets import randomise
 
 _SIZES = (64, 128, 224)  # of images, the first that a network takes

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftcli.errors import CheckpointError
-from graftcli.latency import Latency, in_turns
+from graftcli.images.pixels import Fit, centre, normalise
 from graftcli.measure import accuracy, likeness, parameters
-from graftcli.onnx_facts import read_onnx
-from graftcli.pixels import Fit, centre, normalise
+from graftcli.measure.latency import Latency, in_turns
+from graftcli.measure.onnx_facts import read_onnx
 
 SECONDS = 3.0  # of measuring, for each rung and batch
 _ANSWERED = 64  # images computed at once where nothing is timed

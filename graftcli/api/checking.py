@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from graftcli import images as pictures
-from graftcli.advice import advise, on_classes
-from graftcli.census import Census, doubled, survey
-from graftcli.coverage import Answers, Coverage
-from graftcli.devices import device_named
+from graftcli.api.scoring import Look, fit_for
+from graftcli.environment.devices import device_named
 from graftcli.events import Checked, Decoded, Listener
-from graftcli.labels import class_names
+from graftcli.images.advice import advise, on_classes
+from graftcli.images.census import Census, doubled, survey
+from graftcli.images.coverage import Answers, Coverage
+from graftcli.images.labels import class_names
+from graftcli.images.pixels import Fit
 from graftcli.measure import logits
 from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.spec import build
-from graftcli.pixels import Fit
-from graftcli.scoring import Look, fit_for
 
 _SHOWN = 200  # images that a run's short check shows to the teacher: one quick pass
 _TOLD = 1000  # times at most that progress is told

@@ -14,8 +14,8 @@ from typing import TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from graftcli.errors import MachineError
-from graftcli.pixels import FORMATS
-from graftcli.sources import FOREIGN, Entry, Refused
+from graftcli.images.pixels import FORMATS
+from graftcli.images.sources import FOREIGN, Entry, Refused
 
 T = TypeVar("T")
 

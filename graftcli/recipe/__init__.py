@@ -13,7 +13,7 @@ from pydantic import ValidationInfo as Info
 from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
-from graftcli.recipe_values import (
+from graftcli.recipe.values import (
     COUNTS,
     NAME,
     RATES,

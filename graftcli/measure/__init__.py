@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftcli.pixels import Fit, centre, normalise
+from graftcli.images.pixels import Fit, centre, normalise
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 
-from graftcli.asked import Asked, Ready, as_kept, asked_of, laid_over, ready
-from graftcli.card import Made, save_student
-from graftcli.checking import checked
+from graftcli.api.asked import Asked, Ready, as_kept, asked_of, laid_over, ready
+from graftcli.api.checking import checked
+from graftcli.api.loading import load, read_document
+from graftcli.api.reuse import take_over
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, peak_memory, usable_cores
 from graftcli.errors import GraftError, UsageError
@@ -20,15 +21,14 @@ from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
 from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
-from graftcli.loading import load, read_document
 from graftcli.measure import size_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.report.writing import write_report
-from graftcli.reuse import take_over
-from graftcli.runs import RUN_FILE, newest, read_run
 from graftcli.store import Store
-from graftcli.written import write_bytes
+from graftcli.store.card import Made, save_student
+from graftcli.store.runs import RUN_FILE, newest, read_run
+from graftcli.store.written import write_bytes
 
 RUNS = Path("runs")
 

@@ -21,12 +21,12 @@ from pydantic_core import ErrorDetails
 
 from graftcli.errors import UsageError
 from graftcli.recipe import Recipe, scaled
-from graftcli.yaml_source import Fault, Loc, Source, dotted, read, scalar
+from graftcli.recipe.yaml_source import Fault, Loc, Source, dotted, read, scalar
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with graftcli, by name: beside this file in a wheel, beside the package in a checkout."""
-    package = Path(__file__).parent
+    """The recipes that come with graftcli, by name: inside the package in a wheel, beside the package in a checkout."""
+    package = Path(__file__).parent.parent
     folder = next((folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()), package)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 

@@ -7,14 +7,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graftcli import card
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.graft import hybrid
 from graftcli.nets import weights
 from graftcli.nets.network import Network, Preprocess
 from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_output, rebuild
 from graftcli.nets.spec import build
-from graftcli.written import read_facts, read_tensors
+from graftcli.store import card
+from graftcli.store.written import read_facts, read_tensors
 
 
 def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:

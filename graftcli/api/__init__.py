@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.asked import Asked, How, Networks
-from graftcli.benching import Bench, bench
-from graftcli.checking import Check, check
+from graftcli.api.asked import Asked, How, Networks
+from graftcli.api.benching import Bench, bench
+from graftcli.api.checking import Check, check
+from graftcli.api.exporting import Seen, export
+from graftcli.api.loading import load
+from graftcli.api.running import Result, distill, partial
+from graftcli.api.scoring import Evaluation, Look, evaluate
 from graftcli.export.form import Exported, Form
-from graftcli.exporting import Seen, export
-from graftcli.loading import load
 from graftcli.nets import plan as plans
 from graftcli.nets.cuts import by_work, cuts
 from graftcli.nets.network import Network
@@ -19,8 +21,6 @@ from graftcli.nets.plan import Plan
 from graftcli.nets.positions import Position, positions
 from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
-from graftcli.running import Result, distill, partial
-from graftcli.scoring import Evaluation, Look, evaluate
 from graftcli.students.make import maker
 
 __all__ = [

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from graftcli import duplicates
-from graftcli.decoding import Broken, File, each
-from graftcli.duplicates import Fingerprint, Groups, fingerprint
 from graftcli.errors import ImagesError
-from graftcli.pixels import Fit, Stored, fitted, read
-from graftcli.sources import SUFFIXES, WANTED, opened
+from graftcli.images import duplicates
+from graftcli.images.decoding import Broken, File, each
+from graftcli.images.duplicates import Fingerprint, Groups, fingerprint
+from graftcli.images.pixels import Fit, Stored, fitted, read
+from graftcli.images.sources import SUFFIXES, WANTED, opened
 
 Size = tuple[int, int]  # width, height
 _COMMON = 5  # sizes that are counted by name

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from graftcli.decoding import Broken, File, each
 from graftcli.errors import ImagesError, MachineError
-from graftcli.pixels import Fit, centre, decode, normalise
-from graftcli.sources import SUFFIXES, WANTED, Entry, Source, opened
+from graftcli.images.decoding import Broken, File, each
+from graftcli.images.pixels import Fit, centre, decode, normalise
+from graftcli.images.sources import SUFFIXES, WANTED, Entry, Source, opened
 
 __all__ = ["Broken", "Fit", "Images", "centre", "load", "normalise"]
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from graftcli import images as pictures
-from graftcli import labels as naming
-from graftcli.devices import device_named
+from graftcli.api.loading import network_of
+from graftcli.environment.devices import device_named
 from graftcli.errors import PairError, UsageError
-from graftcli.loading import network_of
+from graftcli.images import labels as naming
+from graftcli.images.pixels import Fit
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
 from graftcli.nets.network import Network, Preprocess
-from graftcli.pixels import Fit
 
 
 @dataclass(frozen=True)

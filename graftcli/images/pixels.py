@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from graftcli.errors import UsageError
-from graftcli.sources import Refused
+from graftcli.images.sources import Refused
 
 # By name, and these alone: newer Pillows have more, and a recipe must mean the same on every machine.
 KERNELS = {

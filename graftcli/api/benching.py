@@ -9,22 +9,22 @@ import torch
 from torch import Tensor, nn
 
 from graftcli import images as pictures
-from graftcli import labels as naming
-from graftcli.asked import Asked, asked_of
+from graftcli.api.asked import Asked, asked_of
+from graftcli.api.loading import load, network_of
+from graftcli.api.reporting import report
+from graftcli.api.scoring import Look, fit_for
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
-from graftcli.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
-from graftcli.loading import load, network_of
+from graftcli.images import labels as naming
+from graftcli.images.pixels import Fit
+from graftcli.measure.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
 from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
-from graftcli.pixels import Fit
-from graftcli.reporting import report
-from graftcli.runs import RUN_FILE, read_run
-from graftcli.scoring import Look, fit_for
 from graftcli.store import BENCH_FILE
-from graftcli.written import write_json
+from graftcli.store.runs import RUN_FILE, read_run
+from graftcli.store.written import write_json
 
 _FALLBACK = (3, 224, 224)  # the input of a file that leaves its size open, where nothing else says it
 

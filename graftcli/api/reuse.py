@@ -5,8 +5,8 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from graftcli.runs import read_run
-from graftcli.written import plain, write_bytes
+from graftcli.store.runs import read_run
+from graftcli.store.written import plain, write_bytes
 
 _ELSEWHERE = ("blocks", "recipe", "cache_gb")  # what may differ, or is compared by itself
 

@@ -6,22 +6,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.asked import Asked, asked_of, images_of, plan_of, recipe_of
-from graftcli.devices import device_named
+from graftcli.api.asked import Asked, asked_of, images_of, plan_of, recipe_of
+from graftcli.api.loading import load
+from graftcli.api.scoring import fit_for
+from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
 from graftcli.events import Listener, Saved, Warned
 from graftcli.graft.run import weights_digest
-from graftcli.loading import load
 from graftcli.nets.plan import Plan
 from graftcli.report import facts
 from graftcli.report.disagreement import Compared, compare
 from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
 from graftcli.report.shown import Shown, shown
-from graftcli.runs import read_run
-from graftcli.scoring import fit_for
 from graftcli.store import REPORT_FILE
-from graftcli.written import write_bytes
+from graftcli.store.runs import read_run
+from graftcli.store.written import write_bytes
 
 _HEAD = 4096  # bytes of a page, within which it says who made it
 

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import nn
 
+from graftcli.images.pixels import Fit
 from graftcli.nets import from_timm
 from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, needs_trust
-from graftcli.pixels import Fit
-from graftcli.written import write_bytes, write_json, write_tensors
+from graftcli.store.written import write_bytes, write_json, write_tensors
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"

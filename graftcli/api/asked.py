@@ -10,21 +10,21 @@ import torch
 from pydantic import TypeAdapter
 
 from graftcli import images as pictures
-from graftcli.devices import device_named
+from graftcli.api.scoring import Look, fit_for
+from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
 from graftcli.graft.views import plain
+from graftcli.images.pixels import Fit
 from graftcli.nets import plan as plans
 from graftcli.nets.grammar import from_anywhere
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
 from graftcli.nets.plan import Plan
 from graftcli.nets.spec import build
-from graftcli.pixels import Fit
 from graftcli.recipe import Recipe, check_units
-from graftcli.recipe_file import load as load_recipe
-from graftcli.runs import read_run
-from graftcli.scoring import Look, fit_for
+from graftcli.recipe.file import load as load_recipe
+from graftcli.store.runs import read_run
 from graftcli.students.make import Pictured, made_from_teacher, maker
 
 _LOOKED_AT = 64  # images by which a student made from the teacher is chosen

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from graftcli.census import Census
-from graftcli.coverage import Coverage
+from graftcli.images.census import Census
+from graftcli.images.coverage import Coverage
 
 USUAL = 10  # images a class: the paper's ten-shot setting
 _NAMED = 8

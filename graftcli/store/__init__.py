@@ -23,10 +23,10 @@ from typing import Any, BinaryIO, Self
 
 from torch import Tensor
 
-from graftcli import card
 from graftcli.errors import MachineError, UsageError
-from graftcli.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
-from graftcli.written import (
+from graftcli.store import card
+from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
+from graftcli.store.written import (
     TEMPORARY,
     plain,
     read_facts,

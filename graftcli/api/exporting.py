@@ -12,20 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from graftcli import images as pictures
-from graftcli.asked import asked_of
-from graftcli.card import Made, write_weights
+from graftcli.api.asked import asked_of
+from graftcli.api.loading import load, network_of, read_document
+from graftcli.api.scoring import Look, fit_for
 from graftcli.errors import UsageError
 from graftcli.events import Decoded, Listener, Saved, Warned
 from graftcli.export.exam import check, examine
 from graftcli.export.form import Exported, Form, Subject, about
 from graftcli.export.write import exported, write
-from graftcli.labels import class_names
-from graftcli.loading import load, network_of, read_document
+from graftcli.images.labels import class_names
+from graftcli.images.pixels import Fit
 from graftcli.nets.origin import is_output
-from graftcli.pixels import Fit
-from graftcli.runs import RUN_FILE, read_run
-from graftcli.scoring import Look, fit_for
-from graftcli.written import TEMPORARY
+from graftcli.store.card import Made, write_weights
+from graftcli.store.runs import RUN_FILE, read_run
+from graftcli.store.written import TEMPORARY
 
 _NOISE = 16  # images of it, where there are no others
 
