@@ -27,7 +27,7 @@ class Kept:
     teacher_layer: str
     outputs: tuple[int, ...]
     inputs: tuple[int, ...]
-    exact: bool = True  # whether it holds the teacher's numbers; else it stands for that layer in another form
+    exact: bool = True  # whether it began with the teacher's numbers; else it stands for that layer in another form
 
 
 def extents(layer: nn.Module | nn.Parameter) -> tuple[int, int]:
