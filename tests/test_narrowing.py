@@ -79,6 +79,19 @@ def test_norms_and_scales_of_channels_are_narrowed_with_the_layers_around_them()
     assert student(net.example).shape == (2, pairs.CLASSES)
 
 
+@pytest.mark.parametrize("slopes", [1, 8])
+def test_slopes_go_with_their_channels_and_one_for_all_stays(slopes: int) -> None:
+    layers = (nn.Conv2d(3, 8, 3, 2), nn.PReLU(slopes), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(72, 10))
+    net = nets.randomise(nn.Sequential(*layers))
+    net.get_parameter("1.weight").data.uniform_(0.1, 0.9)
+    kept, whole = pruned(of(net, 16), Pruned("l1", 0.5), None)
+    assert whole == []
+    student = narrow(net, kept)
+    assert student.get_parameter("1.weight").numel() == max(1, slopes // 2)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.allclose(student(images), masked(net, kept)(images), atol=1e-5)
+
+
 def test_the_papers_half_of_vgg16_has_its_parameters() -> None:
     teacher = nets.vgg16()
     assert sum(p.numel() for p in teacher.parameters()) == 14_983_498

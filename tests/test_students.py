@@ -17,12 +17,14 @@ from typer.testing import CliRunner, Result
 import graftcli
 from graftcli.cli import app
 from graftcli.errors import CheckpointError, PairError, UsageError
+from graftcli.graft import run as engine_run
 from graftcli.nets import plan as plans
 from graftcli.nets.derived import is_derived, kept_of
 from graftcli.nets.kept import kept_tensor
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build, rebuild
 from graftcli.students.make import made_from_teacher, maker
+from tests import engine
 from tests.nets import randomise, resnet, resnet18, same_weights, vgg16
 from tests.pairs import FlatVGG, network, of_timm
 
@@ -204,6 +206,17 @@ def test_the_weights_that_a_run_starts_from_are_the_teachers_unless_random_ones_
     for init, expected in (("inherit", None), ("pretrained", None), ("checkpoint", None), ("random", "none")):
         found = _student_weights(Networks("t", "prune:l1=0.5"), recipe.model_copy(update={"init": init}))
         assert found == expected, init
+
+
+def test_what_a_made_student_keeps_is_not_inherited_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    inherited: list[str] = []
+    monkeypatch.setattr(engine_run, "inherit", lambda _, student: inherited.append(student.network.name))
+    usual = engine.plan()
+    student = maker()("prune:l1=0.3", usual.teacher.network)
+    assert student is not None
+    for plan in (plans.make(usual.teacher.network, student), usual):
+        engine.trained(plan, engine.Memory(tmp_path))
+    assert inherited == ["small"]
 
 
 def test_part_of_a_made_student_stands_in_the_teacher_and_one_file_is_onnx(place: Path) -> None:

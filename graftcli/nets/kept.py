@@ -27,7 +27,7 @@ class Kept:
     teacher_layer: str
     outputs: tuple[int, ...]
     inputs: tuple[int, ...]
-    exact: bool = True  # whether it holds the teacher's numbers; else it stands for that layer in another form
+    exact: bool = True  # whether it began with the teacher's numbers; else it stands for that layer in another form
 
 
 def extents(layer: nn.Module | nn.Parameter) -> tuple[int, int]:
@@ -57,7 +57,7 @@ def held(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
 
 def kept_tensor(name: str, tensor: Tensor, layer: nn.Module, kept: Kept) -> Tensor:
     """What of a tensor of the teacher's layer the student keeps; counters and single numbers stay as they are."""
-    if not tensor.ndim or tensor.numel() == 1:
+    if not tensor.ndim or (tensor.numel() == 1 and isinstance(layer, nn.PReLU)):
         return tensor.clone()
     chosen = tensor[torch.tensor(kept.outputs)]
     if name == "weight" and reads_all(layer):

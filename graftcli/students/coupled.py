@@ -74,9 +74,14 @@ def _coupled(group: Any, paths: dict[int, str], gives: Callable[[Any], bool]) ->
     parts = tuple(
         Part(paths[id(item.dep.target.module)], gives(item.dep.handler), tuple(item.root_idxs), tuple(item.idxs))
         for item in group
-        if id(item.dep.target.module) in paths
+        if id(item.dep.target.module) in paths and not _is_one_slope(item.dep.target.module)
     )
     return Coupled(len(group[0].idxs), parts)
+
+
+def _is_one_slope(layer: object) -> bool:
+    """Whether this is a PReLU with one number for all channels."""
+    return isinstance(layer, nn.PReLU) and layer.num_parameters == 1
 
 
 def _can_go(one: Coupled, module: nn.Module) -> bool:

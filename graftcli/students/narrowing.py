@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from graftcli.errors import PairError, UsageError
 from graftcli.nets.cuts import cuts
-from graftcli.nets.kept import NORMS, Kept, extents, held, layers_of, narrow, reads_all
+from graftcli.nets.kept import Kept, extents, held, layers_of, narrow, reads_all
 from graftcli.nets.trace import Traced
 from graftcli.students.coupled import Coupled, coupled, energies, filter_sizes, norm_scales
 from graftcli.students.wanted import Narrower, Pruned, width
@@ -172,10 +172,10 @@ def _classes(traced: Traced) -> int:
 
 
 def _shaken(module: nn.Module) -> nn.Module:
-    """A copy in float64 in which no norm hides what it is given: fresh networks scale whole branches by zero."""
+    """A copy in float64 in which no scale hides what it is given: fresh networks scale whole branches by zero."""
     made = copy.deepcopy(module).double()
     generator = torch.Generator().manual_seed(0)
-    for layer in made.modules():
-        if isinstance(layer, NORMS) and isinstance(layer.weight, Tensor):
-            layer.weight.copy_(0.5 + torch.rand(layer.weight.shape, generator=generator))
+    for name, parameter in made.named_parameters():
+        if sum(extent > 1 for extent in parameter.shape) == 1 and not name.endswith("bias"):
+            parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
     return made
