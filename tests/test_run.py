@@ -48,15 +48,18 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("batchnorm", ["frozen", "train"])
 @pytest.mark.parametrize("after", range(1, 9))
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
-    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after: int, batchnorm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step is kept, and the run breaks off again and again; its first task sees the most views."""
     monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
     monkeypatch.setattr(fitting, "_TELL_EVERY", -1.0)
     stages = recipe().stages
-    uneven = recipe().model_copy(update={"stages": (stages[0].model_copy(update={"steps": (11, 5)}), *stages[1:])})
+    first = stages[0].model_copy(update={"steps": (11, 5), "batchnorm": batchnorm})
+    others = (stage.model_copy(update={"batchnorm": batchnorm}) for stage in stages[1:])
+    uneven = recipe().model_copy(update={"stages": (first, *others)})
     expected = weights_digest(trained(plan(), Memory(tmp_path), uneven).merged.module)
     keeper, breaks = Memory(tmp_path), 0
     for _ in range(100):

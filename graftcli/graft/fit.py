@@ -63,14 +63,18 @@ def fit(
     listen(Began(stage.name, task.first, task.last, marked, steps, 0, 0))
     with trained_as(stage, training.moving):
         while training.course.step < steps or not training.is_finite():
-            error, course = training.error(), training.course
+            course = training.course
+            # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
+            at_mark = course.step % max(1, steps // _MARKS) == 0 and course.step != marked
+            # before the loss, whose forward pass moves the statistics of a BatchNorm that is trained
+            state = training.state() if at_mark else None
+            error = training.error()
             if course.step == steps or course.loss.has_run_away(course.step, float(error.detach())):
                 training.turn_back(float(error.detach()), listen)
                 continue
-            # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
-            if course.step % max(1, steps // _MARKS) == 0 and course.step != marked:
+            if state is not None:
                 note(course.step, course.loss.average)
-                training.mark()
+                training.mark(state)
                 if pace.keeps():
                     training.keep()
                 marked = course.step
@@ -123,12 +127,14 @@ class _Training:
         self.course = restore(unit.state, self.moving, self.optimiser)
         self.order = Order(len(material.answers.views), self.batch, material.seed, task.name)
         self.targets = wanted(task, pieces, with_input=False)
-        self.good, self.good_loss = state_of(self.moving, self.optimiser, self.course), self.course.loss.average
+        self.good, self.good_loss = self.state(), self.course.loss.average
         self._run = torch.compile(self.grafted) if how.compile else self.grafted
 
     def error(self) -> Tensor:
         """The loss on the views of the step at hand, on the features that the stage asks for."""
         index, stage = self.order.at(self.course.step), self.task.stage
+        if stage.dropout:
+            torch.manual_seed(self.order.seed + self.course.step)  # what drops out is the same after a resume
         if stage.input == "teacher":
             return self._distance(self._teachers(index), self._said(index))
         if stage.input == "student":
@@ -194,10 +200,13 @@ class _Training:
     def is_finite(self) -> bool:
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.moving.parameters())
 
-    def mark(self) -> None:
-        """The state at hand is a good one: its loss is known, and has not doubled since the last one."""
+    def state(self) -> dict[str, Any]:
+        return state_of(self.moving, self.optimiser, self.course)
+
+    def mark(self, state: dict[str, Any]) -> None:
+        """The state is a good one: its loss is known, and has not doubled since the last one."""
         if not self.course.loss.average > 2 * max(self.good_loss, SMALL):
-            self.good, self.good_loss = state_of(self.moving, self.optimiser, self.course), self.course.loss.average
+            self.good, self.good_loss = state, self.course.loss.average
 
     def keep(self) -> None:
         self.unit.keep(self.good["course"]["step"], self.good)
