@@ -114,8 +114,8 @@ def asked_from(run: Mapping[str, Any]) -> Asked:
 
 _TOGETHER = {  # who names the first does not mean an earlier run's others
     "recipe": ("overrides", "steps_scale", "batch"),
-    "teacher": ("teacher_checkpoint", "num_classes", "in_chans"),
-    "student": ("student_checkpoint",),
+    "teacher": ("teacher_checkpoint", "num_classes", "in_chans", "choice"),
+    "student": ("student_checkpoint", "choice"),
 }
 
 

@@ -14,7 +14,7 @@ from graftcli.api.loading import load, network_of
 from graftcli.api.reporting import report
 from graftcli.api.scoring import Look, fit_for
 from graftcli.environment.machine import cpu, usable_cores
-from graftcli.errors import ImagesError, UsageError
+from graftcli.errors import GraftError, ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
 from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit
@@ -27,6 +27,8 @@ from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_json
 
 _FALLBACK = (3, 224, 224)  # the input of a file that leaves its size open, where nothing else says it
+
+_SHORTLY = 1.0  # seconds for each rung
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,18 @@ def bench(
     _write(measured, named, listen)
     count = len(shown.pixels) if shown.source is not None else 0
     return Bench(cpu().name, many, batch, shown.source, count, shown.rule, measured)
+
+
+def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **settings: Any) -> Bench | None:
+    """The ladder of a model with a file just written of it, measured shortly; `settings` are those of `bench`.
+
+    The file is whole and checked: what keeps the ladder from being measured is told, and takes nothing back.
+    """
+    try:
+        return bench([model, file], seconds=_SHORTLY, listen=listen, **settings)
+    except GraftError as fault:
+        listen(Warned(f"the ladder was not measured: {fault.found}"))
+        return None
 
 
 def _over(first: Look, second: Look) -> Look:

@@ -7,6 +7,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_bench
+from graftcli.cli.eval import Classes
 
 Models = Annotated[
     list[str], typer.Argument(metavar="RUN|SPEC|FILE.onnx…", help="Runs, model specs and ONNX files, in any mix.")
@@ -36,15 +37,6 @@ Folder = Annotated[
         metavar="DIR",
         rich_help_panel=o.IMAGES,
         help="Measure agreement on these, and top-1 where they lie in class folders. Without it: a run's own.",
-    ),
-]
-Classes = Annotated[
-    Path | None,
-    o.option(
-        "--classes",
-        metavar="FILE",
-        rich_help_panel=o.IMAGES,
-        help="Which folder is which class: a name a line, or JSON.",
     ),
 ]
 Threads = Annotated[

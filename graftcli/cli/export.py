@@ -2,15 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_bench, render_export
 from graftcli.cli.eval import Classes
-
-_SECONDS = 1.0  # of measuring each rung of the ladder, which `bench` does longer
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file that graftcli wrote, or a model spec.")]
 Format = Annotated[
@@ -121,7 +119,7 @@ def export(
       graftcli export resnet18 --checkpoint best.pth --images ./photos --dynamic-size
       graftcli export student.safetensors --format pt2
     """
-    from graftcli.api.benching import bench, bench_json
+    from graftcli.api.benching import after_export, bench_json
     from graftcli.api.exporting import Seen
     from graftcli.api.exporting import export as write
     from graftcli.api.scoring import Look
@@ -137,37 +135,14 @@ def export(
         min_agreement,
     )
     look = Look(img_size, mean, std, crop_pct, interpolation)
+    both: dict[str, Any] = {"checkpoint": checkpoint, "classes": classes, "num_classes": num_classes}
+    both |= {"in_chans": in_chans, "ema": ema, "unsafe": unsafe_load}
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        exported = write(
-            model,
-            form,
-            out=out,
-            seen=Seen(images, calib, look, jobs),
-            checkpoint=checkpoint,
-            classes=classes,
-            overwrite=overwrite,
-            listen=listen,
-            num_classes=num_classes,
-            in_chans=in_chans,
-            ema=ema,
-            unsafe=unsafe_load,
-        )
-        measured = None
-        if exported.format == "onnx":
-            measured = bench(
-                [model, exported.path],
-                checkpoint=checkpoint,
-                images=images,
-                classes=classes,
-                look=look,
-                seconds=_SECONDS,
-                jobs=jobs,
-                listen=listen,
-                num_classes=num_classes,
-                in_chans=in_chans,
-                ema=ema,
-                unsafe=unsafe_load,
-            )
+        seen = Seen(images, calib, look, jobs)
+        exported = write(model, form, out=out, seen=seen, overwrite=overwrite, listen=listen, **both)
+        onnx = exported.format == "onnx"
+        shown: dict[str, Any] = {"images": images, "look": look, "jobs": jobs}
+        measured = after_export(model, exported.path, listen=listen, **shown, **both) if onnx else None
     if as_json:
         ladder = {"ladder": bench_json(measured)} if measured is not None else {}
         render.document(asdict(exported) | ladder)
