@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
-from graftcli.graft.fit import Material, Precision, _Training, fit
+from graftcli.graft.fit import fit
 from graftcli.graft.losses import relative_mse
 from graftcli.graft.run import Settings
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Pieces, pieces, tasks
+from graftcli.graft.training import BlockTraining, Material, Precision
 from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
 from graftcli.recipe import Recipe
@@ -42,7 +43,7 @@ def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path
     found = pieces(made, joined)
     mu = {"mu": 0.7} if source == "mix" else {}
     task = tasks(on_blocks(input=source, **mu), 3, (1, 2, 3))[1]
-    training = _Training(task, material(found, tmp_path), MemoryUnit())
+    training = BlockTraining(task, material(found, tmp_path), MemoryUnit())
     index = training.order.at(0)
     view = training.material.answers.views.normalised(index)
 
@@ -59,7 +60,7 @@ def test_a_blocks_own_input_gives_no_gradient_to_the_blocks_before_it(tmp_path: 
     made = plan()
     found = pieces(made, seams(made))
     task = tasks(on_blocks(input="student"), 3, (1, 2, 3))[1]
-    training = _Training(task, material(found, tmp_path), MemoryUnit())
+    training = BlockTraining(task, material(found, tmp_path), MemoryUnit())
     training.error().backward()
     assert all(p.grad is None for p in found.student[0].parameters())
     assert all(p.grad is not None for p in made.student.blocks[1].parameters())
@@ -69,7 +70,7 @@ def test_the_whole_student_is_met_at_every_cut(tmp_path: Path) -> None:
     made = plan()
     found = pieces(made, seams(made))
     whole = on_blocks(name="finish", train="student", targets=[{"at": "outputs", "loss": "mse", "weight": 3.0}])
-    training = _Training(tasks(whole, 3, (1, 2, 3))[0], material(found, tmp_path), MemoryUnit())
+    training = BlockTraining(tasks(whole, 3, (1, 2, 3))[0], material(found, tmp_path), MemoryUnit())
     ours = theirs = training.material.answers.views.normalised(training.order.at(0))
     expected = 0.0
     for k in range(3):
@@ -100,7 +101,7 @@ def test_a_block_that_is_right_from_the_start_has_not_run_away(tmp_path: Path) -
     found = pieces(made, seams(made))
     task = tasks(on_blocks(steps=80), 3, (1, 2, 3))[0]
     events: list[Event] = []
-    last = fit(task, material(found, tmp_path), MemoryUnit(), events.append)
+    last = fit(BlockTraining(task, material(found, tmp_path), MemoryUnit()), events.append)
     assert last < 1e-2
     assert not any(isinstance(event, Warned) for event in events)
 
@@ -138,16 +139,16 @@ def test_a_step_that_spoils_the_weights_is_turned_back_from(
     """The last of 30 steps too, behind which no loss tells of it."""
     done: list[int] = []
 
-    def step(training: _Training, error: Tensor) -> None:
+    def step(training: BlockTraining, error: Tensor) -> None:
         honest(training, error)
         done.append(training.course.step)
         if done.count(spoiled + 1) == 1 and training.course.step == spoiled + 1:
             next(training.moving.parameters()).data.fill_(float("nan"))
 
-    honest = _Training.step
-    monkeypatch.setattr(_Training, "step", step)
+    honest = BlockTraining.step
+    monkeypatch.setattr(BlockTraining, "step", step)
     made, events = plan(), list[Event]()
     task = tasks(on_blocks(steps=30), 3, (1, 2, 3))[0]
-    last = fit(task, material(pieces(made, seams(made)), tmp_path), MemoryUnit(), events.append)
+    last = fit(BlockTraining(task, material(pieces(made, seams(made)), tmp_path), MemoryUnit()), events.append)
     assert sum(isinstance(event, Warned) for event in events) == 1
     assert last < 10 and all(bool(p.isfinite().all()) for p in made.student.network.module.parameters())

@@ -62,7 +62,7 @@ def test_every_field_says_what_it_may_hold() -> None:
 def test_one_value_is_a_list_of_one_and_the_last_is_repeated() -> None:
     made = stage(lr=[1e-4, 1e-3], steps=7)
     assert (made.lr, made.steps) == ((1e-4, 1e-3), (7,))
-    assert [nth(made.lr, unit) for unit in range(4)] == [1e-4, 1e-3, 1e-3, 1e-3]
+    assert [nth(made.lr or (), unit) for unit in range(4)] == [1e-4, 1e-3, 1e-3, 1e-3]
     assert [nth(made.steps or (), unit) for unit in range(2)] == [7, 7]
 
 
@@ -182,7 +182,7 @@ def test_stage_names_differ() -> None:
         ("name", "1st"),
         ("targets", []),
         ("targets", {}),
-        ("train", "layers"),
+        ("train", "layer"),
         ("schedule", None),
     ],
 )

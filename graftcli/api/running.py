@@ -19,8 +19,8 @@ from graftcli.errors import GraftError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
-from graftcli.graft.fit import Precision
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
+from graftcli.graft.training import Precision
 from graftcli.measure import size_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE

@@ -1,6 +1,6 @@
 """What adapters are before they are trained: the identity, the least-squares solution, or random numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -8,8 +8,11 @@ from torch import Tensor, nn
 
 from graftcli.graft.seams import Adapter, Seam
 from graftcli.graft.stages import Pieces
-from graftcli.nets.cuts import Position
+from graftcli.nets.derived import kept_of
+from graftcli.nets.kept import Kept
+from graftcli.nets.least_squares import solved
 from graftcli.nets.plan import Plan
+from graftcli.nets.positions import Position
 
 _RIDGE = 1e-3  # of the mean of the diagonal: keeps few images from being fitted exactly
 
@@ -23,8 +26,14 @@ def start_adapters(
     images: Tensor,
     seed: int,
 ) -> None:
-    """Give every adapter its first weights; `images` are what the networks see. Adapters are made as identities."""
-    if start == "random":
+    """Give every adapter its first weights; `images` are what the networks see.
+
+    The identity of a student that is made from the teacher are the channels which it has kept: the way there and back
+    changes nothing for it.
+    """
+    if start == "identity":
+        _select_all(plan, seams)
+    elif start == "random":
         generator = torch.Generator().manual_seed(seed)
         for seam in seams:
             for adapter in adapters(seam):
@@ -38,20 +47,39 @@ def adapters(module: nn.Module) -> list[Adapter]:
     return [m for m in module.modules() if isinstance(m, Adapter)]
 
 
+def _select_all(plan: Plan, seams: Sequence[Seam]) -> None:
+    kept = {one.layer: one for one in kept_of(plan.student.network)}
+    for seam in seams:
+        channels = _kept_at(seam.theirs, kept)
+        to_student, to_teacher = _both(seam)
+        if channels is None or to_student is None or to_teacher is None:
+            continue
+        selection = torch.eye(seam.ours.channels)[list(channels)].to(to_student.weight)
+        if selection.shape == to_student.weight.shape:
+            to_student.weight.copy_(selection)
+            to_teacher.weight.copy_(selection.T)
+
+
+def _kept_at(place: Position, kept: Mapping[str, Kept]) -> tuple[int, ...] | None:
+    """The teacher's channels that a map of the student holds: those which the layers behind it read."""
+    found = [kept[layer.path].inputs for layer in place.forwards.layers if layer.path in kept]
+    return found[0] if found and not place.forwards.blocker else None
+
+
 def _solve_all(plan: Plan, seams: Sequence[Seam], pieces: Pieces, images: Tensor) -> None:
     """Between each student block's first output, on the teacher's features, and what the teacher gives there."""
     value = images
     for k, seam in enumerate(seams, 1):
         given = plan.student.blocks[k - 1](seams[k - 2].to_student(value) if k > 1 else value)
         value = pieces.teacher[k - 1](value)
-        theirs, ours = rows(given, seam.theirs), rows(value, seam.ours)
+        theirs, ours = rows(given, seam.theirs.channel_dim), rows(value, seam.ours.channel_dim)
         for adapter, (source, goal) in zip(_both(seam), ((ours, theirs), (theirs, ours)), strict=True):
             if adapter is not None:
-                adapter.weight.copy_(solved(source, goal))
+                adapter.weight.copy_(_nearest(source, goal))
     if pieces.last_maps is not None and (regressor := next(iter(adapters(pieces.regressor)), None)) is not None:
         our_place, their_place = pieces.last_maps
-        given = rows(pieces.student[-2](value), their_place)
-        regressor.weight.copy_(solved(given, rows(pieces.teacher[len(seams)](value), our_place)))
+        given = rows(pieces.student[-2](value), their_place.channel_dim)
+        regressor.weight.copy_(_nearest(given, rows(pieces.teacher[len(seams)](value), our_place.channel_dim)))
 
 
 def _both(seam: Seam) -> tuple[Adapter | None, Adapter | None]:
@@ -59,16 +87,13 @@ def _both(seam: Seam) -> tuple[Adapter | None, Adapter | None]:
     return found[0], found[1]
 
 
-def rows(value: Tensor, place: Position) -> Tensor:
+def rows(value: Tensor, channel_dim: int) -> Tensor:
     """One row of channels for each place of each map."""
-    last = value.movedim(place.channel_dim, -1)
+    last = value.movedim(channel_dim, -1)
     return last.reshape(-1, last.shape[-1])
 
 
-def solved(source: Tensor, goal: Tensor) -> Tensor:
-    """The weight W [out, in] with the least |source Wᵀ - goal|², and a little ridge; solved in float64."""
-    a, b = source.double(), goal.double()
-    gram = a.T @ a
-    gram.diagonal().add_(_RIDGE * gram.diagonal().mean())
-    weight: Tensor = torch.linalg.solve(gram, a.T @ b).T
-    return weight.to(source.dtype)
+def _nearest(source: Tensor, goal: Tensor) -> Tensor:
+    """The weight [out, in] that makes the goal of the source, as nearly as it goes."""
+    nothing = torch.zeros(goal.shape[1], source.shape[1], device=source.device)
+    return solved([(1.0, source, goal)], nothing, _RIDGE).weight

@@ -10,14 +10,14 @@ def frozen(piece: fx.GraphModule) -> fx.GraphModule:
     """A copy of `piece` without gradients to its weights, with BatchNorm folded into the convolutions before it."""
     result = copy.deepcopy(piece).eval().requires_grad_(False)
     for node in list(result.graph.nodes):
-        if (pair := _conv_and_norm(result, node)) is not None:
+        if (pair := conv_and_norm(result, node)) is not None:
             conv, norm, rest = pair
             result.set_submodule(str(node.all_input_nodes[0].target), _folded(conv, norm))
             result.set_submodule(str(node.target), rest)
     return result
 
 
-def _conv_and_norm(piece: fx.GraphModule, node: fx.Node) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module] | None:
+def conv_and_norm(piece: fx.GraphModule, node: fx.Node) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module] | None:
     """A BatchNorm and the convolution that alone feeds it, with what is left when the BatchNorm is gone."""
     from timm.layers import BatchNormAct2d
 

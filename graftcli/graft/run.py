@@ -15,14 +15,16 @@ from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, choose_places, size_of
-from graftcli.graft.fit import Material, Precision, Unit, fit
+from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
+from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
+from graftcli.graft.training import BlockTraining, Material, Precision, Unit
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
-from graftcli.nets.derived import is_derived
+from graftcli.nets.derived import is_derived, kept_of
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
@@ -145,7 +147,9 @@ class _Work:
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
         self.every = tasks(recipe, self.pieces.blocks, chosen)
         self.todo = list(self.every)
-        self.answers: Answers | None = None
+        self.kept = {one.layer: one for one in kept_of(plan.student.network)}
+        self.looks = list(dict.fromkeys(map(self._augment, self.every)))
+        self.answers: dict[Augment, Answers] = {}
         light = Augment(crop=Crop(), flip=True)
         self.held: Answers | None = None
         if len(held):
@@ -164,20 +168,23 @@ class _Work:
             self.todo.remove(task)
             return
         began, steps = time.monotonic(), task.steps(len(self.train))
-        answers = self._looked()
-        material = Material(self.pieces, answers, len(self.train), self.settings.seed, self.settings.how)
-        loss = fit(task, material, unit, self._tell(task), self._note(task))
+        answers = self._looked(task)
+        material = self._material(answers)
+        if task.stage.train == "layers":
+            loss = fit_layers(task, material, unit, self._tell(task), self._note(task))
+        else:
+            loss = fit(BlockTraining(task, material, unit), self._tell(task), self._note(task))
         agreement = self.agreement(task.blocks) if self.held is not None else None
         ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
         self.keeper.metric({"unit": task.name, "step": steps, "loss": loss, "agreement": agreement})
         unit.finish(moving.state_dict(), {"loss": loss, "agreement": agreement, "steps": steps})
         self.listen(ended)
         self.todo.remove(task)
-        answers.forget(self._wanted())
+        answers.forget(self._wanted(self._alike(task, self.todo)))
 
     def _tell(self, task: Task) -> Listener:
         """A listener that knows how far the whole run has come."""
-        lengths = [t.steps(len(self.train)) for t in self.every]
+        lengths = [self._length(t) for t in self.every]
         done = sum(lengths[: self.every.index(task)])
 
         def tell(event: Event) -> None:
@@ -185,27 +192,49 @@ class _Work:
 
         return tell
 
+    def _length(self, task: Task) -> int:
+        images = len(self.train)
+        return length(task, images, self.pieces, self.kept) if task.stage.train == "layers" else task.steps(images)
+
+    def _material(self, answers: Answers) -> Material:
+        settings = self.settings
+        return Material(
+            self.pieces, answers, len(self.train), settings.seed, settings.how, settings.memory // 2, self.kept
+        )
+
     def _note(self, task: Task) -> Callable[[int, float], None]:
         return lambda step, loss: self.keeper.metric({"unit": task.name, "step": step, "loss": loss, "agreement": None})
 
-    def _wanted(self) -> set[int]:
-        return {value for task in self.todo for value in wanted(task, self.pieces)}
+    def _augment(self, task: Task) -> Augment:
+        return task.stage.augment or self.recipe.views.augment
 
-    def _looked(self) -> Answers:
-        """The teacher's answers to the views, made at the first task that is not finished."""
-        if self.answers is None:
-            views = Views(self.train, self.fit_, self.recipe.views.augment, self._count(), self.settings.seed)
-            values = {value for task in self.every for value in wanted(task, self.pieces)}
+    def _alike(self, task: Task, among: Sequence[Task]) -> list[Task]:
+        """Those that see the same views."""
+        return [other for other in among if self._augment(other) == self._augment(task)]
+
+    def _wanted(self, of: Sequence[Task]) -> set[int]:
+        return {value for task in of for value in wanted(task, self.pieces)}
+
+    def _looked(self, task: Task) -> Answers:
+        """The teacher's answers to the task's views, made at the first task with them that is not finished."""
+        augment = self._augment(task)
+        for done in [other for other in self.answers if other not in map(self._augment, self.todo)]:
+            del self.answers[done]
+        if augment not in self.answers:
+            alike, number = self._alike(task, self.every), self.looks.index(augment)
+            views = Views(self.train, self.fit_, augment, self._count(alike), self.settings.seed)
             taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
-            memory, disk = (max(0, room - taken) for room in (self.settings.memory, self.settings.disk))
-            self.answers = self._answers("value", views, values, memory, disk)
-            self.answers.look(self._wanted(), lambda done, total: self.listen(Looked(done, total)))
-        return self.answers
+            room = [max(0, room - taken) // len(self.looks) for room in (self.settings.memory, self.settings.disk)]
+            answers = self._answers(f"value{number or ''}", views, self._wanted(alike), room[0], room[1])
+            looked = self._wanted(self._alike(task, self.todo))
+            answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
+            self.answers[augment] = answers
+        return self.answers[augment]
 
-    def _count(self) -> int:
-        """Views an image: as many as the recipe prepares, or as many as the longest task can see."""
+    def _count(self, tasks: Sequence[Task]) -> int:
+        """Views an image: as many as the recipe prepares, or as many as the longest of these tasks can see."""
         images = len(self.train)
-        longest = max(task.steps(images) * task.batch(images) for task in self.every)
+        longest = max(task.steps(images) * task.batch(images) for task in tasks)
         needed = -(-longest // images)
         return min(needed, self.recipe.views.count or needed)
 

@@ -23,12 +23,18 @@ def rates_of(task: Task, moving: nn.Module, images: int) -> dict[str, Rate]:
     scale = task.batch(images) / stage.lr_scale_with_batch if stage.lr_scale_with_batch is not None else 1.0
     adapters = {id(p): p for m in moving.modules() if isinstance(m, Adapter) for p in m.parameters()}
     others = {id(p): p for p in moving.parameters() if id(p) not in adapters}
-    rate = nth(stage.lr, task.unit)
+    rate = rate_of(task)
     adapter_rate = nth(stage.adapter_lr, task.unit) if stage.adapter_lr is not None else rate
     found = {"blocks": Rate(list(others.values()), rate * scale)}
     if adapters:
         found["adapters"] = Rate(list(adapters.values()), adapter_rate * scale)
     return found
+
+
+def rate_of(task: Task) -> float:
+    """The rate of the task's blocks, as the recipe has it."""
+    assert task.stage.lr is not None  # only least squares has none
+    return nth(task.stage.lr, task.unit)
 
 
 def optimiser_of(stage: Stage, rates: dict[str, Rate]) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from graftcli.errors import PairError
+from graftcli.nets.least_squares import solved
 from graftcli.nets.trace import Traced, holds_layers
 
 _ADDING = ("add", "iadd", "add_")
@@ -133,7 +134,8 @@ def _losses(module: nn.Module, paths: Sequence[str], images: Tensor) -> Iterator
 
     expected = _hooked(module, {path: look(path) for path in paths}, images)
     for path in paths:
-        weight = _nearest(*seen[path]).to(images.dtype)
+        source, goal = seen[path]
+        weight = solved([(1.0, source, goal)], torch.eye(source.shape[1]), _RIDGE).weight.to(images.dtype)
 
         def instead(_: nn.Module, given: tuple[Tensor, ...], made: Tensor, weight: Tensor = weight) -> Tensor:
             adapted: Tensor = (given[0].movedim(1, -1) @ weight.T).movedim(-1, 1)
@@ -157,11 +159,3 @@ def _rows(value: Tensor) -> Tensor:
     """The channels at some places of the maps, evenly taken; a copy, for units may write into their input."""
     every = value.movedim(1, -1).flatten(0, -2)
     return every[:: max(1, len(every) // _ROWS)].double().clone()
-
-
-def _nearest(source: Tensor, goal: Tensor) -> Tensor:
-    """The weight A [out, in] with the least |source Aᵀ - goal|² + ridge |A - 1|²."""
-    gram = source.T @ source
-    ridge = torch.eye(len(gram), dtype=gram.dtype) * (_RIDGE * gram.diagonal().mean())
-    weight: Tensor = torch.linalg.solve(gram + ridge, source.T @ goal + ridge).T
-    return weight

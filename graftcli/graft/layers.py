@@ -1,0 +1,191 @@
+"""The layers of a student made from the teacher, each beside the teacher's layer that it stands for.
+
+    folded(layer)  ->  (W, b)  ->  put(layer, W', b')
+
+reads a layer with its BatchNorm as one linear map, and writes another one into the same modules.
+"""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor, fx, nn
+
+from graftcli.graft.folding import Plain
+from graftcli.graft.frozen import conv_and_norm
+from graftcli.graft.stages import Pieces
+from graftcli.nets.folds import plain_convolutions
+from graftcli.nets.kept import Kept
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer of the student, or the row of convolutions that stands for one.
+
+    `theirs` is the teacher's, its BatchNorm folded in where the student's layer has one; of its outputs and inputs the
+    student's layer has these.
+    """
+
+    path: str
+    teacher_layer: str
+    entry: str  # the first module of it that is called
+    row: tuple[nn.Module, ...]  # what runs before the last, which is solved
+    last: Plain
+    norm: nn.BatchNorm2d | None
+    theirs: Plain
+    outputs: Tensor
+    inputs: Tensor
+
+    @property
+    def modules(self) -> nn.ModuleList:
+        """What of it is trained."""
+        return nn.ModuleList([*self.row, self.last, *([self.norm] if self.norm is not None else [])])
+
+    @property
+    def channel_dim(self) -> int:
+        """Of what it reads and gives."""
+        return 1 if isinstance(self.last, nn.Conv2d) else -1
+
+    def before(self, value: Tensor) -> Tensor:
+        """What reaches the last of the row."""
+        for module in self.row:
+            value = module(value)
+        return value
+
+    def run(self, value: Tensor) -> Tensor:
+        """The layer with its norm, before anything nonlinear."""
+        value = self.last(self.before(value))
+        return value if self.norm is None else nn.BatchNorm2d.forward(self.norm, value)
+
+    def kept_of(self, value: Tensor) -> Tensor:
+        """Of what the teacher's layer reads, the channels that this one does."""
+        return value.index_select(self.channel_dim, self.inputs.to(value.device))
+
+    def wanted(self, value: Tensor) -> Tensor:
+        """What the teacher's layer gives, of the channels that this one has."""
+        given: Tensor = self.theirs(value)
+        return given.index_select(self.channel_dim, self.outputs.to(given.device))
+
+    def imitated(self, value: Tensor) -> Tensor:
+        """What the teacher's layer makes of the student's own features, the channels that went being zero."""
+        weight = self.theirs.weight[self.outputs][:, self.inputs]
+        return applied(self.theirs, weight, None if self.theirs.bias is None else self.theirs.bias[self.outputs], value)
+
+
+def applied(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tensor) -> Tensor:
+    """What a layer with this weight and bias would give."""
+    bare = copy.copy(layer)
+    held: dict[str, Any] = {"weight": weight, "bias": bias}
+    bare._parameters = held  # plain tensors, which no layer lets itself be given; and a bias where it has none
+    result: Tensor = bare(value)
+    return result
+
+
+# -- a layer as one linear map ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def folded(layer: Layer) -> tuple[Tensor, Tensor]:
+    """W [out, in, …] and b in float64, with which the last of the row gives what layer.run does."""
+    weight = layer.last.weight.detach().double()
+    bias = weight.new_zeros(len(weight)) if layer.last.bias is None else layer.last.bias.detach().double()
+    norm = layer.norm
+    if norm is None:
+        return weight, bias
+    assert norm.running_mean is not None and norm.running_var is not None  # without them it is no layer's norm
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
+    shift = 0 if norm.bias is None else norm.bias.detach().double()
+    return scale.view(-1, *[1] * (weight.ndim - 1)) * weight, scale * (bias - norm.running_mean.double()) + shift
+
+
+@torch.no_grad()
+def put(layer: Layer, weight: Tensor, bias: Tensor, seen: Sequence[Tensor]) -> None:
+    """Make layer.run what W and b say.
+
+    A norm gets the statistics of what it now reads, and a scale and a shift that undo them: it can still be trained.
+    """
+    layer.last.weight.copy_(weight)
+    norm = layer.norm
+    if norm is None:
+        if layer.last.bias is not None:
+            layer.last.bias.copy_(bias)
+        return
+    if layer.last.bias is not None:
+        layer.last.bias.zero_()
+    assert norm.running_mean is not None and norm.running_var is not None
+    mean, variance = _moments(applied(layer.last, layer.last.weight, None, layer.before(value)) for value in seen)
+    norm.running_mean.copy_(mean)
+    norm.running_var.copy_(variance)
+    norm.weight.copy_((norm.running_var.double() + norm.eps).sqrt())
+    norm.bias.copy_(bias + norm.running_mean.double())
+
+
+def _moments(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of maps, in float64."""
+    count, total, squares = 0, torch.zeros(()), torch.zeros(())
+    for value in values:
+        by_channel = value.double().movedim(1, 0).flatten(1)
+        count += by_channel.shape[1]
+        total, squares = total + by_channel.sum(1).cpu(), squares + by_channel.square().sum(1).cpu()
+    mean = total / count
+    return mean, (squares / count - mean.square()).clamp_min(0)
+
+
+# -- which layers there are ---------------------------------------------------------------------------------------
+
+
+def layers_of(pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> Iterator[Layer]:
+    """The layers of piece `number`, from 1, that have their like in the teacher's piece.
+
+    Layers in groups are not among them, nor those that are called more than once: no 1x1 beside them vanishes.
+    """
+    ours, theirs = pieces.student[number - 1], pieces.teacher[number - 1]
+    calls = [str(node.target) for piece in pieces.student for graph in _graphs(piece) for node in _calls(graph)]
+    for graph in _graphs(ours):
+        nodes = {str(node.target): node for node in _calls(graph)}
+        for path, one in kept.items():
+            row = [p for p in nodes if p == path or p.startswith(f"{path}.")]
+            if row and all(calls.count(p) == 1 for p in row):
+                yield from _layer(graph, nodes[row[-1]], row, one, theirs)
+
+
+def _graphs(piece: nn.Module) -> list[fx.GraphModule]:
+    return [module for module in piece.modules() if isinstance(module, fx.GraphModule)]
+
+
+def _calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
+    return (node for node in graph.graph.nodes if node.op == "call_module")
+
+
+def _layer(graph: fx.GraphModule, node: fx.Node, row: Sequence[str], one: Kept, teacher: nn.Module) -> Iterator[Layer]:
+    *before, last = (graph.get_submodule(path) for path in row)
+    found = next((g for g in _graphs(teacher) if one.teacher_layer in map(str, (n.target for n in _calls(g)))), None)
+    if found is None or not _is_plain(last):
+        return
+    theirs = found.get_submodule(one.teacher_layer)
+    norm = _norm_of(graph, node)
+    if not _is_plain(theirs) or (norm is not None) != _is_folded(found, one.teacher_layer):
+        return
+    chosen = torch.tensor(one.outputs), torch.tensor(one.inputs)
+    yield Layer(one.layer, one.teacher_layer, row[0], tuple(before), last, norm, theirs, *chosen)
+
+
+def _is_plain(layer: nn.Module) -> TypeGuard[Plain]:
+    if type(layer) in plain_convolutions():
+        return isinstance(layer, nn.Conv2d) and layer.groups == 1
+    return type(layer) is nn.Linear
+
+
+def _norm_of(graph: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:
+    found = next((conv_and_norm(graph, user) for user in node.users), None)
+    return found[1] if found is not None and found[1].affine else None
+
+
+def _is_folded(graph: fx.GraphModule, path: str) -> bool:
+    """Whether the BatchNorm behind a layer of the frozen teacher went into it: what is left of it is a row."""
+    node = next(n for n in _calls(graph) if str(n.target) == path)
+    behind = (graph.get_submodule(str(user.target)) for user in node.users if user.op == "call_module")
+    return any(isinstance(module, nn.Sequential) for module in behind)

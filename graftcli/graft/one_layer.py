@@ -1,0 +1,117 @@
+"""One layer of a student made from the teacher: solved at once by least squares, or trained step by step."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from graftcli.graft.adapters import rows
+from graftcli.graft.layers import Layer, folded, put
+from graftcli.graft.order import Order
+from graftcli.graft.stages import Task
+from graftcli.graft.training import Material, Training, Unit
+from graftcli.nets.least_squares import solved
+from graftcli.recipe import Stage
+
+_WIDEST = 8192  # channels of a layer whose inputs are solved: above it the equations alone fill the memory
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What reaches a layer, in chunks: in the student and, with all its channels, in the teacher."""
+
+    own: Sequence[Tensor]
+    theirs: Sequence[Tensor]
+
+
+Side = tuple[float, Tensor, Tensor]  # how much it counts, what the layer reads, what it is to make of it
+
+
+def sides(layer: Layer, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[Side]:
+    """What the layer sees and what is wanted of it there, as `stage.input` says."""
+    if stage.input == "student":
+        yield 1.0, own, layer.wanted(theirs)
+        return
+    yield (1.0 if stage.mu is None else stage.mu), layer.kept_of(theirs), layer.wanted(theirs)
+    if stage.mu is not None:
+        yield 1 - stage.mu, own, layer.imitated(own)
+
+
+# -- at once ------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
+    """Multiply the best 1x1 into the layer, behind it or before it. Returns the share that it misses."""
+    assert stage.ridge is not None  # least squares has one
+    if stage.solve == "outputs":
+        weight, bias = folded(layer)
+        behind = solved(_outputs(layer, seen, stage), torch.eye(len(weight), device=weight.device), stage.ridge)
+        put(layer, torch.tensordot(behind.weight, weight, 1), behind.weight @ bias, seen.own)
+        return behind.missed
+    if not layer.row and len(layer.inputs) <= _WIDEST:
+        before = solved(_inputs(layer, seen, stage), _selection(layer), stage.ridge)
+        weight = torch.einsum("oi...,ij->oj...", layer.theirs.weight[layer.outputs].double(), before.weight)
+        shift = (
+            weight.new_zeros(len(weight)) if layer.theirs.bias is None else layer.theirs.bias[layer.outputs].double()
+        )
+        put(layer, weight, shift, seen.own)
+        return before.missed
+    return 0.0
+
+
+def _outputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:
+    """What the layer gives as it is, and what is wanted."""
+    for own, theirs in zip(seen.own, seen.theirs, strict=True):
+        for share, read, wanted in sides(layer, own, theirs, stage):
+            yield share, rows(layer.run(read), layer.channel_dim), rows(wanted, layer.channel_dim)
+
+
+def _inputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:
+    """The channels that are left, and all that the teacher's layer reads; imitated, the others are zero."""
+    dim = layer.channel_dim
+    for own, theirs in zip(seen.own, seen.theirs, strict=True):
+        if stage.input == "student":
+            yield 1.0, rows(own, dim), rows(theirs, dim)
+            continue
+        yield (1.0 if stage.mu is None else stage.mu), rows(layer.kept_of(theirs), dim), rows(theirs, dim)
+        if stage.mu is not None:
+            yield 1 - stage.mu, rows(own, dim), rows(own, dim) @ _selection(layer).T.to(own)
+
+
+def _selection(layer: Layer) -> Tensor:
+    """[all channels, those that are left]: what puts each one where the teacher's layer reads it."""
+    every = layer.theirs.weight.shape[1]
+    return torch.eye(every, device=layer.theirs.weight.device)[:, layer.inputs]
+
+
+# -- step by step -------------------------------------------------------------------------------------------------
+
+
+class LayerTraining(Training):
+    """The layer on what was seen, its distance over that of nothing: the mean of the squares of what is wanted."""
+
+    def __init__(self, task: Task, layer: Layer, seen: Seen, material: Material, unit: Unit) -> None:
+        super().__init__(f"{task.name}, {layer.path}", task, layer.modules, material, unit)
+        self.layer = layer
+        self.own, self.theirs = torch.cat(list(seen.own)), torch.cat(list(seen.theirs))
+        self.order = Order(len(self.own), self.batch, material.seed, f"{task.name}-{layer.path}")
+        with torch.no_grad():
+            squares = [float(layer.wanted(part).square().mean()) for part in seen.theirs]
+        self.scale = max(sum(squares) / len(squares), 1e-12)
+
+    def error(self) -> Tensor:
+        index = self.order.at(self.course.step)
+        with torch.no_grad():
+            found = list(sides(self.layer, self.own[index], self.theirs[index], self.task.stage))
+        total = self.own.new_zeros(())
+        for share, read, wanted in found:
+            with self.amp():
+                given = self.layer.run(read)
+            total = total + share * (given.float() - wanted).square().mean()
+        return total / self.scale
+
+    def show(self, step: int) -> object:
+        with torch.no_grad():
+            return self.layer.run(self.own[self.order.at(step)])

@@ -1,0 +1,36 @@
+"""Least squares with a ridge, over as many rows as there are: nothing but sums is kept of them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Rows = tuple[float, Tensor, Tensor]  # how much they count, what is given [rows, in], what is wanted [rows, out]
+
+
+@dataclass(frozen=True)
+class Solved:
+    weight: Tensor  # [out, in], float64
+    missed: float  # |given Wᵀ - wanted|² / |wanted|²
+
+
+def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
+    """The W with the least  sum of share |given Wᵀ - wanted|² + r |W - start|².
+
+    r is `ridge` times the mean of the diagonal of the given rows' Gram matrix: few rows leave W near `start`.
+    """
+    start = start.double()
+    gram = start.new_zeros(start.shape[1], start.shape[1])
+    cross = start.new_zeros(start.shape[1], start.shape[0])
+    squares = 0.0
+    for share, given, wanted in parts:
+        a, b = given.double(), wanted.double()
+        gram += share * (a.T @ a)
+        cross += share * (a.T @ b)
+        squares += share * float(b.square().sum())
+    pull = max(float(ridge * gram.diagonal().mean()), torch.finfo(gram.dtype).tiny)
+    eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    weight: Tensor = torch.linalg.solve(gram + pull * eye, cross + pull * start.T).T
+    missed = float((weight @ gram * weight).sum() - 2 * (weight.T * cross).sum()) + squares
+    return Solved(weight, max(missed, 0.0) / max(squares, 1e-12))
