@@ -8,13 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.events import Event
+from graftcli.graft.answers import Answers
 from graftcli.graft.run import Outcome, Settings, run
+from graftcli.graft.seams import seams
+from graftcli.graft.stages import pieces
+from graftcli.graft.training import Material, Precision
+from graftcli.graft.views import Views
 from graftcli.images import Images
 from graftcli.images.pixels import Fit
 from graftcli.nets import plan as plans
 from graftcli.nets.network import Network, Preprocess
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
+from graftcli.recipe.values import Augment
+from graftcli.students.make import maker
 from tests.nets import randomise
 
 FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
@@ -56,6 +63,15 @@ def plan(
     return plans.make(network(ours, "big"), network(Stages(student, max(1, depth - 1)), "small"))
 
 
+def made_plan(spec: str, depth: int = 3) -> Plan:
+    """A student that is made from the teacher."""
+    torch.manual_seed(0)
+    teacher = network(randomise(Stages((8, 12, 16), depth), seed=1), "big")
+    student = maker()(spec, teacher)
+    assert student is not None
+    return plans.make(teacher, student)
+
+
 def images(count: int = 12) -> Images:
     pixels = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
     return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), "noise")
@@ -82,6 +98,15 @@ def recipe(**changes: Any) -> Recipe:
         "stages": [{**every, **stage} for stage in stages],
     }
     return Recipe.model_validate({**whole, **changes})
+
+
+def material(folder: Path) -> Material:
+    """Twelve views of the tiny networks, nothing remembered."""
+    found = plan()
+    both = pieces(found, seams(found))
+    views = Views(images().pixels, FIT, Augment(), 1, 0)
+    answers = Answers(views, both.teacher, both.shapes, {}, folder=folder, chunk=4, device=torch.device("cpu"))
+    return Material(both, answers, 12, 0, Precision(torch.device("cpu")))
 
 
 class Memory:

@@ -14,6 +14,7 @@ from graftcli.api.scoring import Look, fit_for
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
+from graftcli.graft.counterparts import check_made
 from graftcli.graft.views import plain
 from graftcli.images.pixels import Fit
 from graftcli.nets import plan as plans
@@ -161,6 +162,7 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     pictured = cache(lambda: images_of(asked.images, fit, how, listen))
     plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
     check_units(recipe, len(plan.blocks))
+    check_made(recipe, plan.student.network)
     chosen = parse_blocks(blocks, len(plan.blocks))
     if teacher.weights == "random":
         listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))

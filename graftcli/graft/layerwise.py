@@ -1,15 +1,16 @@
 """Layer after layer of a student made from the teacher: each is treated, then run, and the next sees it."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from graftcli.events import Began, Event, Listener, Stepped
+from graftcli.graft.counterparts import Layer, layers_of
+from graftcli.graft.course import copied
 from graftcli.graft.fit import Note, fit
-from graftcli.graft.layers import Layer, layers_of
 from graftcli.graft.one_layer import LayerTraining, Seen, solve
 from graftcli.graft.order import Order
 from graftcli.graft.stages import Pieces, Task, moving_modules
@@ -69,8 +70,8 @@ class _Layerwise:
         return self.inner
 
     def keep(self, step: int, state: dict[str, Any] | None) -> None:
-        facts = {"layers": self.done, "inner": state, "losses": self.losses}
-        self.unit.keep(self.done * self.each + step, {"weights": self.moving.state_dict(), **facts})
+        facts = {"layers": self.done, "inner": state, "losses": list(self.losses)}
+        self.unit.keep(self.done * self.each + step, {"weights": copied(self.moving.state_dict()), **facts})
         self.kept = time.monotonic()
 
     # -- both networks, side by side ------------------------------------------------------------------------------
@@ -81,7 +82,7 @@ class _Layerwise:
         own = theirs = self._looked_at()
         for k in range(self.task.first, numbers[-1] + 1):
             teacher = _Beside(Walk(pieces.teacher[k - 1], theirs))
-            student = Walk((pieces.student if k in numbers else pieces.teacher)[k - 1], own)
+            student = Walk(_stands(pieces, numbers, k), own)
             layers = {layer.entry: layer for layer in layers_of(pieces, k, self.material.kept) if k in numbers}
             for path, reads in student.layers():
                 if path in layers:
@@ -103,12 +104,14 @@ class _Layerwise:
     def _bytes(self, features: Tensor) -> int:
         """What is alive in both networks, at most, with one batch."""
         most, pieces = 0, self.material.pieces
-        for k in range(self.task.first, _numbers(self.task, self.material.pieces)[-1] + 1):
-            walks = [Walk(part[k - 1], [features]) for part in (pieces.teacher, pieces.student)]
-            for walk in walks:
-                _to_the_end(walk)
-            most = max(most, sum(walk.bytes for walk in walks))
-            features = walks[0].values[0]
+        numbers = _numbers(self.task, pieces)
+        own = theirs = [features]
+        for k in range(self.task.first, numbers[-1] + 1):
+            teacher, student = Walk(pieces.teacher[k - 1], theirs), Walk(_stands(pieces, numbers, k), own)
+            _to_the_end(teacher)
+            _to_the_end(student)
+            most = max(most, teacher.bytes + student.bytes)
+            own, theirs = student.values, teacher.values
         return most
 
     def _treat(self, layer: Layer, seen: Seen) -> None:
@@ -158,6 +161,11 @@ class _Beside:
         for _ in self._stops:
             pass
         return self._walk.values
+
+
+def _stands(pieces: Pieces, numbers: Sequence[int], k: int) -> nn.Module:
+    """What stands at piece k while these are trained: the student's, or the teacher's between them."""
+    return (pieces.student if k in numbers else pieces.teacher)[k - 1]
 
 
 def _to_the_end(walk: Walk) -> None:

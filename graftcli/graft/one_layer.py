@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from graftcli.graft.adapters import rows
-from graftcli.graft.layers import Layer, folded, put
+from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.order import Order
 from graftcli.graft.stages import Task
 from graftcli.graft.training import Material, Training, Unit

@@ -15,6 +15,7 @@ from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, choose_places, size_of
+from graftcli.graft.counterparts import check_made
 from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import fit_layers, length
@@ -84,6 +85,7 @@ def run(
     blocks = len(plan.blocks)
     chosen = settings.blocks or tuple(range(1, blocks + 1))
     check_units(recipe, blocks)
+    check_made(recipe, plan.student.network)
     before = weights_digest(plan.teacher.network.module)
     if recipe.init == "inherit" and not is_derived(plan.student.network):  # which has inherited, and more exactly
         inherit(plan.teacher, plan.student)

@@ -56,7 +56,7 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
     whole = len(chosen) == blocks
     found = []
     for stage in recipe.stages:
-        if stage.train in ("blocks", "half"):
+        if stage.train in ("layers", "blocks", "half"):
             units = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
         elif whole:
             units = [tuple(unit) for unit in stage.units(blocks)]

@@ -13,11 +13,15 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, fx, nn
 
+from graftcli.errors import PairError
 from graftcli.graft.folding import Plain
 from graftcli.graft.frozen import conv_and_norm
 from graftcli.graft.stages import Pieces
+from graftcli.nets.derived import is_derived
 from graftcli.nets.folds import plain_convolutions
 from graftcli.nets.kept import Kept
+from graftcli.nets.network import Network
+from graftcli.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,18 @@ def _moments(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
         total, squares = total + by_channel.sum(1).cpu(), squares + by_channel.square().sum(1).cpu()
     mean = total / count
     return mean, (squares / count - mean.square()).clamp_min(0)
+
+
+def check_made(recipe: Recipe, student: Network) -> None:
+    """A stage that goes from layer to layer needs a student whose layers are the teacher's."""
+    stage = next((stage.name for stage in recipe.stages if stage.train == "layers"), None)
+    if stage is not None and not is_derived(student):
+        raise PairError(
+            f"recipe {recipe.name} goes from layer to layer in stage {stage}, and {student.name} is a network"
+            " of its own: its layers stand for none of the teacher's.",
+            "Name a student that is made from the teacher, as prune:l1=0.3, teacher*0.75 or lowrank:0.5;"
+            " or take a recipe that joins any two networks: graft, mir, kd.",
+        )
 
 
 # -- which layers there are ---------------------------------------------------------------------------------------
