@@ -21,6 +21,14 @@ STAGE: dict[str, Any] = {
 RECIPE: dict[str, Any] = {"name": "mine", "about": "a test", "init": "inherit", "stages": [STAGE]}
 
 
+SOLVED: dict[str, Any] = {
+    "train": "layers",
+    "optimizer": "least-squares",
+    "lr": None,
+    "targets": [{"at": "output", "loss": "mse"}],
+}
+
+
 def stage(**changes: Any) -> Stage:
     return Stage.model_validate(STAGE | changes)
 
@@ -123,6 +131,25 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
             "found output, which is one block's: with `train: student` take outputs, features or logits",
         ),
         (
+            {"train": "layers", "targets": [{"at": "output", "loss": "mse"}, {"at": "logits", "loss": "kl"}]},
+            ("targets", 1, "at"),
+            "found logits, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
+        ),
+        (
+            {"optimizer": "least-squares", "lr": None},
+            ("optimizer",),
+            "found least-squares, which solves single layers, but the stage trains blocks",
+        ),
+        (
+            {**SOLVED, "optimizer": "adam", "lr": 1e-3, "ridge": 1e-3},
+            ("ridge",),
+            "found 0.001, but the optimizer is adam: leave it out, or take least-squares",
+        ),
+        ({**SOLVED, "lr": 1e-3}, ("lr",), "is given, but least-squares solves its equations at once: leave it out"),
+        ({**SOLVED, "ema": 0.9}, ("ema",), "is given, but least-squares solves its equations at once: leave it out"),
+        ({**SOLVED, "momentum": 0.9}, ("momentum",), "is given, but least-squares has none: leave it out"),
+        ({"lr": None}, ("lr",), "is missing: it is a number above 0, or a list of them, one a block"),
+        (
             {"targets": [{"at": "output", "loss": "kl"}]},
             ("targets", 0, "loss"),
             "found kl, which compares classes: it goes with `at: logits`",
@@ -140,6 +167,12 @@ def test_a_rule_between_two_fields_is_one_fault_at_the_later(
     found = faults(Stage, STAGE | changes)
     assert list(found) == [loc]
     assert found[loc].startswith(words)
+
+
+def test_least_squares_has_its_own_usual_values() -> None:
+    solved = stage(**SOLVED)
+    assert (solved.solve, solved.ridge, solved.units(3)) == ("outputs", 1e-3, (range(1, 4),))
+    assert (stage().solve, stage().ridge) == (None, None)
 
 
 def test_rules_are_reported_beside_the_faults_inside_what_they_rule() -> None:

@@ -9,6 +9,7 @@ from graftcli.errors import GateError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
 from graftcli.graft.run import Settings, weights_digest
+from graftcli.recipe.values import Augment
 from tests.engine import Memory, plan, recipe, trained
 
 
@@ -110,6 +111,25 @@ def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None
     assert next(e for e in events if isinstance(e, Looked)).total == 32
     assert all(e.agreement is not None for e in events if isinstance(e, Ended))
     assert trained(plan(), Memory(tmp_path), count=39).agreement is None
+
+
+def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:
+    """Blocks that are trained before it end as they did; the teacher looks at each kind of view once."""
+    stages = recipe().stages
+    shifted = stages[2].model_copy(update={"augment": Augment(flip=True)})
+    other = recipe().model_copy(update={"stages": (*stages[:2], shifted)})
+    one, two, looks = Memory(tmp_path), Memory(tmp_path), list[Event]()
+    trained(plan(), one)
+    trained(plan(), two, other, listen=looks.append)
+    alike = {name for name in one.units if same_tensors(one, two, name)}
+    assert alike == {"graft-1", "graft-2", "graft-3", "connect-1-2", "connect-1-2-3"}
+    assert [event.done for event in looks if isinstance(event, Looked)] == [24, 24]
+
+
+def same_tensors(one: Memory, two: Memory, unit: str) -> bool:
+    ended = [memory.units[unit].finished for memory in (one, two)]
+    assert ended[0] is not None and ended[1] is not None
+    return all(torch.equal(tensor, ended[1][0][name]) for name, tensor in ended[0][0].items())
 
 
 def test_the_events_tell_how_far_the_run_is(tmp_path: Path) -> None:
