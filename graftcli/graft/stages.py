@@ -189,7 +189,9 @@ def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
     inputs = {task.before[0] - 1} if task.before else set()
     if task.stage.input != "student" or not task.before:
         inputs.add(task.first - 1)
-    targets = {value for target in task.stage.targets for value in values_of(target, task, pieces)}
+    # a layer's target lies between two cuts: it is computed when it is its turn
+    ends = () if task.stage.train == "layers" else task.stage.targets
+    targets = {value for target in ends for value in values_of(target, task, pieces)}
     return (inputs - {0} if with_input else set()) | targets
 
 
