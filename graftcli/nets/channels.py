@@ -141,7 +141,7 @@ class _Naming(fx.Interpreter):
             return self._module(str(n.target), given, shape or ())
         name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
         if name in _MOVES:
-            result = getattr(self, n.op)(n.target, args, kwargs)
+            result = getattr(self, n.op)(n.target, *_laid_out((args, kwargs)))
             if name == "getitem" and isinstance(result, Tensor):
                 self.parts[self.traced.paths[self.known[n]]] = set(map(int, result.unique().tolist()))
             return result
@@ -259,6 +259,11 @@ def _tensors(values: Any) -> list[Tensor]:
         values, lambda v: found.append(v) if isinstance(v, Tensor) and v.is_floating_point() else None
     )
     return found
+
+
+def _laid_out(values: Any) -> Any:
+    """The same with every tensor of names laid out in memory, where a view can be made of it."""
+    return fx.node.map_aggregate(values, lambda value: value.contiguous() if isinstance(value, Tensor) else value)
 
 
 def _layer_of(n: fx.Node) -> str:
