@@ -28,19 +28,19 @@ class BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """He et al.'s ResNet for 32x32 images: 6n+2 layers in three stages of 16, 32 and 64 channels."""
+    """He et al.'s ResNet for 32x32 images: 6n+2 layers in three stages, the first of `width` channels."""
 
     input_size = (3, 32, 32)
 
-    def __init__(self, depth: int, num_classes: int) -> None:
+    def __init__(self, depth: int, num_classes: int, width: int) -> None:
         super().__init__()
-        n = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(*(BasicBlock(16, 16, 1) for _ in range(n)))
-        self.layer2 = nn.Sequential(*(BasicBlock(16 if i == 0 else 32, 32, 2 if i == 0 else 1) for i in range(n)))
-        self.layer3 = nn.Sequential(*(BasicBlock(32 if i == 0 else 64, 64, 2 if i == 0 else 1) for i in range(n)))
-        self.linear = nn.Linear(64, num_classes)
+        n, a, b, c = (depth - 2) // 6, width, 2 * width, 4 * width
+        self.conv1 = nn.Conv2d(3, a, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(a)
+        self.layer1 = nn.Sequential(*(BasicBlock(a, a, 1) for _ in range(n)))
+        self.layer2 = nn.Sequential(*(BasicBlock(a if i == 0 else b, b, 2 if i == 0 else 1) for i in range(n)))
+        self.layer3 = nn.Sequential(*(BasicBlock(b if i == 0 else c, c, 2 if i == 0 else 1) for i in range(n)))
+        self.linear = nn.Linear(c, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn1(self.conv1(x)))
@@ -49,9 +49,14 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def resnet(depth: int = 20, num_classes: int = 10) -> CifarResNet:
+def resnet(depth: int = 20, num_classes: int = 10, width: int = 16) -> CifarResNet:
     """The option-A CIFAR ResNet, whose keys are those of Y. Idelbayev's checkpoints."""
-    return CifarResNet(depth, num_classes)
+    return CifarResNet(depth, num_classes, width)
+
+
+def half_resnet56(num_classes: int = 10) -> CifarResNet:
+    """The resnet56 with half of its channels."""
+    return CifarResNet(56, num_classes, 8)
 
 
 @torch.no_grad()

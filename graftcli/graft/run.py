@@ -31,7 +31,7 @@ from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
 
 _CHUNK_BYTES = 2**28  # of the teacher's largest value, computed at once
-_START_IMAGES = 64  # on which adapters are solved before anything is trained
+_START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _LOOKS_HELD_OUT = 8  # views of each held-out image
 
 
@@ -87,9 +87,9 @@ def run(
     check_units(recipe, blocks)
     check_made(recipe, plan.student.network)
     before = weights_digest(plan.teacher.network.module)
-    if recipe.init == "inherit" and not is_derived(plan.student.network):  # which has inherited, and more exactly
-        inherit(plan.teacher, plan.student)
     train, held = divide(images, held_out, settings.seed)
+    if recipe.init == "inherit" and not is_derived(plan.student.network):  # which has inherited, and more exactly
+        inherit(plan.teacher, plan.student, plain(train[:_START_IMAGES], fit_))
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
     for task in work.every:
         work.do(task)

@@ -145,7 +145,7 @@ def _scale(layer: Any) -> Tensor:
 @torch.no_grad()
 def energies(groups: Sequence[Coupled], module: nn.Module, images: Tensor) -> list[Tensor]:
     """Of each channel the mean square of what its readers see of it, added up over them."""
-    read = dict(_mean_squares(module, images))
+    read = dict(mean_squares(module, images))
     kinds = nn.Conv2d | nn.Linear
     return [
         _summed(one, module, False, kinds, lambda path, layer: read.get(path, torch.zeros(extents(layer)[1])))
@@ -153,7 +153,7 @@ def energies(groups: Sequence[Coupled], module: nn.Module, images: Tensor) -> li
     ]
 
 
-def _mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tensor]]:
+def mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tensor]]:
     """What each convolution and linear layer reads on the images: the mean square of each channel."""
     seen: dict[str, Tensor] = {}
 
