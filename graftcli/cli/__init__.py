@@ -13,7 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from graftcli import __version__
-from graftcli.cli import bench, demo, distill, env, export, images, inspect, partial, plan, recipes, render, report
+from graftcli.cli import (
+    bench,
+    compare,
+    demo,
+    distill,
+    env,
+    export,
+    images,
+    inspect,
+    partial,
+    plan,
+    recipes,
+    render,
+    report,
+)
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure, forget_stdout
 
@@ -102,6 +116,7 @@ def _plain(text: str) -> str:
 
 _register("Distil", distill.distill, partial.partial, demo.demo)
 _register("Look before", plan.plan, inspect.inspect, images.images)
+_register("Compare", compare.compare)
 _register("Afterwards", evaluating.evaluate, export.export, bench.bench, report.report)
 _register("Help yourself", env.env)
 app.add_typer(recipes.app, rich_help_panel="Help yourself")
