@@ -1,4 +1,4 @@
-"""What a comparison is made of: its draws, its methods, and the cells, each of which is a run with a folder of its own."""
+"""What a comparison is made of: draws, methods, and the cells, each of which is a run with a folder of its own."""
 
 import hashlib
 import re

@@ -7,10 +7,7 @@ cells/NAME/    the runs, as `distill` and `partial` leave them
 """
 
 import gc
-import hashlib
-import json
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +15,12 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from graftcli.api.asked import Asked, as_kept, plan_of, recipe_of, teacher_of
+from graftcli.api.asked import Asked, as_kept, parse_blocks, plan_of, recipe_of
 from graftcli.api.cells import Cell, Draws, Grid, Method, cells_of, draws_of, label_of, methods_of
-from graftcli.api.loading import network_of
+from graftcli.api.judging import Judge
+from graftcli.api.notebook import Notebook
 from graftcli.api.pacing import Budget, Paced, paced
-from graftcli.api.running import Result, distill
-from graftcli.api.scoring import Scoring, scoring_on
+from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import CheckpointError, GateError, PairError, UsageError
@@ -37,8 +34,7 @@ from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import plain, write_bytes, write_json
 
 COMPARISON = Path("runs/compare")
-TABLE_FILE, FACTS_FILE, CELLS_FILE = "compare.md", "compare.json", "cells.json"
-_FORMAT = 1
+TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
 
 
 def compare(
@@ -59,19 +55,18 @@ def compare(
     on. With `overwrite`, cells that were made with other settings are made anew.
     """
     folder = Path(out) if out is not None else COMPARISON
+    if budget is not None and budget != Budget() and asked.how.steps_scale != 1:
+        found = f"--steps-scale is {asked.how.steps_scale:g}, and --steps or --seconds is given too."
+        raise UsageError(found, "Give one of them: each says how long a cell is trained.")
     with locked(folder):
-        work = _Comparing(
-            asked,
-            grid,
-            budget or Budget(),
-            str(test) if test is not None else None,
-            str(classes) if classes is not None else None,
-            folder,
-            overwrite,
-            command,
-            _once(listen),
-        )
+        notebook = Notebook(folder)
+        judge = Judge(asked, _text(test), _text(classes), notebook)
+        work = _Comparing(asked, grid, budget or Budget(), judge, notebook, folder, overwrite, command, _once(listen))
         return work.do()
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _once(listen: Listener) -> Listener:
@@ -92,8 +87,8 @@ class _Comparing:
     asked: Asked
     grid: Grid
     budget: Budget
-    test: str | None
-    classes: str | None
+    judge: Judge
+    notebook: Notebook
     folder: Path
     overwrite: bool
     command: str
@@ -101,13 +96,16 @@ class _Comparing:
     left_out: list[str] = field(default_factory=list)
 
     def do(self) -> Comparison:
-        methods = self.possible(methods_of(self.grid, self.blocks_of))
-        cells = list(cells_of(methods, self.draws))
-        trials = [self.before(cell) for cell in cells]
+        first = self.grid.recipes[0]
+        methods = self.possible(methods_of(self.grid, lambda student: self.planned(Method(first, student)).blocks))
+        cells, planned = list(cells_of(methods, self.draws)), self.planned(methods[0])
+        trials = [self.known(cell) for cell in cells]
+        found = self.write(trials, planned)
         for done, cell in enumerate(cells):
-            self.listen(Entered(cell.name, done, len(cells)))
-            trials[done] = self.trial(cell)
-            found = self.write(trials)
+            if not trials[done].is_done:
+                self.listen(Entered(cell.name, done, len(cells)))
+                trials[done] = self.trial(cell)
+                found = self.write(trials, planned)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(Saved(str(self.folder / name)))
         return found
@@ -118,20 +116,17 @@ class _Comparing:
     def draws(self) -> Draws:
         return draws_of(self.grid, self.folder)
 
-    def blocks_of(self, student: str) -> int:
-        return len(self.plan_of(Method(self.grid.recipes[0], student)))
-
-    def plan_of(self, method: Method) -> Sequence[object]:
-        """The blocks of the two networks; what keeps the method from being done is raised."""
+    def planned(self, method: Method) -> "_Planned":
+        """What keeps the method from being done is raised."""
         asked = Cell(method, self.draws.every[0]).asked(self.asked)
-        recipe = recipe_of(asked.how)
-        plan = plan_of(asked, recipe)
-        check_units(recipe, len(plan.blocks))
-        self.kept.setdefault(
-            "teacher",
-            {"name": label_of(self.asked.networks.teacher), "params": plan.teacher.params, "macs": plan.teacher.macs},
-        )
-        return plan.blocks
+
+        def find() -> Any:
+            recipe = recipe_of(asked.how)
+            plan = plan_of(asked, recipe)
+            check_units(recipe, len(plan.blocks))
+            return asdict(_Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
+
+        return _Planned(**self.notebook.once("plans", as_kept(asked), find))
 
     def possible(self, methods: Sequence[Method]) -> list[Method]:
         """The methods that can be done. A student that goes with some recipe may go without the others."""
@@ -139,12 +134,8 @@ class _Comparing:
             recipe_of(replace(self.asked.how, recipe=recipe))  # a fault in one of them is the user's, whatever else
         found, refused = [], []
         for method in methods:
-            cells = cells_of([method], self.draws)
-            if "teacher" in self.kept and any((self.run_folder(cell) / RUN_FILE).exists() for cell in cells):
-                found.append(method)  # as it has begun, it can be done
-                continue
             try:
-                self.plan_of(method)
+                parse_blocks(method.blocks, self.planned(method).blocks)
                 found.append(method)
             except (PairError, UsageError, CheckpointError) as problem:
                 refused.append((method, problem))
@@ -160,11 +151,12 @@ class _Comparing:
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.name
 
-    def before(self, cell: Cell) -> Trial:
-        method, draw = cell.method, cell.draw
-        return Trial(
+    def known(self, cell: Cell) -> Trial:
+        """What there is of a cell before anything is trained: all of it, where its run was asked for the very same."""
+        method, draw, folder = cell.method, cell.draw, self.run_folder(cell)
+        empty = Trial(
             name=cell.name,
-            folder=str(self.run_folder(cell)),
+            folder=str(folder),
             method=method.label,
             student=method.student_label,
             blocks=method.blocks,
@@ -172,125 +164,71 @@ class _Comparing:
             draw=draw.index,
             seed=self.asked.how.seed + draw.index,
         )
+        if not (folder / RUN_FILE).exists():
+            return empty
+        run = read_run(folder)
+        same = run["status"] == "finished" and run["sessions"][-1].get("asked") == plain(as_kept(self.asked_of(cell)))
+        return self.filled(empty, run) if same else empty
 
     def trial(self, cell: Cell) -> Trial:
-        """The cell's numbers: of its finished run, or of the run that is made or goes on now."""
-        asked, empty = self.asked_of(cell), self.before(cell)
-        result = self.finished(cell, asked)
-        if result is None:
-            gc.collect()
-            forget_peak()
-            try:
-                result = distill(
-                    asked,
-                    out=self.run_folder(cell),
-                    blocks=cell.method.blocks,
-                    overwrite=self.overwrite,
-                    command=self.command,
-                    listen=self.listen,
-                )
-            except (GateError, PairError) as fault:
-                self.listen(Warned(f"{cell.name}: {fault.found}"))
-                return replace(empty, fault=fault.found)
-        accuracy, agreement = self.score(cell) if self.test is not None else (None, result.agreement)
+        """The cell's numbers, of the run that is made or goes on now."""
+        asked, empty, folder = self.asked_of(cell), self.known(cell), self.run_folder(cell)
+        gc.collect()
+        forget_peak()
+        try:
+            distill(
+                asked,
+                out=folder,
+                blocks=cell.method.blocks,
+                overwrite=self.overwrite,
+                command=self.command,
+                listen=self.listen,
+            )
+        except (GateError, PairError) as fault:
+            self.listen(Warned(f"{cell.name}: {fault.found}"))
+            return replace(empty, fault=fault.found)
+        return self.filled(empty, read_run(folder))
+
+    def filled(self, empty: Trial, run: Mapping[str, Any]) -> Trial:
+        """The cell's numbers, of its finished run."""
+        result = run["result"]
+        accuracy, agreement = self.judge.score(Path(empty.folder), run)
         return replace(
             empty,
             accuracy=accuracy,
             agreement=agreement,
-            images=result.images,
-            steps=_steps(read_run(self.run_folder(cell))),
-            params=result.params[1],
-            macs=result.macs[1],
-            seconds=result.seconds,
-            peak_memory=result.peak_memory,
+            images=result["images"],
+            steps=_steps(run),
+            params=result["params"][1],
+            macs=result["macs"][1],
+            seconds=result["seconds"],
+            peak_memory=result["peak_memory"],
         )
-
-    def finished(self, cell: Cell, asked: Asked) -> Result | None:
-        """What came out of the cell before, where it was asked for the very same; its networks are not built for it."""
-        folder = self.run_folder(cell)
-        if not (folder / RUN_FILE).exists():
-            return None
-        run = read_run(folder)
-        if run["status"] != "finished" or run["sessions"][-1].get("asked") != plain(as_kept(asked)):
-            return None
-        return TypeAdapter(Result).validate_python(run["result"])
 
     def asked_of(self, cell: Cell) -> Asked:
         """What the cell's run is asked for, with as many steps as its method has for this number of shots."""
         if self.budget == Budget():
             return cell.asked(self.asked)
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
-        whole = replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
+        blocks, whole = cell.method.blocks, replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
         asked = Cell(cell.method, first).asked(whole)
-        mark = _mark(replace(asked, how=replace(asked.how, jobs=None)), cell.method.blocks, self.budget)
-        paces = self.kept.setdefault("paces", {})
-        if mark not in paces:
-            found = paced(asked, cell.method.blocks, self.budget, self.folder, self.listen)
-            paces[mark] = plain({"method": cell.method.name, "shots": first.shots, **asdict(found)})
-            self.keep()
-        return cell.asked(whole, TypeAdapter(Paced).validate_python(paces[mark]).overrides)
+        hangs_on = [as_kept(replace(asked, how=replace(asked.how, jobs=None))), blocks, asdict(self.budget)]
+        found = self.notebook.once(
+            "paces", hangs_on, lambda: asdict(paced(asked, blocks, self.budget, self.folder, self.listen))
+        )
+        return cell.asked(whole, TypeAdapter(Paced).validate_python(found).overrides)
 
-    # -- scores ---------------------------------------------------------------------------------------------------
+    # -- the table ------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def scoring(self) -> Scoring:
-        assert self.test is not None
-        teacher = teacher_of(self.asked)
-        how = self.asked.how
-        empty = scoring_on(self.test, teacher, self.asked.look, classes=self.classes, jobs=how.jobs, device=how.device)
-        return empty.beside(teacher)
-
-    def score(self, cell: Cell) -> tuple[float | None, float | None]:
-        """Accuracy and agreement on the test images, of a run that is scored once."""
-        scores = self.kept.setdefault("scores", {})
-        of = {"ended": read_run(self.run_folder(cell))["ended"], "test": self.test, "classes": self.classes}
-        if scores.get(cell.name, {}).get("of") != of:
-            found = self.scoring.score(network_of(str(self.run_folder(cell)), unsafe=True))  # its code has just run
-            scores[cell.name] = {
-                "of": of,
-                "accuracy": found.accuracy.top1.share if found.accuracy else None,
-                "agreement": found.likeness.agreement.share if found.likeness else None,
-            }
-            self.keep()
-        return scores[cell.name]["accuracy"], scores[cell.name]["agreement"]
-
-    def teacher(self) -> Measure:
-        known = self.kept["teacher"]
-        of = {"test": self.test, "classes": self.classes}
-        if self.test is not None and known.get("of") != of:
-            found = self.scoring.score(teacher_of(self.asked))
-            rule = self.scoring.labels.rule if self.scoring.labels else None
-            known |= {
-                "of": of,
-                "accuracy": found.accuracy.top1.share if found.accuracy else None,
-                "tested": len(self.scoring.images.pixels),
-                "rule": rule,
-            }
-            self.keep()
-        return Measure(known["name"], known["params"], known["macs"], known.get("accuracy") if self.test else None)
-
-    # -- what is kept and written ---------------------------------------------------------------------------------
-
-    @cached_property
-    def kept(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            found: dict[str, Any] = json.loads((self.folder / CELLS_FILE).read_text(encoding="utf-8"))
-            if found["format"] == _FORMAT:
-                return found
-        return {"format": _FORMAT}
-
-    def keep(self) -> None:
-        write_json(self.folder / CELLS_FILE, self.kept)
-
-    def write(self, trials: Sequence[Trial]) -> Comparison:
+    def write(self, trials: Sequence[Trial], planned: "_Planned") -> Comparison:
         """The table as far as it has come, in all of its forms."""
-        teacher = self.teacher()
+        teacher = label_of(self.asked.networks.teacher)
         found = Comparison(
             folder=str(self.folder),
-            teacher=teacher,
+            teacher=Measure(teacher, planned.params, planned.macs, self.judge.teacher),
             shots=self.draws.meaning,
-            budget=self.budget_said(),
-            scored=self.scored_said(),
+            budget=self.budget.said(self.asked.how.steps_scale),
+            scored=self.judge.said,
             machine=f"{cpu().name}, {usable_cores()} cores, torch {versions()['torch']}",
             command=self.command,
             notes=tuple(self.left_out),
@@ -302,32 +240,17 @@ class _Comparing:
         write_bytes(self.folder / REPORT_FILE, comparison_page(found).encode())
         return found
 
-    def budget_said(self) -> str:
-        scale = self.asked.how.steps_scale
-        if self.budget.steps is not None:
-            return f"{self.budget.steps:,} steps a cell, shared out among its units as the recipe has it"
-        if self.budget.seconds is not None:
-            return (
-                f"{self.budget.seconds:g} s a cell: as many steps as were expected to end in time after a rehearsal"
-                " of a few, which is not counted; all draws of a method have the same number"
-            )
-        return "each recipe's own steps" if scale == 1 else f"{scale:g} of each recipe's own steps"
 
-    def scored_said(self) -> str:
-        if self.test is None:
-            return "agreement: with the teacher, on images that the run held out; accuracy: no --test images were given"
-        known = self.kept["teacher"]
-        rule = f"; classes: {known['rule']}" if known["rule"] else "; it has no class folders, so no accuracy"
-        return f"accuracy and agreement with the teacher: on {known['tested']:,} images of {self.test}{rule}"
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of two networks before anything is trained: how many blocks, and what the teacher costs."""
+
+    blocks: int
+    params: int
+    macs: int
 
 
-def _mark(asked: Asked, blocks: str | None, budget: Budget) -> str:
-    """What a number of steps hangs on, in short."""
-    told = json.dumps(plain([as_kept(asked), blocks, asdict(budget)]), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
-
-
-def _steps(run: dict[str, Any]) -> int:
+def _steps(run: Mapping[str, Any]) -> int:
     """How many steps a run trained for, in all of its units."""
     settings, result = run["settings"], run["result"]
     recipe = Recipe.model_validate(settings["recipe"])

@@ -106,6 +106,17 @@ class Budget:
         if self.steps is not None and self.seconds is not None:
             raise UsageError("--steps and --seconds are both given.", "Give one of them.")
 
+    def said(self, steps_scale: float) -> str:
+        """What every cell may spend, in words."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps a cell, shared out among its units as the recipe has it"
+        if self.seconds is not None:
+            return (
+                f"{self.seconds:g} s a cell: as many steps as were expected to end in time after a rehearsal of a few,"
+                " which is not counted; all draws of a method have the same number"
+            )
+        return "each recipe's own steps" if steps_scale == 1 else f"{steps_scale:g} of each recipe's own steps"
+
 
 @dataclass(frozen=True)
 class Paced:
