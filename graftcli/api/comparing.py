@@ -25,11 +25,11 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import CheckpointError, GateError, PairError, UsageError
 from graftcli.events import Entered, Event, Listener, Saved, Warned
-from graftcli.graft.stages import tasks
-from graftcli.recipe import Recipe, check_units
+from graftcli.recipe import check_units
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
-from graftcli.store import REPORT_FILE, locked
+from graftcli.report.shown import records, stages
+from graftcli.store import METRICS_FILE, REPORT_FILE, locked
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import plain, write_bytes, write_json
 
@@ -198,7 +198,7 @@ class _Comparing:
             accuracy=accuracy,
             agreement=agreement,
             images=result["images"],
-            steps=_steps(run),
+            steps=_steps(Path(empty.folder), run),
             params=result["params"][1],
             macs=result["macs"][1],
             seconds=result["seconds"],
@@ -250,13 +250,11 @@ class _Planned:
     macs: int
 
 
-def _steps(run: Mapping[str, Any]) -> int:
-    """How many steps a run trained for, in all of its units."""
-    settings, result = run["settings"], run["result"]
-    recipe = Recipe.model_validate(settings["recipe"])
-    images = result["images"] - (result["held_out"] if settings["val_images"] is None else 0)
-    every = tasks(recipe, len(settings["cuts"]["student"]) + 1, settings["blocks"])
-    return sum(task.steps(images) for task in every)
+def _steps(folder: Path, run: Mapping[str, Any]) -> int:
+    """How many steps a run trained for, in all of its units; what is solved at once takes none."""
+    trained = {stage["name"] for stage in run["settings"]["recipe"]["stages"] if stage["optimizer"] != "least-squares"}
+    found = stages(records(folder / METRICS_FILE), [stage["name"] for stage in run["settings"]["recipe"]["stages"]])
+    return sum(unit.steps for stage in found if stage.name in trained for unit in stage.units)
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:

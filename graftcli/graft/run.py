@@ -168,9 +168,9 @@ class _Work:
         light = Augment(crop=Crop(), flip=True)
         self.held: Answers | None = None
         if len(held):
-            light_looks = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
+            views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
             scores = self.pieces.blocks + 1
-            self.held = self._answers("held-out", light_looks, {scores}, settings.memory, settings.disk)
+            self.held = self._answers("held-out", views, {scores}, settings.memory, settings.disk)
             self.held.look({scores}, lambda *_: None)
 
     def do(self, task: Task) -> None:
