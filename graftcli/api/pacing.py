@@ -63,7 +63,8 @@ class Part:
 
     @property
     def is_solved(self) -> bool:
-        return self.task.stage.optimizer == "least-squares"
+        """Whether it takes no steps: it is solved at once, or no layer of the student has a partner."""
+        return self.task.stage.optimizer == "least-squares" or not self.times
 
 
 def paced(asked: Asked, blocks: str | None, budget: Budget, folder: Path, listen: Listener) -> Paced:
