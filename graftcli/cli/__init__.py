@@ -114,9 +114,8 @@ def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-_register("Distil", distill.distill, partial.partial, demo.demo)
+_register("Distil", distill.distill, partial.partial, compare.compare, demo.demo)
 _register("Look before", plan.plan, inspect.inspect, images.images)
-_register("Compare", compare.compare)
 _register("Afterwards", evaluating.evaluate, export.export, bench.bench, report.report)
 _register("Help yourself", env.env)
 app.add_typer(recipes.app, rich_help_panel="Help yourself")
