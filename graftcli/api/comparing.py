@@ -222,14 +222,14 @@ class _Comparing:
 
     def write(self, trials: Sequence[Trial], planned: "_Planned") -> Comparison:
         """The table as far as it has come, in all of its forms."""
-        teacher = label_of(self.asked.networks.teacher)
+        teacher, cores = label_of(self.asked.networks.teacher), usable_cores()
         found = Comparison(
             folder=str(self.folder),
             teacher=Measure(teacher, planned.params, planned.macs, self.judge.teacher),
             shots=self.draws.meaning,
             budget=self.budget.said(self.asked.how.steps_scale),
             scored=self.judge.said,
-            machine=f"{cpu().name}, {usable_cores()} cores, torch {versions()['torch']}",
+            machine=f"{cpu().name}, {cores} core{'s' * (cores > 1)}, torch {versions()['torch']}",
             command=self.command,
             notes=tuple(self.left_out),
             lines=lines(trials),

@@ -150,8 +150,7 @@ def compare(
     """Train several recipes or students on the same teacher, images and budget, and put them into one table.
 
     Each combination of recipe, student, shots and draw is a cell: an ordinary run's folder. Interrupt it at any time:
-    the same command goes on, and with more recipes, shots or draws in it the cells that are there are taken as they
-    are.
+    the same command goes on. With more recipes, shots or draws in it, it takes the cells that are there as they are.
 
     Examples:
       graftcli compare --teacher resnet34 --student resnet18 --recipe graft --recipe kd --images ./photos --test ./val
