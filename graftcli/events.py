@@ -131,6 +131,23 @@ class Searched(Event):
 
 
 @dataclass(frozen=True)
+class Entered(Event):
+    """The next cell of a comparison is begun: `done` of its cells lie behind."""
+
+    cell: str
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Rehearsed(Event):
+    """A few steps of each unit have been timed: so many steps in all are to end within so many seconds."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Saved(Event):
     path: str
 

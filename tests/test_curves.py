@@ -5,7 +5,8 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from graftcli.report.curves import COLOURS, curves
+from graftcli.report.charts import COLOURS
+from graftcli.report.curves import curves
 from graftcli.report.shown import Stage, Unit
 
 

@@ -1,5 +1,6 @@
 """A run's folder: whole at every moment, one process at a time, resumed by the same settings alone."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,29 @@ def test_a_warning_stays_with_the_session_that_gave_it(tmp_path: Path) -> None:
     found = read_run(tmp_path)
     assert [session["warnings"] for session in found["sessions"]] == [["early", "late"], ["again", "after the end"]]
     assert found["status"] == "finished"
+
+
+def test_a_run_has_spent_what_all_of_its_sessions_have(tmp_path: Path) -> None:
+    class Clock:
+        now = 100.0
+
+        def monotonic(self) -> float:
+            return self.now
+
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("graftcli.store.time", clock)
+        with contextlib.suppress(KeyboardInterrupt), Store(tmp_path, SETTINGS):
+            clock.now = 110.0
+            raise KeyboardInterrupt
+        killed = Store(tmp_path, SETTINGS)
+        clock.now = 115.0
+        killed.unit("graft-1").finish({"weight": torch.zeros(1)}, {})
+        clock.now = 118.0
+        killed._lock.close()  # nothing else is written: these three seconds nobody knows of
+        with Store(tmp_path, SETTINGS) as store:
+            clock.now = 120.0
+            assert store.spent.seconds == 10 + 5 + 2
+            assert store.spent.peak_memory > 10**6
+            store.finish({})
+    assert [session["seconds"] for session in run_file(tmp_path)["sessions"]] == [10, 5, 2]

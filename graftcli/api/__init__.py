@@ -7,9 +7,12 @@ from typing import Any
 
 from graftcli.api.asked import Asked, How, Networks
 from graftcli.api.benching import Bench, bench
+from graftcli.api.cells import Grid
 from graftcli.api.checking import Check, check
+from graftcli.api.comparing import compare
 from graftcli.api.exporting import Seen, export
 from graftcli.api.loading import load
+from graftcli.api.pacing import Budget
 from graftcli.api.running import Result, distill, partial
 from graftcli.api.scoring import Evaluation, Look, evaluate
 from graftcli.export.form import Exported, Form
@@ -21,16 +24,20 @@ from graftcli.nets.plan import Plan
 from graftcli.nets.positions import Position, positions
 from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
+from graftcli.report.compared import Comparison
 from graftcli.students.make import maker
 
 __all__ = [
     "Asked",
     "Bench",
+    "Budget",
     "Check",
     "Choice",
+    "Comparison",
     "Evaluation",
     "Exported",
     "Form",
+    "Grid",
     "How",
     "Inspection",
     "Look",
@@ -42,6 +49,7 @@ __all__ = [
     "bench",
     "build",
     "check",
+    "compare",
     "distill",
     "evaluate",
     "export",

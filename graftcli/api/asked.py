@@ -157,7 +157,7 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
     how = asked.how
     recipe, device = recipe_of(how), device_named(how.device)
-    teacher = _teacher(asked)
+    teacher = teacher_of(asked)
     fit = fit_for(teacher, asked.look, whole=True)
     pictured = cache(lambda: images_of(asked.images, fit, how, listen))
     plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
@@ -183,13 +183,14 @@ def recipe_of(how: How) -> Recipe:
 
 def plan_of(asked: Asked, recipe: Recipe) -> Plan:
     """Both networks, cut at matching places."""
-    teacher = _teacher(asked)
+    teacher = teacher_of(asked)
     fit = fit_for(teacher, asked.look, whole=True)
     looked_at = cache(lambda: plain(images_of(asked.images, fit, asked.how, lambda _: None).pixels[:_LOOKED_AT], fit))
     return _plan(asked, recipe, teacher, looked_at)
 
 
-def _teacher(asked: Asked) -> Network:
+def teacher_of(asked: Asked) -> Network:
+    """The trained network, with its weights."""
     networks = asked.networks
     torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
     return build(

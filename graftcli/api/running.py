@@ -14,7 +14,7 @@ from graftcli.api.checking import checked
 from graftcli.api.loading import load, read_document
 from graftcli.api.reuse import take_over
 from graftcli.environment.installs import versions
-from graftcli.environment.machine import memory, peak_memory, usable_cores
+from graftcli.environment.machine import memory, usable_cores
 from graftcli.errors import GraftError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
 from graftcli.export.form import Form, Subject, about
@@ -25,7 +25,7 @@ from graftcli.measure import size_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.report.writing import write_report
-from graftcli.store import Store
+from graftcli.store import Spent, Store
 from graftcli.store.card import Made, save_student
 from graftcli.store.runs import RUN_FILE, newest, read_run
 from graftcli.store.written import write_bytes
@@ -51,8 +51,8 @@ class Result:
     held_out: int
     images: int
     merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
-    seconds: float
-    peak_memory: int  # bytes
+    seconds: float  # of all sessions
+    peak_memory: int  # bytes, the most of any session
     already_done: bool = False
 
 
@@ -83,7 +83,7 @@ def distill(
         if reuse is not None:
             take_over(reuse, folder, _settings(start), start.blocks)
         outcome = _trained(start, store, _keeping(listen, store.warned))
-        result = _result(start, folder, outcome)
+        result = _result(start, folder, outcome, store.spent)
         made = _made(start, outcome, result, command)
         save_student(folder, outcome.merged.module, made)
         if single is not None:
@@ -153,11 +153,10 @@ def _check_free(single: Path, folder: Path) -> None:
 
 def _trained(start: Ready, store: Store, listen: Listener) -> Outcome:
     """All stages of the recipe, with what is fixed when a run starts."""
-    how, fixed = start.asked.how, store.fixed(lambda: _fixed(start, store.folder))
+    fixed = store.fixed(lambda: fixed_now(start, store.folder))
     torch.set_num_threads(fixed["threads"])
-    precision = Precision(torch.device(fixed["device"]), how.amp, how.compile)
-    settings = Settings(how.seed, precision, fixed["memory"], fixed["disk"], start.blocks)
-    listen(checked(start.plan.teacher.network, start.train, start.fit, precision.device))
+    settings = settings_of(start, fixed)
+    listen(checked(start.plan.teacher.network, start.train, start.fit, settings.how.device))
     listen(_started(start, settings, fixed["threads"], store))
     return run(start.plan, start.train, start.fit, start.recipe, settings, store, listen, start.held)
 
@@ -190,7 +189,14 @@ def _about(asked: Asked, command: str, warnings: Sequence[str]) -> dict[str, Any
     return {"warnings": list(warnings), "command": command, "asked": as_kept(asked), "versions": versions()}
 
 
-def _fixed(start: Ready, folder: Path) -> dict[str, Any]:
+def settings_of(start: Ready, fixed: Mapping[str, Any]) -> Settings:
+    """What the engine is told of a run, with what was fixed when it started."""
+    how = start.asked.how
+    precision = Precision(torch.device(fixed["device"]), how.amp, how.compile)
+    return Settings(how.seed, precision, fixed["memory"], fixed["disk"], start.blocks)
+
+
+def fixed_now(start: Ready, folder: Path) -> dict[str, Any]:
     """What depends on the moment: the same again when the run goes on."""
     wanted = start.asked.how.cache_gb
     budget = int(wanted * 1e9) if wanted is not None else (memory().free or 2**32) // 4
@@ -238,7 +244,7 @@ def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
 # -- what comes out -----------------------------------------------------------------------------------------------
 
 
-def _result(start: Ready, folder: Path, outcome: Outcome) -> Result:
+def _result(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Result:
     plan, merged = start.plan, outcome.merged
     return Result(
         folder=str(folder),
@@ -255,8 +261,8 @@ def _result(start: Ready, folder: Path, outcome: Outcome) -> Result:
         held_out=outcome.held_out,
         images=len(start.train.pixels),
         merge_errors=outcome.errors,
-        seconds=outcome.seconds,
-        peak_memory=peak_memory(),
+        seconds=spent.seconds,
+        peak_memory=spent.peak_memory,
     )
 
 

@@ -1,9 +1,12 @@
 """Networks scored on a folder of images: how often they are right, how often they answer as their teacher does."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from graftcli import images as pictures
 from graftcli.api.loading import network_of
@@ -42,6 +45,48 @@ class Evaluation:
     rule: str | None  # how folder names became classes
     fit: Fit
     models: tuple[Scored, ...]
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """Images that networks are scored on, with what a teacher says of them."""
+
+    images: pictures.Images
+    labels: naming.Labels | None
+    fit: Fit
+    device: torch.device
+    batch: int
+    says: Tensor | None = None
+
+    def beside(self, teacher: Network) -> "Scoring":
+        """The same images with what this teacher says of them."""
+        return replace(self, says=self._answers(teacher))
+
+    def score(self, network: Network) -> Scored:
+        answers = self._answers(network)
+        right = accuracy(answers, self.labels.indices) if self.labels is not None else None
+        like = likeness(answers, self.says) if self.says is not None else None
+        return Scored(network.name, network.source, parameters(network.module), right, like)
+
+    def _answers(self, network: Network) -> Tensor:
+        return logits(network.module, self.images.pixels, self.fit, self.device, self.batch)
+
+
+def scoring_on(
+    images: str | Path,
+    network: Network,
+    look: Look,
+    *,
+    classes: str | Path | None = None,
+    batch: int = 128,
+    jobs: int | None = None,
+    device: str = "auto",
+) -> Scoring:
+    """A folder's images as the network wants them, with their labels where they lie in class folders."""
+    fit = fit_for(network, look)
+    loaded = pictures.load(Path(images), fit, jobs=jobs)
+    labels = naming.read(Path(images), loaded.names, network.num_classes, Path(classes) if classes else None)
+    return Scoring(loaded, labels, fit, device_named(device), batch)
 
 
 def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
@@ -84,23 +129,15 @@ def evaluate(
         raise UsageError(found, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
     networks = [network_of(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
     _check_alike(networks)
-    fit = fit_for(networks[0], look)
-    loaded = pictures.load(Path(images), fit, jobs=jobs)
-    labels = naming.read(Path(images), loaded.names, networks[0].num_classes, Path(classes) if classes else None)
-    where = device_named(device)
-    says = None
+    scoring = scoring_on(images, networks[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
     if teacher is not None:
         network = network_of(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
         _check_alike([*networks, network])
-        says = logits(network.module, loaded.pixels, fit, where, batch)
-    scored = []
-    for network in networks:
-        answers = logits(network.module, loaded.pixels, fit, where, batch)
-        right = accuracy(answers, labels.indices) if labels is not None else None
-        like = likeness(answers, says) if says is not None else None
-        scored.append(Scored(network.name, network.source, parameters(network.module), right, like))
-    broken = tuple(f"{one.name}: {one.reason}" for one in loaded.broken)
-    return Evaluation(len(loaded.pixels), broken, labels.rule if labels else None, fit, tuple(scored))
+        scoring = scoring.beside(network)
+    broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
+    rule = scoring.labels.rule if scoring.labels is not None else None
+    scored = tuple(scoring.score(network) for network in networks)
+    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
 
 
 def _check_alike(networks: Sequence[Network]) -> None:

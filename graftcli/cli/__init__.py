@@ -13,7 +13,21 @@ import typer
 from typer.core import TyperGroup
 
 from graftcli import __version__
-from graftcli.cli import bench, demo, distill, env, export, images, inspect, partial, plan, recipes, render, report
+from graftcli.cli import (
+    bench,
+    compare,
+    demo,
+    distill,
+    env,
+    export,
+    images,
+    inspect,
+    partial,
+    plan,
+    recipes,
+    render,
+    report,
+)
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure, forget_stdout
 
@@ -100,7 +114,7 @@ def _plain(text: str) -> str:
     return text.replace("[", r"\[")
 
 
-_register("Distil", distill.distill, partial.partial, demo.demo)
+_register("Distil", distill.distill, partial.partial, compare.compare, demo.demo)
 _register("Look before", plan.plan, inspect.inspect, images.images)
 _register("Afterwards", evaluating.evaluate, export.export, bench.bench, report.report)
 _register("Help yourself", env.env)

@@ -24,6 +24,10 @@ def said(event: events.Event) -> str | None:
             return checked(event)
         case events.Merged(error64, error32):
             return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
+        case events.Entered(cell, done, total):
+            return f"cell {done + 1} of {total}: {cell}"
+        case events.Rehearsed(steps, seconds):
+            return f"rehearsed: {steps:,} steps are expected to take {seconds:.0f} s"
         case events.Saved(path):
             return f"written: {path}"
         case events.Decoded() | events.Looked() | events.Timed() | events.Searched():

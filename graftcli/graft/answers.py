@@ -49,6 +49,7 @@ class Answers:
         mapped = [value for value in self._kept if self.places[value] == "disk"]
         diary = Diary(self.folder, self.name, self._kept, mapped)
         done = diary.restore()
+        looked(done, len(self.views))
         for start in range(done, len(self.views), self.chunk):
             indices = torch.arange(start, min(start + self.chunk, len(self.views)))
             value_now = self.views.normalised(indices).to(self.device)

@@ -67,7 +67,6 @@ class Outcome:
     agreement: float | None  # on held-out images
     held_out: int
     errors: tuple[float, float]  # of the merge, in float64 and float32
-    seconds: float
 
 
 def run(
@@ -81,7 +80,6 @@ def run(
     held_out: Images | None = None,
 ) -> Outcome:
     """Train the student, or the chosen blocks of it, and merge. The teacher is the same before and after."""
-    began = time.monotonic()
     blocks = len(plan.blocks)
     chosen = settings.blocks or tuple(range(1, blocks + 1))
     check_units(recipe, blocks)
@@ -101,7 +99,7 @@ def run(
     listen(Merged(*errors))
     if weights_digest(plan.teacher.network.module) != before:
         raise PairError("the teacher's weights changed during the run.", "Nothing was written. Please report this.")
-    return Outcome(merged, agreement, len(held), errors, time.monotonic() - began)
+    return Outcome(merged, agreement, len(held), errors)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -120,6 +118,21 @@ def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, 
     count = max(8, len(images.pixels) // 10) if len(images.pixels) >= 40 else 0
     order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
     return images.pixels[order[count:].sort().values], images.pixels[order[:count].sort().values]
+
+
+def augment_of(recipe: Recipe, task: Task) -> Augment:
+    return task.stage.augment or recipe.views.augment
+
+
+def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, int]:
+    """Views an image, for each augmentation: as many as the recipe prepares, or as many as the longest of the tasks
+    with it can see."""
+    found: dict[Augment, int] = {}
+    for task in every:
+        needed = -(-task.steps(images) * task.batch(images) // images)
+        augment = augment_of(recipe, task)
+        found[augment] = max(found.get(augment, 0), min(needed, recipe.views.count or needed))
+    return found
 
 
 class _Work:
@@ -150,14 +163,14 @@ class _Work:
         self.every = tasks(recipe, self.pieces.blocks, chosen)
         self.todo = list(self.every)
         self.kept = {one.layer: one for one in kept_of(plan.student.network)}
-        self.looks = list(dict.fromkeys(map(self._augment, self.every)))
+        self.looks = looks(recipe, self.every, len(train))
         self.answers: dict[Augment, Answers] = {}
         light = Augment(crop=Crop(), flip=True)
         self.held: Answers | None = None
         if len(held):
-            looks = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
+            views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
             scores = self.pieces.blocks + 1
-            self.held = self._answers("held-out", looks, {scores}, settings.memory, settings.disk)
+            self.held = self._answers("held-out", views, {scores}, settings.memory, settings.disk)
             self.held.look({scores}, lambda *_: None)
 
     def do(self, task: Task) -> None:
@@ -169,7 +182,7 @@ class _Work:
             moving.load_state_dict(ready[0])
             self.todo.remove(task)
             return
-        began, steps = time.monotonic(), task.steps(len(self.train))
+        began, steps = time.monotonic(), self._length(task)
         answers = self._looked(task)
         material = self._material(answers)
         if task.stage.train == "layers":
@@ -208,7 +221,7 @@ class _Work:
         return lambda step, loss: self.keeper.metric({"unit": task.name, "step": step, "loss": loss, "agreement": None})
 
     def _augment(self, task: Task) -> Augment:
-        return task.stage.augment or self.recipe.views.augment
+        return augment_of(self.recipe, task)
 
     def _alike(self, task: Task, among: Sequence[Task]) -> list[Task]:
         """Those that see the same views."""
@@ -223,8 +236,8 @@ class _Work:
         for done in [other for other in self.answers if other not in map(self._augment, self.todo)]:
             del self.answers[done]
         if augment not in self.answers:
-            alike, number = self._alike(task, self.every), self.looks.index(augment)
-            views = Views(self.train, self.fit_, augment, self._count(alike), self.settings.seed)
+            alike, number = self._alike(task, self.every), list(self.looks).index(augment)
+            views = Views(self.train, self.fit_, augment, self.looks[augment], self.settings.seed)
             taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
             room = [max(0, room - taken) // len(self.looks) for room in (self.settings.memory, self.settings.disk)]
             answers = self._answers(f"value{number or ''}", views, self._wanted(alike), room[0], room[1])
@@ -232,13 +245,6 @@ class _Work:
             answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
             self.answers[augment] = answers
         return self.answers[augment]
-
-    def _count(self, tasks: Sequence[Task]) -> int:
-        """Views an image: as many as the recipe prepares, or as many as the longest of these tasks can see."""
-        images = len(self.train)
-        longest = max(task.steps(images) * task.batch(images) for task in tasks)
-        needed = -(-longest // images)
-        return min(needed, self.recipe.views.count or needed)
 
     def _answers(self, name: str, views: Views, values: set[int], memory: int, disk: int) -> Answers:
         shapes = self.pieces.shapes

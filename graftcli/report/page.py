@@ -10,8 +10,11 @@ from markupsafe import Markup
 
 from graftcli import __version__
 from graftcli.report import words
-from graftcli.report.curves import COLOURS, LINES, curves
+from graftcli.report.charts import COLOURS, line_style
+from graftcli.report.compared import TEXTS, Comparison, columns, said
+from graftcli.report.curves import curves
 from graftcli.report.disagreement import MOST_IMAGES
+from graftcli.report.figures import figures
 from graftcli.report.picture import picture
 from graftcli.report.shown import Rung, Shown, Stage
 from graftcli.store.runs import differences
@@ -44,6 +47,22 @@ def page(runs: Sequence[Shown]) -> str:
     )
 
 
+def comparison_page(found: Comparison) -> str:
+    """The table of a comparison, its figures, and the way to the report of each of its runs."""
+    return (
+        _environment()
+        .get_template("compared.html")
+        .render(
+            found=found,
+            generator=f"{GENERATOR} {__version__}",
+            table=columns(found),
+            texts=TEXTS,
+            said=said(found),
+            figures=figures(found),
+        )
+    )
+
+
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("graftcli.report"),
@@ -66,8 +85,9 @@ def _environment() -> Environment:
         "block_rows": block_rows,
         "curves": _curves,
         "colour": lambda index: f"var(--c{index % COLOURS + 1})",
-        "line": lambda index: LINES[index // COLOURS % len(LINES)],
+        "line": line_style,
         "batches": batches,
+        "zip": zip,
     }
     return made
 

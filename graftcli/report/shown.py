@@ -110,7 +110,7 @@ def shown(folder: Path, facts: Facts | None, told: Iterable[str] = ()) -> Shown:
     return Shown(
         folder=folder,
         run=run,
-        stages=stages(_records(folder / METRICS_FILE), names),
+        stages=stages(records(folder / METRICS_FILE), names),
         ladder=ladder(folder / BENCH_FILE),
         facts=facts,
         warnings=tuple(dict.fromkeys([*unfinished, *heard, *notes, *told])),
@@ -140,7 +140,7 @@ def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> Unit:
     return Unit(name, blocks, tuple(sorted(losses.items())), agreement)
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records(path: Path) -> list[dict[str, Any]]:
     """The lines that are whole and tell of a unit's loss: a run that is under way may be writing one."""
     if not path.exists():
         return []

@@ -15,15 +15,18 @@ import json
 import math
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
 from torch import Tensor
 
-from graftcli.errors import MachineError, UsageError
+from graftcli.environment.machine import peak_memory
+from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.store import card
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
 from graftcli.store.written import (
@@ -56,6 +59,14 @@ WRITTEN = (
 )
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a run has taken, over all of its sessions."""
+
+    seconds: float
+    peak_memory: int  # bytes
+
+
 class Store:
     """The folder of one run, held until the context ends.
 
@@ -75,7 +86,8 @@ class Store:
         the command line."""
         self.folder = folder
         _check_place(folder, overwrite)
-        self._lock = _locked(folder)
+        self._lock = locked(folder)
+        self._began = time.monotonic()
         try:
             found = run_to_go_on(folder, plain(settings), overwrite)
             self.resumed = found is not None
@@ -100,11 +112,24 @@ class Store:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, problem: type[BaseException] | None, *_: object) -> None:
+        if self.finished is None:
+            with suppress(*([GraftError] if problem else [])):  # what ended the session is what is to be told
+                self._save()  # an interrupted session has taken its time too
         self._lock.close()  # the file stays: a lock on a removed file would keep nobody out
 
     def _save(self) -> None:
+        if self.finished is None:
+            seconds = round(time.monotonic() - self._began, 3)
+            self._run["sessions"][-1] |= {"seconds": seconds, "peak_memory": peak_memory()}
         write_json(self.folder / RUN_FILE, self._run)
+
+    @property
+    def spent(self) -> Spent:
+        """Of a session that was killed, what it had taken when a state was last kept."""
+        before = self._run["sessions"][:-1]
+        seconds = time.monotonic() - self._began + sum(session.get("seconds", 0.0) for session in before)
+        return Spent(seconds, max([peak_memory(), *(session.get("peak_memory", 0) for session in before)]))
 
     def fixed(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """What depends on the moment: computed once, when the run starts, and as JSON gives it back ever after."""
@@ -122,7 +147,7 @@ class Store:
             self._save()
 
     def unit(self, name: str) -> "UnitState":
-        return UnitState(self.folder, name)
+        return UnitState(self.folder, name, self._save)
 
     def metric(self, record: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl. A record of a unit names it as `unit`, with the `step`; a resumed run writes
@@ -154,6 +179,7 @@ class Store:
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """The run is done: call it when everything else is written."""
+        self._save()  # while the session is under way still: what it took
         self._run |= {"status": "finished", "ended": now(), "result": plain(result)}
         self._save()
         _remove(self.folder, _UNFINISHED)
@@ -162,7 +188,9 @@ class Store:
 class UnitState:
     """What a run's folder holds of one unit."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, kept: Callable[[], None] = lambda: None) -> None:
+        """`kept` is told of every state and of the weights at the end, when they are written."""
+        self._kept = kept
         self._block = folder / BLOCKS / f"{name}.safetensors"
         self._state = folder / STATES / f"{name}.safetensors"
 
@@ -186,11 +214,13 @@ class UnitState:
     def keep(self, step: int, state: Mapping[str, Any]) -> None:
         """Replace the state by that after `step`: nested dicts, lists and tuples of tensors and numbers."""
         write_state(self._state, state, {"step": step})
+        self._kept()
 
     def finish(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         write_tensors(self._block, tensors, facts)
         with writing(self._state):
             self._state.unlink(missing_ok=True)
+        self._kept()
 
 
 def _is_past(line: bytes, reached: Callable[[str], float]) -> bool:
@@ -225,7 +255,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _locked(folder: Path) -> BinaryIO:
+def locked(folder: Path) -> BinaryIO:
     """The folder's lock, held by this process until the file is closed or the process ends, however it ends."""
     with writing(folder / LOCK_FILE):
         folder.mkdir(parents=True, exist_ok=True)

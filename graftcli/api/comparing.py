@@ -1,0 +1,261 @@
+"""`compare`: recipes, students, shots and draws on one teacher -> a run's folder for each cell, and one table of them.
+
+compare.json   what was found, as `--json` tells it; compare.md and report.html show it
+cells.json     what was settled before a cell was trained, and its score: the same command takes them as they are
+images/        what was drawn
+cells/NAME/    the runs, as `distill` and `partial` leave them
+"""
+
+import gc
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from graftcli.api.asked import Asked, as_kept, parse_blocks, plan_of, recipe_of
+from graftcli.api.cells import Cell, Draws, Grid, Method, cells_of, draws_of, label_of, methods_of
+from graftcli.api.judging import Judge
+from graftcli.api.notebook import Notebook
+from graftcli.api.pacing import Budget, Paced, paced
+from graftcli.api.running import distill
+from graftcli.environment.installs import versions
+from graftcli.environment.machine import cpu, forget_peak, usable_cores
+from graftcli.errors import CheckpointError, GateError, PairError, UsageError
+from graftcli.events import Entered, Event, Listener, Saved, Warned
+from graftcli.recipe import check_units
+from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
+from graftcli.report.page import comparison_page
+from graftcli.report.shown import records, stages
+from graftcli.store import METRICS_FILE, REPORT_FILE, locked
+from graftcli.store.runs import RUN_FILE, read_run
+from graftcli.store.written import plain, write_bytes, write_json
+
+COMPARISON = Path("runs/compare")
+TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
+
+
+def compare(
+    asked: Asked,
+    grid: Grid,
+    *,
+    budget: Budget | None = None,
+    test: str | Path | None = None,
+    classes: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    command: str = "graftcli.compare(…)",
+    listen: Listener = lambda _: None,
+) -> Comparison:
+    """Train each cell of the grid that is not trained yet, score it on `test`, and write one table of them all.
+
+    `asked` is what the cells have in common. A cell that is finished is taken as it is, one that was broken off goes
+    on. With `overwrite`, cells that were made with other settings are made anew.
+    """
+    folder = Path(out) if out is not None else COMPARISON
+    if budget is not None and budget != Budget() and asked.how.steps_scale != 1:
+        found = f"--steps-scale is {asked.how.steps_scale:g}, and --steps or --seconds is given too."
+        raise UsageError(found, "Give one of them: each says how long a cell is trained.")
+    with locked(folder):
+        notebook = Notebook(folder)
+        judge = Judge(asked, _text(test), _text(classes), notebook)
+        work = _Comparing(asked, grid, budget or Budget(), judge, notebook, folder, overwrite, command, _once(listen))
+        return work.do()
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _once(listen: Listener) -> Listener:
+    """A listener that hears each warning once, though many cells give it."""
+    heard: set[str] = set()
+
+    def tell(event: Event) -> None:
+        if not isinstance(event, Warned) or event.text not in heard:
+            listen(event)
+        if isinstance(event, Warned):
+            heard.add(event.text)
+
+    return tell
+
+
+@dataclass(frozen=True)
+class _Comparing:
+    asked: Asked
+    grid: Grid
+    budget: Budget
+    judge: Judge
+    notebook: Notebook
+    folder: Path
+    overwrite: bool
+    command: str
+    listen: Listener
+    left_out: list[str] = field(default_factory=list)
+
+    def do(self) -> Comparison:
+        first = self.grid.recipes[0]
+        methods = self.possible(methods_of(self.grid, lambda student: self.planned(Method(first, student)).blocks))
+        cells, planned = list(cells_of(methods, self.draws)), self.planned(methods[0])
+        trials = [self.known(cell) for cell in cells]
+        found = self.write(trials, planned)
+        for done, cell in enumerate(cells):
+            if not trials[done].is_done:
+                self.listen(Entered(cell.name, done, len(cells)))
+                trials[done] = self.trial(cell)
+                found = self.write(trials, planned)
+        for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
+            self.listen(Saved(str(self.folder / name)))
+        return found
+
+    # -- what there is to do --------------------------------------------------------------------------------------
+
+    @cached_property
+    def draws(self) -> Draws:
+        return draws_of(self.grid, self.folder)
+
+    def planned(self, method: Method) -> "_Planned":
+        """What keeps the method from being done is raised."""
+        asked = Cell(method, self.draws.every[0]).asked(self.asked)
+
+        def find() -> Any:
+            recipe = recipe_of(asked.how)
+            plan = plan_of(asked, recipe)
+            check_units(recipe, len(plan.blocks))
+            return asdict(_Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
+
+        return _Planned(**self.notebook.once("plans", as_kept(asked), find))
+
+    def possible(self, methods: Sequence[Method]) -> list[Method]:
+        """The methods that can be done. A student that goes with some recipe may go without the others."""
+        for recipe in self.grid.recipes:
+            recipe_of(replace(self.asked.how, recipe=recipe))  # a fault in one of them is the user's, whatever else
+        found, refused = [], []
+        for method in methods:
+            try:
+                parse_blocks(method.blocks, self.planned(method).blocks)
+                found.append(method)
+            except (PairError, UsageError, CheckpointError) as problem:
+                refused.append((method, problem))
+        for method, fault in refused:
+            if method.student not in {one.student for one in found}:
+                raise fault
+            self.left_out.append(f"left out: {method.label} with {method.student_label}: {fault.found}")
+            self.listen(Warned(self.left_out[-1]))
+        return found
+
+    # -- a cell ---------------------------------------------------------------------------------------------------
+
+    def run_folder(self, cell: Cell) -> Path:
+        return self.folder / "cells" / cell.name
+
+    def known(self, cell: Cell) -> Trial:
+        """What there is of a cell before anything is trained: all of it, where its run was asked for the very same."""
+        method, draw, folder = cell.method, cell.draw, self.run_folder(cell)
+        empty = Trial(
+            name=cell.name,
+            folder=str(folder),
+            method=method.label,
+            student=method.student_label,
+            blocks=method.blocks,
+            shots=draw.shots,
+            draw=draw.index,
+            seed=self.asked.how.seed + draw.index,
+        )
+        if not (folder / RUN_FILE).exists():
+            return empty
+        run = read_run(folder)
+        same = run["status"] == "finished" and run["sessions"][-1].get("asked") == plain(as_kept(self.asked_of(cell)))
+        return self.filled(empty, run) if same else empty
+
+    def trial(self, cell: Cell) -> Trial:
+        """The cell's numbers, of the run that is made or goes on now."""
+        asked, empty, folder = self.asked_of(cell), self.known(cell), self.run_folder(cell)
+        gc.collect()
+        forget_peak()
+        try:
+            distill(
+                asked,
+                out=folder,
+                blocks=cell.method.blocks,
+                overwrite=self.overwrite,
+                command=self.command,
+                listen=self.listen,
+            )
+        except (GateError, PairError) as fault:
+            self.listen(Warned(f"{cell.name}: {fault.found}"))
+            return replace(empty, fault=fault.found)
+        return self.filled(empty, read_run(folder))
+
+    def filled(self, empty: Trial, run: Mapping[str, Any]) -> Trial:
+        """The cell's numbers, of its finished run."""
+        result = run["result"]
+        accuracy, agreement = self.judge.score(Path(empty.folder), run)
+        return replace(
+            empty,
+            accuracy=accuracy,
+            agreement=agreement,
+            images=result["images"],
+            steps=_steps(Path(empty.folder), run),
+            params=result["params"][1],
+            macs=result["macs"][1],
+            seconds=result["seconds"],
+            peak_memory=result["peak_memory"],
+        )
+
+    def asked_of(self, cell: Cell) -> Asked:
+        """What the cell's run is asked for, with as many steps as its method has for this number of shots."""
+        if self.budget == Budget():
+            return cell.asked(self.asked)
+        first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
+        blocks, whole = cell.method.blocks, replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
+        asked = Cell(cell.method, first).asked(whole)
+        hangs_on = [as_kept(replace(asked, how=replace(asked.how, jobs=None))), blocks, asdict(self.budget)]
+        found = self.notebook.once(
+            "paces", hangs_on, lambda: asdict(paced(asked, blocks, self.budget, self.folder, self.listen))
+        )
+        return cell.asked(whole, TypeAdapter(Paced).validate_python(found).overrides)
+
+    # -- the table ------------------------------------------------------------------------------------------------
+
+    def write(self, trials: Sequence[Trial], planned: "_Planned") -> Comparison:
+        """The table as far as it has come, in all of its forms."""
+        teacher, cores = label_of(self.asked.networks.teacher), usable_cores()
+        found = Comparison(
+            folder=str(self.folder),
+            teacher=Measure(teacher, planned.params, planned.macs, self.judge.teacher),
+            shots=self.draws.meaning,
+            budget=self.budget.said(self.asked.how.steps_scale),
+            scored=self.judge.said,
+            machine=f"{cpu().name}, {cores} core{'s' * (cores > 1)}, torch {versions()['torch']}",
+            command=self.command,
+            notes=tuple(self.left_out),
+            lines=lines(trials),
+            trials=tuple(trials),
+        )
+        write_json(self.folder / FACTS_FILE, comparison_json(found))
+        write_bytes(self.folder / TABLE_FILE, markdown(found).encode())
+        write_bytes(self.folder / REPORT_FILE, comparison_page(found).encode())
+        return found
+
+
+@dataclass(frozen=True)
+class _Planned:
+    """What is known of two networks before anything is trained: how many blocks, and what the teacher costs."""
+
+    blocks: int
+    params: int
+    macs: int
+
+
+def _steps(folder: Path, run: Mapping[str, Any]) -> int:
+    """How many steps a run trained for, in all of its units; what is solved at once takes none."""
+    trained = {stage["name"] for stage in run["settings"]["recipe"]["stages"] if stage["optimizer"] != "least-squares"}
+    found = stages(records(folder / METRICS_FILE), [stage["name"] for stage in run["settings"]["recipe"]["stages"]])
+    return sum(unit.steps for stage in found if stage.name in trained for unit in stage.units)
+
+
+def comparison_json(found: Comparison) -> dict[str, Any]:
+    return asdict(found)

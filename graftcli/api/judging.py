@@ -1,0 +1,75 @@
+"""The images on which the results of a comparison are scored, each of them once."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from graftcli.api.asked import Asked, teacher_of
+from graftcli.api.loading import network_of
+from graftcli.api.notebook import Notebook
+from graftcli.api.scoring import Scored, Scoring, scoring_on
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Test images, and the teacher beside which networks are scored on them; nothing is read before it is needed."""
+
+    asked: Asked
+    test: str | None
+    classes: str | None
+    notebook: Notebook
+
+    @cached_property
+    def _scoring(self) -> Scoring:
+        assert self.test is not None
+        teacher, how = teacher_of(self.asked), self.asked.how
+        found = scoring_on(self.test, teacher, self.asked.look, classes=self.classes, jobs=how.jobs, device=how.device)
+        return found.beside(teacher)
+
+    def score(self, folder: Path, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
+        """Accuracy and agreement of what came out of a run; its own agreement where there is no test."""
+        if self.test is None:
+            return None, run["result"]["agreement"]
+
+        def find() -> Any:
+            return _shares(self._scoring.score(network_of(str(folder), unsafe=True)))  # the code that makes it just ran
+
+        found = self.notebook.once("scores", [folder.name, run["ended"], self.test, self.classes], find)
+        return found[0], found[1]
+
+    @property
+    def teacher(self) -> float | None:
+        """How often the teacher is right, where there is a test with class folders."""
+        accuracy: float | None = self._told[0] if self.test is not None else None
+        return accuracy
+
+    @property
+    def said(self) -> str:
+        """On what accuracy and agreement were measured."""
+        if self.test is None:
+            return "agreement: with the teacher, on images that the run held out; accuracy: no --test images were given"
+        _, count, rule = self._told
+        by = f"; classes: {rule}" if rule else "; it has no class folders, so no accuracy"
+        return f"accuracy and agreement with the teacher: on {count:,} images of {self.test}{by}"
+
+    @cached_property
+    def _told(self) -> Any:
+        """The teacher's accuracy, how many images there are, and how folder names became classes."""
+        networks = asdict(self.asked.networks)
+
+        def find() -> Any:
+            scoring = self._scoring
+            right = _shares(scoring.score(teacher_of(self.asked)))[0]
+            return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
+
+        hangs_on = [networks["teacher"], networks["teacher_checkpoint"], asdict(self.asked.look)]
+        return self.notebook.once("teachers", [*hangs_on, self.test, self.classes], find)
+
+
+def _shares(found: Scored) -> list[float | None]:
+    return [
+        found.accuracy.top1.share if found.accuracy else None,
+        found.likeness.agreement.share if found.likeness else None,
+    ]

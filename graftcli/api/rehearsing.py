@@ -1,0 +1,128 @@
+"""A run's first steps, timed: what a step of each unit takes, a look at a view, and all the rest."""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graftcli.api.asked import Ready
+from graftcli.api.checking import checked
+from graftcli.api.running import fixed_now, settings_of
+from graftcli.events import Event, Looked
+from graftcli.graft.layerwise import length
+from graftcli.graft.run import divide, looks, run
+from graftcli.graft.seams import seams
+from graftcli.graft.stages import Task, pieces, tasks
+from graftcli.nets.derived import kept_of
+
+_STEPS = 8  # of each unit that are timed
+
+
+@dataclass(frozen=True)
+class Pace:
+    """In seconds."""
+
+    step: Mapping[str, float]  # of each unit that is trained in steps
+    view: float  # the teacher's look at one
+    rest: float
+
+
+def trained_on(start: Ready) -> int:
+    """How many of the images are trained on; the others are held out."""
+    return len(divide(start.train, start.held, start.asked.how.seed)[0])
+
+
+def layers_of(start: Ready, every: Sequence[Task]) -> dict[str, int]:
+    """How often each task's steps are taken: once, or for each of its layers."""
+    found = dict.fromkeys((task.name for task in every), 1)
+    layered = [task for task in every if task.stage.train == "layers"]
+    if layered:
+        parts = pieces(start.plan, seams(start.plan, start.recipe.adapters.where))
+        kept = {one.layer: one for one in kept_of(start.plan.student.network)}
+        found |= {task.name: length(lasting(task, 1), trained_on(start), parts, kept) for task in layered}
+    return found
+
+
+def lasting(task: Task, steps: int) -> Task:
+    """The task with so many steps."""
+    stage = task.stage.model_copy(update={"steps": (steps,) * (task.unit + 1), "epochs": None})
+    return replace(task, stage=stage)
+
+
+def rehearse(start: Ready, folder: Path) -> Pace:
+    """A few steps of each unit, with as large a share of what the teacher says in memory as the run will have."""
+    recipe, images, blocks = start.recipe, trained_on(start), len(start.plan.blocks)
+    short = recipe.model_copy(
+        update={
+            "stages": tuple(
+                stage
+                if stage.optimizer == "least-squares"
+                else stage.model_copy(update={"steps": (_STEPS,), "epochs": None})
+                for stage in recipe.stages
+            )
+        }
+    )
+    whole, few = (tasks(one, blocks, start.blocks) for one in (recipe, short))
+    times = layers_of(start, few)
+    share = min(1.0, sum(looks(short, few, images).values()) / sum(looks(recipe, whole, images).values()))
+    fixed = fixed_now(start, folder)
+    settings = settings_of(start, {**fixed, "memory": int(share * fixed["memory"])})
+    torch.set_num_threads(fixed["threads"])
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
+        watch = _Watch(Path(scratch))
+        checked(start.plan.teacher.network, start.train, start.fit, settings.how.device)
+        run(start.plan, start.train, start.fit, short, settings, watch, watch.hear, start.held)
+    took = time.monotonic() - began
+    open_ = [task for task in few if task.stage.optimizer != "least-squares"]
+    step = {task.name: watch.step(task.name, layered=task.stage.train == "layers") for task in open_}
+    trained = sum(_STEPS * times[name] * seconds for name, seconds in step.items())
+    looking, views = watch.looked_at()
+    return Pace(step, looking / max(1, views), max(0.0, took - looking - trained))
+
+
+@dataclass
+class _Watch:
+    """A keeper that keeps nothing but the times at which the engine came by."""
+
+    folder: Path
+    marks: dict[str, list[float]] = field(default_factory=dict)
+    looked: list[tuple[float, int]] = field(default_factory=list)
+
+    def unit(self, name: str) -> "_Forgetful":
+        return _Forgetful()
+
+    def metric(self, record: Mapping[str, Any]) -> None:
+        self.marks.setdefault(record["unit"], []).append(time.monotonic())
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Looked):
+            self.looked.append((time.monotonic(), event.done))
+
+    def step(self, unit: str, *, layered: bool) -> float:
+        """A step's time; the first one, which finds nothing ready, and the unit's end are none. Layers differ: of
+        theirs it is the mean, what lies between them included."""
+        times = [later - earlier for earlier, later in pairwise(self.marks.get(unit, [])[:-1])]
+        return (mean if layered else median)(times) if times else 0.0
+
+    def looked_at(self) -> tuple[float, int]:
+        """How long the teacher looked, and at how many views."""
+        spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self.looked) if b[1] > a[1]]
+        return sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
+
+
+class _Forgetful:
+    """A unit that always starts anew."""
+
+    state: dict[str, Any] | None = None
+    finished: tuple[dict[str, Tensor], dict[str, Any]] | None = None
+
+    def keep(self, step: int, state: dict[str, Any]) -> None: ...
+    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...

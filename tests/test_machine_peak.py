@@ -1,0 +1,21 @@
+"""The most memory that was held, counted from a moment."""
+
+import platform
+
+import pytest
+import torch
+
+from graftcli.environment.machine import forget_peak, peak_memory
+
+_MANY = 100_000_000  # floats
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="only Linux forgets a peak")
+def test_a_peak_is_forgotten_and_grows_anew() -> None:
+    before = peak_memory()
+    held = torch.ones(_MANY)
+    full = peak_memory()
+    assert full >= before and full > 4 * _MANY
+    del held
+    forget_peak()
+    assert peak_memory() < full - 2 * _MANY

@@ -1,0 +1,93 @@
+"""Steps within a budget: the recipe's proportions, exactly as many as were asked for, and times that were measured."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from graftcli.api.pacing import Budget, Part, _longest, _seconds, overrides, shared_out
+from graftcli.api.rehearsing import Pace
+from graftcli.errors import UsageError
+from graftcli.graft.stages import tasks
+from graftcli.recipe import Recipe
+from graftcli.recipe.file import load
+from tests import engine
+
+IMAGES = 12
+
+
+def parts(recipe: Recipe, blocks: int = 3, times: int = 1) -> list[Part]:
+    return [Part(task, task.steps(IMAGES), times) for task in tasks(recipe, blocks, range(1, blocks + 1))]
+
+
+def steps(found: list[Part]) -> list[int]:
+    return [part.steps for part in found]
+
+
+def recipe(*lengths: Any) -> Recipe:
+    """Blocks, growing and the whole student, so many steps each."""
+    whole = engine.recipe().model_dump(mode="json")
+    for stage, length in zip(whole["stages"], lengths, strict=True):
+        stage["steps"] = length
+    return Recipe.model_validate(whole)
+
+
+@pytest.mark.parametrize("total", [6, 7, 60, 100, 12_345])
+def test_shared_steps_add_up_to_the_budget_in_the_recipes_proportions(total: int) -> None:
+    own = parts(recipe([10, 20, 30], 40, 100))
+    found = steps(shared_out(own, total, "tiny"))
+    assert sum(found) == total and min(found) >= 1
+    if total >= 60:
+        assert all(abs(n - total * part.steps / 240) <= 1 for n, part in zip(found, own, strict=True))
+
+
+def test_too_few_steps_for_the_units_are_refused() -> None:
+    with pytest.raises(UsageError, match="5 steps are fewer than the 6 units"):
+        shared_out(parts(recipe(1, 1, 1)), 5, "tiny")
+
+
+def test_layers_need_as_many_steps_each() -> None:
+    (part,) = parts(load("cross"), times=7)
+    (found,) = shared_out([part], 100, "cross")
+    assert (found.steps, found.steps * found.times) == (14, 98)
+
+
+def test_what_is_solved_at_once_keeps_its_own() -> None:
+    solved = parts(load("fskd"), times=7)
+    trained = parts(recipe(1, 1, 1))
+    found = shared_out([*solved, *trained], 60, "both")
+    assert found[: len(solved)] == solved
+    assert sum(steps(found[len(solved) :])) == 60
+    assert overrides(load("fskd"), solved, 3, IMAGES) == ()
+
+
+def test_overrides_give_the_recipe_these_steps_in_place_of_epochs(tmp_path: Path) -> None:
+    for name in ("graft", "netgraft", "kd", "fitnet"):
+        own = load(name)
+        found = shared_out(parts(own), 500, name)
+        changed = load(name, overrides(own, found, 3, IMAGES))
+        assert [task.steps(IMAGES) for task in tasks(changed, 3, (1, 2, 3))] == steps(found)
+
+
+def test_a_unit_that_is_not_trained_keeps_its_own_steps() -> None:
+    own = recipe([10, 20, 30], 40, 100)
+    chosen = [Part(task, task.steps(IMAGES)) for task in tasks(own, 3, (2,))]
+    said = overrides(own, shared_out(chosen, 5, "tiny"), 3, IMAGES)
+    assert "stages.graft.steps=[10, 5, 30]" in said
+
+
+def test_the_longest_run_that_ends_in_time_is_found() -> None:
+    own, whole = parts(recipe(10, 10, 10)), recipe(10, 10, 10)
+    pace = Pace({part.task.name: 0.5 for part in own}, view=0.01, rest=3.0)
+    found = _longest(own, pace, whole, IMAGES, 20.0)
+    longer = shared_out(own, sum(steps(found)) + 1, "tiny")
+    assert _seconds(found, pace, whole, IMAGES) <= 20.0 < _seconds(longer, pace, whole, IMAGES)
+    assert 20 < sum(steps(found)) < 34  # 17 s at half a second, without the looks
+    assert steps(_longest(own, pace, whole, IMAGES, 1.0)) == [1] * 6  # what cannot end in time is as short as can be
+
+
+def test_a_budget_is_one_of_the_two() -> None:
+    with pytest.raises(UsageError, match="both"):
+        Budget(steps=5, seconds=5.0)
+    assert "5 steps" in Budget(steps=5).said(1.0)
+    assert Budget().said(0.1) == "0.1 of each recipe's own steps"
