@@ -13,7 +13,8 @@ from graftcli.api.comparing import compare
 from graftcli.api.exporting import Seen, export
 from graftcli.api.loading import load
 from graftcli.api.pacing import Budget
-from graftcli.api.running import Result, distill, partial
+from graftcli.api.result import Result
+from graftcli.api.running import distill, partial
 from graftcli.api.scoring import Evaluation, Look, evaluate
 from graftcli.export.form import Exported, Form
 from graftcli.nets import plan as plans

@@ -25,6 +25,7 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import CheckpointError, GateError, PairError, UsageError
 from graftcli.events import Entered, Event, Listener, Saved, Warned
+from graftcli.graft.counterparts import check_made
 from graftcli.recipe import check_units
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
@@ -124,6 +125,7 @@ class _Comparing:
             recipe = recipe_of(asked.how)
             plan = plan_of(asked, recipe)
             check_units(recipe, len(plan.blocks))
+            check_made(recipe, plan.student.network)
             return asdict(_Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
 
         return _Planned(**self.notebook.once("plans", as_kept(asked), find))

@@ -2,58 +2,29 @@
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from graftcli.api.asked import Asked, Ready, as_kept, asked_of, laid_over, ready
 from graftcli.api.checking import checked
-from graftcli.api.loading import load, read_document
+from graftcli.api.result import Result, done_before, made_of, result_of, write_single
 from graftcli.api.reuse import take_over
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
 from graftcli.errors import GraftError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
-from graftcli.export.form import Form, Subject, about
-from graftcli.export.write import write
 from graftcli.graft.run import Outcome, Settings, run, weights_digest
 from graftcli.graft.training import Precision
-from graftcli.measure import size_of
 from graftcli.nets.network import Network
-from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.report.writing import write_report
-from graftcli.store import Spent, Store
-from graftcli.store.card import Made, save_student
+from graftcli.store import Store
+from graftcli.store.card import save_student
 from graftcli.store.runs import RUN_FILE, newest, read_run
-from graftcli.store.written import write_bytes
 
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came out of a run, and where it lies."""
-
-    folder: str
-    teacher: str
-    student: str
-    blocks: tuple[int, ...]
-    params: tuple[int, int]  # of the teacher, of what came out
-    macs: tuple[int, int]
-    unmerged: tuple[int, int]  # parameters and MACs of what came out, with every adapter still a layer
-    kept: tuple[str, ...]  # the adapters that stay, and why
-    bytes: tuple[int, int]  # of their weights
-    stock: bool
-    agreement: float | None  # with the teacher, on held-out images; None where there were none
-    held_out: int
-    images: int
-    merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
-    seconds: float  # of all sessions
-    peak_memory: int  # bytes, the most of any session
-    already_done: bool = False
 
 
 def distill(
@@ -79,15 +50,15 @@ def distill(
         if single is not None:
             store.beside(single)
         if store.finished is not None:
-            return _done_before(store.finished, folder, single, start, listen)
+            return done_before(store.finished, folder, single, start, listen)
         if reuse is not None:
             take_over(reuse, folder, _settings(start), start.blocks)
         outcome = _trained(start, store, _keeping(listen, store.warned))
-        result = _result(start, folder, outcome, store.spent)
-        made = _made(start, outcome, result, command)
+        result = result_of(start, folder, outcome, store.spent)
+        made = made_of(start, outcome, result, command)
         save_student(folder, outcome.merged.module, made)
         if single is not None:
-            _write_single(single, folder, start, listen)
+            write_single(single, folder, start, listen)
         store.finish(asdict(result))
         _report(folder, start, outcome, listen)
     listen(Saved(str(folder)))
@@ -242,71 +213,6 @@ def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
 
 
 # -- what comes out -----------------------------------------------------------------------------------------------
-
-
-def _result(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Result:
-    plan, merged = start.plan, outcome.merged
-    return Result(
-        folder=str(folder),
-        teacher=plan.teacher.network.name,
-        student=plan.student.network.name,
-        blocks=start.blocks,
-        params=(plan.teacher.params, merged.params),
-        macs=(plan.teacher.macs, merged.macs),
-        unmerged=(merged.unmerged_params, merged.unmerged_macs),
-        kept=tuple(f"{kept.adapter} at cut {kept.cut} stays a layer: {kept.reason}" for kept in merged.kept),
-        bytes=(size_of(plan.teacher.network.module), size_of(merged.module)),
-        stock=merged.stock,
-        agreement=outcome.agreement,
-        held_out=outcome.held_out,
-        images=len(start.train.pixels),
-        merge_errors=outcome.errors,
-        seconds=spent.seconds,
-        peak_memory=spent.peak_memory,
-    )
-
-
-def _done_before(
-    document: Mapping[str, Any], folder: Path, single: Path | None, start: Ready, listen: Listener
-) -> Result:
-    """The result of a run that was done before; a single file that is wanted now and is not there is written now."""
-    if single is not None and not single.exists():
-        _write_single(single, folder, start, listen)
-    return replace(TypeAdapter(Result).validate_python(dict(document)), already_done=True)
-
-
-def _made(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
-    """What the folder's files tell of the network."""
-    agreement = f"{result.agreement:.1%} of {result.held_out} held-out images" if result.agreement is not None else None
-    return Made(
-        teacher=start.plan.teacher.network.origin,
-        student=start.plan.student.network.origin,
-        fit=start.fit,
-        recipe=start.recipe.name,
-        images=result.images,
-        command=command,
-        numbers={
-            "parameters": result.params[1],
-            "parameters of the teacher": result.params[0],
-            "MACs": result.macs[1],
-            "MACs of the teacher": result.macs[0],
-            "agreement with the teacher": agreement,
-        },
-        hybrid=outcome.merged.facts,
-    )
-
-
-def _write_single(single: Path, folder: Path, start: Ready, listen: Listener) -> None:
-    """The network in the run's folder once more, as one file."""
-    if single.suffix == ".onnx":
-        document, plan = read_document(folder)[0], start.plan
-        blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
-        facts = about(plan.teacher.network.name, plan.student.network.name, blocks, start.train.digest)
-        module = load(folder, unsafe=True)  # the code that makes it has just run
-        write(Subject(module, start.fit, start.train.pixels, facts=facts), Form(), single)
-    else:
-        write_bytes(single, (folder / WEIGHTS_FILE).read_bytes())
-    listen(Saved(str(single)))
 
 
 def _report(folder: Path, start: Ready, outcome: Outcome, listen: Listener) -> None:

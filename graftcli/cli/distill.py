@@ -13,7 +13,7 @@ from graftcli.cli.asking import asked_by
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 if TYPE_CHECKING:
-    from graftcli.api.running import Result
+    from graftcli.api.result import Result
 
 _RECIPE = "Recipe"
 _IMAGES_HELP = "A folder, .zip or .tar of unlabelled images; labels and folder names are never read."

@@ -9,7 +9,7 @@ from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
 
 if TYPE_CHECKING:
-    from graftcli.api.running import Result
+    from graftcli.api.result import Result
     from graftcli.api.scoring import Evaluation
     from graftcli.demo.show import Shown
     from graftcli.measure import Rate

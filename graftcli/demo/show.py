@@ -7,7 +7,8 @@ import torch
 
 from graftcli.api.asked import Asked, How, Networks
 from graftcli.api.loading import load
-from graftcli.api.running import Result, distill
+from graftcli.api.result import Result
+from graftcli.api.running import distill
 from graftcli.api.scoring import Look, fit_for
 from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, write_held_out, write_images
 from graftcli.events import Listener
