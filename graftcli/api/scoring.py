@@ -1,18 +1,26 @@
 """Networks scored on a folder of images: how often they are right, how often they answer as their teacher does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from graftcli import images as pictures
 from graftcli.api.loading import network_of
 from graftcli.environment.devices import device_named
+from graftcli.environment.machine import usable_cores
 from graftcli.errors import PairError, UsageError
 from graftcli.images import labels as naming
-from graftcli.images.pixels import Fit
+from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
-from graftcli.nets.network import Network, Preprocess
+from graftcli.measure.ladder import answers, of_file
+from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.network import IMAGENET, Network, Preprocess
+
+_FALLBACK = (224, 224)  # the images of a file that leaves their size open, where nothing else says it
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,19 @@ class Scored:
     parameters: int
     accuracy: Accuracy | None  # None where the folder has no class folders
     likeness: Likeness | None  # None without a teacher
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is scored: a network that PyTorch runs, or an ONNX file that onnxruntime runs."""
+
+    name: str
+    source: str
+    parameters: int
+    classes: int
+    called: tuple[str, ...]  # its classes, where it says so
+    fit: Fit
+    says: Callable[[Tensor, Fit], Tensor]  # its answers to pixels that were made ready so
 
 
 @dataclass(frozen=True)
@@ -59,6 +80,29 @@ def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
     )
 
 
+def fit_for_file(file: Path, look: Look) -> Fit:
+    """How images are made ready for an ONNX file: as it says itself, else as ImageNet's; and what the user says."""
+    told = read_onnx(file).told
+    size = look.img_size or told.size or _FALLBACK
+    channels, height, width = of_file(file, 1, size=(len(told.mean or IMAGENET.mean), *size)).size
+    own = IMAGENET.for_channels(channels)
+    alike = told.mean is not None and told.std is not None and len(told.mean) == len(told.std) == channels
+    return Fit(
+        size=look.img_size or (height, width),
+        channels=channels,
+        mean=look.mean or (told.mean if alike and told.mean else own.mean),
+        std=look.std or (told.std if alike and told.std else own.std),
+        crop_pct=look.crop_pct or told.crop_pct or own.crop_pct,
+        interpolation=look.interpolation or told.interpolation or own.interpolation,
+    )
+
+
+def classes_of_file(file: Path, fit: Fit) -> int:
+    """How many classes an ONNX file knows: it is asked, for not every file says so."""
+    image = torch.zeros(1, fit.channels, *fit.size, dtype=torch.uint8)
+    return answers(of_file(file, 1, size=(fit.channels, *fit.size)), image, fit).shape[1]
+
+
 def evaluate(
     models: Sequence[str],
     images: str | Path,
@@ -77,39 +121,61 @@ def evaluate(
 
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
-    look = look or Look()
-    size = look.img_size
+    look, where = look or Look(), device_named(device)
     if checkpoint is not None and len(models) > 1:
         found = f"--checkpoint is one file of weights, and {len(models)} models are named."
         raise UsageError(found, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
-    networks = [network_of(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
-    _check_alike(networks)
-    fit = fit_for(networks[0], look)
-    loaded = pictures.load(Path(images), fit, jobs=jobs)
-    labels = naming.read(Path(images), loaded.names, networks[0].num_classes, Path(classes) if classes else None)
-    where = device_named(device)
-    says = None
-    if teacher is not None:
-        network = network_of(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
-        _check_alike([*networks, network])
-        says = logits(network.module, loaded.pixels, fit, where, batch)
+
+    def asked(spec: str, weights: str | Path | None, role: str) -> _Model:
+        if Path(spec).suffix == ".onnx" and weights is None:
+            return _of_file(Path(spec), look)
+        network = network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building)
+        return _of_network(network, look, where, batch)
+
+    named = [asked(spec, checkpoint, "model") for spec in models]
+    first = named[0]
+    master = asked(teacher, teacher_checkpoint, "teacher") if teacher is not None else None
+    _check_alike([*named, master] if master is not None else named)
+    loaded = pictures.load(Path(images), first.fit, jobs=jobs)
+    names = Path(classes) if classes else None
+    labels = naming.read(Path(images), loaded.names, first.classes, names, first.called)
+    wanted = master.says(loaded.pixels, first.fit) if master is not None else None
     scored = []
-    for network in networks:
-        answers = logits(network.module, loaded.pixels, fit, where, batch)
-        right = accuracy(answers, labels.indices) if labels is not None else None
-        like = likeness(answers, says) if says is not None else None
-        scored.append(Scored(network.name, network.source, parameters(network.module), right, like))
+    for model in named:
+        given = model.says(loaded.pixels, first.fit)
+        right = accuracy(given, labels.indices) if labels is not None else None
+        like = likeness(given, wanted) if wanted is not None else None
+        scored.append(Scored(model.name, model.source, model.parameters, right, like))
     broken = tuple(f"{one.name}: {one.reason}" for one in loaded.broken)
-    return Evaluation(len(loaded.pixels), broken, labels.rule if labels else None, fit, tuple(scored))
+    return Evaluation(len(loaded.pixels), broken, labels.rule if labels else None, first.fit, tuple(scored))
 
 
-def _check_alike(networks: Sequence[Network]) -> None:
+def _of_network(network: Network, look: Look, where: torch.device, batch: int) -> _Model:
+    def says(pixels: Tensor, fit: Fit) -> Tensor:
+        return logits(network.module, pixels, fit, where, batch)
+
+    many, fit = parameters(network.module), fit_for(network, look)
+    return _Model(network.name, network.source, many, network.num_classes, (), fit, says)
+
+
+def _of_file(file: Path, look: Look) -> _Model:
+    fit = fit_for_file(file, look)
+    rung = of_file(file, usable_cores(), size=(fit.channels, *fit.size))
+
+    def says(pixels: Tensor, fit: Fit) -> Tensor:
+        return answers(rung, centre(pixels, fit), fit)
+
+    called = read_onnx(file).told.classes
+    return _Model(file.name, "onnx", rung.params, classes_of_file(file, fit), called, fit, says)
+
+
+def _check_alike(models: Sequence[_Model]) -> None:
     """All of them see the same images and answer with the same classes."""
-    first = networks[0]
-    for other in networks[1:]:
+    first = models[0]
+    for other in models[1:]:
         for word, ours, theirs in (
-            ("classes", first.num_classes, other.num_classes),
-            ("input channels", first.input_size[0], other.input_size[0]),
+            ("classes", first.classes, other.classes),
+            ("input channels", first.fit.channels, other.fit.channels),
         ):
             if ours != theirs:
                 found = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
