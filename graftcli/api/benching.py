@@ -12,23 +12,23 @@ from graftcli import images as pictures
 from graftcli.api.asked import Asked, asked_of
 from graftcli.api.loading import load, network_of
 from graftcli.api.reporting import report
-from graftcli.api.scoring import Look, fit_for
+from graftcli.api.scoring import Look, classes_of_file, fit_for, fit_for_file
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import GraftError, ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
 from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit
 from graftcli.measure.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
-from graftcli.nets.network import IMAGENET, Network
+from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
 from graftcli.store import BENCH_FILE
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_json
 
-_FALLBACK = (3, 224, 224)  # the input of a file that leaves its size open, where nothing else says it
-
-_SHORTLY = 1.0  # seconds for each rung
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+_SHORTLY, _FEW = 1.0, 256  # seconds for each rung and images, where the ladder is no more than a glance
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def bench(
     batch: int = 32,
     threads: int | None = None,
     seconds: float = SECONDS,
+    most: int | None = None,
     jobs: int | None = None,
     listen: Listener = lambda _: None,
     **building: Any,
@@ -82,7 +83,7 @@ def bench(
     """Runs, model specs and ONNX files, measured in turns on this machine's CPU, beside the first of them: the teacher,
     where one is named or a run has one. All see the same pixels, made ready as the first network wants them.
 
-    `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
+    Of the images, `most` are looked at. `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
     runs = {model: asked_of(Path(model)) for model in models if (Path(model) / RUN_FILE).is_file()}
     look = _over(look or Look(), next(iter(runs.values())).look if runs else Look())
@@ -91,9 +92,11 @@ def bench(
     for one in named:
         if one.network is not None and one.network.weights == "random":
             listen(Warned(f"{one.name} has random weights: its answers mean nothing"))
+    if images is not None and (mute := _mute(named, look)):
+        listen(Warned(f"{mute} does not say how images are normalised; ImageNet's way is taken: --mean and --std"))
     fit, many = _fit(named, look), threads or usable_cores()
     rungs = _rungs(named, fit, many)
-    shown = _pictures(images, classes, runs, fit, _classes(named), jobs, listen)
+    shown = _pictures(images, classes, runs, fit, named, most, jobs, listen)
     measured = ladder(
         rungs,
         shown.pixels,
@@ -116,7 +119,7 @@ def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **
     The file is whole and checked: what keeps the ladder from being measured is told, and takes nothing back.
     """
     try:
-        return bench([model, file], seconds=_SHORTLY, listen=listen, **settings)
+        return bench([model, file], seconds=_SHORTLY, most=_FEW, listen=listen, **settings)
     except GraftError as fault:
         listen(Warned(f"the ladder was not measured: {fault.found}"))
         return None
@@ -175,8 +178,13 @@ def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[
     what = settings["student"]["name"] if whole else f"blocks {', '.join(map(str, settings['blocks']))} replaced"
     module = load(folder, unsafe=bool(building.get("unsafe")))
     yield _Named(f"{what} (student)" if alone else f"{folder.name}: {what}", module, run=folder)
-    for file in sorted(folder.glob("*.onnx")):
+    for file in sorted(folder.glob("*.onnx"), key=_rank):
         yield _Named(file.name if alone else f"{folder.name}: {file.name}", file=file, run=folder)
+
+
+def _rank(file: Path) -> tuple[int, str]:
+    """Files from fp32 down to int8."""
+    return (_PRECISIONS.index(read_onnx(file).precision), file.name)
 
 
 def _fit(named: Sequence[_Named], look: Look) -> Fit:
@@ -184,11 +192,14 @@ def _fit(named: Sequence[_Named], look: Look) -> Fit:
     if network := next((one.network for one in named if one.network is not None), None):
         return fit_for(network, look)
     assert named[0].file is not None  # a run brings its teacher: without a network there are files
-    channels, height, width = of_file(named[0].file, 1, size=_FALLBACK).size
-    own = IMAGENET.for_channels(channels)
-    size = look.img_size or (height, width)
-    crop, kernel = look.crop_pct or own.crop_pct, look.interpolation or own.interpolation
-    return Fit(size, channels, look.mean or own.mean, look.std or own.std, crop, kernel)
+    return fit_for_file(named[0].file, look)
+
+
+def _mute(named: Sequence[_Named], look: Look) -> str | None:
+    """The file by which images are to be made ready, where neither it nor the user says how."""
+    first = named[0]
+    asked = first.file is not None and not any(one.network for one in named) and None in (look.mean, look.std)
+    return first.name if asked and first.file is not None and read_onnx(first.file).told.mean is None else None
 
 
 def _rungs(named: Sequence[_Named], fit: Fit, threads: int) -> list[Rung]:
@@ -214,8 +225,12 @@ def _x(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _classes(named: Sequence[_Named]) -> int:
-    return next((one.network.num_classes for one in named if one.network is not None), 1000)
+def _classes(named: Sequence[_Named], fit: Fit) -> tuple[int, tuple[str, ...]]:
+    """How many classes the first network has, or the first file, and what that file calls them."""
+    if network := next((one.network for one in named if one.network is not None), None):
+        return network.num_classes, ()
+    assert named[0].file is not None
+    return classes_of_file(named[0].file, fit), read_onnx(named[0].file).told.classes
 
 
 # -- what it is measured on ---------------------------------------------------------------------------------------
@@ -226,18 +241,24 @@ def _pictures(
     classes: str | Path | None,
     runs: dict[str, Asked],
     fit: Fit,
-    num_classes: int,
+    named: Sequence[_Named],
+    most: int | None,
     jobs: int | None,
     listen: Listener,
 ) -> _Pictures:
     """The images that were given, with their labels; else those of the first run; else noise."""
 
     def found_in(source: Path) -> pictures.Images:
-        return pictures.load(source, fit, jobs=jobs, on_progress=lambda done, total: listen(Decoded(done, total)))
+        def tell(done: int, total: int) -> None:
+            listen(Decoded(done, total))
+
+        return pictures.load(source, fit, jobs=jobs, most=most, on_progress=tell)
 
     if images is not None:
         found = found_in(Path(images))
-        labels = naming.read(Path(images), found.names, num_classes, Path(classes) if classes is not None else None)
+        many, called = _classes(named, fit)
+        listed = Path(classes) if classes is not None else None
+        labels = naming.read(Path(images), found.names, many, listed, called)
         known = (labels.indices, labels.rule) if labels is not None else (None, None)
         return _Pictures(found.pixels, str(images), *known)
     for asked in list(runs.values())[:1]:

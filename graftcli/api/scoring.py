@@ -1,6 +1,6 @@
 """Networks scored on a folder of images: how often they are right, how often they answer as their teacher does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ from torch import Tensor
 from graftcli import images as pictures
 from graftcli.api.loading import network_of
 from graftcli.environment.devices import device_named
+from graftcli.environment.machine import usable_cores
 from graftcli.errors import PairError, UsageError
 from graftcli.images import labels as naming
-from graftcli.images.pixels import Fit
+from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
-from graftcli.nets.network import Network, Preprocess
+from graftcli.measure.ladder import answers, of_file
+from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.network import IMAGENET, Network, Preprocess
+
+_FALLBACK = (224, 224)  # the images of a file that leaves their size open, where nothing else says it
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,19 @@ class Scored:
 
 
 @dataclass(frozen=True)
+class Model:
+    """What is scored: a network that PyTorch runs, or an ONNX file that onnxruntime runs."""
+
+    name: str
+    source: str
+    parameters: int
+    classes: int
+    called: tuple[str, ...]  # its classes, where it says so
+    fit: Fit
+    says: Callable[[Tensor, Fit], Tensor]  # its answers to pixels that were made ready so
+
+
+@dataclass(frozen=True)
 class Evaluation:
     images: int
     broken: tuple[str, ...]
@@ -49,44 +67,32 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Scoring:
-    """Images that networks are scored on, with what a teacher says of them."""
+    """Images that models are scored on, made ready as the first of them wants, with what a teacher says of them."""
 
     images: pictures.Images
     labels: naming.Labels | None
     fit: Fit
-    device: torch.device
-    batch: int
-    says: Tensor | None = None
+    said: Tensor | None = None
 
-    def beside(self, teacher: Network) -> "Scoring":
+    def beside(self, teacher: Model) -> "Scoring":
         """The same images with what this teacher says of them."""
-        return replace(self, says=self._answers(teacher))
+        return replace(self, said=teacher.says(self.images.pixels, self.fit))
 
-    def score(self, network: Network) -> Scored:
-        answers = self._answers(network)
-        right = accuracy(answers, self.labels.indices) if self.labels is not None else None
-        like = likeness(answers, self.says) if self.says is not None else None
-        return Scored(network.name, network.source, parameters(network.module), right, like)
-
-    def _answers(self, network: Network) -> Tensor:
-        return logits(network.module, self.images.pixels, self.fit, self.device, self.batch)
+    def score(self, model: Model) -> Scored:
+        given = model.says(self.images.pixels, self.fit)
+        right = accuracy(given, self.labels.indices) if self.labels is not None else None
+        like = likeness(given, self.said) if self.said is not None else None
+        return Scored(model.name, model.source, model.parameters, right, like)
 
 
 def scoring_on(
-    images: str | Path,
-    network: Network,
-    look: Look,
-    *,
-    classes: str | Path | None = None,
-    batch: int = 128,
-    jobs: int | None = None,
-    device: str = "auto",
+    images: str | Path, first: Model, *, classes: str | Path | None = None, jobs: int | None = None
 ) -> Scoring:
-    """A folder's images as the network wants them, with their labels where they lie in class folders."""
-    fit = fit_for(network, look)
-    loaded = pictures.load(Path(images), fit, jobs=jobs)
-    labels = naming.read(Path(images), loaded.names, network.num_classes, Path(classes) if classes else None)
-    return Scoring(loaded, labels, fit, device_named(device), batch)
+    """A folder's images as a model wants them, with their labels where they lie in class folders."""
+    loaded = pictures.load(Path(images), first.fit, jobs=jobs)
+    names = Path(classes) if classes else None
+    labels = naming.read(Path(images), loaded.names, first.classes, names, first.called)
+    return Scoring(loaded, labels, first.fit)
 
 
 def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
@@ -102,6 +108,29 @@ def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
         interpolation=look.interpolation or own.interpolation,
         whole=whole,
     )
+
+
+def fit_for_file(file: Path, look: Look) -> Fit:
+    """How images are made ready for an ONNX file: as it says itself, else as ImageNet's; and what the user says."""
+    told = read_onnx(file).told
+    size = look.img_size or told.size or _FALLBACK
+    channels, height, width = of_file(file, 1, size=(len(told.mean or IMAGENET.mean), *size)).size
+    own = IMAGENET.for_channels(channels)
+    alike = told.mean is not None and told.std is not None and len(told.mean) == len(told.std) == channels
+    return Fit(
+        size=look.img_size or (height, width),
+        channels=channels,
+        mean=look.mean or (told.mean if alike and told.mean else own.mean),
+        std=look.std or (told.std if alike and told.std else own.std),
+        crop_pct=look.crop_pct or told.crop_pct or own.crop_pct,
+        interpolation=look.interpolation or told.interpolation or own.interpolation,
+    )
+
+
+def classes_of_file(file: Path, fit: Fit) -> int:
+    """How many classes an ONNX file knows: it is asked, for not every file says so."""
+    image = torch.zeros(1, fit.channels, *fit.size, dtype=torch.uint8)
+    return answers(of_file(file, 1, size=(fit.channels, *fit.size)), image, fit).shape[1]
 
 
 def evaluate(
@@ -122,31 +151,56 @@ def evaluate(
 
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
-    look = look or Look()
-    size = look.img_size
+    look, where = look or Look(), device_named(device)
     if checkpoint is not None and len(models) > 1:
         found = f"--checkpoint is one file of weights, and {len(models)} models are named."
         raise UsageError(found, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
-    networks = [network_of(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
-    _check_alike(networks)
-    scoring = scoring_on(images, networks[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    if teacher is not None:
-        network = network_of(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
-        _check_alike([*networks, network])
-        scoring = scoring.beside(network)
+
+    def asked(spec: str, weights: str | Path | None, role: str) -> Model:
+        if Path(spec).suffix == ".onnx" and weights is None:
+            return _of_file(Path(spec), look)
+        network = network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building)
+        return model_of(network, look, where, batch)
+
+    named = [asked(spec, checkpoint, "model") for spec in models]
+    master = asked(teacher, teacher_checkpoint, "teacher") if teacher is not None else None
+    _check_alike([*named, master] if master is not None else named)
+    scoring = scoring_on(images, named[0], classes=classes, jobs=jobs)
+    scoring = scoring if master is None else scoring.beside(master)
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
-    scored = tuple(scoring.score(network) for network in networks)
+    scored = tuple(scoring.score(model) for model in named)
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
 
 
-def _check_alike(networks: Sequence[Network]) -> None:
+def model_of(network: Network, look: Look, where: torch.device, batch: int = 128) -> Model:
+    """A network, with its own settings and what the user says instead."""
+
+    def says(pixels: Tensor, fit: Fit) -> Tensor:
+        return logits(network.module, pixels, fit, where, batch)
+
+    many, fit = parameters(network.module), fit_for(network, look)
+    return Model(network.name, network.source, many, network.num_classes, (), fit, says)
+
+
+def _of_file(file: Path, look: Look) -> Model:
+    fit = fit_for_file(file, look)
+    rung = of_file(file, usable_cores(), size=(fit.channels, *fit.size))
+
+    def says(pixels: Tensor, fit: Fit) -> Tensor:
+        return answers(rung, centre(pixels, fit), fit)
+
+    called = read_onnx(file).told.classes
+    return Model(file.name, "onnx", rung.params, classes_of_file(file, fit), called, fit, says)
+
+
+def _check_alike(models: Sequence[Model]) -> None:
     """All of them see the same images and answer with the same classes."""
-    first = networks[0]
-    for other in networks[1:]:
+    first = models[0]
+    for other in models[1:]:
         for word, ours, theirs in (
-            ("classes", first.num_classes, other.num_classes),
-            ("input channels", first.input_size[0], other.input_size[0]),
+            ("classes", first.classes, other.classes),
+            ("input channels", first.fit.channels, other.fit.channels),
         ):
             if ours != theirs:
                 found = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
