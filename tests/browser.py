@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-_WIDTHS = (380, 1400)
+# it asks nobody for anything
+_ALONE = ("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+_WIDTHS = (380, 768, 1400)
 # the page stands in a frame of each width, where its own media queries see that width
 _HARNESS = """<!doctype html><meta charset="utf-8"><pre id="told"></pre>
 <script>
@@ -25,7 +27,9 @@ function measured(frame, width) {
     if (box.right > width + 0.5 && !element.closest(".scroll")) beyond.push(element.tagName + ": " + element.className);
   }
   const height = shown.body.scrollHeight, scroll = shown.documentElement.scrollWidth;
-  return {scroll, beyond: beyond.slice(0, 5), height};
+  const hidden = [...shown.querySelectorAll(".scroll")].filter(box => box.scrollWidth > box.clientWidth + 1);
+  const paper = getComputedStyle(shown.body).backgroundColor;
+  return {scroll, beyond: beyond.slice(0, 5), hidden: hidden.map(box => box.innerText.slice(0, 80)), height, paper};
 }
 for (const width of WIDTHS) {
   const frame = document.createElement("iframe");
@@ -49,20 +53,21 @@ def chromium() -> str:
     return found
 
 
-def opened(page: Path, folder: Path) -> tuple[dict[str, Any], list[str]]:
+def opened(page: Path, folder: Path, *, dark: bool = False) -> tuple[dict[str, Any], list[str]]:
     """What was measured of the page at each width, and what the browser's console said."""
+    scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     content = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
     harness = folder / "harness.html"
     harness.write_text(_HARNESS.replace("WIDTHS", json.dumps(_WIDTHS)).replace("PAGE", content, 1), encoding="utf-8")
-    dumped, said = _browse(harness, folder, "--dump-dom")
-    _, alone = _browse(page, folder, "--dump-dom")
+    dumped, said = _browse(harness, folder, "--dump-dom", scheme)
+    _, alone = _browse(page, folder, "--dump-dom", scheme)
     match = re.search(r'<pre id="told">(.*?)</pre>', dumped, re.DOTALL)
     assert match, dumped[-2000:]
     return json.loads(html.unescape(match[1])), [line for line in (*said, *alone) if "CONSOLE" in line]
 
 
 def _browse(file: Path, folder: Path, *flags: str) -> tuple[str, list[str]]:
-    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1500,2000")
+    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1500,2000", *_ALONE)
     told = ("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}")
     done = subprocess.run(
         [chromium(), *quiet, *told, *flags, file.resolve().as_uri()],

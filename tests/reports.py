@@ -30,12 +30,12 @@ RECORDS: tuple[dict[str, Any], ...] = (
 )
 LADDER: tuple[dict[str, Any], ...] = (
     {
-        **{"name": "teacher", "format": "pytorch", "precision": "fp32", "bytes": 20_000, "params": 5000},
+        **{"name": "big (teacher)", "format": "pytorch", "precision": "fp32", "bytes": 20_000, "params": 5000},
         **{"macs": 900_000, "latency_ms": {"1": {"median": 4.0, "p95": 5.0}, "32": {"median": 40.0, "p95": 41.0}}},
         **{"images_per_second": 800.0, "ratio": 1.0, "agreement": 1.0, "top1": 0.931, "images": 90, "threads": 2},
     },
     {
-        **{"name": "student", "format": "onnx", "precision": "int8", "bytes": 3000, "params": None, "macs": None},
+        **{"name": "small (student)", "format": "onnx", "precision": "int8", "bytes": 3000, "params": None, "macs": None},
         **{"latency_ms": {"1": {"median": 1.0, "p95": 1.5}}, "images_per_second": 1000.0, "ratio": 4.0},
         **{"agreement": 0.97, "top1": 0.922},
     },

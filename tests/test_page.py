@@ -68,9 +68,9 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
     assert read.open == [] and read.outside == []
     for part in (
         *("The plan", "cut 1: adapters 8", "Parameters and MACs of each block", "Loss and agreement of each stage"),
-        *("The ladder", "4.00 / 5.00", "4.00x", "on 90 images. Threads: 2", "top-1, student", "92.2%"),
+        *("The ladder", "4.00 5.00", "4.00×", "on 90 images.", "Threads: 2", "top-1, student", "92.2%"),
         *("Where teacher and student disagree most", "class ", "11.png", "left out: xxx", "How to make it again"),
-        *("graftcli distill --teacher big", "blocks 1, 2 and 3", "87.5%", "-60%", "8.0 kB"),
+        *("graftcli distill \\\n  --teacher big", "blocks 1, 2 and 3", "87.5%", "−60%", "8.0\N{NO-BREAK SPACE}kB"),
     ):
         assert part in read.words, part
     assert read.tags.count("img") == 12 and read.tags.count("svg") == 2
@@ -131,7 +131,7 @@ def test_several_runs_stand_side_by_side_and_each_at_length(tmp_path: Path) -> N
     for part in ("3 runs compared", "1. one", "2. two", "87.5%", "50.0%", "not finished", "seed"):
         assert part in read.words
     assert {"run-1", "run-2", "run-3"} <= set(read.ids) and read.tags.count("details") == 3
-    assert differing_settings([one, two]) == {"blocks": ["[1, 2, 3]", "[1, 2]"], "seed": ["0", "7"]}
+    assert differing_settings([one, two]) == {"blocks": ["1, 2, 3", "1, 2"], "seed": ["0", "7"]}
 
 
 def test_the_same_folders_give_the_same_page(tmp_path: Path) -> None:
@@ -196,6 +196,15 @@ def test_nothing_overflows_in_a_browser_and_its_console_is_silent(tmp_path: Path
         file.write_text(page(runs), encoding="utf-8")
         measured, said = opened(file, tmp_path)
         assert said == []
-        for width in (380, 1400):
-            assert measured[str(width)]["beyond"] == [] and measured[str(width)]["scroll"] <= width
-            assert measured[str(width)]["height"] > 500
+        for seen in measured.values():
+            assert seen["beyond"] == [] and seen["hidden"] == [] and seen["height"] > 500
+        assert all(seen["scroll"] <= int(width) for width, seen in measured.items())
+
+
+def test_a_browser_shows_it_dark_where_its_user_wants_that(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page([one_shown(tmp_path / "one")]), encoding="utf-8")
+    for dark, found in zip((False, True), colours(), strict=True):
+        measured, _ = opened(file, tmp_path, dark=dark)
+        paper = tuple(int(found["--page"][i : i + 2], 16) for i in (1, 3, 5))
+        assert {seen["paper"] for seen in measured.values()} == {f"rgb{paper}"}

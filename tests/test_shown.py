@@ -64,7 +64,7 @@ def test_a_ladder_that_cannot_be_read_is_no_ladder(tmp_path: Path, text: str) ->
 def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(json.dumps([{**rung, "more": 1} for rung in LADDER]))
     first, second = ladder(tmp_path / "bench.json")
-    assert (first.name, first.latency_ms["32"].p95, first.images, first.threads) == ("teacher", 41.0, 90, 2)
+    assert (first.name, first.latency_ms["32"].p95, first.images, first.threads) == ("big (teacher)", 41.0, 90, 2)
     assert (second.macs, second.ratio, second.top1) == (None, 4.0, 0.922)
 
 

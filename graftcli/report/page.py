@@ -1,6 +1,5 @@
 """What several folders hold -> one HTML page, with nothing outside it."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +71,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     offered: dict[str, Callable[..., Any]] = {
-        "human": words.human,
+        "human": lambda amount, unit="": words.typeset(words.human(amount, unit)),
+        "typeset": words.typeset,
+        "folded": words.folded,
         "change": words.change,
         "share": words.share,
         "duration": words.duration,
@@ -120,6 +121,7 @@ def batches(ladder: Sequence[Rung]) -> list[str]:
 def differing_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:
     """What decides a result and is not the same in all runs: its dotted name, and what it is in each."""
     names = {name for run in runs for name, _, _ in differences(runs[0].settings, run.settings)}
+    names.discard("recipe.about")  # which decides nothing
     return {name: [_shortened(_setting(run.settings, name)) for run in runs] for name in sorted(names)}
 
 
@@ -135,5 +137,16 @@ def _setting(settings: Any, name: str) -> Any:
 
 
 def _shortened(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = _said(value)
     return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+
+
+def _said(value: Any) -> str:
+    """A setting without the brackets of JSON; what has a name is called by it."""
+    if isinstance(value, dict):
+        return str(value["name"]) if "name" in value else "; ".join(f"{k}: {_said(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_said, value)) or "none"
+    if value is None or isinstance(value, bool):
+        return "none" if value is None else "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -7,11 +7,12 @@ from typing import Any
 from graftcli.report.facts import Facts
 from graftcli.report.words import human
 
-WIDTH = 380  # as wide as a phone, so that the letters keep their size there
-_BOX, _BOX_HEIGHT = 168, 62
+WIDTH = 336  # as wide as a phone leaves it, so that the letters keep their size there
+_BOX, _BOX_HEIGHT = 152, 94
 _GAP = 36  # where a cut runs
 _HEAD, _FOOT = 44, 22
-_LETTERS = 24  # that a box has room for
+_LETTERS = 17  # that a line of a box has room for
+_LETTER = 6.3  # how wide one is beside a cut, at most
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,9 @@ class Box:
     x: int
     y: int
     role: str
-    span: str  # what it holds, shortened
+    lines: tuple[str, ...]  # what it holds, shortened; the shape of what it gives; what it costs
+    named: int  # of the lines, those that say what it holds
     whole: str  # the same at full length
-    shape: str  # of what it gives
-    cost: str
     work: float  # its MACs as a share of the largest block's
     used: bool  # whether it is in what came out
 
@@ -32,6 +32,11 @@ class Cut:
     y: int
     text: str
     whole: str
+
+    @property
+    def room(self) -> float:
+        """How wide a paper keeps the line of the cut away from its text."""
+        return min(_LETTER * len(self.text) + 12, WIDTH - 40)
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,16 @@ def _top(index: int) -> int:
 
 def _box(block: dict[str, Any], role: str, most: int, used: bool) -> Box:
     part = block[role]
-    span = part["first"] if part["first"] == part["last"] else f"{part['first']} … {part['last']}"
+    ends = (part["first"],) if part["first"] == part["last"] else (part["first"], f"… {part['last']}")
+    names = tuple(shortened(end, _LETTERS) for end in ends)
+    costs = (f"{human(part['params'])} parameters", f"{human(part['macs'])} MACs")
     return Box(
         x=0 if role == "teacher" else WIDTH - _BOX,
         y=_top(block["index"]),
         role=role,
-        span=shortened(span, _LETTERS),
-        whole=f"block {block['index']} of the {role}: {span}",
-        shape=f"→ {'x'.join(map(str, part['out']))}",
-        cost=f"{human(part['params'])} params, {human(part['macs'])} MACs",
+        lines=(*names, f"→ {'x'.join(map(str, part['out']))}", *costs),
+        named=len(names),
+        whole=f"block {block['index']} of the {role}: {' '.join(ends)}",
         work=part["macs"] / most,
         used=used,
     )

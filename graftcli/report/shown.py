@@ -90,6 +90,12 @@ class Shown:
         found: dict[str, Any] = self.run["sessions"][-1]
         return found
 
+    @property
+    def measured(self) -> Rung | None:
+        """The rung of what came out: the first of its run's own."""
+        own = f"{self.folder.name}: "
+        return next((rung for rung in self.ladder if rung.name.endswith("(student)") or rung.name.startswith(own)), None)
+
     def name(self, role: str) -> str:
         """The network's name; where teacher and student share one, what was typed for it."""
         names = {side: str(self.settings[side]["name"]) for side in ("teacher", "student")}

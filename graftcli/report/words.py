@@ -1,5 +1,7 @@
 """Numbers and sentences of a report."""
 
+import re
+import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,21 @@ def change(before: float, after: float) -> str:
     """By how much `after` is less, more of it has a plus; a dash where there was nothing."""
     if not before:
         return "—"
-    return f"{100 * (after - before) / before:+.0f}%"
+    return f"{100 * (after - before) / before:+.0f}%".replace("-", "−")
+
+
+def typeset(text: str) -> str:
+    """The text, in which no line ends between a number and its unit."""
+    return re.sub(r"(\d) (?=(?:[kMGTP]B?|B|s|min|h)\b)", "\\1\N{NO-BREAK SPACE}", text)
+
+
+def folded(command: str) -> str:
+    """The same command for a shell, with a line for each option."""
+    try:
+        words = [shlex.quote(word) for word in shlex.split(command)]
+    except ValueError:  # no command of a shell
+        return command
+    return " ".join(f"\\\n  {word}" if word.startswith("--") else word for word in words)
 
 
 def share(value: float | None) -> str:
