@@ -35,7 +35,8 @@ LADDER: tuple[dict[str, Any], ...] = (
         **{"images_per_second": 800.0, "ratio": 1.0, "agreement": 1.0, "top1": 0.931, "images": 90, "threads": 2},
     },
     {
-        **{"name": "small (student)", "format": "onnx", "precision": "int8", "bytes": 3000, "params": None, "macs": None},
+        **{"name": "small (student)", "format": "onnx", "precision": "int8", "bytes": 3000},
+        **{"params": None, "macs": None},
         **{"latency_ms": {"1": {"median": 1.0, "p95": 1.5}}, "images_per_second": 1000.0, "ratio": 4.0},
         **{"agreement": 0.97, "top1": 0.922},
     },

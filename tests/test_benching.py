@@ -77,6 +77,16 @@ def test_every_onnx_file_of_the_run_is_a_rung_once(place: Path) -> None:
     assert [rung["name"] for rung in json.loads(told.stdout)["rungs"]][2:] == ["b.onnx", "named.onnx"]
 
 
+def test_a_runs_files_stand_from_fp32_down_to_int8(place: Path) -> None:
+    made = {"a": {"quantised": True}, "b": {"kind": "float16"}, "c": {}}
+    files = [write(place / "run" / f"{name}.onnx", Tiny(classes=10), size=32, **how) for name, how in made.items()]  # type: ignore[arg-type]
+    told = call("run", "--json")
+    for file in files:
+        file.unlink()
+    assert told.exit_code == 0, told.output + told.stderr
+    assert [rung["precision"] for rung in json.loads(told.stdout)["rungs"][2:]] == ["fp32", "fp16", "int8"]
+
+
 def test_class_folders_give_top_one(place: Path) -> None:
     told = call("run", "--images", "photos")
     assert told.exit_code == 0, told.output + told.stderr

@@ -112,7 +112,7 @@ def test_a_json_file_of_names(tmp_path: Path, content: object) -> None:
 def test_a_name_of_two_classes_is_refused_only_where_it_is_used(tmp_path: Path) -> None:
     path = listed(tmp_path / "classes.txt", "crane\ndog\ncrane\n")
     assert indices(["dog/a.png"], classes=path) == [1]
-    with pytest.raises(ImagesError, match=r"`crane` names 2 classes in `.*`: 0, 2\."):
+    with pytest.raises(ImagesError, match=r"`crane` names 2 classes by the names in `.*`: 0, 2\."):
         indices(["crane/a.png", "dog/a.png"], classes=path)
 
 

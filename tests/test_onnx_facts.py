@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 from graftcli.errors import CheckpointError
 from graftcli.measure.ladder import of_module
-from graftcli.measure.onnx_facts import read_onnx
+from graftcli.measure.onnx_facts import Told, read_onnx
 from tests.files import Tiny, write
 
 PARAMS = 8 * 27 + 8 + 5 * 8 + 5
@@ -42,6 +43,42 @@ def test_weights_beside_the_file_count_into_its_size(tmp_path: Path) -> None:
     path = write(tmp_path / "x.onnx", Tiny(), external=True)
     assert read_onnx(path).bytes == path.stat().st_size + (tmp_path / "x.onnx.data").stat().st_size
     assert read_onnx(path).params == PARAMS
+
+
+def test_weights_that_are_kept_in_nodes_count_too(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.onnx", Tiny())
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], [tensor.name], value=tensor))
+    del model.graph.initializer[:]
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+    found = read_onnx(path)
+    assert (found.precision, found.params, found.macs) == ("fp32", PARAMS, MACS)
+
+
+@pytest.mark.parametrize(
+    ("props", "told"),
+    [
+        ({}, Told()),
+        (
+            {"mean": "[0.5, 0.25]", "std": "[1, 2]", "size": "[8, 9]", "crop_pct": "0.5", "classes": '["a", "b"]'},
+            Told((0.5, 0.25), (1.0, 2.0), (8, 9), 0.5, None, ("a", "b")),
+        ),
+        (
+            {"mean": "0.5", "std": "{}", "size": "big", "crop_pct": "[1]", "interpolation": "bicubic"},
+            Told(interpolation="bicubic"),
+        ),
+    ],
+)
+def test_what_a_file_tells_of_its_images_is_read_where_it_can_be(
+    props: dict[str, str], told: Told, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "x.onnx", Tiny())
+    model = onnx.load(path)
+    onnx.helper.set_model_props(model, props)
+    onnx.save(model, path)
+    assert read_onnx(path).told == told
 
 
 def test_an_exported_network_has_the_work_that_pytorch_counts(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from graftcli import images as pictures
 from graftcli.api.asked import Asked, asked_of
 from graftcli.api.loading import load, network_of
+from graftcli.api.onnx_models import onnx_model
 from graftcli.api.reporting import report
 from graftcli.api.scoring import Look, fit_for
 from graftcli.environment.machine import cpu, usable_cores
@@ -19,15 +20,15 @@ from graftcli.events import Decoded, Listener, Saved, Timed, Warned
 from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit
 from graftcli.measure.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
-from graftcli.nets.network import IMAGENET, Network
+from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
 from graftcli.store import BENCH_FILE
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_json
 
-_FALLBACK = (3, 224, 224)  # the input of a file that leaves its size open, where nothing else says it
-
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 _SHORTLY = 1.0  # seconds for each rung
 
 
@@ -91,9 +92,11 @@ def bench(
     for one in named:
         if one.network is not None and one.network.weights == "random":
             listen(Warned(f"{one.name} has random weights: its answers mean nothing"))
+    if images is not None and (mute := _mute(named, look)):
+        listen(Warned(f"{mute} does not say how images are normalised; ImageNet's way is taken: --mean and --std"))
     fit, many = _fit(named, look), threads or usable_cores()
     rungs = _rungs(named, fit, many)
-    shown = _pictures(images, classes, runs, fit, _classes(named), jobs, listen)
+    shown = _pictures(images, classes, runs, fit, named, jobs, listen)
     measured = ladder(
         rungs,
         shown.pixels,
@@ -175,8 +178,13 @@ def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[
     what = settings["student"]["name"] if whole else f"blocks {', '.join(map(str, settings['blocks']))} replaced"
     module = load(folder, unsafe=bool(building.get("unsafe")))
     yield _Named(f"{what} (student)" if alone else f"{folder.name}: {what}", module, run=folder)
-    for file in sorted(folder.glob("*.onnx")):
+    for file in sorted(folder.glob("*.onnx"), key=_rank):
         yield _Named(file.name if alone else f"{folder.name}: {file.name}", file=file, run=folder)
+
+
+def _rank(file: Path) -> tuple[int, str]:
+    """Files from fp32 down to int8."""
+    return (_PRECISIONS.index(read_onnx(file).precision), file.name)
 
 
 def _fit(named: Sequence[_Named], look: Look) -> Fit:
@@ -184,11 +192,14 @@ def _fit(named: Sequence[_Named], look: Look) -> Fit:
     if network := next((one.network for one in named if one.network is not None), None):
         return fit_for(network, look)
     assert named[0].file is not None  # a run brings its teacher: without a network there are files
-    channels, height, width = of_file(named[0].file, 1, size=_FALLBACK).size
-    own = IMAGENET.for_channels(channels)
-    size = look.img_size or (height, width)
-    crop, kernel = look.crop_pct or own.crop_pct, look.interpolation or own.interpolation
-    return Fit(size, channels, look.mean or own.mean, look.std or own.std, crop, kernel)
+    return fit_for(onnx_model(named[0].file, look.img_size), look)
+
+
+def _mute(named: Sequence[_Named], look: Look) -> str | None:
+    """The file by which images are to be made ready, where neither it nor the user says how."""
+    first = named[0]
+    asked = first.file is not None and not any(one.network for one in named) and None in (look.mean, look.std)
+    return first.name if asked and first.file is not None and onnx_model(first.file, look.img_size).mute else None
 
 
 def _rungs(named: Sequence[_Named], fit: Fit, threads: int) -> list[Rung]:
@@ -214,8 +225,13 @@ def _x(size: Sequence[int]) -> str:
     return "x".join(map(str, size))
 
 
-def _classes(named: Sequence[_Named]) -> int:
-    return next((one.network.num_classes for one in named if one.network is not None), 1000)
+def _classes(named: Sequence[_Named], fit: Fit) -> tuple[int, tuple[str, ...]]:
+    """How many classes the first network has, or the first file, and what that file calls them."""
+    if network := next((one.network for one in named if one.network is not None), None):
+        return network.num_classes, ()
+    assert named[0].file is not None
+    first = onnx_model(named[0].file, fit.size)
+    return first.num_classes, first.called
 
 
 # -- what it is measured on ---------------------------------------------------------------------------------------
@@ -226,7 +242,7 @@ def _pictures(
     classes: str | Path | None,
     runs: dict[str, Asked],
     fit: Fit,
-    num_classes: int,
+    named: Sequence[_Named],
     jobs: int | None,
     listen: Listener,
 ) -> _Pictures:
@@ -237,7 +253,9 @@ def _pictures(
 
     if images is not None:
         found = found_in(Path(images))
-        labels = naming.read(Path(images), found.names, num_classes, Path(classes) if classes is not None else None)
+        many, called = _classes(named, fit)
+        listed = Path(classes) if classes is not None else None
+        labels = naming.read(Path(images), found.names, many, listed, called)
         known = (labels.indices, labels.rule) if labels is not None else (None, None)
         return _Pictures(found.pixels, str(images), *known)
     for asked in list(runs.values())[:1]:

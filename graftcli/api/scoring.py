@@ -10,12 +10,16 @@ from torch import Tensor
 
 from graftcli import images as pictures
 from graftcli.api.loading import network_of
+from graftcli.api.onnx_models import OnnxModel, is_onnx, onnx_model
 from graftcli.environment.devices import device_named
 from graftcli.errors import PairError, UsageError
 from graftcli.images import labels as naming
-from graftcli.images.pixels import Fit
+from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
+from graftcli.measure.ladder import answers
 from graftcli.nets.network import Network, Preprocess
+
+Model = Network | OnnxModel
 
 
 @dataclass(frozen=True)
@@ -58,23 +62,26 @@ class Scoring:
     batch: int
     says: Tensor | None = None
 
-    def beside(self, teacher: Network) -> "Scoring":
+    def beside(self, teacher: Model) -> "Scoring":
         """The same images with what this teacher says of them."""
         return replace(self, says=self._answers(teacher))
 
-    def score(self, network: Network) -> Scored:
-        answers = self._answers(network)
-        right = accuracy(answers, self.labels.indices) if self.labels is not None else None
-        like = likeness(answers, self.says) if self.says is not None else None
-        return Scored(network.name, network.source, parameters(network.module), right, like)
+    def score(self, model: Model) -> Scored:
+        given = self._answers(model)
+        right = accuracy(given, self.labels.indices) if self.labels is not None else None
+        like = likeness(given, self.says) if self.says is not None else None
+        count = model.rung.params if isinstance(model, OnnxModel) else parameters(model.module)
+        return Scored(model.name, model.source, count, right, like)
 
-    def _answers(self, network: Network) -> Tensor:
-        return logits(network.module, self.images.pixels, self.fit, self.device, self.batch)
+    def _answers(self, model: Model) -> Tensor:
+        if isinstance(model, OnnxModel):
+            return answers(model.rung, centre(self.images.pixels, self.fit), self.fit)
+        return logits(model.module, self.images.pixels, self.fit, self.device, self.batch)
 
 
 def scoring_on(
     images: str | Path,
-    network: Network,
+    model: Model,
     look: Look,
     *,
     classes: str | Path | None = None,
@@ -82,14 +89,14 @@ def scoring_on(
     jobs: int | None = None,
     device: str = "auto",
 ) -> Scoring:
-    """A folder's images as the network wants them, with their labels where they lie in class folders."""
-    fit = fit_for(network, look)
+    """A folder's images as the model wants them, with their labels where they lie in class folders."""
+    fit, called = fit_for(model, look), model.called if isinstance(model, OnnxModel) else ()
     loaded = pictures.load(Path(images), fit, jobs=jobs)
-    labels = naming.read(Path(images), loaded.names, network.num_classes, Path(classes) if classes else None)
+    labels = naming.read(Path(images), loaded.names, model.num_classes, Path(classes) if classes else None, called)
     return Scoring(loaded, labels, fit, device_named(device), batch)
 
 
-def fit_for(network: Network, look: Look, *, whole: bool = False) -> Fit:
+def fit_for(network: Model, look: Look, *, whole: bool = False) -> Fit:
     """How images are made ready for a network: its own settings, and what the user says instead."""
     own: Preprocess = network.preprocess
     channels, height, width = network.input_size
@@ -123,34 +130,39 @@ def evaluate(
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
     look = look or Look()
-    size = look.img_size
     if checkpoint is not None and len(models) > 1:
-        found = f"--checkpoint is one file of weights, and {len(models)} models are named."
-        raise UsageError(found, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
-    networks = [network_of(spec, checkpoint=checkpoint, img_size=size, role="model", **building) for spec in models]
-    _check_alike(networks)
-    scoring = scoring_on(images, networks[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
+        several = f"--checkpoint is one file of weights, and {len(models)} models are named."
+        raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
+
+    def named(spec: str, weights: str | Path | None, role: str) -> Model:
+        if is_onnx(spec):
+            return onnx_model(Path(spec), look.img_size)
+        return network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building)
+
+    found = [named(spec, checkpoint, "model") for spec in models]
+    _check_alike(found)
+    scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
     if teacher is not None:
-        network = network_of(teacher, checkpoint=teacher_checkpoint, img_size=size, role="teacher", **building)
-        _check_alike([*networks, network])
-        scoring = scoring.beside(network)
+        master = named(teacher, teacher_checkpoint, "teacher")
+        _check_alike([*found, master])
+        scoring = scoring.beside(master)
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
-    scored = tuple(scoring.score(network) for network in networks)
+    scored = tuple(scoring.score(model) for model in found)
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
 
 
-def _check_alike(networks: Sequence[Network]) -> None:
+def _check_alike(models: Sequence[Model]) -> None:
     """All of them see the same images and answer with the same classes."""
-    first = networks[0]
-    for other in networks[1:]:
+    first = models[0]
+    for other in models[1:]:
         for word, ours, theirs in (
             ("classes", first.num_classes, other.num_classes),
             ("input channels", first.input_size[0], other.input_size[0]),
         ):
             if ours != theirs:
-                found = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
-                raise PairError(found, "Score them one by one, or give --num-classes and --in-chans.")
+                said = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
+                raise PairError(said, "Score them one by one, or give --num-classes and --in-chans.")
 
 
 def evaluation_json(found: Evaluation) -> dict[str, Any]:

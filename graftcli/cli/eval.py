@@ -8,7 +8,9 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import render, render_run
 
-Models = Annotated[list[str], typer.Argument(metavar="MODEL…", help="Runs, files that graftcli wrote, or model specs.")]
+Models = Annotated[
+    list[str], typer.Argument(metavar="MODEL…", help="Runs, files that graftcli wrote, ONNX files, or model specs.")
+]
 Folder = Annotated[
     Path,
     o.option(

@@ -5,6 +5,7 @@ One rule must explain every class folder. In this order:
     a file of class names   `--classes FILE`: a name a line, its index the line's number from 0; or JSON
     the number in front     3, 3_cat, 003-cat -> 3
     the WordNet id          n01440764 -> 0, in the order of the ImageNet set with as many classes as the network
+    the class's name        cat -> 3, where the network's file names its classes
 """
 
 import json
@@ -38,14 +39,22 @@ class _Rule:
     index: Callable[[str], int | None]
 
 
-def read(source: Path, names: Sequence[str], num_classes: int, classes_file: Path | None = None) -> Labels | None:
+def read(
+    source: Path,
+    names: Sequence[str],
+    num_classes: int,
+    classes_file: Path | None = None,
+    known: Sequence[str] = (),
+) -> Labels | None:
     """The class of each image, by the first folder in its name; None where no image lies in a folder.
+
+    `known` is what the network calls its classes, where it says so.
 
     One folder around everything, as archives often have, is no class folder and is stepped over.
     """
     if not any("/" in name for name in names):
         return None
-    rules = [_from_file(classes_file)] if classes_file else [_number(), _wordnet(num_classes)]
+    rules = [_from_file(classes_file)] if classes_file else [_number(), _wordnet(num_classes), _named(known)]
     names = _unwrapped(names, rules)
     beside = [name for name in names if "/" not in name]
     if beside:
@@ -133,19 +142,27 @@ def _wordnet(num_classes: int) -> _Rule:
 
 
 def _from_file(path: Path) -> _Rule:
+    return _by_name(_listed(path), f"the names in `{path}`")
+
+
+def _named(known: Sequence[str]) -> _Rule:
+    return _by_name(((name, index) for index, name in enumerate(known)), "the names that the file has for its classes")
+
+
+def _by_name(listed: Iterable[tuple[str, int]], said: str) -> _Rule:
     """Names match without regard to case, and a space is as good as "_" or "-"."""
     table: dict[str, set[int]] = {}
-    for name, number in _listed(path):
+    for name, number in listed:
         table.setdefault(_key(name), set()).add(number)
 
     def index(folder: str) -> int | None:
         numbers = sorted(table.get(_key(folder), ()))
         if len(numbers) > 1:
-            found = f"`{folder}` names {len(numbers)} classes in `{path}`: {_all([str(i) for i in numbers])}."
-            raise ImagesError(found, "Name that folder, and its class in the file, by something of its own.")
+            found = f"`{folder}` names {len(numbers)} classes by {said}: {_all([str(i) for i in numbers])}."
+            raise ImagesError(found, "Name that folder, and its class, by something of its own.")
         return numbers[0] if numbers else None
 
-    return _Rule(f"the names in `{path}`", index)
+    return _Rule(said, index)
 
 
 def _key(name: str) -> str:

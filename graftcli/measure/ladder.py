@@ -161,11 +161,11 @@ def ladder(
     pixels = centre(pixels, fit)
     with _threads(threads):
         times = {size: _timed(rungs, pixels, fit, size, seconds, told) for size in sorted({1, batch})}
-        answers = [_answers(rung, pixels, fit) if compared else None for rung in rungs]
+        said = [answers(rung, pixels, fit) if compared else None for rung in rungs]
     first = times[1].get(rungs[0].name)
     return tuple(
-        _measured(rung, times, first, answer, answers[0], labels, threads)
-        for rung, answer in zip(rungs, answers, strict=True)
+        _measured(rung, times, first, answer, said[0], labels, threads)
+        for rung, answer in zip(rungs, said, strict=True)
     )
 
 
@@ -200,8 +200,11 @@ def _repeated(pixels: Tensor, count: int) -> Tensor:
     return pixels[torch.arange(count) % len(pixels)]
 
 
-def _answers(rung: Rung, pixels: Tensor, fit: Fit) -> Tensor:
-    """The logits of all images; a static batch is filled up, and the filling's answers are left away."""
+def answers(rung: Rung, pixels: Tensor, fit: Fit) -> Tensor:
+    """The logits of all images, which are of the network's size.
+
+    A static batch is filled up, and the filling's answers are left away.
+    """
     runner = rung.runner
     step = runner.batch or _ANSWERED
     parts = []
@@ -215,14 +218,14 @@ def _measured(
     rung: Rung,
     times: dict[int, dict[str, Latency]],
     first: Latency | None,
-    answers: Tensor | None,
+    said: Tensor | None,
     teacher: Tensor | None,
     labels: Tensor | None,
     threads: int,
 ) -> Measured:
     found = {size: timed[rung.name] for size, timed in times.items() if rung.name in timed}
     largest = max(found, default=0)
-    alike = answers is not None and teacher is not None and answers.shape == teacher.shape
+    alike = said is not None and teacher is not None and said.shape == teacher.shape
     return Measured(
         name=rung.name,
         format=rung.format,
@@ -233,9 +236,9 @@ def _measured(
         latency_ms={str(size): latency for size, latency in found.items()},
         images_per_second=1e3 * largest / found[largest].median if found else None,
         ratio=first.median / found[1].median if first and 1 in found else None,
-        agreement=likeness(answers, teacher).agreement.share if alike else None,  # type: ignore[arg-type]
-        top1=accuracy(answers, labels).top1.share if answers is not None and labels is not None else None,
-        images=len(answers) if answers is not None else 0,
+        agreement=likeness(said, teacher).agreement.share if alike else None,  # type: ignore[arg-type]
+        top1=accuracy(said, labels).top1.share if said is not None and labels is not None else None,
+        images=len(said) if said is not None else 0,
         threads=threads,
     )
 

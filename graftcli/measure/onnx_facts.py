@@ -1,5 +1,6 @@
 """What an ONNX file holds, read from its graph: precision, parameters, multiply-adds, its input. Nothing is run."""
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +15,20 @@ _INTEGER = (
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
     *("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"),
 )
-_SCALES = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7)}
+_SCALES = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "Resize": (1, 2)}
 _Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a file says in its `metadata_props` of the images that it wants and of its classes; None: nothing."""
+
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    size: tuple[int, int] | None = None
+    crop_pct: float | None = None
+    interpolation: str | None = None
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,6 +40,7 @@ class OnnxFacts:
     input_name: str
     input_type: str  # float32, float16, uint8
     input_shape: tuple[int | None, ...]  # None where any size does
+    told: Told
 
 
 def read_onnx(path: Path) -> OnnxFacts:
@@ -46,7 +60,23 @@ def read_onnx(path: Path) -> OnnxFacts:
     shape = tuple(side.dim_value or None for side in kind.shape.dim)
     type_ = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     bytes_ = path.stat().st_size + sum(file.stat().st_size for file in _beside(model, path))
-    return OnnxFacts(_precision(graph), bytes_, _params(graph), _macs(model), inputs[0].name, type_, shape)
+    described = (_precision(graph), bytes_, _params(graph), _macs(model))
+    return OnnxFacts(*described, inputs[0].name, type_, shape, _told(model))
+
+
+def _told(model: Any) -> Told:
+    """What can be read of it: the keys are those of graftcli's exports, and another's may hold anything."""
+    said = {one.key: one.value for one in model.metadata_props}
+    known: dict[str, Any] = {}
+    for key, kind in (("mean", float), ("std", float), ("size", int), ("classes", str), ("crop_pct", float)):
+        try:
+            value = json.loads(said[key])
+            known[key] = tuple(map(kind, value)) if isinstance(value, list) else kind(value)
+        except (KeyError, ValueError, TypeError):
+            continue
+    lists = {"mean", "std", "size", "classes"}
+    known = {key: value for key, value in known.items() if isinstance(value, tuple) == (key in lists)}
+    return Told(interpolation=said.get("interpolation"), **known)
 
 
 def _beside(model: Any, path: Path) -> list[Path]:
@@ -55,22 +85,32 @@ def _beside(model: Any, path: Path) -> list[Path]:
     return [file for place in sorted(places) if (file := path.parent / place).is_file()]
 
 
+def _kept(graph: Any) -> dict[str, Any]:
+    """Every tensor that the graph holds, by its name: initializers, and arrays that some exporters keep in nodes."""
+    found = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            arrays = (attribute.t for attribute in node.attribute if attribute.name == "value")
+            found.update((node.output[0], tensor) for tensor in arrays if math.prod(tensor.dims) > 1)
+    return found
+
+
 def _precision(graph: Any) -> str:
     if any(node.op_type in _INTEGER for node in graph.node):
         return "int8"
-    types = {tensor.data_type for tensor in graph.initializer if math.prod(tensor.dims) > 1}
+    types = {tensor.data_type for tensor in _kept(graph).values() if math.prod(tensor.dims) > 1}
     if onnx.TensorProto.FLOAT16 in types:
         return "fp16"
     return "bf16" if onnx.TensorProto.BFLOAT16 in types else "fp32"
 
 
 def _params(graph: Any) -> int:
-    """The weights; no shapes of maps, which are int64, and no scales of a quantised graph."""
+    """The weights; no shapes of maps, which are int64, and no scales of a quantised graph or of maps."""
     scales = {node.input[i] for node in graph.node for i in _SCALES.get(node.op_type, ()) if i < len(node.input)}
     return sum(
         math.prod(tensor.dims)
-        for tensor in graph.initializer
-        if tensor.data_type != onnx.TensorProto.INT64 and tensor.name not in scales
+        for name, tensor in _kept(graph).items()
+        if tensor.data_type != onnx.TensorProto.INT64 and name not in scales
     )
 
 

@@ -94,7 +94,8 @@ class Shown:
     def measured(self) -> Rung | None:
         """The rung of what came out: the first of its run's own."""
         own = f"{self.folder.name}: "
-        return next((rung for rung in self.ladder if rung.name.endswith("(student)") or rung.name.startswith(own)), None)
+        named = (rung for rung in self.ladder if rung.name.endswith("(student)") or rung.name.startswith(own))
+        return next(named, None)
 
     def name(self, role: str) -> str:
         """The network's name; where teacher and student share one, what was typed for it."""

@@ -25,7 +25,7 @@ def change(before: float, after: float) -> str:
     """By how much `after` is less, more of it has a plus; a dash where there was nothing."""
     if not before:
         return "—"
-    return f"{100 * (after - before) / before:+.0f}%".replace("-", "−")
+    return f"{100 * (after - before) / before:+.0f}%".replace("-", "\N{MINUS SIGN}")
 
 
 def typeset(text: str) -> str:

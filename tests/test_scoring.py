@@ -1,0 +1,97 @@
+"""Scores: a network and the files that were made of it answer alike, and a file needs no telling how."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from graftcli.api.onnx_models import onnx_model
+from graftcli.api.scoring import Look, evaluate, fit_for
+from graftcli.cli import app
+from graftcli.errors import PairError
+from graftcli.export.form import Form
+from graftcli.export.write import write
+from tests import files
+from tests.exports import pixels, small, subject
+from tests.pictures import folder_of, saved
+
+NETS = Path(__file__).parent / "nets.py"
+CALLED = tuple(["cat", "dog", "bird", "deer", "frog", "horse", "ship", "truck", "car", "plane"])
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights, exports of them, and images that lie in folders of the classes that the network takes them for."""
+    folder = tmp_path_factory.mktemp("scoring")
+    torch.save(small().state_dict(), folder / "small.pth")
+    made = replace(subject(small(), 32), facts={"classes": json.dumps(CALLED)})
+    write(made, Form(), folder / "small.onnx")
+    write(made, Form(static=True, pixels="nhwc"), folder / "static.onnx")
+    with torch.no_grad():
+        said = made.module(made.shown(made.images, Form())).argmax(1).tolist()
+    drawn = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels(12, 32)]
+    photos = {
+        f"{CALLED[answer]}/{i}.png": saved(image) for i, (image, answer) in enumerate(zip(drawn, said, strict=True))
+    }
+    folder_of(folder / "photos", photos)
+    return folder
+
+
+def test_a_file_is_scored_by_what_it_says_of_its_images_and_classes(place: Path) -> None:
+    found = evaluate([str(place / "small.onnx"), str(place / "static.onnx")], place / "photos", device="cpu")
+    assert found.rule == "the names that the file has for its classes"
+    assert (found.fit.size, found.fit.mean, found.fit.crop_pct) == ((32, 32), (0.4, 0.5, 0.6), 1.0)
+    for model in found.models:
+        assert model.source == "onnx" and model.accuracy is not None and model.accuracy.top1.share == 1
+    assert found.models[0].parameters == pytest.approx(sum(p.numel() for p in small().parameters()), rel=0.01)
+
+
+def test_a_file_agrees_with_the_network_that_it_was_made_of(place: Path) -> None:
+    look = Look(crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    named: dict[str, Any] = {"teacher": f"{NETS}:resnet(depth=8)", "teacher_checkpoint": place / "small.pth"}
+    flat = place / "flat"
+    folder_of(flat, {f"{i}.png": file.read_bytes() for i, file in enumerate((place / "photos").rglob("*.png"))})
+    found = evaluate([str(place / "static.onnx")], flat, look=look, device="cpu", **named)
+    (scored,) = found.models
+    assert scored.accuracy is None and scored.likeness is not None
+    assert scored.likeness.agreement.share == 1 and scored.likeness.kl < 1e-5
+
+
+def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:
+    other = files.write(place / "other.onnx", files.Tiny(classes=5), size=32)
+    with pytest.raises(PairError, match=r"`small.onnx` has 10 classes, `other.onnx` has 5"):
+        evaluate([str(place / "small.onnx"), str(other)], place / "photos", device="cpu")
+
+
+def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:
+    told = onnx_model(place / "small.onnx")
+    mute = onnx_model(files.write(place / "mute.onnx", files.Tiny()))
+    assert fit_for(told, Look(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0) and not told.mute
+    assert (mute.preprocess.mean[0], mute.input_size, mute.num_classes, mute.mute) == (0.485, (3, 16, 16), 5, True)
+
+
+@pytest.mark.parametrize("command", ["bench", "eval"])
+def test_both_commands_need_no_flags_for_a_file(place: Path, command: str) -> None:
+    quick = ["--seconds", "0", "--threads", "1", "-b", "2"] if command == "bench" else ["--device", "cpu"]
+    words = [command, str(place / "small.onnx"), "--images", str(place / "photos"), "--json", *quick]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(told.stdout)
+    assert "names that the file has" in found["rule"]
+    top1 = found["rungs"][0]["top1"] if command == "bench" else found["models"][0]["accuracy"]["top1"]["share"]
+    assert top1 == 1
+    assert "normalised" not in told.stderr
+
+
+def test_a_file_that_does_not_say_how_it_is_fed_is_said_to(place: Path) -> None:
+    file = files.write(place / "silent.onnx", files.Tiny(classes=10), size=32)
+    words = ["bench", str(file), "--images", str(place / "photos"), "--seconds", "0", "--classes", str(place / "names")]
+    (place / "names").write_text("\n".join(CALLED))
+    told = CliRunner().invoke(app, [*words, "-b", "2"])
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "silent.onnx does not say how images are normalised" in told.stderr
