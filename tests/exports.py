@@ -1,11 +1,17 @@
 """What the tests of exports share: networks with images to check them on."""
 
+import copy
+import hashlib
 from collections.abc import Callable
+from typing import Any
 
+import onnx
+import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.export.form import Subject
+from graftcli.export.form import Form, Subject
+from graftcli.export.graph import graph
 from graftcli.graft.merge import merge, merge_hybrid
 from graftcli.images.pixels import Fit
 from graftcli.nets.network import Network
@@ -33,6 +39,23 @@ def small(depth: int = 8) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return randomise(resnet(depth)).eval()
+
+
+_GRAPHS: dict[tuple[Any, ...], onnx.ModelProto] = {}
+
+
+@pytest.fixture
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal networks are turned into a graph once: what tests do with it afterwards is theirs."""
+
+    def remembering(subject: Subject, form: Form) -> onnx.ModelProto:
+        digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in subject.module.state_dict().values())).digest()
+        key = (type(subject.module), digest, subject.fit, form.static, form.dynamic_size, form.opset, form.pixels)
+        if key not in _GRAPHS:
+            _GRAPHS[key] = graph(subject, form)
+        return copy.deepcopy(_GRAPHS[key])
+
+    monkeypatch.setattr("graftcli.export.onnx.graph", remembering)
 
 
 def _of(made: Callable[[], Network]) -> Callable[[], Subject]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,15 +10,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from graftcli.errors import GateError, UsageError
 from graftcli.export.form import Exported, Form, Subject
 from graftcli.export.write import write
 from graftcli.images.pixels import normalise
-from tests.exports import SUBJECTS, fit, pixels, small, subject
+from tests.exports import SUBJECTS, fit, pixels, remembered, small, subject
 from tests.nets import randomise
 
+__all__ = ["remembered"]  # a fixture
+pytestmark = pytest.mark.usefixtures("remembered")
 PLACES = (str(Path(torch.__file__).parents[1]), str(Path(__file__).parents[1]), str(Path.home()), "site-packages")
 
 
@@ -140,8 +144,8 @@ def test_a_file_with_its_preprocessing_baked_takes_pixels(order: Any, precision:
 
 
 def test_float16_halves_the_file_and_keeps_its_input_and_output(tmp_path: Path) -> None:
-    whole, _ = written(subject(small(20), 32), tmp_path)
-    found, model = written(subject(small(20), 32), tmp_path, precision="fp16")
+    whole, _ = written(subject(small(), 32), tmp_path)
+    found, model = written(subject(small(), 32), tmp_path, precision="fp16")
     assert found.size < 0.6 * whole.size and found.agreement >= 0.99
     ends = (model.graph.input[0], model.graph.output[0])
     assert all(one.type.tensor_type.elem_type == onnx.TensorProto.FLOAT for one in ends)
@@ -165,6 +169,51 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     with pytest.raises(GateError, match=r"differ by 1\.0e"):
         write(subject(small(), 32), Form(), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+class _Five(nn.Module):
+    """Attention in five dimensions, as Hiera has it: fused, it is more than the exporter knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head, self.fused_attn = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 5), True
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images).flatten(2).mT.unflatten(1, (2, 8)).unsqueeze(1)
+        x = F.scaled_dot_product_attention(x, x, x) if self.fused_attn else (x @ x.mT / 8**0.5).softmax(-1) @ x
+        logits: torch.Tensor = self.head(x.mean((1, 2, 3)))
+        return logits
+
+
+def test_attention_of_five_dimensions_is_spelt_out(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = _Five()
+    with pytest.raises(GateError, match="4D query"):
+        network.fused_attn = "always"  # type: ignore[assignment]  # not a switch that is known
+        written(subject(network, 32), tmp_path)
+    network.fused_attn = True
+    found, _ = written(subject(network, 32), tmp_path)
+    assert found.error <= 1e-4 and network.fused_attn
+
+
+def test_a_graph_that_lost_a_tensor_is_made_again_without_the_optimiser(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export, asked = torch.onnx.export, []
+
+    def losing(*given: Any, optimize: bool, **more: Any) -> Any:
+        program = export(*given, optimize=optimize, **more)
+        asked.append(optimize)
+        assert program is not None
+        model = program.model_proto
+        if optimize:
+            del model.graph.initializer[0]
+        return SimpleNamespace(model_proto=model)
+
+    monkeypatch.setattr(torch.onnx, "export", losing)
+    network = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    found, _ = written(subject(network, 32), tmp_path)
+    assert asked == [True, False] and found.error <= 1e-4
 
 
 def test_few_images_and_one_channel_do(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from graftcli.events import Event, Searched
 from graftcli.export.form import Form, Subject
 from graftcli.export.write import write
 from graftcli.images.pixels import normalise
-from tests.exports import SUBJECTS, fit, pixels, small, subject
+from tests.exports import SUBJECTS, fit, pixels, remembered, small, subject
 
+__all__ = ["remembered"]  # a fixture
+pytestmark = pytest.mark.usefixtures("remembered")
 INT8 = Form(precision="int8")
 
 

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any
 
@@ -59,27 +59,63 @@ def graph(subject: Subject, form: Form) -> onnx.ModelProto:
 
 def _exported(subject: Subject, form: Form, opset: int) -> onnx.ModelProto:
     module, example, dynamic = traced(subject, form)
+
+    def made(optimize: bool) -> onnx.ModelProto:
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            external_data=False,
+            opset_version=opset,
+            input_names=[IMAGES],
+            output_names=[LOGITS],
+            dynamic_shapes=None if dynamic is None else (dynamic,),
+            optimize=optimize,
+        )
+        assert program is not None  # with dynamo there is always a program
+        model: onnx.ModelProto = program.model_proto
+        return model
+
     # the fused kernels lay their answers out otherwise than the exporter takes them to
     with silence(), sdpa_kernel(SDPBackend.MATH):
         try:
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                external_data=False,
-                opset_version=opset,
-                input_names=[IMAGES],
-                output_names=[LOGITS],
-                dynamic_shapes=None if dynamic is None else (dynamic,),
-                optimize=True,
-            )
+            model = _tried(module, made)
         except Exception as error:
             raise refusal(subject.module, form, error) from error
-    assert program is not None  # with dynamo there is always a program
-    model: onnx.ModelProto = program.model_proto
     if form.dynamic_size:
         _name_sizes(model, 1 if form.pixels == "nhwc" else 2)
     return model
+
+
+def _tried(module: nn.Module, made: Callable[[bool], onnx.ModelProto]) -> onnx.ModelProto:
+    """The graph, in another way where the first fails: attention spelt out, as timm's can be, or not optimised."""
+    try:
+        model = made(True)
+    except Exception:
+        fused = [part for part in module.modules() if getattr(part, "fused_attn", None) is True]
+        if not fused:
+            raise
+        with _spelt_out(fused):
+            model = made(True)
+    return model if _whole(model.graph) else made(False)
+
+
+@contextmanager
+def _spelt_out(fused: Sequence[Any]) -> Iterator[None]:
+    """The exporter knows the one operator of fused attention in four dimensions alone; some networks have five."""
+    for part in fused:
+        part.fused_attn = False
+    try:
+        yield
+    finally:
+        for part in fused:
+            part.fused_attn = True
+
+
+def _whole(graph: onnx.GraphProto) -> bool:
+    """Whether everything that is read is there: onnxscript's optimiser loses the bounds of a `Clip` now and then."""
+    there = {one.name for one in (*graph.input, *graph.initializer)}.union(*(node.output for node in graph.node))
+    return all(name in there for node in graph.node for name in node.input if name)
 
 
 def _name_sizes(model: onnx.ModelProto, first: int) -> None:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import timm
@@ -35,6 +36,7 @@ from tests.nets import randomise
 _SIZES = (64, 128, 224)  # of images, the first that a network takes
 _IMAGES = 10
 _SMALL = ("test", "atto", "femto", "pico", "nano", "xxs", "xxt", "xs", "xtiny", "tiny", "mini", "small", "_0", "_t")
+_MONSTROUS, _TAMINGS = 1e6, 16
 _CANDIDATES = 12  # whose parameters are counted: a module can have hundreds
 
 
@@ -72,13 +74,14 @@ def _parameters(name: str) -> float:
 def probe(module: str) -> Row:
     """Built, randomised, exported and compared."""
     started = time.monotonic()
+    torch.manual_seed(0)
     name = smallest(module)
     try:
-        network = randomise(timm.create_model(name).eval())
+        network = _awake(randomise(timm.create_model(name).eval()))
         fit = _fit(network)
     except Exception as error:
         return Row(module, name, "not built", reason=_sentence(error))
-    known = {"parameters": sum(p.numel() for p in network.parameters()), "size": fit.size[0]}
+    known: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters()), "size": fit.size[0]}
     try:
         made, outcome = _exported(network, fit)
         known |= {"error": made.error}
@@ -104,8 +107,18 @@ def _exported(network: nn.Module, fit: Fit) -> tuple[Exported, str]:
 
 
 @torch.no_grad()
+def _awake(network: nn.Module) -> nn.Module:
+    """The same network without matrices of zeros, behind which every image gets the same answer."""
+    for parameter in network.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            parameter.normal_(std=0.02)
+    return network
+
+
+@torch.no_grad()
 def _fit(network: nn.Module) -> Fit:
-    """The smallest images that the network takes, its weights made smaller until its answers are numbers."""
+    """The smallest images that the network takes; its weights are made smaller until its answers are no monsters, of
+    which float32 itself keeps too few digits."""
     config = getattr(network, "pretrained_cfg", {})
     channels, height, width = config.get("input_size", (3, 224, 224))
     sizes = [(height, width)] if config.get("fixed_input_size") else [(s, s) for s in _SIZES if s <= height]
@@ -116,8 +129,8 @@ def _fit(network: nn.Module) -> Fit:
             if size == (height, width):
                 raise
             continue
-        for _ in range(8):
-            if torch.isfinite(answers).all():
+        for _ in range(_TAMINGS):
+            if torch.isfinite(answers).all() and answers.abs().max() < _MONSTROUS:
                 break
             for parameter in network.parameters():
                 parameter.mul_(0.7 if parameter.ndim > 1 else 0.9)
