@@ -117,6 +117,13 @@ def test_strict_gives_the_same_where_nothing_is_broken(tmp_path: Path) -> None:
     assert same(load(tmp_path, FIT, strict=True), load(tmp_path, FIT))
 
 
+def test_of_many_files_as_many_are_read_as_were_asked_for(tmp_path: Path) -> None:
+    folder_of(tmp_path, {f"{i % 4}/{name}": data for i, (name, data) in enumerate(plain(20).items())})
+    few = load(tmp_path, FIT, most=8)
+    assert len(few.pixels) == 8 and {name[0] for name in few.names} == set("0123")
+    assert same(load(tmp_path, FIT, most=20), load(tmp_path, FIT))
+
+
 def test_names_and_threads_change_no_pixel_and_no_place(tmp_path: Path) -> None:
     files = [*(plain(12) | odd()).items(), ("twin.png", plain(1)["000.png"])]
     one = load(folder_of(tmp_path / "flat", dict(files)), FIT, jobs=1)

@@ -171,6 +171,14 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
+def test_of_many_images_as_many_are_asked_as_it_takes(tmp_path: Path) -> None:
+    many = subject(small(), 32, 200)
+    found, _ = written(many, tmp_path)
+    assert found.images == 128
+    found = write(many, Form(precision="fp16"), tmp_path / "b.onnx")
+    assert found.images == 200
+
+
 class _Five(nn.Module):
     """Attention in five dimensions, as Hiera has it: fused, it is more than the exporter knows."""
 

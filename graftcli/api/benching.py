@@ -29,7 +29,7 @@ from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_json
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
-_SHORTLY = 1.0  # seconds for each rung
+_SHORTLY, _FEW = 1.0, 256  # seconds for each rung and images, where the ladder is no more than a glance
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def bench(
     batch: int = 32,
     threads: int | None = None,
     seconds: float = SECONDS,
+    most: int | None = None,
     jobs: int | None = None,
     listen: Listener = lambda _: None,
     **building: Any,
@@ -83,7 +84,7 @@ def bench(
     """Runs, model specs and ONNX files, measured in turns on this machine's CPU, beside the first of them: the teacher,
     where one is named or a run has one. All see the same pixels, made ready as the first network wants them.
 
-    `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
+    Of the images, `most` are looked at. `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
     runs = {model: asked_of(Path(model)) for model in models if (Path(model) / RUN_FILE).is_file()}
     look = _over(look or Look(), next(iter(runs.values())).look if runs else Look())
@@ -96,7 +97,7 @@ def bench(
         listen(Warned(f"{mute} does not say how images are normalised; ImageNet's way is taken: --mean and --std"))
     fit, many = _fit(named, look), threads or usable_cores()
     rungs = _rungs(named, fit, many)
-    shown = _pictures(images, classes, runs, fit, named, jobs, listen)
+    shown = _pictures(images, classes, runs, fit, named, most, jobs, listen)
     measured = ladder(
         rungs,
         shown.pixels,
@@ -119,7 +120,7 @@ def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **
     The file is whole and checked: what keeps the ladder from being measured is told, and takes nothing back.
     """
     try:
-        return bench([model, file], seconds=_SHORTLY, listen=listen, **settings)
+        return bench([model, file], seconds=_SHORTLY, most=_FEW, listen=listen, **settings)
     except GraftError as fault:
         listen(Warned(f"the ladder was not measured: {fault.found}"))
         return None
@@ -243,13 +244,17 @@ def _pictures(
     runs: dict[str, Asked],
     fit: Fit,
     named: Sequence[_Named],
+    most: int | None,
     jobs: int | None,
     listen: Listener,
 ) -> _Pictures:
     """The images that were given, with their labels; else those of the first run; else noise."""
 
     def found_in(source: Path) -> pictures.Images:
-        return pictures.load(source, fit, jobs=jobs, on_progress=lambda done, total: listen(Decoded(done, total)))
+        def tell(done: int, total: int) -> None:
+            listen(Decoded(done, total))
+
+        return pictures.load(source, fit, jobs=jobs, most=most, on_progress=tell)
 
     if images is not None:
         found = found_in(Path(images))

@@ -17,7 +17,7 @@ from graftcli.api.loading import load, network_of, read_document
 from graftcli.api.scoring import Look, fit_for
 from graftcli.errors import UsageError
 from graftcli.events import Decoded, Listener, Saved, Warned
-from graftcli.export.exam import check, examine
+from graftcli.export.exam import MOST_IMAGES, check, examine
 from graftcli.export.form import Exported, Form, Subject, about
 from graftcli.export.write import exported, write
 from graftcli.images.labels import class_names
@@ -115,7 +115,7 @@ def _classes(found: _Found) -> int:
 def _subject(found: _Found, form: Form, seen: Seen, classes: tuple[str, ...] | None, listen: Listener) -> Subject:
     fit, made = found.made.fit, found.made
     shown = _images(found, seen, listen)
-    calibration = _read(seen.calib, fit, seen, listen) if seen.calib is not None else None
+    calibration = _read(seen.calib, fit, seen, listen, most=MOST_IMAGES) if seen.calib is not None else None
     if shown is None and calibration is not None:
         shown = calibration
     digest = read_run(found.run)["settings"]["images"] if found.run is not None else None
@@ -138,7 +138,7 @@ def _images(found: _Found, seen: Seen, listen: Listener) -> pictures.Images | No
     """The images that were given, else those of the run, where they still are; else none."""
     fit = found.made.fit
     if seen.images is not None:
-        return _read(seen.images, fit, seen, listen)
+        return _read(seen.images, fit, seen, listen, most=MOST_IMAGES)
     if found.run is None:
         return None
     own = asked_of(found.run).images
@@ -148,11 +148,11 @@ def _images(found: _Found, seen: Seen, listen: Listener) -> pictures.Images | No
     return _read(own, fit, seen, listen)
 
 
-def _read(source: str | Path, fit: Fit, seen: Seen, listen: Listener) -> pictures.Images:
+def _read(source: str | Path, fit: Fit, seen: Seen, listen: Listener, most: int | None = None) -> pictures.Images:
     def tell(done: int, total: int) -> None:
         listen(Decoded(done, total))
 
-    loaded = pictures.load(Path(source), fit, jobs=seen.jobs, on_progress=tell)
+    loaded = pictures.load(Path(source), fit, jobs=seen.jobs, most=most, on_progress=tell)
     for broken in loaded.broken:
         listen(Warned(f"left out: {broken.name}: {broken.reason}"))
     return loaded

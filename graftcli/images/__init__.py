@@ -48,15 +48,21 @@ def load(
     *,
     strict: bool = False,
     jobs: int | None = None,
+    most: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a folder or archive, each decoded once, by `jobs` threads; `strict` refuses broken ones.
 
+    Where there are more than `most` files, so many of them are read, spread evenly over all.
+
     `on_progress` hears (files done, files in all) after each file, in the calling thread.
     """
     with opened(source) as found:
-        pixels = _room(len(found.entries), fit)
-        results = _decoded(found.entries, pixels.numpy(), fit, jobs, on_progress)
+        entries = found.entries
+        if most is not None and len(entries) > most:
+            entries = tuple(entries[index * len(entries) // most] for index in range(most))
+        pixels = _room(len(entries), fit)
+        results = _decoded(entries, pixels.numpy(), fit, jobs, on_progress)
     broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda one: one.name)
     good = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda one: (one.digest, one.name))
     if strict and broken:
