@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from graftcli.api.scoring import Look, classes_of_file, evaluate, fit_for_file
+from graftcli.api.onnx_models import onnx_model
+from graftcli.api.scoring import Look, evaluate, fit_for
 from graftcli.cli import app
 from graftcli.errors import PairError
 from graftcli.export.form import Form
@@ -68,10 +69,10 @@ def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:
 
 
 def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:
-    told, mute = place / "small.onnx", files.write(place / "mute.onnx", files.Tiny())
-    assert fit_for_file(told, Look(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0)
-    assert (fit_for_file(mute, Look()).mean[0], fit_for_file(mute, Look()).size) == (0.485, (16, 16))
-    assert classes_of_file(mute, fit_for_file(mute, Look())) == 5
+    told = onnx_model(place / "small.onnx")
+    mute = onnx_model(files.write(place / "mute.onnx", files.Tiny()))
+    assert fit_for(told, Look(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0) and not told.mute
+    assert (mute.preprocess.mean[0], mute.input_size, mute.num_classes, mute.mute) == (0.485, (3, 16, 16), 5, True)
 
 
 @pytest.mark.parametrize("command", ["bench", "eval"])

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from graftcli import images as pictures
 from graftcli.api.asked import Asked, asked_of
 from graftcli.api.loading import load, network_of
+from graftcli.api.onnx_models import onnx_model
 from graftcli.api.reporting import report
-from graftcli.api.scoring import Look, classes_of_file, fit_for, fit_for_file
+from graftcli.api.scoring import Look, fit_for
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import GraftError, ImagesError, UsageError
 from graftcli.events import Decoded, Listener, Saved, Timed, Warned
@@ -192,14 +193,14 @@ def _fit(named: Sequence[_Named], look: Look) -> Fit:
     if network := next((one.network for one in named if one.network is not None), None):
         return fit_for(network, look)
     assert named[0].file is not None  # a run brings its teacher: without a network there are files
-    return fit_for_file(named[0].file, look)
+    return fit_for(onnx_model(named[0].file, look.img_size), look)
 
 
 def _mute(named: Sequence[_Named], look: Look) -> str | None:
     """The file by which images are to be made ready, where neither it nor the user says how."""
     first = named[0]
     asked = first.file is not None and not any(one.network for one in named) and None in (look.mean, look.std)
-    return first.name if asked and first.file is not None and read_onnx(first.file).told.mean is None else None
+    return first.name if asked and first.file is not None and onnx_model(first.file, look.img_size).mute else None
 
 
 def _rungs(named: Sequence[_Named], fit: Fit, threads: int) -> list[Rung]:
@@ -230,7 +231,8 @@ def _classes(named: Sequence[_Named], fit: Fit) -> tuple[int, tuple[str, ...]]:
     if network := next((one.network for one in named if one.network is not None), None):
         return network.num_classes, ()
     assert named[0].file is not None
-    return classes_of_file(named[0].file, fit), read_onnx(named[0].file).told.classes
+    first = onnx_model(named[0].file, fit.size)
+    return first.num_classes, first.called
 
 
 # -- what it is measured on ---------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ from typing import Any
 from graftcli.api.asked import Asked, teacher_of
 from graftcli.api.loading import network_of
 from graftcli.api.notebook import Notebook
-from graftcli.api.scoring import Model, Scored, Scoring, model_of, scoring_on
-from graftcli.environment.devices import device_named
-from graftcli.nets.network import Network
+from graftcli.api.scoring import Scored, Scoring, scoring_on
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,9 @@ class Judge:
     @cached_property
     def _scoring(self) -> Scoring:
         assert self.test is not None
-        teacher = self._model(teacher_of(self.asked))
-        return scoring_on(self.test, teacher, classes=self.classes, jobs=self.asked.how.jobs).beside(teacher)
-
-    def _model(self, network: Network) -> Model:
-        return model_of(network, self.asked.look, device_named(self.asked.how.device))
+        teacher, how = teacher_of(self.asked), self.asked.how
+        found = scoring_on(self.test, teacher, self.asked.look, classes=self.classes, jobs=how.jobs, device=how.device)
+        return found.beside(teacher)
 
     def score(self, folder: Path, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
         """Accuracy and agreement of what came out of a run; its own agreement where there is no test."""
@@ -38,8 +34,7 @@ class Judge:
             return None, run["result"]["agreement"]
 
         def find() -> Any:
-            student = network_of(str(folder), unsafe=True)  # the code that makes it has just run
-            return _shares(self._scoring.score(self._model(student)))
+            return _shares(self._scoring.score(network_of(str(folder), unsafe=True)))  # the code that makes it just ran
 
         found = self.notebook.once("scores", [folder.name, run["ended"], self.test, self.classes], find)
         return found[0], found[1]
@@ -66,7 +61,7 @@ class Judge:
 
         def find() -> Any:
             scoring = self._scoring
-            right = _shares(scoring.score(self._model(teacher_of(self.asked))))[0]
+            right = _shares(scoring.score(teacher_of(self.asked)))[0]
             return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
 
         hangs_on = [networks["teacher"], networks["teacher_checkpoint"], asdict(self.asked.look)]

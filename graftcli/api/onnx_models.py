@@ -1,0 +1,56 @@
+"""ONNX files as models that are scored and measured: what a command knows of a network, read from the file."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from graftcli.environment.machine import usable_cores
+from graftcli.images.pixels import Fit
+from graftcli.measure.ladder import Rung, answers, of_file
+from graftcli.measure.onnx_facts import Told, read_onnx
+from graftcli.nets.network import IMAGENET, Preprocess
+
+_OPEN = (224, 224)  # the images of a file that leaves their size open, where nothing else says it
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """Its facts are called as a `Network`'s are."""
+
+    rung: Rung
+    name: str
+    input_size: tuple[int, int, int]  # C, H, W
+    num_classes: int
+    preprocess: Preprocess
+    called: tuple[str, ...]  # its classes, where it says so
+    mute: bool  # whether it does not say how images are normalised; then ImageNet's way is taken
+    source: str = "onnx"
+
+
+def is_onnx(spec: str | Path) -> bool:
+    return Path(spec).suffix == ".onnx"
+
+
+def onnx_model(file: Path, size: tuple[int, int] | None = None) -> OnnxModel:
+    """The model in a file; `size` is that of its images, where it takes any."""
+    told = read_onnx(file).told
+    channels = len(told.mean or IMAGENET.mean)
+    rung = of_file(file, usable_cores(), size=(channels, *(size or told.size or _OPEN)))
+    own, mute = _preprocess(told, rung.size[0])
+    return OnnxModel(rung, file.name, rung.size, _classes(rung), own, told.classes, mute)
+
+
+def _preprocess(told: Told, channels: int) -> tuple[Preprocess, bool]:
+    own = IMAGENET.for_channels(channels)
+    crop, kernel = told.crop_pct or own.crop_pct, told.interpolation or own.interpolation
+    if told.mean is None or told.std is None or {len(told.mean), len(told.std)} != {channels}:
+        return Preprocess(own.mean, own.std, crop, kernel), True
+    return Preprocess(told.mean, told.std, crop, kernel), False
+
+
+def _classes(rung: Rung) -> int:
+    """The model is asked, for not every file says so."""
+    channels, *size = rung.size
+    fit = Fit((size[0], size[1]), channels, (0.0,) * channels, (1.0,) * channels, 1.0, "bilinear")
+    return answers(rung, torch.zeros(1, *rung.size, dtype=torch.uint8), fit).shape[1]
