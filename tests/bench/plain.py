@@ -1,5 +1,5 @@
-"""A step of progressive network grafting written plainly, as the released code does it: nothing is remembered, folded or
-laid out, and both networks run in full.
+"""A step of progressive network grafting written plainly, as the released code does it: nothing is remembered, nothing
+folded or laid out, and both networks run in full.
 
     python tests/bench/plain.py 40        so many steps of the first block, on noise: what `speed.py` measures memory by
 """

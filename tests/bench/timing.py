@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+_ROOT = Path(__file__).resolve().parents[2]  # where `-m graftcli` finds the package
 _LOOK_EVERY = 0.02  # seconds between two looks at a process's memory
 
 
@@ -38,7 +39,7 @@ def watched(command: Sequence[str], folder: Path) -> Process:
     held = own = 0
     log = folder / "log"
     with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out)
+        process = subprocess.Popen([sys.executable, *command], stdout=out, stderr=out, cwd=_ROOT)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             if pid:
