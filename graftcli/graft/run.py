@@ -169,6 +169,7 @@ class _Work:
         self.answers: dict[Augment, Answers] = {}
         light = Augment(crop=Crop(), flip=True)
         self.held: Answers | None = None
+        self.agreed: dict[tuple[int, ...], float] = {}  # what was measured since weights last changed
         if len(held):
             views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
             scores = self.pieces.blocks + 1
@@ -177,6 +178,7 @@ class _Work:
 
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""
+        self.agreed.clear()
         unit = self.keeper.unit(task.name)
         moving = nn.ModuleList(moving_modules(task, self.pieces))
         ready = unit.finished
@@ -265,11 +267,17 @@ class _Work:
             device=self.settings.how.device,
         )
 
-    @torch.no_grad()
     def agreement(self, blocks: Sequence[int]) -> float:
         """The share of views of held-out images at which the teacher with these blocks replaced answers as it did."""
+        chosen = tuple(sorted(blocks))
+        if chosen not in self.agreed:
+            self.agreed[chosen] = self._measured(chosen)
+        return self.agreed[chosen]
+
+    @torch.no_grad()
+    def _measured(self, blocks: tuple[int, ...]) -> float:
         assert self.held is not None
-        grafted = Grafted(self.pieces, sorted(blocks)).eval()
+        grafted = Grafted(self.pieces, blocks).eval()
         last = self.pieces.blocks + 1
         same = 0
         for index in torch.arange(len(self.held.views)).split(self.held.chunk):
