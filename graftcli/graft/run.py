@@ -137,6 +137,12 @@ def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, i
     return found
 
 
+def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:
+    """How many views go through the teacher at once."""
+    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+    return max(8, min(256, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))
+
+
 class _Work:
     """The networks in pieces, the views, and what the teacher said of them: everything that tasks share."""
 
@@ -253,9 +259,6 @@ class _Work:
     def _answers(self, name: str, views: Views, values: set[int], memory: int, disk: int) -> Answers:
         shapes = self.pieces.shapes
         places = choose_places(values, shapes, len(views), memory, disk)
-        largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
-        most = _CHUNK_BYTES.get(self.settings.how.device.type, _CHUNK_BYTES_ELSEWHERE)
-        chunk = max(8, min(256, most // largest))
         return Answers(
             views,
             self.pieces.teacher,
@@ -263,7 +266,7 @@ class _Work:
             places,
             folder=self.keeper.folder / "cache",
             name=name,
-            chunk=chunk,
+            chunk=chunk_of(shapes, self.settings.how.device),
             device=self.settings.how.device,
         )
 

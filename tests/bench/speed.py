@@ -31,6 +31,7 @@ from graftcli.graft.answers import Answers
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
 from graftcli.graft.norms import trained_as
+from graftcli.graft.run import chunk_of, looks
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, loss, pieces, tasks, wanted
 from graftcli.graft.training import BlockTraining, Material, Precision
@@ -113,7 +114,13 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
     views = Views(images.pixels, FIT, recipe.views.augment, VIEWS, 0)
     values = {value for task in tasks(recipe, both.blocks, (1, 2, 3)) for value in wanted(task, both)}
     answers = Answers(
-        views, both.teacher, both.shapes, dict.fromkeys(values, "memory"), folder=folder, chunk=256, device=CPU
+        views,
+        both.teacher,
+        both.shapes,
+        dict.fromkeys(values, "memory"),
+        folder=folder,
+        chunk=chunk_of(both.shapes, CPU),
+        device=CPU,
     )
     began = time.process_time()
     answers.look(values, lambda *_: None)
@@ -170,7 +177,7 @@ def step_of(recipe: Recipe, task: Task, given: Material, rounds: int) -> Step:
 def steps(images: Images, folder: Path, rounds: int) -> Iterator[tuple[Recipe, list[Step], float]]:
     for name in ("netgraft", "graft"):
         recipe = load_recipe(name)
-        given, look = material(recipe, images, folder)
+        given, look = material(recipe, images, folder / name)  # a look that another recipe wrote down is none of its
         yield recipe, [step_of(recipe, t, given, rounds) for t in tasks(recipe, 3, (1, 2, 3))], look
 
 
@@ -184,15 +191,8 @@ def a_and_c(folder: Path, rounds: int) -> Iterator[str]:
         for stage in recipe.stages:
             yield row(f"**`{recipe.name}` {stage.name}, all**", [one for one in found if one.stage == stage.name])
         yield row(f"**`{recipe.name}`, all steps**", found)
-        views = len(images.pixels) * views_of(recipe, len(images.pixels))
+        views = len(images.pixels) * sum(looks(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels)).values())
         yield row(f"`{recipe.name}`, with the look at {views:,} views, {1e3 * look:.2f} ms each", found, look * views)
-
-
-def views_of(recipe: Recipe, images: int) -> int:
-    """How many of each image a run looks at."""
-    longest = max(task.steps(images) * task.batch(images) for task in tasks(recipe, 3, (1, 2, 3)))
-    needed = -(-longest // images)
-    return min(needed, recipe.views.count or needed)
 
 
 def row(name: str, found: Sequence[Step], beside: float = 0.0) -> str:
