@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from graftcli.graft import answers as answering
 from graftcli.graft import diary
 from graftcli.graft.answers import Answers, Place
 from graftcli.graft.views import Views
@@ -55,6 +56,15 @@ def test_a_look_goes_on(place: Place, stop_at: int, tmp_path: Path, monkeypatch:
     assert (before.shown, after.shown) == (stop_at, 60 - stop_at)
     index = torch.arange(60)
     assert torch.equal(answers.at(1, index), whole.at(1, index))
+
+
+def test_mapped_pages_that_are_let_go_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = looking("memory", tmp_path / "memory", None)
+    monkeypatch.setattr(answering, "_MAPPED_BYTES", 0)
+    mapped, _ = looking("disk", tmp_path / "disk", None)
+    index = torch.arange(60)
+    for _ in range(2):
+        assert torch.equal(mapped.at(1, index), whole.at(1, index))
 
 
 def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:

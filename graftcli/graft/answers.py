@@ -5,6 +5,7 @@ is the number of blocks. What is not remembered is computed again from the neare
 """
 
 import math
+import mmap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,8 @@ from graftcli.graft.diary import Diary
 from graftcli.graft.views import Views
 
 Place = Literal["memory", "disk", "again"]
+
+_MAPPED_BYTES = 2**28  # that are read or written before mapped pages are let go: they lie in their file
 
 
 class Answers:
@@ -35,6 +38,8 @@ class Answers:
         self.views, self.pieces, self.shapes, self.places = views, pieces, shapes, places
         self.folder, self.name, self.chunk, self.device = folder, name, chunk, device
         self._kept: dict[int, Tensor] = {}
+        self._maps: dict[int, mmap.mmap] = {}  # of those that are kept on the disk
+        self._touched = 0
 
     def look(self, wanted: Collection[int], looked: Callable[[int, int], None]) -> None:
         """Show every view to the teacher, once, and remember what the `wanted` values are made of.
@@ -43,7 +48,11 @@ class Answers:
         """
         for value in sorted({self._base(value) for value in wanted} - {0}):
             shape = (len(self.views), *self.shapes[value - 1])
-            self._kept[value] = _room(self.places[value], shape, self.folder / f"{self.name}-{value}.bin")
+            if self.places[value] == "memory":
+                self._kept[value] = torch.empty(shape)
+            else:
+                self._maps[value] = _mapped(self.folder / f"{self.name}-{value}.bin", 4 * math.prod(shape))
+                self._kept[value] = torch.frombuffer(self._maps[value], dtype=torch.float32).view(shape)
         if not self._kept:
             return
         mapped = [value for value in self._kept if self.places[value] == "disk"]
@@ -57,6 +66,7 @@ class Answers:
                 value_now = self._next(k, value_now)
                 if k in self._kept:
                     self._kept[k][indices] = value_now.float().cpu()
+                    self._touch(k, len(indices))
             done = int(indices[-1]) + 1
             diary.keep(done)
             looked(done, len(self.views))
@@ -66,6 +76,7 @@ class Answers:
         """The given value of some views, on the device."""
         base = self._base(value)
         found = self._kept[base][index] if base else self.views.normalised(index)
+        self._touch(base, len(index))
         found = found.to(self.device)
         for k in range(base + 1, value + 1):
             found = self._next(k, found)
@@ -76,6 +87,17 @@ class Answers:
         bases = {self._base(value) for value in wanted}
         for value in [k for k in self._kept if k not in bases]:
             del self._kept[value]
+            self._maps.pop(value, None)
+
+    def _touch(self, value: int, rows: int) -> None:
+        """Mapped pages would count as this process's memory as long as nobody else wants it."""
+        if value not in self._maps:
+            return
+        self._touched += rows * self._kept[value][0].nbytes
+        if self._touched > _MAPPED_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            for one in self._maps.values():
+                one.madvise(mmap.MADV_DONTNEED)  # of a shared map: what was written stays in the file
+            self._touched = 0
 
     def _base(self, value: int) -> int:
         """The remembered value that a value is made of, which depends on nothing that changes during a run: a resumed
@@ -88,11 +110,13 @@ class Answers:
         return result
 
 
-def _room(place: Place, shape: tuple[int, ...], path: Path) -> Tensor:
-    if place == "memory":
-        return torch.empty(shape)
+def _mapped(path: Path, size: int) -> mmap.mmap:
+    """The file, as long as it must be, with what an earlier session wrote into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
+    with path.open("r+b" if path.exists() else "w+b") as file:
+        if path.stat().st_size < size:
+            file.truncate(size)
+        return mmap.mmap(file.fileno(), size)
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:

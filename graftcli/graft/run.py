@@ -30,7 +30,9 @@ from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
 
-_CHUNK_BYTES = 2**28  # of the teacher's largest value, computed at once
+# of the teacher's largest value, computed at once: a processor is quicker with what is near its caches' size
+_CHUNK_BYTES = {"cpu": 2**23}
+_CHUNK_BYTES_ELSEWHERE = 2**28
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _LOOKS_HELD_OUT = 8  # views of each held-out image
 
@@ -135,6 +137,12 @@ def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, i
     return found
 
 
+def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:
+    """How many views go through the teacher at once."""
+    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+    return max(8, min(256, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))
+
+
 class _Work:
     """The networks in pieces, the views, and what the teacher said of them: everything that tasks share."""
 
@@ -167,6 +175,7 @@ class _Work:
         self.answers: dict[Augment, Answers] = {}
         light = Augment(crop=Crop(), flip=True)
         self.held: Answers | None = None
+        self.agreed: dict[tuple[int, ...], float] = {}  # what was measured since weights last changed
         if len(held):
             views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
             scores = self.pieces.blocks + 1
@@ -175,6 +184,7 @@ class _Work:
 
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""
+        self.agreed.clear()
         unit = self.keeper.unit(task.name)
         moving = nn.ModuleList(moving_modules(task, self.pieces))
         ready = unit.finished
@@ -249,8 +259,6 @@ class _Work:
     def _answers(self, name: str, views: Views, values: set[int], memory: int, disk: int) -> Answers:
         shapes = self.pieces.shapes
         places = choose_places(values, shapes, len(views), memory, disk)
-        largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
-        chunk = max(8, min(256, _CHUNK_BYTES // largest))
         return Answers(
             views,
             self.pieces.teacher,
@@ -258,15 +266,21 @@ class _Work:
             places,
             folder=self.keeper.folder / "cache",
             name=name,
-            chunk=chunk,
+            chunk=chunk_of(shapes, self.settings.how.device),
             device=self.settings.how.device,
         )
 
-    @torch.no_grad()
     def agreement(self, blocks: Sequence[int]) -> float:
         """The share of views of held-out images at which the teacher with these blocks replaced answers as it did."""
+        chosen = tuple(sorted(blocks))
+        if chosen not in self.agreed:
+            self.agreed[chosen] = self._measured(chosen)
+        return self.agreed[chosen]
+
+    @torch.no_grad()
+    def _measured(self, blocks: tuple[int, ...]) -> float:
         assert self.held is not None
-        grafted = Grafted(self.pieces, sorted(blocks)).eval()
+        grafted = Grafted(self.pieces, blocks).eval()
         last = self.pieces.blocks + 1
         same = 0
         for index in torch.arange(len(self.held.views)).split(self.held.chunk):

@@ -160,7 +160,7 @@ def _crop(pixels: Tensor, box: Tensor, mirror: Tensor, size: tuple[int, int]) ->
     theta[:, :, 2] = middle
     grid = F.affine_grid(theta, [len(pixels), pixels.shape[1], *size], align_corners=False)
     # black beyond the image, but no black mixed into the outermost pixels of a part that ends with the image
-    inside = (grid.abs() <= 1).all(-1)[:, None]
+    inside = ((grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1))[:, None]  # quicker than `all` over two
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False) * inside
 
 
