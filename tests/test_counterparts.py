@@ -52,12 +52,13 @@ def test_what_is_put_in_is_exactly_what_was_said() -> None:
         weight, bias = folded(layer)
         behind = torch.randn(len(weight), len(weight), dtype=torch.float64)
         with torch.no_grad():
-            before = layer.run(reads)
+            before, sizes = layer.run(reads), layer.last.weight.flatten(1).norm(dim=1)
             put(layer, torch.tensordot(behind, weight, 1), behind @ bias, [reads[:30], reads[30:]])
             after = layer.run(reads)
             by_hand = (before.movedim(layer.channel_dim, -1) @ behind.T).movedim(-1, layer.channel_dim)
             assert torch.allclose(after, by_hand, rtol=0, atol=1e-11 * float(by_hand.abs().max()))
             if layer.norm is not None:
+                assert torch.allclose(layer.last.weight.flatten(1).norm(dim=1), sizes)
                 layer.norm.train()
                 assert torch.allclose(layer.run(reads), after, rtol=1e-2, atol=1e-2 * float(after.abs().max()))
 

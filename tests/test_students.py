@@ -210,7 +210,7 @@ def test_the_weights_that_a_run_starts_from_are_the_teachers_unless_random_ones_
 
 def test_what_a_made_student_keeps_is_not_inherited_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inherited: list[str] = []
-    monkeypatch.setattr(engine_run, "inherit", lambda _, student: inherited.append(student.network.name))
+    monkeypatch.setattr(engine_run, "inherit", lambda _, student, __: inherited.append(student.network.name))
     usual = engine.plan()
     student = maker()("prune:l1=0.3", usual.teacher.network)
     assert student is not None

@@ -109,22 +109,31 @@ def folded(layer: Layer) -> tuple[Tensor, Tensor]:
 def put(layer: Layer, weight: Tensor, bias: Tensor, seen: Sequence[Tensor]) -> None:
     """Make layer.run what W and b say.
 
-    A norm gets the statistics of what it now reads, and a scale and a shift that undo them: it can still be trained.
+    Where there is a norm, the layer's filters stay as large as they are, for rates are meant for weights of that size;
+    and the norm gets the statistics of what it now reads, with a scale and a shift that undo them: it can be trained.
     """
-    layer.last.weight.copy_(weight)
-    norm = layer.norm
+    norm, last = layer.norm, layer.last
     if norm is None:
-        if layer.last.bias is not None:
-            layer.last.bias.copy_(bias)
+        last.weight.copy_(weight)
+        if last.bias is not None:
+            last.bias.copy_(bias)
         return
-    if layer.last.bias is not None:
-        layer.last.bias.zero_()
+    if last.bias is not None:
+        last.bias.zero_()
     assert norm.running_mean is not None and norm.running_var is not None
-    mean, variance = _moments(applied(layer.last, layer.last.weight, None, layer.before(value)) for value in seen)
+    grown = _sizes(weight) / _sizes(last.weight)
+    last.weight.copy_(weight / grown.view(-1, *[1] * (weight.ndim - 1)))
+    mean, variance = _moments(applied(last, last.weight, None, layer.before(value)) for value in seen)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
-    norm.weight.copy_((norm.running_var.double() + norm.eps).sqrt())
-    norm.bias.copy_(bias + norm.running_mean.double())
+    norm.weight.copy_(grown * (norm.running_var.double() + norm.eps).sqrt())
+    norm.bias.copy_(bias + grown * norm.running_mean.double())
+
+
+def _sizes(weight: Tensor) -> Tensor:
+    """How large each filter is; one of zeros counts as one of ones."""
+    sizes = weight.detach().double().flatten(1).norm(dim=1)
+    return torch.where(sizes > 0, sizes, 1.0)
 
 
 def _moments(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
