@@ -20,6 +20,7 @@ from graftcli.graft.stages import Pieces
 from graftcli.nets.derived import is_derived
 from graftcli.nets.folds import plain_convolutions
 from graftcli.nets.kept import Kept
+from graftcli.nets.least_squares import in_double
 from graftcli.nets.network import Network
 from graftcli.recipe import Recipe
 
@@ -93,16 +94,15 @@ def applied(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tensor) ->
 @torch.no_grad()
 def folded(layer: Layer) -> tuple[Tensor, Tensor]:
     """W [out, in, …] and b in float64, with which the last of the row gives what layer.run does."""
-    weight = layer.last.weight.detach().double()
-    bias = weight.new_zeros(len(weight)) if layer.last.bias is None else layer.last.bias.detach().double()
+    weight = in_double(layer.last.weight.detach())
+    bias = weight.new_zeros(len(weight)) if layer.last.bias is None else in_double(layer.last.bias.detach())
     norm = layer.norm
     if norm is None:
         return weight, bias
     assert norm.running_mean is not None and norm.running_var is not None  # without them it is no layer's norm
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    scale = scale if norm.weight is None else scale * norm.weight.detach().double()
-    shift = 0 if norm.bias is None else norm.bias.detach().double()
-    return scale.view(-1, *[1] * (weight.ndim - 1)) * weight, scale * (bias - norm.running_mean.double()) + shift
+    scale = in_double(norm.weight.detach()) * (in_double(norm.running_var) + norm.eps).rsqrt()
+    shift = in_double(norm.bias.detach()) - scale * in_double(norm.running_mean)
+    return scale.view(-1, *[1] * (weight.ndim - 1)) * weight, scale * bias + shift
 
 
 @torch.no_grad()
@@ -126,13 +126,13 @@ def put(layer: Layer, weight: Tensor, bias: Tensor, seen: Sequence[Tensor]) -> N
     mean, variance = _moments(applied(last, last.weight, None, layer.before(value)) for value in seen)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
-    norm.weight.copy_(grown * (norm.running_var.double() + norm.eps).sqrt())
-    norm.bias.copy_(bias + grown * norm.running_mean.double())
+    norm.weight.copy_(grown * (in_double(norm.running_var) + norm.eps).sqrt())
+    norm.bias.copy_(bias + grown * in_double(norm.running_mean))
 
 
 def _sizes(weight: Tensor) -> Tensor:
     """How large each filter is; one of zeros counts as one of ones."""
-    sizes = weight.detach().double().flatten(1).norm(dim=1)
+    sizes = in_double(weight.detach()).flatten(1).norm(dim=1)
     return torch.where(sizes > 0, sizes, 1.0)
 
 
@@ -140,7 +140,7 @@ def _moments(values: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel of maps, in float64."""
     count, total, squares = 0, torch.zeros(()), torch.zeros(())
     for value in values:
-        by_channel = value.double().movedim(1, 0).flatten(1)
+        by_channel = in_double(value).movedim(1, 0).flatten(1)
         count += by_channel.shape[1]
         total, squares = total + by_channel.sum(1).cpu(), squares + by_channel.square().sum(1).cpu()
     mean = total / count

@@ -11,7 +11,7 @@ from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.order import Order
 from graftcli.graft.stages import Task
 from graftcli.graft.training import Material, Training, Unit
-from graftcli.nets.least_squares import solved
+from graftcli.nets.least_squares import in_double, solved
 from graftcli.recipe import Stage
 
 _WIDEST = 8192  # channels of a layer whose inputs are solved: above it the equations alone fill the memory
@@ -52,9 +52,9 @@ def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
         return behind.missed
     if not layer.row and len(layer.inputs) <= _WIDEST:
         before = solved(_inputs(layer, seen, stage), _selection(layer), stage.ridge)
-        weight = torch.einsum("oi...,ij->oj...", layer.theirs.weight[layer.outputs].double(), before.weight)
+        weight = torch.einsum("oi...,ij->oj...", in_double(layer.theirs.weight[layer.outputs]), before.weight)
         shift = (
-            weight.new_zeros(len(weight)) if layer.theirs.bias is None else layer.theirs.bias[layer.outputs].double()
+            weight.new_zeros(len(weight)) if layer.theirs.bias is None else in_double(layer.theirs.bias[layer.outputs])
         )
         put(layer, weight, shift, seen.own)
         return before.missed

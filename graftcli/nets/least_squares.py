@@ -9,6 +9,11 @@ from torch import Tensor
 Rows = tuple[float, Tensor, Tensor]  # how much they count, what is given [rows, in], what is wanted [rows, out]
 
 
+def in_double(value: Tensor) -> Tensor:
+    """In float64, which Apple's graphics processors do not have: then on the CPU."""
+    return (value.cpu() if value.device.type == "mps" else value).double()
+
+
 @dataclass(frozen=True)
 class Solved:
     weight: Tensor  # [out, in], float64
@@ -20,12 +25,12 @@ def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
 
     r is `ridge` times the mean of the diagonal of the given rows' Gram matrix: few rows leave W near `start`.
     """
-    start = start.double()
+    start = in_double(start)
     gram = start.new_zeros(start.shape[1], start.shape[1])
     cross = start.new_zeros(start.shape[1], start.shape[0])
     squares = 0.0
     for share, given, wanted in parts:
-        a, b = given.double(), wanted.double()
+        a, b = in_double(given), in_double(wanted)
         gram += share * (a.T @ a)
         cross += share * (a.T @ b)
         squares += share * float(b.square().sum())
