@@ -93,7 +93,8 @@ def test_validate_reports_the_faults_of_every_file(tmp_path: Path) -> None:
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
     assert f"{first} has 2 faults." in error.found
-    assert f'{first}:7: `init` found "x"' in error.found
+    line = first.read_text().splitlines().index("init: x") + 1
+    assert f'{first}:{line}: `init` found "x"' in error.found
     assert f"{second}:2: the recipe cannot be read" in error.found
     assert "no recipe `absent`" in error.found
     assert result.stdout == "graft: recipe graft, stages graft, finish\n"
