@@ -48,7 +48,8 @@ def test_a_made_student_comes_nearer_to_its_teacher(way: str, spec: str, tmp_pat
     outcome = trained(made, Memory(tmp_path), wanted, count=40)
     assert outcome.errors[0] < 1e-9 and weights_digest(made.teacher.network.module) == teacher
     after = error_of(made)
-    assert after < 0.9 * before or (way == "grail" and spec == "lowrank:0.5")
+    mended = 1.0 if (way, spec) == ("grail", "lowrank:0.5") else 0.9
+    assert after < mended * before
 
 
 @pytest.mark.parametrize("spec", ["prune:act=0.4", "prune:l1=0.4"])

@@ -136,6 +136,11 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
             "found logits, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
         ),
         (
+            {"train": "layers", "targets": [{"at": "output", "loss": "norm-l2"}]},
+            ("targets", 0, "loss"),
+            "found norm-l2, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
+        ),
+        (
             {"optimizer": "least-squares", "lr": None},
             ("optimizer",),
             "found least-squares, which solves single layers, but the stage trains blocks",
@@ -143,7 +148,7 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
         (
             {**SOLVED, "optimizer": "adam", "lr": 1e-3, "ridge": 1e-3},
             ("ridge",),
-            "found 0.001, but the optimizer is adam: leave it out, or take least-squares",
+            "is given, but adam has none: leave it out",
         ),
         ({**SOLVED, "lr": 1e-3}, ("lr",), "is given, but least-squares solves its equations at once: leave it out"),
         ({**SOLVED, "ema": 0.9}, ("ema",), "is given, but least-squares solves its equations at once: leave it out"),

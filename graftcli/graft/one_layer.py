@@ -95,23 +95,27 @@ class LayerTraining(Training):
     def __init__(self, task: Task, layer: Layer, seen: Seen, material: Material, unit: Unit) -> None:
         super().__init__(f"{task.name}, {layer.path}", task, layer.modules, material, unit)
         self.layer = layer
-        self.own, self.theirs = torch.cat(list(seen.own)), torch.cat(list(seen.theirs))
-        self.order = Order(len(self.own), self.batch, material.seed, f"{task.name}-{layer.path}")
         with torch.no_grad():
-            squares = [float(layer.wanted(part).square().mean()) for part in seen.theirs]
-        self.scale = max(sum(squares) / len(squares), 1e-12)
+            chunks = [sides(layer, own, theirs, task.stage) for own, theirs in zip(seen.own, seen.theirs, strict=True)]
+            self.sides = [_joined(parts) for parts in zip(*chunks, strict=True)]
+        _, _, wanted = self.sides[0]
+        self.order = Order(len(wanted), self.batch, material.seed, f"{task.name}-{layer.path}")
+        self.scale = max(float(wanted.square().mean()), 1e-12)
 
     def error(self) -> Tensor:
         index = self.order.at(self.course.step)
-        with torch.no_grad():
-            found = list(sides(self.layer, self.own[index], self.theirs[index], self.task.stage))
-        total = self.own.new_zeros(())
-        for share, read, wanted in found:
+        total = torch.zeros((), device=self.sides[0][1].device)
+        for share, read, wanted in self.sides:
             with self.amp():
-                given = self.layer.run(read)
-            total = total + share * (given.float() - wanted).square().mean()
+                given = self.layer.run(read[index])
+            total = total + share * (given.float() - wanted[index]).square().mean()
         return total / self.scale
 
     def show(self, step: int) -> object:
+        _, read, _ = self.sides[-1]
         with torch.no_grad():
-            return self.layer.run(self.own[self.order.at(step)])
+            return self.layer.run(read[self.order.at(step)])
+
+
+def _joined(parts: Sequence[Side]) -> Side:
+    return parts[0][0], torch.cat([read for _, read, _ in parts]), torch.cat([wanted for _, _, wanted in parts])

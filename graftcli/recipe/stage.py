@@ -31,6 +31,14 @@ from graftcli.recipe.values import (
     together,
 )
 
+# whose a setting is, and what it usually is there
+_OF_OPTIMIZERS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "solve": (("least-squares",), "outputs"),
+    "ridge": (("least-squares",), 1e-3),
+    "momentum": (("sgd",), 0.9),
+    "betas": (("adam", "adamw"), (0.9, 0.999)),
+}
+
 
 class Target(Part):
     """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
@@ -140,7 +148,9 @@ class Stage(Part):
             said = "and `train: layers` has one target, what each layer gives: {at: output, loss: mse}"
             others = {(i, "at"): f"found {at}, {said}" for i, at in enumerate(places) if at != "output"}
             more = {(i, "at"): f"is a second one, {said}" for i in range(1, len(places)) if places[i] == "output"}
-            return together(value, check, {**others, **more})
+            losses = enumerate(of_items(value, "loss"))
+            far = {(i, "loss"): f"found {loss}, {said}" for i, loss in losses if loss == "norm-l2"}
+            return together(value, check, {**others, **more, **far})
         said = "found output, which is one block's: with `train: student` take outputs, features or logits"
         cuts = [index for index, at in enumerate(places) if train == "student" and at == "output"]
         return together(value, check, {(index, "at"): said for index in cuts})
@@ -172,15 +182,6 @@ class Stage(Part):
             raise ValueError(f"found least-squares, which solves single layers, but the stage trains {train}")
         return optimizer
 
-    @rule("solve", "ridge")
-    @classmethod
-    def _for_least_squares(cls, value: Any, info: Info) -> Any:
-        optimizer = info.data.get("optimizer")
-        if optimizer and optimizer != "least-squares" and value is not None:
-            raise ValueError(f"found {value}, but the optimizer is {optimizer}: leave it out, or take least-squares")
-        usual = {"solve": "outputs", "ridge": 1e-3}[info.field_name or ""]
-        return usual if optimizer == "least-squares" and value is None else value
-
     @rule("lr", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
     @classmethod
     def _nothing_goes_downhill(cls, value: Any, info: Info) -> Any:
@@ -191,15 +192,14 @@ class Stage(Part):
             raise ValueError(f"is missing: it is {RATES}")
         return value
 
-    @rule("momentum", "betas")
+    @rule("solve", "ridge", "momentum", "betas")
     @classmethod
     def _fits_the_optimizer(cls, value: Any, info: Info) -> Any:
         optimizer = info.data.get("optimizer")
-        applies = optimizer in {"momentum": ("sgd",), "betas": ("adam", "adamw")}[info.field_name or ""]
-        if optimizer and value is not None and not applies:
+        whose, usual = _OF_OPTIMIZERS[info.field_name or ""]
+        if optimizer and optimizer not in whose and value is not None:
             raise ValueError(f"is given, but {optimizer} has none: leave it out")
-        usual = {"momentum": 0.9, "betas": (0.9, 0.999)}[info.field_name or ""]
-        return usual if optimizer and value is None and applies else value
+        return usual if optimizer in whose and value is None else value
 
     @rule("step_at")
     @classmethod
