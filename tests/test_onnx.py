@@ -171,12 +171,11 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_of_many_images_as_many_are_asked_as_it_takes(tmp_path: Path) -> None:
-    many = subject(small(), 32, 200)
-    found, _ = written(many, tmp_path)
-    assert found.images == 128
-    found = write(many, Form(precision="fp16"), tmp_path / "b.onnx")
+def test_every_image_is_asked_up_to_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = written(subject(small(), 32, 200), tmp_path)
     assert found.images == 200
+    monkeypatch.setattr("graftcli.export.exam.MOST_IMAGES", 90)
+    assert write(subject(small(), 32, 200), Form(), tmp_path / "b.onnx").images == 90
 
 
 class _Five(nn.Module):

@@ -1,7 +1,7 @@
 """`graftcli compare`: recipes, students, shots and draws side by side, in one table and at one price."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from graftcli.cli.distill import Set, StepsScale, Strict, ValImages, command
 from graftcli.cli.eval import Classes
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 from graftcli.errors import GateError, UsageError
+
+if TYPE_CHECKING:
+    from graftcli.report.compared import Comparison
 
 _GRID = "What is compared"
 
@@ -160,7 +163,6 @@ def compare(
     """
     from graftcli.api.cells import Grid
     from graftcli.api.comparing import compare as run
-    from graftcli.api.comparing import comparison_json
     from graftcli.api.pacing import Budget
 
     alone = {"student": None, "images": None, "recipe": "graft"}  # what differs between the cells
@@ -177,6 +179,13 @@ def compare(
             command=command(),
             listen=listen,
         )
+    _tell(found, as_json=as_json)
+
+
+def _tell(found: "Comparison", *, as_json: bool) -> None:
+    """The table; a cell that came to nothing is an error, behind it."""
+    from graftcli.api.comparing import comparison_json
+
     if as_json:
         render.document(comparison_json(found))
     else:

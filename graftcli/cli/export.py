@@ -2,13 +2,17 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_bench, render_export
 from graftcli.cli.eval import Classes
+
+if TYPE_CHECKING:
+    from graftcli.api.benching import Bench
+    from graftcli.export.form import Exported
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file that graftcli wrote, or a model spec.")]
 Format = Annotated[
@@ -119,7 +123,7 @@ def export(
       graftcli export resnet18 --checkpoint best.pth --images ./photos --dynamic-size
       graftcli export student.safetensors --format pt2
     """
-    from graftcli.api.benching import after_export, bench_json
+    from graftcli.api.benching import after_export
     from graftcli.api.exporting import Seen
     from graftcli.api.exporting import export as write
     from graftcli.api.scoring import Look
@@ -143,6 +147,13 @@ def export(
         onnx = exported.format == "onnx"
         shown: dict[str, Any] = {"images": images, "look": look, "jobs": jobs}
         measured = after_export(model, exported.path, listen=listen, **shown, **both) if onnx else None
+    _tell(exported, measured, as_json=as_json)
+
+
+def _tell(exported: "Exported", measured: "Bench | None", *, as_json: bool) -> None:
+    """The ladder, where there is one, and what was written."""
+    from graftcli.api.benching import bench_json
+
     if as_json:
         ladder = {"ladder": bench_json(measured)} if measured is not None else {}
         render.document(asdict(exported) | ladder)

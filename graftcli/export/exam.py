@@ -17,8 +17,7 @@ from graftcli.images.pixels import centre, normalise
 Runner = Callable[[NDArray[Any]], NDArray[Any]]  # images as the file takes them -> logits
 
 TOLERANCE = 1e-4  # of the largest logit, for float32
-MOST_IMAGES = 1000  # for a share of them to tell something
-_EXACT_IMAGES = 128  # where each of them must be answered alike: what is wrong is wrong on the first
+MOST_IMAGES = 1000
 _BATCHES = (1, 2, 7)  # each of them is run; then the rest of the images
 _LARGE_BATCH = 32
 
@@ -63,8 +62,7 @@ class Exam:
 @torch.no_grad()
 def examine(subject: Subject, form: Form) -> Exam:
     """Questions at batch 1, 2 and 7, and with the other images; a static file's all at its own batch."""
-    most = _EXACT_IMAGES if form.precision == "fp32" else MOST_IMAGES
-    questions = [_question(subject, form, part) for part in _parts(subject.images[:most], form.static)]
+    questions = [_question(subject, form, part) for part in _parts(subject.images[:MOST_IMAGES], form.static)]
     if form.dynamic_size:
         questions += [_question(subject, form, part, larger=True) for part in _parts(subject.images[:3], True)]
     return Exam(tuple(questions))
