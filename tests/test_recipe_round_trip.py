@@ -69,7 +69,7 @@ def a_recipe(draw: random.Random) -> Recipe:
             "name": draw.choice(["null", "true", "n", "e3"]),
             "about": draw.choice(TEXTS),
             "init": draw.choice(["random", "inherit", "pretrained", "checkpoint"]),
-            "views": {"count": draw.choice([None, 3]), "augment": an_augment(draw)},
+            "views": {"count": draw.choice([None, 3]), "total": draw.choice([None, 40]), "augment": an_augment(draw)},
             "stages": [a_stage(draw, index) for index in range(draw.randint(1, 3))],
         }
     )

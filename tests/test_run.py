@@ -8,7 +8,9 @@ import torch
 from graftcli.errors import GateError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
-from graftcli.graft.run import Settings, weights_digest
+from graftcli.graft.run import Settings, looks, weights_digest
+from graftcli.graft.stages import tasks
+from graftcli.recipe import scaled
 from graftcli.recipe.values import Augment
 from tests.engine import Memory, plan, recipe, trained
 
@@ -111,6 +113,20 @@ def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None
     assert next(e for e in events if isinstance(e, Looked)).total == 32
     assert all(e.agreement is not None for e in events if isinstance(e, Ended))
     assert trained(plan(), Memory(tmp_path), count=39).agreement is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "each"),
+    [
+        ({"total": 30}, 3),  # 12 images share them evenly
+        ({"total": 5}, 1),
+        ({"total": 30, "count": 2}, 2),  # the narrower limit counts
+        ({"total": 10**6}, 20),  # never more than there are steps to see them
+    ],
+)
+def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> None:
+    whole = scaled(recipe(views=limits), 10)  # 60 steps of 4 views
+    assert looks(whole, tasks(whole, 3, (1, 2, 3)), 12) == {Augment(): each}
 
 
 def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:

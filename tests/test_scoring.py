@@ -1,6 +1,7 @@
 """Scores: a network and the files that were made of it answer alike, and a file needs no telling how."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 from graftcli.api.onnx_models import onnx_model
 from graftcli.api.scoring import Look, evaluate, fit_for
 from graftcli.cli import app
-from graftcli.errors import PairError
+from graftcli.errors import PairError, UsageError
 from graftcli.export.form import Form
 from graftcli.export.write import write
 from tests import files
@@ -60,6 +61,32 @@ def test_a_file_agrees_with_the_network_that_it_was_made_of(place: Path) -> None
     (scored,) = found.models
     assert scored.accuracy is None and scored.likeness is not None
     assert scored.likeness.agreement.share == 1 and scored.likeness.kl < 1e-5
+
+
+def test_a_student_made_from_the_teacher_is_scored_as_it_is_before_training(place: Path) -> None:
+    look = Look(crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    named: dict[str, Any] = {"teacher": f"{NETS}:resnet(depth=8)", "teacher_checkpoint": place / "small.pth"}
+    folder_of(
+        place / "unlabelled", {f"{name}.png": saved(Image.new("RGB", (32, 32), name)) for name in ("teal", "red")}
+    )
+    found = evaluate(["teacher*1", "teacher*0.5"], place / "unlabelled", look=look, device="cpu", **named)
+    same, half = found.models
+    assert same.likeness is not None and same.likeness.kl == pytest.approx(0, abs=1e-6)
+    assert half.likeness is not None and half.likeness.kl > 1e-4
+    assert half.parameters < 0.6 * same.parameters
+
+
+@pytest.mark.parametrize(
+    ("spec", "teacher", "said"),
+    [
+        ("prune:l1=0.3", None, "`prune:l1=0.3` is made from a teacher, and none is named."),
+        ("prune:act=0.3", f"{NETS}:resnet(depth=8)", "`prune:act=0.3` is made by looking at a run's images"),
+        ("drop:auto=2", f"{NETS}:resnet(depth=8)", "`drop:auto=2` is made by looking at a run's images"),
+    ],
+)
+def test_a_student_that_cannot_be_made_here(place: Path, spec: str, teacher: str | None, said: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(said)):
+        evaluate([spec], place / "photos", teacher=teacher, teacher_checkpoint=teacher and "none", device="cpu")
 
 
 def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:

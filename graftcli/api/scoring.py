@@ -18,6 +18,8 @@ from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
 from graftcli.measure.ladder import answers
 from graftcli.nets.network import Network, Preprocess
+from graftcli.students.make import maker
+from graftcli.students.wanted import is_wanted, looks_at_images, wanted
 
 Model = Network | OnnxModel
 
@@ -134,22 +136,32 @@ def evaluate(
         several = f"--checkpoint is one file of weights, and {len(models)} models are named."
         raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
 
-    def named(spec: str, weights: str | Path | None, role: str) -> Model:
+    def named(spec: str, weights: str | Path | None, role: str, **more: Any) -> Model:
         if is_onnx(spec):
             return onnx_model(Path(spec), look.img_size)
-        return network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building)
+        return network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building, **more)
 
-    found = [named(spec, checkpoint, "model") for spec in models]
+    master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None else None
+    found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
     _check_alike(found)
     scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    if teacher is not None:
-        master = named(teacher, teacher_checkpoint, "teacher")
+    if master is not None:
         _check_alike([*found, master])
         scoring = scoring.beside(master)
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
     scored = tuple(scoring.score(model) for model in found)
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
+
+
+def _made_of(teacher: Model | None, spec: str) -> dict[str, Any]:
+    """What makes a student of the teacher, as it is before anything is trained."""
+    if not isinstance(teacher, Network):
+        raise UsageError(f"`{spec}` is made from a teacher, and none is named.", "Name a network with --teacher.")
+    if looks_at_images(wanted(spec)):
+        found = f"`{spec}` is made by looking at a run's images; here are only those to be scored on."
+        raise UsageError(found, "Score the folder of a run, or a student that needs no images, as prune:l1=0.3.")
+    return {"like": teacher, "derive": maker()}
 
 
 def _check_alike(models: Sequence[Model]) -> None:

@@ -69,6 +69,7 @@ def evaluate(
       graftcli eval runs/resnet34-resnet18 --images ./val
       graftcli eval runs/a runs/b --images ./10shot --teacher resnet34
       graftcli eval torchvision:resnet18 --checkpoint best.pth --images ./val --classes names.txt
+      graftcli eval prune:l1=0.3 --teacher resnet34 --images ./val     (as it is before anything is trained)
     """
     from graftcli.api.scoring import Look, evaluation_json
     from graftcli.api.scoring import evaluate as score

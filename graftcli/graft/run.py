@@ -133,7 +133,7 @@ def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, i
     for task in every:
         needed = -(-task.steps(images) * task.batch(images) // images)
         augment = augment_of(recipe, task)
-        found[augment] = max(found.get(augment, 0), min(needed, recipe.views.count or needed))
+        found[augment] = max(found.get(augment, 0), min(needed, recipe.views.most(images) or needed))
     return found
 
 

@@ -30,7 +30,7 @@ class Recipe(Part):
     about: str = Field(min_length=1, description="a line of text: what the recipe is for")
     init: Literal["random", "inherit", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
-    views: Views = Field(default=Views(), description="a map with `count` and `augment`")
+    views: Views = Field(default=Views(), description="a map with `count` or `total`, and `augment`")
     stages: Many[Stage] = Field(description="a list with at least one stage, a map each")
 
     @rule("stages", mode="wrap")

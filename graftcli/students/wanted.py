@@ -93,6 +93,11 @@ def _share(text: str, part: str, below: bool = False) -> float:
     return share
 
 
+def looks_at_images(asked: Wanted) -> bool:
+    """Whether what is kept of the teacher hangs on a run's images."""
+    return (isinstance(asked, Pruned) and asked.rule == "act") or (isinstance(asked, Dropped) and asked.count > 0)
+
+
 def suffix(made: Wanted) -> str:
     """What a student of this kind is called, after its teacher's name; it may stand in the name of a folder."""
     if isinstance(made, Narrower):
