@@ -67,6 +67,8 @@ def test_overrides_give_the_recipe_these_steps_in_place_of_epochs(tmp_path: Path
         found = shared_out(parts(own), 500, name)
         changed = load(name, overrides(own, found, 3, IMAGES))
         assert [task.steps(IMAGES) for task in tasks(changed, 3, (1, 2, 3))] == steps(found)
+        batches = [[task.batch(IMAGES) for task in tasks(one, 3, (1, 2, 3))] for one in (own, changed)]
+        assert batches[0] == batches[1]  # fewer than 64 images in a recipe of epochs: its rate hangs on that too
 
 
 def test_a_unit_that_is_not_trained_keeps_its_own_steps() -> None:

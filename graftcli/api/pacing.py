@@ -131,8 +131,11 @@ def overrides(recipe: Recipe, parts: Sequence[Part], blocks: int, images: int) -
         if stage.optimizer == "least-squares":
             continue
         units = range(max(1, len(stage.units(blocks))))
-        each = [said.get((stage.name, i), Task("", stage, i, (1,)).steps(images)) for i in units]
+        own = [Task("", stage, i, (1,)) for i in units]
+        each = [said.get((stage.name, task.unit), task.steps(images)) for task in own]
         found += [f"stages.{stage.name}.epochs=null", f"stages.{stage.name}.steps={each}"]
+        if stage.epochs is not None:  # with which a batch is no larger than one look at each image
+            found.append(f"stages.{stage.name}.batch={own[0].batch(images)}")
     return tuple(found)
 
 
@@ -153,7 +156,7 @@ def _longest(parts: Sequence[Part], pace: Pace, recipe: Recipe, images: int, sec
 
 def _seconds(parts: Sequence[Part], pace: Pace, recipe: Recipe, images: int) -> float:
     """How long a run of this length is expected to take."""
-    every = [part.task if part.is_solved else lasting(part.task, part.steps) for part in parts]
+    every = [part.task if part.is_solved else lasting(part.task, part.steps, images) for part in parts]
     views = images * sum(looks(recipe, every, images).values())
     trained = sum(pace.step[part.task.name] * part.steps * part.times for part in parts if not part.is_solved)
     return pace.rest + pace.view * views + trained

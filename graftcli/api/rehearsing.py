@@ -21,6 +21,7 @@ from graftcli.graft.run import divide, looks, run
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, pieces, tasks
 from graftcli.nets.derived import kept_of
+from graftcli.recipe.stage import Stage
 
 _STEPS = 8  # of each unit that are timed
 
@@ -46,14 +47,20 @@ def layers_of(start: Ready, every: Sequence[Task]) -> dict[str, int]:
     if layered:
         parts = pieces(start.plan, seams(start.plan, start.recipe.adapters.where))
         kept = {one.layer: one for one in kept_of(start.plan.student.network)}
-        found |= {task.name: length(lasting(task, 1), trained_on(start), parts, kept) for task in layered}
+        images = trained_on(start)
+        found |= {task.name: length(lasting(task, 1, images), images, parts, kept) for task in layered}
     return found
 
 
-def lasting(task: Task, steps: int) -> Task:
+def lasting(task: Task, steps: int, images: int) -> Task:
     """The task with so many steps."""
-    stage = task.stage.model_copy(update={"steps": (steps,) * (task.unit + 1), "epochs": None})
-    return replace(task, stage=stage)
+    return replace(task, stage=_in_steps(task.stage, (steps,) * (task.unit + 1), images))
+
+
+def _in_steps(stage: Stage, steps: tuple[int, ...], images: int) -> Stage:
+    """The stage with its length in steps; its batch, on which its rate may hang, is what it is with epochs."""
+    batch = Task("", stage, 0, (1,)).batch(images)
+    return stage.model_copy(update={"steps": steps, "epochs": None, "batch": batch})
 
 
 def rehearse(start: Ready, folder: Path) -> Pace:
@@ -62,9 +69,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     short = recipe.model_copy(
         update={
             "stages": tuple(
-                stage
-                if stage.optimizer == "least-squares"
-                else stage.model_copy(update={"steps": (_STEPS,), "epochs": None})
+                stage if stage.optimizer == "least-squares" else _in_steps(stage, (_STEPS,), images)
                 for stage in recipe.stages
             )
         }
