@@ -1,5 +1,6 @@
 """The table of a comparison: means and spreads over draws, in Markdown and as a page."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ def test_the_table_begins_with_the_teacher_and_leaves_out_what_all_share() -> No
     assert table["draws"] == ["", "2", "1 of 2", "1 of 2"]
     two = columns(comparison((*TRIALS, trial("graft", 1, 0, student="other", blocks="3"))))
     assert two["student"][-1] == "other" and two["blocks"] == ["", "", "", "", "3"]
+
+
+def test_students_of_different_sizes_are_told_by_the_smallest_and_the_largest() -> None:
+    """What is dropped or pruned by the images of each draw differs in size."""
+    some = [replace(trial("graft", 1, draw, 0.5), params=size) for draw, size in enumerate((270_000, 250_000, 260_000))]
+    (line,) = lines(some)
+    assert (line.params, line.macs) == ((250_000, 260_000, 270_000), (40_600_000,))
+    table = columns(comparison(tuple(some)))
+    assert (table["parameters"][1], table["MACs"][1]) == ("250.0 k to 270.0 k", "40.6 M")
 
 
 def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:

@@ -140,6 +140,48 @@ def test_a_cell_made_with_other_settings_is_refused_and_made_anew_with_overwrite
     assert weights.read_bytes() != before
 
 
+@pytest.mark.parametrize("changed", ["tiny.yaml", "teacher.pth", "photos"])
+def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
+    finished: dict[str, Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    """The same command, by the same names, with other steps, weights or images."""
+    shutil.copytree(place, tmp_path / "place", ignore=lambda _, names: [n for n in names if n in ("whole", "other")])
+    monkeypatch.chdir(tmp_path / "place")
+    few = ("--shots", "1", "--test", "photos")
+    before = document(*few, out="again")
+    assert document(*few, out="again") == before
+    if changed == "tiny.yaml":
+        Path(changed).write_text(TINY.replace("steps: 5", "steps: 7"))
+    elif changed == "teacher.pth":
+        torch.save(randomise(resnet(depth=14), seed=7).state_dict(), changed)
+    else:
+        shutil.rmtree("again/images")
+        for seed, file in enumerate(sorted(Path("photos").rglob("*.png"))):
+            file.write_bytes(saved(noise(32, 32, 100 + seed)))
+    told = call(*arguments(*few, out="again"))
+    assert told.exit_code == 2 and "--overwrite" in told.stderr, told.output + told.stderr
+    after = document(*few, "--overwrite", out="again")
+    old, new = (read_tensors(Path(found["trials"][0]["folder"]) / "model.safetensors")[0] for found in (before, after))
+    assert after["trials"][0]["steps"] == (16 if changed == "tiny.yaml" else 14)
+    assert len(old) == len(new)
+
+
+def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:
+    (place / "mine").mkdir()
+    (place / "mine/report.html").write_text("my own")
+    told = call(*arguments("--shots", "1", out="mine"))
+    assert told.exit_code == 2 and "`report.html`" in told.stderr and "--out" in told.stderr
+    assert [path.name for path in (place / "mine").iterdir()] == ["report.html"]
+    assert (place / "mine/report.html").read_text() == "my own"
+
+
+def test_a_table_is_not_lost_to_a_command_that_is_refused(finished: dict[str, Any], place: Path) -> None:
+    shutil.copytree(place / "whole", place / "kept")
+    table = (place / "kept/compare.md").read_bytes()
+    told = call(*arguments(*DRAWN, "--set", "stages.finish.lr=2e-3", out="kept"))
+    assert told.exit_code == 2 and (place / "kept/compare.md").read_bytes() == table
+
+
 def test_a_cell_that_was_broken_off_goes_on_to_the_same_bytes_and_counts_all_its_seconds(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +220,29 @@ def test_each_block_alone_has_a_line_and_is_a_hybrid() -> None:
     keys = graftcli.load(found["trials"][2]["folder"]).state_dict().keys()
     assert any(key.startswith("student.layer3") for key in keys)
     assert any(key.startswith("teacher.layer1") for key in keys)
+
+
+def test_a_whole_recipe_trains_a_block_alone_too() -> None:
+    """`kd` has no stage for blocks: one alone is trained in the teacher, towards the logits."""
+    found = document("--recipe", "kd", "--blocks", "2", "--shots", "1", "--steps", "6", out="alone")
+    assert [(line["method"], line["blocks"], line["steps"]) for line in found["lines"]] == [
+        ("tiny", "2", 6),
+        ("kd", "2", 6),
+    ]
+
+
+def test_blocks_are_counted_by_any_recipe_that_goes_with_the_student() -> None:
+    recipes = ("--recipe", "fskd", "--recipe", "tiny.yaml")
+    words = [word for word in arguments("--blocks", "each", "--shots", "1", "--steps", "6", "--json", out="any")]
+    first = words.index("--recipe")
+    told = call(*words[:first], *recipes, *words[first + 2 :])
+    found = json.loads(told.stdout)
+    assert [(line["method"], line["blocks"]) for line in found["lines"]] == [
+        ("tiny", "1"),
+        ("tiny", "2"),
+        ("tiny", "3"),
+    ]
+    assert len(found["notes"]) == 3 and all(note.startswith("left out: fskd") for note in found["notes"])
 
 
 def test_a_budget_of_steps_is_the_same_for_all_recipes() -> None:
@@ -229,6 +294,7 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
         (("--shots", "9"), 5, "too few images"),
         (("--recipe", "nosuch"), 2, "nosuch"),
         (("--blocks", "7"), 2, "names block 7"),
+        (("--steps", "3"), 2, "3 steps are fewer than the 4 units"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(

@@ -5,10 +5,13 @@ import torch
 from torch import nn
 
 from graftcli.errors import PairError
-from graftcli.graft.counterparts import Layer, check_made, folded, layers_of, put
+from graftcli.graft.counterparts import Layer, check_made, folded, layers_of, passed_over, put
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import pieces
+from graftcli.nets import plan as plans
 from graftcli.nets.derived import kept_of
+from graftcli.nets.spec import build
+from graftcli.students.make import maker
 from tests.engine import made_plan, plan, recipe
 
 
@@ -28,6 +31,20 @@ def test_each_layer_stands_beside_the_teachers(spec: str, rows: int) -> None:
     assert any(layer.row for layer in every) == bool(rows)
     for layer in every:
         assert layer.theirs.weight.shape[0] >= len(layer.outputs) == layer.last.weight.shape[0]
+
+
+def test_timms_own_linear_layers_count_and_depthwise_ones_are_passed_over() -> None:
+    teacher = build("timm:mobilenetv3_small_050", checkpoint="none", img_size=64, num_classes=10)
+    student = maker()("prune:l1=0.3", teacher)
+    assert student is not None
+    made = plans.make(teacher, student)
+    found = pieces(made, seams(made))
+    kept = {one.layer: one for one in kept_of(made.student.network)}
+    treated = [layer.path for k in range(1, found.blocks + 2) for layer in layers_of(found, k, kept)]
+    left = [path for k in range(1, found.blocks + 2) for path in passed_over(found, k, kept)]
+    assert "classifier" in treated
+    layers_left = [teacher.module.get_submodule(path) for path in left]
+    assert left and all(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in layers_left)
 
 
 @pytest.mark.parametrize("spec", ["prune:l1=0.5", "lowrank:0.5"])

@@ -6,7 +6,7 @@ from torch import nn
 
 from graftcli.errors import PairError
 from graftcli.nets.derived import replace_modules
-from graftcli.students.factors import decoupled, low_rank
+from graftcli.students.factors import _decoupled, decoupled, low_rank
 
 
 def conv(outputs: int = 12, **more: int | str) -> nn.Sequential:
@@ -35,12 +35,12 @@ def test_a_low_rank_pair_has_no_more_than_its_share_of_the_weights(share: float)
 @pytest.mark.parametrize("more", [{"padding": 1}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"padding": "same"}])
 def test_with_as_many_pairs_as_places_decoupling_changes_nothing(more: dict[str, int | str]) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(8, 90, 3, **more)).double()  # type: ignore[arg-type]
-    made = replace_modules(net, {path: row.double() for path, row in decoupled(net, 8).items()})
-    nearly = replace_modules(net, {path: row.double() for path, row in decoupled(net, 2).items()})
+    net = nn.Conv2d(8, 90, 3, **more).double()  # type: ignore[arg-type]
     images = torch.randn(2, 8, 12, 12, dtype=torch.float64)
-    scale = net(images).std()
-    assert (made(images) - net(images)).std() < (nearly(images) - net(images)).std() < scale
+    with torch.no_grad():
+        whole, some, few = (_decoupled(net, pairs).double()(images) - net(images) for pairs in (9, 8, 2))
+    assert float(whole.abs().max()) < 1e-5
+    assert whole.std() < some.std() < few.std() < net(images).std()
     rank_one = nn.Sequential(nn.Conv2d(8, 16, 3, **more)).double()  # type: ignore[arg-type]
     with torch.no_grad():
         weight = torch.randn(16, 8, 1, 1, dtype=torch.float64) * torch.randn(1, 8, 3, 3, dtype=torch.float64)
@@ -54,3 +54,8 @@ def test_convolutions_that_would_not_become_smaller_stay() -> None:
     assert set(decoupled(net, 1)) == {"2"}
     with pytest.raises(PairError, match="no convolution"):
         decoupled(net[:2], 1)
+
+
+def test_the_refusal_names_what_was_asked_for() -> None:
+    with pytest.raises(PairError, match="by decouple:9"):
+        decoupled(conv(), 9)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graftcli.errors import GateError
-from graftcli.events import Began, Event, Stepped
+from graftcli.events import Began, Event, Stepped, Warned
 from graftcli.graft import fit as fitting
 from graftcli.graft import layerwise
 from graftcli.graft.run import Settings, weights_digest
@@ -50,6 +50,16 @@ def test_a_made_student_comes_nearer_to_its_teacher(way: str, spec: str, tmp_pat
     after = error_of(made)
     mended = 1.0 if (way, spec) == ("grail", "lowrank:0.5") else 0.9
     assert after < mended * before
+
+
+def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
+    """What reads the second of two convolutions is not what the teacher's one reads: only the head is solved."""
+    said: list[Event] = []
+    trained(made_plan("lowrank:0.5"), Memory(tmp_path), by_layer(**WAYS["grail"]), listen=said.append)
+    (warned,) = [event.text for event in said if isinstance(event, Warned)]
+    assert warned.startswith("stage layers treats 1 layers and leaves 9 as they are: ")
+    steps = [event for event in said if isinstance(event, Stepped)]
+    assert [(event.step, event.steps) for event in steps] == [(1, 1)]
 
 
 @pytest.mark.parametrize("spec", ["prune:act=0.4", "prune:l1=0.4"])

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from graftcli.errors import GateError
+from graftcli.errors import GateError, UsageError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
 from graftcli.graft.run import Settings, looks, weights_digest
-from graftcli.graft.stages import tasks
+from graftcli.graft.stages import check_tasks, tasks
 from graftcli.recipe import scaled
 from graftcli.recipe.values import Augment
 from tests.engine import Memory, plan, recipe, trained
@@ -103,6 +103,31 @@ def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
     assert not any(key.startswith("student.stages.0.") for key in keys)
     assert not outcome.merged.stock
     assert outcome.errors[0] < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("trains", "chosen", "units"),
+    [
+        (("student",), (2,), [(2,)]),  # no stage trains it alone before
+        (("blocks", "student"), (2,), [(2,)]),
+        (("blocks", "student"), (1, 3), [(1,), (3,), (1, 3)]),
+        (("half", "student"), (3,), [(3,)]),
+        (("growing",), (2,), []),
+    ],
+)
+def test_a_chosen_block_is_trained_once_alone(
+    trains: tuple[str, ...], chosen: tuple[int, ...], units: list[tuple[int, ...]]
+) -> None:
+    first = recipe().stages[0]
+    stages = tuple(first.model_copy(update={"name": name, "train": name}) for name in trains)
+    whole = recipe().model_copy(update={"stages": stages})
+    assert [task.blocks for task in tasks(whole, 3, chosen)] == units
+
+
+def test_a_recipe_that_trains_nothing_in_the_chosen_block_is_refused() -> None:
+    growing = recipe().model_copy(update={"stages": recipe().stages[1:2]})
+    with pytest.raises(UsageError, match="recipe tiny trains nothing where only block 2 of 3 is replaced"):
+        check_tasks(growing, 3, (2,))
 
 
 def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None:

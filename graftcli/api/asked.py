@@ -15,6 +15,7 @@ from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
 from graftcli.graft.counterparts import check_made
+from graftcli.graft.stages import check_tasks
 from graftcli.graft.views import plain
 from graftcli.images.pixels import Fit
 from graftcli.nets import plan as plans
@@ -164,6 +165,7 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     check_units(recipe, len(plan.blocks))
     check_made(recipe, plan.student.network)
     chosen = parse_blocks(blocks, len(plan.blocks))
+    check_tasks(recipe, len(plan.blocks), chosen)
     if teacher.weights == "random":
         listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
     for note in plan.notes:

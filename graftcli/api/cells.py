@@ -47,10 +47,6 @@ class Draws:
     every: tuple[Draw, ...]
     meaning: str  # what a shot is
 
-    @property
-    def shots(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(draw.shots for draw in self.every))
-
 
 def draws_of(grid: Grid, out: Path) -> Draws:
     """The images of every draw, drawn into `out` where they are not drawn yet."""
@@ -97,7 +93,10 @@ def _found(grid: Grid, pattern: str) -> Draws:
         for i in range(grid.draws)
     )
     if missing := [f"`{draw.folder}`" for draw in every if not draw.folder.expanduser().exists()]:
-        raise ImagesError(f"--images `{pattern}` names folders that are not there: {', '.join(missing)}.", "")
+        raise ImagesError(
+            f"--images `{pattern}` names folders that are not there: {', '.join(missing)}.",
+            f"Mend the name, or ask for the --shots and --draws that there are; {SHOTS} and {DRAW} stand for them.",
+        )
     said = "as the folders' names have it" if grid.shots else "images in all"
     return Draws(every, said)
 
@@ -200,7 +199,10 @@ def methods_of(grid: Grid, blocks_of: Callable[[str], int]) -> tuple[Method, ...
     )
     again = [name for name, count in Counter(method.name for method in every).items() if count > 1]
     if again:
-        raise UsageError(f"several methods would be called {', '.join(again)}.", "Give each a name of its own.")
+        raise UsageError(
+            f"several methods would be called {', '.join(again)}.",
+            "Give recipes' files names of their own, and each choice of --blocks once.",
+        )
     return every
 
 

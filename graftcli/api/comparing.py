@@ -8,6 +8,7 @@ cells/NAME/    the runs, as `distill` and `partial` leave them
 
 import gc
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from graftcli.api.asked import Asked, as_kept, parse_blocks, plan_of, recipe_of
+from graftcli.api.asked import Asked, parse_blocks, plan_of, recipe_of
 from graftcli.api.cells import Cell, Draws, Grid, Method, cells_of, draws_of, label_of, methods_of
 from graftcli.api.judging import Judge
-from graftcli.api.notebook import Notebook
+from graftcli.api.marks import mark_of, state_of
+from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
 from graftcli.api.pacing import Budget, Paced, paced
 from graftcli.api.running import distill
 from graftcli.environment.installs import versions
@@ -26,16 +28,18 @@ from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import CheckpointError, GateError, PairError, UsageError
 from graftcli.events import Entered, Event, Listener, Saved, Warned
 from graftcli.graft.counterparts import check_made
-from graftcli.recipe import check_units
+from graftcli.graft.stages import check_tasks
+from graftcli.recipe import Recipe, check_units
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
 from graftcli.report.shown import records, stages
 from graftcli.store import METRICS_FILE, REPORT_FILE, locked
 from graftcli.store.runs import RUN_FILE, read_run
-from graftcli.store.written import plain, write_bytes, write_json
+from graftcli.store.written import write_bytes, write_json
 
 COMPARISON = Path("runs/compare")
 TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
+OWN = ("cells", "images")  # what may lie in a folder before its first fact is found
 
 
 def compare(
@@ -59,11 +63,27 @@ def compare(
     if budget is not None and budget != Budget() and asked.how.steps_scale != 1:
         found = f"--steps-scale is {asked.how.steps_scale:g}, and --steps or --seconds is given too."
         raise UsageError(found, "Give one of them: each says how long a cell is trained.")
+    _check_place(folder)
+    state_of.cache_clear()
     with locked(folder):
         notebook = Notebook(folder)
         judge = Judge(asked, _text(test), _text(classes), notebook)
         work = _Comparing(asked, grid, budget or Budget(), judge, notebook, folder, overwrite, command, _once(listen))
         return work.do()
+
+
+def _check_place(folder: Path) -> None:
+    """A comparison writes into a folder of its own."""
+    if not folder.is_dir() or (folder / NOTEBOOK_FILE).exists():
+        return
+    others = sorted(path.name for path in folder.iterdir() if path.name not in OWN and not path.name.startswith("."))
+    if others:
+        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+        named = ", ".join(f"`{name}`" for name in others[:3])
+        raise UsageError(
+            f"`{folder}` holds {named}{more}, but no {NOTEBOOK_FILE}: it is no comparison.",
+            "Choose another folder with --out.",
+        )
 
 
 def _text(path: str | Path | None) -> str | None:
@@ -97,16 +117,18 @@ class _Comparing:
     left_out: list[str] = field(default_factory=list)
 
     def do(self) -> Comparison:
-        first = self.grid.recipes[0]
-        methods = self.possible(methods_of(self.grid, lambda student: self.planned(Method(first, student)).blocks))
+        methods = self.possible(methods_of(self.grid, self.blocks_of))
         cells, planned = list(cells_of(methods, self.draws)), self.planned(methods[0])
+        if self.budget.steps is not None:
+            for cell in cells:
+                self.asked_of(cell)  # too few steps for a method are the user's fault, and told before any is trained
         trials = [self.known(cell) for cell in cells]
-        found = self.write(trials, planned)
         for done, cell in enumerate(cells):
             if not trials[done].is_done:
                 self.listen(Entered(cell.name, done, len(cells)))
                 trials[done] = self.trial(cell)
-                found = self.write(trials, planned)
+                self.write(trials, planned)  # not before: a folder that is refused stays as it is
+        found = self.write(trials, planned)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(Saved(str(self.folder / name)))
         return found
@@ -128,16 +150,25 @@ class _Comparing:
             check_made(recipe, plan.student.network)
             return asdict(_Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
 
-        return _Planned(**self.notebook.once("plans", as_kept(asked), find))
+        return _Planned(**self.notebook.once("plans", mark_of(asked), find))
+
+    def blocks_of(self, student: str) -> int:
+        """How many blocks the student has, by the first recipe that goes with it."""
+        *others, last = dict.fromkeys(self.grid.recipes)
+        for recipe in others:
+            with suppress(PairError, UsageError, CheckpointError):
+                return self.planned(Method(recipe, student)).blocks
+        return self.planned(Method(last, student)).blocks
 
     def possible(self, methods: Sequence[Method]) -> list[Method]:
         """The methods that can be done. A student that goes with some recipe may go without the others."""
-        for recipe in self.grid.recipes:
-            recipe_of(replace(self.asked.how, recipe=recipe))  # a fault in one of them is the user's, whatever else
+        for method in methods:
+            self.recipe(method)  # a fault in one of them is the user's, whatever else
         found, refused = [], []
         for method in methods:
             try:
-                parse_blocks(method.blocks, self.planned(method).blocks)
+                blocks = self.planned(method).blocks
+                check_tasks(self.recipe(method), blocks, parse_blocks(method.blocks, blocks))
                 found.append(method)
             except (PairError, UsageError, CheckpointError) as problem:
                 refused.append((method, problem))
@@ -147,6 +178,9 @@ class _Comparing:
             self.left_out.append(f"left out: {method.label} with {method.student_label}: {fault.found}")
             self.listen(Warned(self.left_out[-1]))
         return found
+
+    def recipe(self, method: Method) -> Recipe:
+        return recipe_of(replace(self.asked.how, recipe=method.recipe))
 
     # -- a cell ---------------------------------------------------------------------------------------------------
 
@@ -169,17 +203,21 @@ class _Comparing:
         if not (folder / RUN_FILE).exists():
             return empty
         run = read_run(folder)
-        same = run["status"] == "finished" and run["sessions"][-1].get("asked") == plain(as_kept(self.asked_of(cell)))
+        same = run["status"] == "finished" and self.notebook.knows("cells", self.made(cell, run))
         return self.filled(empty, run) if same else empty
+
+    def made(self, cell: Cell, run: Mapping[str, Any]) -> list[Any]:
+        """What is noted of a cell as soon as it is finished."""
+        return [cell.name, run["ended"], mark_of(self.asked_of(cell))]
 
     def trial(self, cell: Cell) -> Trial:
         """The cell's numbers, of the run that is made or goes on now."""
-        asked, empty, folder = self.asked_of(cell), self.known(cell), self.run_folder(cell)
+        empty, folder = self.known(cell), self.run_folder(cell)
         gc.collect()
         forget_peak()
         try:
             distill(
-                asked,
+                self.asked_of(cell),
                 out=folder,
                 blocks=cell.method.blocks,
                 overwrite=self.overwrite,
@@ -189,7 +227,9 @@ class _Comparing:
         except (GateError, PairError) as fault:
             self.listen(Warned(f"{cell.name}: {fault.found}"))
             return replace(empty, fault=fault.found)
-        return self.filled(empty, read_run(folder))
+        run = read_run(folder)
+        self.notebook.once("cells", self.made(cell, run), lambda: True)
+        return self.filled(empty, run)
 
     def filled(self, empty: Trial, run: Mapping[str, Any]) -> Trial:
         """The cell's numbers, of its finished run."""
@@ -214,7 +254,7 @@ class _Comparing:
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
         blocks, whole = cell.method.blocks, replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
         asked = Cell(cell.method, first).asked(whole)
-        hangs_on = [as_kept(replace(asked, how=replace(asked.how, jobs=None))), blocks, asdict(self.budget)]
+        hangs_on = [mark_of(replace(asked, how=replace(asked.how, jobs=None))), blocks, asdict(self.budget)]
         found = self.notebook.once(
             "paces", hangs_on, lambda: asdict(paced(asked, blocks, self.budget, self.folder, self.listen))
         )

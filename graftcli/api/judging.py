@@ -1,13 +1,14 @@
 """The images on which the results of a comparison are scored, each of them once."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from graftcli.api.asked import Asked, teacher_of
 from graftcli.api.loading import network_of
+from graftcli.api.marks import state_of
 from graftcli.api.notebook import Notebook
 from graftcli.api.scoring import Scored, Scoring, scoring_on
 
@@ -36,7 +37,7 @@ class Judge:
         def find() -> Any:
             return _shares(self._scoring.score(network_of(str(folder), unsafe=True)))  # the code that makes it just ran
 
-        found = self.notebook.once("scores", [folder.name, run["ended"], self.test, self.classes], find)
+        found = self.notebook.once("scores", [folder.name, run["ended"], *self._what], find)
         return found[0], found[1]
 
     @property
@@ -57,15 +58,21 @@ class Judge:
     @cached_property
     def _told(self) -> Any:
         """The teacher's accuracy, how many images there are, and how folder names became classes."""
-        networks = asdict(self.asked.networks)
+        networks = self.asked.networks
 
         def find() -> Any:
             scoring = self._scoring
             right = _shares(scoring.score(teacher_of(self.asked)))[0]
             return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
 
-        hangs_on = [networks["teacher"], networks["teacher_checkpoint"], asdict(self.asked.look)]
-        return self.notebook.once("teachers", [*hangs_on, self.test, self.classes], find)
+        files = [state_of(networks.teacher), state_of(networks.teacher_checkpoint)]
+        hangs_on = [asdict(replace(networks, student="")), files, asdict(self.asked.look)]
+        return self.notebook.once("teachers", [*hangs_on, *self._what], find)
+
+    @property
+    def _what(self) -> list[Any]:
+        """What networks are scored on."""
+        return [self.test, self.classes, state_of(self.test), state_of(self.classes)]
 
 
 def _shares(found: Scored) -> list[float | None]:

@@ -25,10 +25,16 @@ class Notebook:
 
     def once(self, kind: str, hangs_on: Any, find: Callable[[], Any]) -> Any:
         """What was found before for the same, else what is found now, as JSON gives it back."""
-        told = json.dumps(plain(hangs_on), sort_keys=True)
-        mark = hashlib.sha256(told.encode()).hexdigest()[:16]
-        facts = self._facts.setdefault(kind, {})
-        if mark not in facts:
-            facts[mark] = plain(find())
+        key, facts = _key(hangs_on), self._facts.setdefault(kind, {})
+        if key not in facts:
+            facts[key] = plain(find())
             write_json(self._file, self._facts)
-        return facts[mark]
+        return facts[key]
+
+    def knows(self, kind: str, hangs_on: Any) -> bool:
+        """Whether something was found for the same before."""
+        return _key(hangs_on) in self._facts.get(kind, {})
+
+
+def _key(hangs_on: Any) -> str:
+    return hashlib.sha256(json.dumps(plain(hangs_on), sort_keys=True).encode()).hexdigest()[:16]

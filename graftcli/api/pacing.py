@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graftcli.api.asked import Asked, Ready, ready
-from graftcli.api.rehearsing import Pace, lasting, layers_of, rehearse, trained_on
+from graftcli.api.rehearsing import Pace, lasting, rehearse, times_of, trained_on
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Rehearsed, Warned
 from graftcli.graft.run import looks
@@ -90,7 +90,7 @@ def paced(asked: Asked, blocks: str | None, budget: Budget, folder: Path, listen
 def _parts(start: Ready) -> list[Part]:
     """The units that a run would train, for as long as its recipe has it."""
     every = tasks(start.recipe, len(start.plan.blocks), start.blocks)
-    images, times = trained_on(start), layers_of(start, every)
+    images, times = trained_on(start), times_of(start, every)
     return [Part(task, task.steps(images), times[task.name]) for task in every]
 
 

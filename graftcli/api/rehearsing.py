@@ -40,7 +40,7 @@ def trained_on(start: Ready) -> int:
     return len(divide(start.train, start.held, start.asked.how.seed)[0])
 
 
-def layers_of(start: Ready, every: Sequence[Task]) -> dict[str, int]:
+def times_of(start: Ready, every: Sequence[Task]) -> dict[str, int]:
     """How often each task's steps are taken: once, or for each of its layers."""
     found = dict.fromkeys((task.name for task in every), 1)
     layered = [task for task in every if task.stage.train == "layers"]
@@ -75,7 +75,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
         }
     )
     whole, few = (tasks(one, blocks, start.blocks) for one in (recipe, short))
-    times = layers_of(start, few)
+    times = times_of(start, few)
     share = min(1.0, sum(looks(short, few, images).values()) / sum(looks(recipe, whole, images).values()))
     fixed = fixed_now(start, folder)
     settings = settings_of(start, {**fixed, "memory": int(share * fixed["memory"])})

@@ -156,8 +156,11 @@ def evaluate(
 
 def _made_of(teacher: Model | None, spec: str) -> dict[str, Any]:
     """What makes a student of the teacher, as it is before anything is trained."""
-    if not isinstance(teacher, Network):
+    if teacher is None:
         raise UsageError(f"`{spec}` is made from a teacher, and none is named.", "Name a network with --teacher.")
+    if isinstance(teacher, OnnxModel):
+        found = f"`{spec}` is made of a teacher's layers, and `{teacher.name}` is an ONNX file, which holds none."
+        raise UsageError(found, "Name the network that the file was made of with --teacher.")
     if looks_at_images(wanted(spec)):
         found = f"`{spec}` is made by looking at a run's images; here are only those to be scored on."
         raise UsageError(found, "Score the folder of a run, or a student that needs no images, as prune:l1=0.3.")

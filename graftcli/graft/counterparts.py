@@ -18,7 +18,7 @@ from graftcli.graft.folding import Plain
 from graftcli.graft.frozen import conv_and_norm
 from graftcli.graft.stages import Pieces
 from graftcli.nets.derived import is_derived
-from graftcli.nets.folds import plain_convolutions
+from graftcli.nets.folds import plain_convolutions, plain_linears
 from graftcli.nets.kept import Kept
 from graftcli.nets.least_squares import in_double
 from graftcli.nets.network import Network
@@ -154,7 +154,7 @@ def check_made(recipe: Recipe, student: Network) -> None:
         raise PairError(
             f"recipe {recipe.name} goes from layer to layer in stage {stage}, and {student.name} is a network"
             " of its own: its layers stand for none of the teacher's.",
-            "Name a student that is made from the teacher, as prune:l1=0.3, teacher*0.75 or lowrank:0.5;"
+            "Name a student that is made from the teacher, as prune:l1=0.3 or teacher*0.75;"
             " or take a recipe that joins any two networks: graft, mir, kd.",
         )
 
@@ -167,14 +167,31 @@ def layers_of(pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> Iterator
 
     Layers in groups are not among them, nor those that are called more than once: no 1x1 beside them vanishes.
     """
-    ours, theirs = pieces.student[number - 1], pieces.teacher[number - 1]
     calls = [str(node.target) for piece in pieces.student for graph in _graphs(piece) for node in _calls(graph)]
-    for graph in _graphs(ours):
+    for graph, row, one in _rows(pieces.student[number - 1], kept):
+        if all(calls.count(str(node.target)) == 1 for node in row):
+            yield from _layer(graph, row, one, pieces.teacher[number - 1])
+
+
+def passed_over(pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> list[str]:
+    """The convolutions and linear layers of piece `number` that stand for the teacher's, and are not among them."""
+    found = {layer.path for layer in layers_of(pieces, number, kept)}
+    rows = _rows(pieces.student[number - 1], kept)
+    dense = (one.layer for graph, row, one in rows if isinstance(_module(graph, row[-1]), nn.Conv2d | nn.Linear))
+    return [path for path in dense if path not in found]
+
+
+def _rows(piece: nn.Module, kept: Mapping[str, Kept]) -> Iterator[tuple[fx.GraphModule, list[fx.Node], Kept]]:
+    """What stands in a piece for one of the teacher's layers: a layer, or a row of them."""
+    for graph in _graphs(piece):
         nodes = {str(node.target): node for node in _calls(graph)}
         for path, one in kept.items():
-            row = [p for p in nodes if p == path or p.startswith(f"{path}.")]
-            if row and all(calls.count(p) == 1 for p in row):
-                yield from _layer(graph, nodes[row[-1]], row, one, theirs)
+            if row := [node for name, node in nodes.items() if name == path or name.startswith(f"{path}.")]:
+                yield graph, row, one
+
+
+def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module:
+    return graph.get_submodule(str(node.target))
 
 
 def _graphs(piece: nn.Module) -> list[fx.GraphModule]:
@@ -185,23 +202,23 @@ def _calls(graph: fx.GraphModule) -> Iterator[fx.Node]:
     return (node for node in graph.graph.nodes if node.op == "call_module")
 
 
-def _layer(graph: fx.GraphModule, node: fx.Node, row: Sequence[str], one: Kept, teacher: nn.Module) -> Iterator[Layer]:
-    *before, last = (graph.get_submodule(path) for path in row)
+def _layer(graph: fx.GraphModule, row: Sequence[fx.Node], one: Kept, teacher: nn.Module) -> Iterator[Layer]:
+    *before, last = (_module(graph, node) for node in row)
     found = next((g for g in _graphs(teacher) if one.teacher_layer in map(str, (n.target for n in _calls(g)))), None)
     if found is None or not _is_plain(last):
         return
     theirs = found.get_submodule(one.teacher_layer)
-    norm = _norm_of(graph, node)
+    norm = _norm_of(graph, row[-1])
     if not _is_plain(theirs) or (norm is not None) != _is_folded(found, one.teacher_layer):
         return
     chosen = torch.tensor(one.outputs), torch.tensor(one.inputs)
-    yield Layer(one.layer, one.teacher_layer, row[0], tuple(before), last, norm, theirs, *chosen)
+    yield Layer(one.layer, one.teacher_layer, str(row[0].target), tuple(before), last, norm, theirs, *chosen)
 
 
 def _is_plain(layer: nn.Module) -> TypeGuard[Plain]:
     if type(layer) in plain_convolutions():
         return isinstance(layer, nn.Conv2d) and layer.groups == 1
-    return type(layer) is nn.Linear
+    return type(layer) in plain_linears()
 
 
 def _norm_of(graph: fx.GraphModule, node: fx.Node) -> nn.BatchNorm2d | None:

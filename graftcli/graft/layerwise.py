@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from graftcli.events import Began, Event, Listener, Stepped
-from graftcli.graft.counterparts import Layer, layers_of
+from graftcli.events import Began, Event, Listener, Stepped, Warned
+from graftcli.graft.counterparts import Layer, layers_of, passed_over
 from graftcli.graft.course import copied
 from graftcli.graft.fit import Note, fit
-from graftcli.graft.one_layer import LayerTraining, Seen, solve
+from graftcli.graft.one_layer import LayerTraining, Seen, is_solvable, solve
 from graftcli.graft.order import Order
 from graftcli.graft.stages import Pieces, Task, moving_modules
 from graftcli.graft.training import Material, Unit
@@ -19,6 +19,7 @@ from graftcli.graft.walk import Walk
 from graftcli.nets.kept import Kept
 
 _KEEP_EVERY = 8.0  # seconds between two layers behind which a resumed run goes on
+_NAMED = 4  # layers in a message
 _ROOM = 2.0  # as much memory as what is alive in the two networks is taken for what is made of it
 
 
@@ -31,7 +32,21 @@ def fit_layers(task: Task, material: Material, unit: Unit, listen: Listener, not
 
 def length(task: Task, images: int, pieces: Pieces, kept: Mapping[str, Kept]) -> int:
     """In how many steps a task is told: those of all its layers."""
-    return _each(task, images) * sum(len(list(layers_of(pieces, k, kept))) for k in _numbers(task, pieces))
+    return _each(task, images) * sum(len(_treated(task, pieces, k, kept)) for k in _numbers(task, pieces))
+
+
+def _treated(task: Task, pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> list[Layer]:
+    """The layers of a piece that the task treats."""
+    return [layer for layer in layers_of(pieces, number, kept) if is_solvable(layer, task.stage)]
+
+
+def _left(task: Task, pieces: Pieces, kept: Mapping[str, Kept]) -> list[str]:
+    """The layers that stay as they are."""
+    found: list[str] = []
+    for k in _numbers(task, pieces):
+        found += passed_over(pieces, k, kept)
+        found += [layer.path for layer in layers_of(pieces, k, kept) if not is_solvable(layer, task.stage)]
+    return found
 
 
 def _each(task: Task, images: int) -> int:
@@ -61,6 +76,10 @@ class _Layerwise:
         self.at, self.kept = 0, time.monotonic()
         self.told = listen
         stage = task.stage.name
+        if left := _left(task, material.pieces, material.kept):
+            named = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
+            treated = self.total // self.each
+            listen(Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {named}"))
         listen(Began(stage, task.first, task.last, self.done * self.each, self.total, 0, 0))
 
     # -- where a layer that is being trained keeps its state ------------------------------------------------------
@@ -83,7 +102,8 @@ class _Layerwise:
         for k in range(self.task.first, numbers[-1] + 1):
             teacher = _Beside(Walk(pieces.teacher[k - 1], theirs))
             student = Walk(_stands(pieces, numbers, k), own)
-            layers = {layer.entry: layer for layer in layers_of(pieces, k, self.material.kept) if k in numbers}
+            here = _treated(self.task, pieces, k, self.material.kept) if k in numbers else []
+            layers = {layer.entry: layer for layer in here}
             for path, reads in student.layers():
                 if path in layers:
                     self._treat(layers[path], Seen(reads, teacher.reads(layers[path].teacher_layer)))

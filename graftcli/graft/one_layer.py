@@ -41,6 +41,11 @@ def sides(layer: Layer, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[S
 # -- at once ------------------------------------------------------------------------------------------------------
 
 
+def is_solvable(layer: Layer, stage: Stage) -> bool:
+    """Whether the stage can treat the layer: what reads a row of convolutions is not what the teacher's layer reads."""
+    return stage.solve != "inputs" or (not layer.row and len(layer.inputs) <= _WIDEST)
+
+
 @torch.no_grad()
 def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
     """Multiply the best 1x1 into the layer, behind it or before it. Returns the share that it misses."""
@@ -50,15 +55,11 @@ def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
         behind = solved(_outputs(layer, seen, stage), torch.eye(len(weight), device=weight.device), stage.ridge)
         put(layer, torch.tensordot(behind.weight, weight, 1), behind.weight @ bias, seen.own)
         return behind.missed
-    if not layer.row and len(layer.inputs) <= _WIDEST:
-        before = solved(_inputs(layer, seen, stage), _selection(layer), stage.ridge)
-        weight = torch.einsum("oi...,ij->oj...", in_double(layer.theirs.weight[layer.outputs]), before.weight)
-        shift = (
-            weight.new_zeros(len(weight)) if layer.theirs.bias is None else in_double(layer.theirs.bias[layer.outputs])
-        )
-        put(layer, weight, shift, seen.own)
-        return before.missed
-    return 0.0
+    before = solved(_inputs(layer, seen, stage), _selection(layer), stage.ridge)
+    weight = torch.einsum("oi...,ij->oj...", in_double(layer.theirs.weight[layer.outputs]), before.weight)
+    own = layer.theirs.bias
+    put(layer, weight, weight.new_zeros(len(weight)) if own is None else in_double(own[layer.outputs]), seen.own)
+    return before.missed
 
 
 def _outputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:

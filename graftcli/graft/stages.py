@@ -11,6 +11,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, fx, nn
 
+from graftcli.errors import UsageError
 from graftcli.graft.frozen import frozen
 from graftcli.graft.losses import distance
 from graftcli.graft.seams import Adapter, Relayout, Seam, scion
@@ -54,7 +55,7 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
     """Everything that is to be trained, in order. Where only some blocks are `chosen`, neighbours among them are
     connected, and the whole is finished, without the others."""
     whole = len(chosen) == blocks
-    found = []
+    found: list[Task] = []
     for stage in recipe.stages:
         if stage.train in ("layers", "blocks", "half"):
             units = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
@@ -62,13 +63,24 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
             units = [tuple(unit) for unit in stage.units(blocks)]
         else:
             units = _connections(sorted(chosen)) if stage.train == "growing" else [tuple(sorted(chosen))]
-            units = [unit for unit in units if len(unit) > 1]
+            trained = {task.blocks for task in found}  # a block that was trained alone has nothing to be connected with
+            units = [unit for unit in units if len(unit) > 1 or unit not in trained]
         found += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
             if unit
         ]
     return found
+
+
+def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> None:
+    """A recipe has something to train in the blocks that are chosen."""
+    if not tasks(recipe, blocks, chosen):
+        asked = ", ".join(map(str, sorted(chosen)))
+        raise UsageError(
+            f"recipe {recipe.name} trains nothing where only block {asked} of {blocks} is replaced.",
+            "Choose more --blocks, or a recipe that trains blocks alone: graft, netgraft.",
+        )
 
 
 def _before(stage: Stage, unit: Sequence[int], chosen: Collection[int]) -> tuple[int, ...]:

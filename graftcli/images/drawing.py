@@ -13,7 +13,7 @@ from graftcli.images.pixels import Fit, decode
 from graftcli.images.sources import Entry, opened
 
 _ANY = Fit((32, 32), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")  # a size at which an image shows that it can be read
-_NAMED = 5  # class folders in a message
+_NAMED = 5  # class folders or images in a message
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def _classes(source: Path, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     if len(beside) == len(names):
         return {"": list(entries)}
     if beside:
+        more = f" and {len(beside) - _NAMED} more" if len(beside) > _NAMED else ""
         raise ImagesError(
-            f"{len(beside)} of {len(names)} images under `{source}` lie beside the class folders: {', '.join(beside)}.",
+            f"{len(beside)} of {len(names)} images under `{source}` lie beside the class folders:"
+            f" {', '.join(beside[:_NAMED])}{more}.",
             "Move them into the folders of their classes, or away.",
         )
     found: dict[str, list[Entry]] = {}

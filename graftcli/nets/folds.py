@@ -43,6 +43,12 @@ def plain_convolutions() -> set[type[nn.Module]]:
     return {nn.Conv2d, Conv2dSame}
 
 
+def plain_linears() -> set[type[nn.Module]]:
+    from timm.layers import Linear  # the same, but for scripted modules
+
+    return {nn.Linear, Linear}
+
+
 def forwards(traced: Traced, node: fx.Node, channel_dim: int) -> Fold:
     """The layers that read `node`, if `to_student` can be folded into all of them."""
     try:
@@ -83,7 +89,7 @@ def _is_plain(traced: Traced, path: str, module: nn.Module, axis: Axis, ndim: in
     if type(module) in plain_convolutions():
         fits = isinstance(module, nn.Conv2d) and module.groups == 1 and axis == Axis(1)
     else:
-        fits = type(module) is nn.Linear and axis.dim == ndim - 1
+        fits = type(module) in plain_linears() and axis.dim == ndim - 1
     return fits and not _obstacle(traced, path, module)
 
 
@@ -146,7 +152,7 @@ def describe(traced: Traced, node: fx.Node, prefix: str) -> str:
     kind, why = type(module), ""
     if isinstance(module, nn.Conv2d) and module.groups > 1:
         why = f", {module.groups} groups"
-    elif kind is nn.Linear or kind in plain_convolutions():
+    elif kind in plain_linears() | plain_convolutions():
         why = f", {_obstacle(traced, str(node.target), module) or 'of another axis'}"
     elif holds_layers(module):
         why = ", which hides the layers it holds"

@@ -91,11 +91,11 @@ def in_words(error: BaseException) -> str:
 
 
 def _library_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
-    from timm.layers import get_notrace_functions, get_notrace_modules
+    from timm.layers import Linear, get_notrace_functions, get_notrace_modules
     from torchvision.ops import StochasticDepth
 
     functions = tuple(f for f in get_notrace_functions() if callable(f))
-    return {*get_notrace_modules(), StochasticDepth}, functions
+    return {*get_notrace_modules(), Linear, StochasticDepth}, functions
 
 
 class _Tracer(fx.Tracer):

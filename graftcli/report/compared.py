@@ -52,8 +52,8 @@ class Line:
     draws: int  # that are done
     of: int
     steps: int | None
-    params: int | None
-    macs: int | None
+    params: tuple[int, ...]  # as many as differ between the draws, rising
+    macs: tuple[int, ...]
     accuracy: Spread | None
     agreement: Spread | None
     seconds: Spread | None
@@ -108,8 +108,8 @@ def _line(trials: Sequence[Trial]) -> Line:
         draws=len(done),
         of=len(trials),
         steps=_one(trial.steps for trial in done),
-        params=_one(trial.params for trial in done),
-        macs=_one(trial.macs for trial in done),
+        params=_several(trial.params for trial in done),
+        macs=_several(trial.macs for trial in done),
         accuracy=spread(trial.accuracy for trial in done),
         agreement=spread(trial.agreement for trial in done),
         seconds=spread(trial.seconds for trial in done),
@@ -119,8 +119,13 @@ def _line(trials: Sequence[Trial]) -> Line:
 
 
 def _one(values: Iterable[int | None]) -> int | None:
-    """The first that is known: draws differ by images alone, and by what was pruned on them."""
+    """The first that is known: draws differ by images alone."""
     return next((value for value in values if value is not None), None)
+
+
+def _several(values: Iterable[int | None]) -> tuple[int, ...]:
+    """What a student is made of its own draw's images differs in size."""
+    return tuple(sorted({value for value in values if value is not None}))
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
@@ -142,13 +147,18 @@ def _seconds(line: Line) -> str:
     return "" if line.seconds is None else f"{line.seconds.mean:,.0f}"
 
 
+def _span(sizes: Sequence[int]) -> str:
+    """269.7 k, or 250.3 k to 269.7 k."""
+    return " to ".join(dict.fromkeys(human(size) for size in (sizes[0], sizes[-1]))) if sizes else ""
+
+
 _COLUMNS: dict[str, Callable[[Line], str]] = {
     "method": lambda line: line.method,
     "student": lambda line: line.student,
     "blocks": lambda line: line.blocks or "",
     "shots": lambda line: f"{line.shots:,}",
-    "parameters": lambda line: "" if line.params is None else human(line.params),
-    "MACs": lambda line: "" if line.macs is None else human(line.macs),
+    "parameters": lambda line: _span(line.params),
+    "MACs": lambda line: _span(line.macs),
     "accuracy": lambda line: share(line.accuracy),
     "agreement": lambda line: share(line.agreement),
     "steps": lambda line: "" if line.steps is None else f"{line.steps:,}",

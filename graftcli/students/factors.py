@@ -27,14 +27,14 @@ def low_rank(module: nn.Module, share: float) -> dict[str, Row]:
 def decoupled(module: nn.Module, pairs: int) -> dict[str, Row]:
     """Each convolution wider than 1x1 as `pairs` depthwise ones for each channel that it reads, and a pointwise one.
 
-    With as many pairs as the kernel has places the row computes what the convolution did.
+    With as many pairs as the kernel has places the row would compute what the convolution did, and be no smaller.
     """
 
     def row(conv: nn.Conv2d) -> Row | None:
         places = conv.weight[0, 0].numel()
         return _decoupled(conv, min(pairs, places, conv.out_channels)) if places > 1 else None
 
-    return _replaced(module, row, "decouple")
+    return _replaced(module, row, f"decouple:{pairs}" if pairs > 1 else "decouple")
 
 
 @torch.no_grad()

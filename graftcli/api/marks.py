@@ -1,0 +1,42 @@
+"""Whether what a run is asked for is still what it was: paths stay the same when the files behind them change."""
+
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from graftcli.api.asked import Asked, as_kept, recipe_of
+from graftcli.store.written import plain
+
+
+def mark_of(asked: Asked) -> str:
+    """One word for all that is asked for, and for the recipe, networks, weights and images behind it."""
+    kept, networks = as_kept(asked), asked.networks
+    behind = [
+        networks.teacher,
+        networks.student,
+        networks.teacher_checkpoint,
+        networks.student_checkpoint,
+        asked.images,
+        asked.val_images,
+    ]
+    recipe = recipe_of(asked.how).model_dump(mode="json")
+    told = json.dumps(plain([kept, recipe, [state_of(text) for text in behind]]), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+@cache  # a comparison asks for the same files many times; the next one looks again
+def state_of(text: str | None) -> Any:
+    """Sizes and times of the files that a spec or path leads to; nothing where it is a name of another kind."""
+    if text is None:
+        return None
+    path = Path(text.partition(".py:")[0] + ".py" if ".py:" in text else text).expanduser()
+    if path.is_dir():
+        return [_stamp(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
+    return _stamp(path, path.parent) if path.is_file() else None
+
+
+def _stamp(file: Path, root: Path) -> list[Any]:
+    found = file.stat()
+    return [str(file.relative_to(root)), found.st_size, found.st_mtime_ns]
