@@ -40,7 +40,7 @@ class Started(Event):
     std: tuple[float, ...]
     device: str
     threads: int
-    memory: int  # bytes for what is remembered
+    memory: int  # bytes for what is remembered, before the disk is used
     seed: int
     folder: str
     resumed: bool

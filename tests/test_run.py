@@ -8,6 +8,7 @@ import torch
 from graftcli.errors import GateError, UsageError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
+from graftcli.graft.answers import choose_places
 from graftcli.graft.run import Settings, looks, weights_digest
 from graftcli.graft.stages import check_tasks, tasks
 from graftcli.recipe import scaled
@@ -92,6 +93,19 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
     assert other.agreement == whole.agreement
     for name, tensor in whole.merged.module.state_dict().items():
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
+
+
+def test_the_disk_is_used_before_all_of_the_memory_is() -> None:
+    sizes = [(256,), (512,), (1024,), (2048,)]  # of one view, 4 bytes a number
+
+    def places(settings: Settings) -> list[str]:
+        found = choose_places({1, 2, 3, 4}, sizes, 1, settings.rooms())
+        return [found[value] for value in (1, 2, 3, 4)]
+
+    assert places(Settings(memory=10**6)) == ["memory"] * 4
+    assert places(Settings(memory=10**6, disk=10**6, at_once=3072)) == ["memory", "memory", "disk", "disk"]
+    assert places(Settings(memory=10**6, disk=4096, at_once=3072)) == ["memory", "memory", "disk", "memory"]
+    assert places(Settings(memory=3072, disk=4096)) == ["memory", "memory", "disk", "again"]
 
 
 def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from graftcli.store import Store
 from graftcli.store.card import save_student
 from graftcli.store.runs import RUN_FILE, newest, read_run
 
+# of memory that answers take before the disk does: a mapped file is as quick, and lets others have its memory
+_AT_ONCE = 2**29
+
 RUNS = Path("runs")
 
 
@@ -164,7 +167,7 @@ def settings_of(start: Ready, fixed: Mapping[str, Any]) -> Settings:
     """What the engine is told of a run, with what was fixed when it started."""
     how = start.asked.how
     precision = Precision(torch.device(fixed["device"]), how.amp, how.compile)
-    return Settings(how.seed, precision, fixed["memory"], fixed["disk"], start.blocks)
+    return Settings(how.seed, precision, fixed["memory"], fixed["disk"], fixed["at_once"], start.blocks)
 
 
 def fixed_now(start: Ready, folder: Path) -> dict[str, Any]:
@@ -174,6 +177,7 @@ def fixed_now(start: Ready, folder: Path) -> dict[str, Any]:
     return {
         "memory": max(0, budget - start.train.pixels.numel()),
         "disk": shutil.disk_usage(folder).free // 2,
+        "at_once": _AT_ONCE if wanted is None else None,
         "threads": usable_cores(),
         "device": str(start.device),
     }
@@ -194,7 +198,7 @@ def _started(start: Ready, settings: Settings, threads: int, store: Store) -> St
         std=fit.std,
         device=str(settings.how.device),
         threads=threads,
-        memory=settings.memory,
+        memory=settings.rooms()[0][1],
         seed=settings.seed,
         folder=str(store.folder),
         resumed=store.resumed,

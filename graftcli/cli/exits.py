@@ -62,7 +62,7 @@ def _machine(problem: BaseException) -> Failure | None:
         return Failure(
             MACHINE,
             f"The memory is used up: {_first_line(problem)}",
-            "Choose a smaller batch (-b), less to remember in (--cache-gb), smaller images (--img-size) or another"
+            "Choose a smaller batch (-b), smaller images (--img-size) or another"
             " device, or end other programs; then run it again, with --overwrite where the run has begun.",
         )
     fault = explain(problem)

@@ -226,7 +226,7 @@ CacheGb = Annotated[
         min=0.0,
         metavar="GB",
         rich_help_panel=RUNNING,
-        help="Memory for what the teacher said. Without it: a quarter of what is free.",
+        help="Memory for what the teacher said; the rest lies in the run's folder. Without it: half a gigabyte.",
     ),
 ]
 StageBatch = Annotated[

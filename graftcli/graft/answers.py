@@ -125,18 +125,17 @@ def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:
 
 
 def choose_places(
-    wanted: Collection[int], shapes: Sequence[tuple[int, ...]], views: int, memory: int, disk: int
+    wanted: Collection[int], shapes: Sequence[tuple[int, ...]], views: int, rooms: Sequence[tuple[Place, int]]
 ) -> dict[int, Place]:
-    """Where each wanted value is remembered: the smallest first, in memory while `memory` bytes last, then on disk."""
+    """Where each wanted value is remembered: the smallest first, in the first of the `rooms` that has bytes for it."""
     places: dict[int, Place] = {}
+    left = [size for _, size in rooms]
     for value in sorted(wanted, key=lambda k: math.prod(shapes[k - 1])):
         size = size_of(value, shapes, views)
-        if size <= memory:
-            places[value] = "memory"
-            memory -= size
-        elif size <= disk:
-            places[value] = "disk"
-            disk -= size
-        else:
+        fitting = next((i for i, free in enumerate(left) if size <= free), None)
+        if fitting is None:
             places[value] = "again"
+        else:
+            places[value] = rooms[fitting][0]
+            left[fitting] -= size
     return places

@@ -14,7 +14,7 @@ from graftcli.errors import PairError
 from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
-from graftcli.graft.answers import Answers, choose_places, size_of
+from graftcli.graft.answers import Answers, Place, choose_places, size_of
 from graftcli.graft.counterparts import check_made
 from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
@@ -60,7 +60,14 @@ class Settings:
     how: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
     memory: int = 2**32  # bytes for what is remembered
     disk: int = 0
+    at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
     blocks: tuple[int, ...] | None = None  # only these are replaced
+
+    def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
+        """Where there is room for what is remembered, and how much of what is not `taken`, for one `among` several."""
+        at_once = self.memory if self.at_once is None else min(self.at_once, self.memory)
+        whole: list[tuple[Place, int]] = [("memory", at_once), ("disk", self.disk), ("memory", self.memory - at_once)]
+        return [(place, max(0, size - taken) // among) for place, size in whole]
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,7 @@ class _Work:
         if len(held):
             views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
             scores = self.pieces.blocks + 1
-            self.held = self._answers("held-out", views, {scores}, settings.memory, settings.disk)
+            self.held = self._answers("held-out", views, {scores}, settings.rooms())
             self.held.look({scores}, lambda *_: None)
 
     def do(self, task: Task) -> None:
@@ -249,16 +256,16 @@ class _Work:
             alike, number = self._alike(task, self.every), list(self.looks).index(augment)
             views = Views(self.train, self.fit_, augment, self.looks[augment], self.settings.seed)
             taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
-            room = [max(0, room - taken) // len(self.looks) for room in (self.settings.memory, self.settings.disk)]
-            answers = self._answers(f"value{number or ''}", views, self._wanted(alike), room[0], room[1])
+            rooms = self.settings.rooms(taken, len(self.looks))
+            answers = self._answers(f"value{number or ''}", views, self._wanted(alike), rooms)
             looked = self._wanted(self._alike(task, self.todo))
             answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
             self.answers[augment] = answers
         return self.answers[augment]
 
-    def _answers(self, name: str, views: Views, values: set[int], memory: int, disk: int) -> Answers:
+    def _answers(self, name: str, views: Views, values: set[int], rooms: Sequence[tuple[Place, int]]) -> Answers:
         shapes = self.pieces.shapes
-        places = choose_places(values, shapes, len(views), memory, disk)
+        places = choose_places(values, shapes, len(views), rooms)
         return Answers(
             views,
             self.pieces.teacher,
