@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from graftcli.events import Event
 from graftcli.graft.answers import Answers
-from graftcli.graft.run import Outcome, Settings, run
+from graftcli.graft.run import Outcome, run
 from graftcli.graft.seams import seams
+from graftcli.graft.settings import Settings
 from graftcli.graft.stages import pieces
 from graftcli.graft.training import Material, Precision
 from graftcli.graft.views import Views

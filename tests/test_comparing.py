@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.api import comparing
+from graftcli.api import comparing, eligible
 from graftcli.api.running import distill
 from graftcli.cli import app
 from graftcli.errors import GateError
@@ -115,8 +115,8 @@ def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
 def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("distill", "plan_of"):
-        monkeypatch.setattr(comparing, name, None)
+    monkeypatch.setattr(comparing, "distill", None)
+    monkeypatch.setattr(eligible, "plan_of", None)
     assert document(*DRAWN, out="whole") == finished
     monkeypatch.undo()
     monkeypatch.chdir(place)

@@ -13,8 +13,8 @@ from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
 from graftcli.graft.fit import fit
 from graftcli.graft.losses import relative_mse
-from graftcli.graft.run import Settings
 from graftcli.graft.seams import seams
+from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Pieces, pieces, tasks
 from graftcli.graft.training import BlockTraining, Material, Precision
 from graftcli.graft.views import Views

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from graftcli.graft.merge import EXACT_LIMIT, ROUNDED_LIMIT
-from graftcli.graft.run import Settings, run, weights_digest
+from graftcli.graft.run import run, weights_digest
+from graftcli.graft.settings import Settings
 from graftcli.images import Images
 from graftcli.images.pixels import Fit
 from graftcli.nets.plan import Plan, make

@@ -10,8 +10,9 @@ from graftcli.errors import GateError
 from graftcli.events import Began, Event, Stepped, Warned
 from graftcli.graft import fit as fitting
 from graftcli.graft import layerwise
-from graftcli.graft.run import Settings, weights_digest
+from graftcli.graft.run import weights_digest
 from graftcli.graft.seams import graft, seams
+from graftcli.graft.settings import Settings
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 from tests.engine import Memory, made_plan, recipe, trained

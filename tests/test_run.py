@@ -8,10 +8,9 @@ import torch
 from graftcli.errors import GateError, UsageError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
-from graftcli.graft.answers import choose_places
-from graftcli.graft.run import Settings, looks, weights_digest
+from graftcli.graft.run import weights_digest
+from graftcli.graft.settings import Settings
 from graftcli.graft.stages import check_tasks, tasks
-from graftcli.recipe import scaled
 from graftcli.recipe.values import Augment
 from tests.engine import Memory, plan, recipe, trained
 
@@ -95,19 +94,6 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
 
 
-def test_the_disk_is_used_before_all_of_the_memory_is() -> None:
-    sizes = [(256,), (512,), (1024,), (2048,)]  # of one view, 4 bytes a number
-
-    def places(settings: Settings) -> list[str]:
-        found = choose_places({1, 2, 3, 4}, sizes, 1, settings.rooms())
-        return [found[value] for value in (1, 2, 3, 4)]
-
-    assert places(Settings(memory=10**6)) == ["memory"] * 4
-    assert places(Settings(memory=10**6, disk=10**6, at_once=3072)) == ["memory", "memory", "disk", "disk"]
-    assert places(Settings(memory=10**6, disk=4096, at_once=3072)) == ["memory", "memory", "disk", "memory"]
-    assert places(Settings(memory=3072, disk=4096)) == ["memory", "memory", "disk", "again"]
-
-
 def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
     made, keeper = plan(), Memory(tmp_path)
     outcome = trained(made, keeper, settings=Settings(blocks=(2, 3)))
@@ -152,20 +138,6 @@ def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None
     assert next(e for e in events if isinstance(e, Looked)).total == 32
     assert all(e.agreement is not None for e in events if isinstance(e, Ended))
     assert trained(plan(), Memory(tmp_path), count=39).agreement is None
-
-
-@pytest.mark.parametrize(
-    ("limits", "each"),
-    [
-        ({"total": 30}, 3),  # 12 images share them evenly
-        ({"total": 5}, 1),
-        ({"total": 30, "count": 2}, 2),  # the narrower limit counts
-        ({"total": 10**6}, 20),  # never more than there are steps to see them
-    ],
-)
-def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> None:
-    whole = scaled(recipe(views=limits), 10)  # 60 steps of 4 views
-    assert looks(whole, tasks(whole, 3, (1, 2, 3)), 12) == {Augment(): each}
 
 
 def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:

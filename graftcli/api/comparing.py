@@ -8,16 +8,16 @@ cells/NAME/    the runs, as `distill` and `partial` leave them
 
 import gc
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from graftcli.api.asked import Asked, parse_blocks, plan_of, recipe_of
-from graftcli.api.cells import Cell, Draws, Grid, Method, cells_of, draws_of, label_of, methods_of
+from graftcli.api.asked import Asked
+from graftcli.api.cells import Cell, Draws, Grid, cells_of, draws_of, label_of
+from graftcli.api.eligible import Eligible, Planned
 from graftcli.api.judging import Judge
 from graftcli.api.marks import mark_of, state_of
 from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
@@ -25,11 +25,8 @@ from graftcli.api.pacing import Budget, Paced, paced
 from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
-from graftcli.errors import CheckpointError, GateError, PairError, UsageError
+from graftcli.errors import GateError, PairError, UsageError
 from graftcli.events import Entered, Event, Listener, Saved, Warned
-from graftcli.graft.counterparts import check_made
-from graftcli.graft.stages import check_tasks
-from graftcli.recipe import Recipe, check_units
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
 from graftcli.report.shown import records, stages
@@ -114,11 +111,13 @@ class _Comparing:
     overwrite: bool
     command: str
     listen: Listener
-    left_out: list[str] = field(default_factory=list)
 
     def do(self) -> Comparison:
-        methods = self.possible(methods_of(self.grid, self.blocks_of))
-        cells, planned = list(cells_of(methods, self.draws)), self.planned(methods[0])
+        eligible = Eligible(self.asked, self.grid, self.draws.every[0], self.notebook)
+        methods, left_out = eligible.found
+        for note in left_out:
+            self.listen(Warned(note))
+        cells, plan = list(cells_of(methods, self.draws)), eligible.planned(methods[0])
         if self.budget.steps is not None:
             for cell in cells:
                 self.asked_of(cell)  # too few steps for a method are the user's fault, and told before any is trained
@@ -127,60 +126,15 @@ class _Comparing:
             if not trials[done].is_done:
                 self.listen(Entered(cell.name, done, len(cells)))
                 trials[done] = self.trial(cell)
-                self.write(trials, planned)  # not before: a folder that is refused stays as it is
-        found = self.write(trials, planned)
+                self.write(trials, plan, left_out)  # not before: a folder that is refused stays as it is
+        found = self.write(trials, plan, left_out)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(Saved(str(self.folder / name)))
         return found
 
-    # -- what there is to do --------------------------------------------------------------------------------------
-
     @cached_property
     def draws(self) -> Draws:
         return draws_of(self.grid, self.folder)
-
-    def planned(self, method: Method) -> "_Planned":
-        """What keeps the method from being done is raised."""
-        asked = Cell(method, self.draws.every[0]).asked(self.asked)
-
-        def find() -> Any:
-            recipe = recipe_of(asked.how)
-            plan = plan_of(asked, recipe)
-            check_units(recipe, len(plan.blocks))
-            check_made(recipe, plan.student.network)
-            return asdict(_Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
-
-        return _Planned(**self.notebook.once("plans", mark_of(asked), find))
-
-    def blocks_of(self, student: str) -> int:
-        """How many blocks the student has, by the first recipe that goes with it."""
-        *others, last = dict.fromkeys(self.grid.recipes)
-        for recipe in others:
-            with suppress(PairError, UsageError, CheckpointError):
-                return self.planned(Method(recipe, student)).blocks
-        return self.planned(Method(last, student)).blocks
-
-    def possible(self, methods: Sequence[Method]) -> list[Method]:
-        """The methods that can be done. A student that goes with some recipe may go without the others."""
-        for method in methods:
-            self.recipe(method)  # a fault in one of them is the user's, whatever else
-        found, refused = [], []
-        for method in methods:
-            try:
-                blocks = self.planned(method).blocks
-                check_tasks(self.recipe(method), blocks, parse_blocks(method.blocks, blocks))
-                found.append(method)
-            except (PairError, UsageError, CheckpointError) as problem:
-                refused.append((method, problem))
-        for method, fault in refused:
-            if method.student not in {one.student for one in found}:
-                raise fault
-            self.left_out.append(f"left out: {method.label} with {method.student_label}: {fault.found}")
-            self.listen(Warned(self.left_out[-1]))
-        return found
-
-    def recipe(self, method: Method) -> Recipe:
-        return recipe_of(replace(self.asked.how, recipe=method.recipe))
 
     # -- a cell ---------------------------------------------------------------------------------------------------
 
@@ -262,18 +216,18 @@ class _Comparing:
 
     # -- the table ------------------------------------------------------------------------------------------------
 
-    def write(self, trials: Sequence[Trial], planned: "_Planned") -> Comparison:
+    def write(self, trials: Sequence[Trial], plan: Planned, notes: Sequence[str]) -> Comparison:
         """The table as far as it has come, in all of its forms."""
         teacher, cores = label_of(self.asked.networks.teacher), usable_cores()
         found = Comparison(
             folder=str(self.folder),
-            teacher=Measure(teacher, planned.params, planned.macs, self.judge.teacher),
+            teacher=Measure(teacher, plan.params, plan.macs, self.judge.teacher),
             shots=self.draws.meaning,
             budget=self.budget.said(self.asked.how.steps_scale),
             scored=self.judge.said,
             machine=f"{cpu().name}, {cores} core{'s' * (cores > 1)}, torch {versions()['torch']}",
             command=self.command,
-            notes=tuple(self.left_out),
+            notes=tuple(notes),
             lines=lines(trials),
             trials=tuple(trials),
         )
@@ -281,15 +235,6 @@ class _Comparing:
         write_bytes(self.folder / TABLE_FILE, markdown(found).encode())
         write_bytes(self.folder / REPORT_FILE, comparison_page(found).encode())
         return found
-
-
-@dataclass(frozen=True)
-class _Planned:
-    """What is known of two networks before anything is trained: how many blocks, and what the teacher costs."""
-
-    blocks: int
-    params: int
-    macs: int
 
 
 def _steps(folder: Path, run: Mapping[str, Any]) -> int:

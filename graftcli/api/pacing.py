@@ -13,7 +13,7 @@ from graftcli.api.asked import Asked, Ready, ready
 from graftcli.api.rehearsing import Pace, lasting, rehearse, times_of, trained_on
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Rehearsed, Warned
-from graftcli.graft.run import looks
+from graftcli.graft.looks import looks
 from graftcli.graft.stages import Task, tasks
 from graftcli.recipe import Recipe
 

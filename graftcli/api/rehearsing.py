@@ -17,7 +17,8 @@ from graftcli.api.checking import checked
 from graftcli.api.running import fixed_now, settings_of
 from graftcli.events import Event, Looked
 from graftcli.graft.layerwise import length
-from graftcli.graft.run import divide, looks, run
+from graftcli.graft.looks import divide, looks
+from graftcli.graft.run import run
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, pieces, tasks
 from graftcli.nets.derived import kept_of

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,9 +20,11 @@ from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
+from graftcli.graft.looks import augment_of, chunk_of, divide, looks
 from graftcli.graft.seams import Seam, graft, seams
+from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
-from graftcli.graft.training import BlockTraining, Material, Precision, Unit
+from graftcli.graft.training import BlockTraining, Material, Unit
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
 from graftcli.nets.derived import is_derived, kept_of
@@ -30,9 +32,6 @@ from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
 
-# of the teacher's largest value, computed at once: a processor is quicker with what is near its caches' size
-_CHUNK_BYTES = {"cpu": 2**23}
-_CHUNK_BYTES_ELSEWHERE = 2**28
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _LOOKS_HELD_OUT = 8  # views of each held-out image
 
@@ -50,24 +49,6 @@ class KeptUnit(Unit, Protocol):
     @property
     def finished(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
     def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What else decides the result, fixed when a run starts."""
-
-    seed: int = 0
-    how: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
-    memory: int = 2**32  # bytes for what is remembered
-    disk: int = 0
-    at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
-    blocks: tuple[int, ...] | None = None  # only these are replaced
-
-    def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
-        """Where there is room for what is remembered, and how much of what is not `taken`, for one `among` several."""
-        at_once = self.memory if self.at_once is None else min(self.at_once, self.memory)
-        whole: list[tuple[Place, int]] = [("memory", at_once), ("disk", self.disk), ("memory", self.memory - at_once)]
-        return [(place, max(0, size - taken) // among) for place, size in whole]
 
 
 @dataclass(frozen=True)
@@ -118,36 +99,6 @@ def weights_digest(module: nn.Module) -> str:
         found.update(name.encode())
         found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
-
-
-def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, Tensor]:
-    """Images to train on, images to measure on: given ones, else a tenth (at least 8) where there are 40 or more."""
-    if held_out is not None:
-        return images.pixels, held_out.pixels
-    count = max(8, len(images.pixels) // 10) if len(images.pixels) >= 40 else 0
-    order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
-    return images.pixels[order[count:].sort().values], images.pixels[order[:count].sort().values]
-
-
-def augment_of(recipe: Recipe, task: Task) -> Augment:
-    return task.stage.augment or recipe.views.augment
-
-
-def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, int]:
-    """Views an image, for each augmentation: as many as the recipe prepares, or as many as the longest of the tasks
-    with it can see."""
-    found: dict[Augment, int] = {}
-    for task in every:
-        needed = -(-task.steps(images) * task.batch(images) // images)
-        augment = augment_of(recipe, task)
-        found[augment] = max(found.get(augment, 0), min(needed, recipe.views.most(images) or needed))
-    return found
-
-
-def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:
-    """How many views go through the teacher at once."""
-    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
-    return max(8, min(256, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))
 
 
 class _Work:

@@ -29,8 +29,8 @@ from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
+from graftcli.graft.looks import chunk_of, looks
 from graftcli.graft.norms import trained_as
-from graftcli.graft.run import chunk_of, looks
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, loss, pieces, tasks, wanted
 from graftcli.graft.training import BlockTraining, Material, Precision

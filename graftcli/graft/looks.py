@@ -1,0 +1,45 @@
+"""What the networks look at: which images are trained on, how many views of each, and how many at once."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from graftcli.graft.stages import Task
+from graftcli.images import Images
+from graftcli.recipe import Recipe
+from graftcli.recipe.values import Augment
+
+# of the teacher's largest value, computed at once: a processor is quicker with what is near its caches' size
+_CHUNK_BYTES = {"cpu": 2**23}
+_CHUNK_BYTES_ELSEWHERE = 2**28
+
+
+def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, Tensor]:
+    """Images to train on, images to measure on: given ones, else a tenth (at least 8) where there are 40 or more."""
+    if held_out is not None:
+        return images.pixels, held_out.pixels
+    count = max(8, len(images.pixels) // 10) if len(images.pixels) >= 40 else 0
+    order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
+    return images.pixels[order[count:].sort().values], images.pixels[order[:count].sort().values]
+
+
+def augment_of(recipe: Recipe, task: Task) -> Augment:
+    return task.stage.augment or recipe.views.augment
+
+
+def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, int]:
+    """Views an image, for each augmentation: as many as the recipe prepares, or as many as the longest of the tasks
+    with it can see."""
+    found: dict[Augment, int] = {}
+    for task in every:
+        needed = -(-task.steps(images) * task.batch(images) // images)
+        augment = augment_of(recipe, task)
+        found[augment] = max(found.get(augment, 0), min(needed, recipe.views.most(images) or needed))
+    return found
+
+
+def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:
+    """How many views go through the teacher at once."""
+    largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
+    return max(8, min(256, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))

@@ -1,0 +1,26 @@
+"""What decides a run's result beside networks, images and recipe."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from graftcli.graft.answers import Place
+from graftcli.graft.training import Precision
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What else decides the result, fixed when a run starts."""
+
+    seed: int = 0
+    how: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
+    memory: int = 2**32  # bytes for what is remembered
+    disk: int = 0
+    at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
+    blocks: tuple[int, ...] | None = None  # only these are replaced
+
+    def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
+        """Where there is room for what is remembered, and how much of what is not `taken`, for one `among` several."""
+        at_once = self.memory if self.at_once is None else min(self.at_once, self.memory)
+        whole: list[tuple[Place, int]] = [("memory", at_once), ("disk", self.disk), ("memory", self.memory - at_once)]
+        return [(place, max(0, size - taken) // among) for place, size in whole]
