@@ -199,7 +199,8 @@ def test_a_made_student_is_distilled_and_loads_like_any_other(spec: str, out: st
 def test_the_weights_that_a_run_starts_from_are_the_teachers_unless_random_ones_are_asked_for(
     place: Path, teacher: Network
 ) -> None:
-    from graftcli.api.asked import Networks, _student_weights
+    from graftcli.api.asked import Networks
+    from graftcli.api.ready import _student_weights
     from graftcli.recipe.file import load
 
     recipe = load("graft", (), 1.0)

@@ -1,35 +1,16 @@
-"""What a run is asked for, by flags, by Python or by an earlier run, and what it then starts from."""
+"""What a run is asked for, by flags, by Python or by an earlier run."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from pydantic import TypeAdapter
 
-from graftcli import images as pictures
-from graftcli.api.scoring import Look, fit_for
-from graftcli.environment.devices import device_named
-from graftcli.errors import CheckpointError, UsageError
-from graftcli.events import Decoded, Listener, Warned
-from graftcli.graft.counterparts import check_made
-from graftcli.graft.stages import check_tasks
-from graftcli.graft.views import plain
-from graftcli.images.pixels import Fit
-from graftcli.nets import plan as plans
+from graftcli.api.scoring import Look
 from graftcli.nets.grammar import from_anywhere
-from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan
-from graftcli.nets.spec import build
-from graftcli.recipe import Recipe, check_units
-from graftcli.recipe.file import load as load_recipe
 from graftcli.store.runs import read_run
-from graftcli.students.make import Pictured, made_from_teacher, maker
-
-_LOOKED_AT = 64  # images by which a student made from the teacher is chosen
 
 P = TypeVar("P", "Networks", "Look", "How", "Asked")
 
@@ -135,137 +116,3 @@ def laid_over(earlier: Asked, said: Asked, given: Collection[str]) -> Asked:
         look=over(earlier.look, said.look),
         how=over(earlier.how, said.how),
     )
-
-
-# -- what a run starts from ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Ready:
-    """Everything that a run starts from; what can be refused has been refused."""
-
-    asked: Asked
-    recipe: Recipe
-    plan: Plan
-    blocks: tuple[int, ...]  # of the student, that are to replace the teacher's
-    fit: Fit
-    train: pictures.Images
-    held: pictures.Images | None  # given to measure on
-    device: torch.device
-
-
-def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
-    """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
-    how = asked.how
-    recipe, device = recipe_of(how), device_named(how.device)
-    teacher = teacher_of(asked)
-    fit = fit_for(teacher, asked.look, whole=True)
-    pictured = cache(lambda: images_of(asked.images, fit, how, listen))
-    plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
-    check_units(recipe, len(plan.blocks))
-    check_made(recipe, plan.student.network)
-    chosen = parse_blocks(blocks, len(plan.blocks))
-    check_tasks(recipe, len(plan.blocks), chosen)
-    if teacher.weights == "random":
-        listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
-    for note in plan.notes:
-        listen(Warned(note))
-    held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
-    return Ready(asked, recipe, plan, chosen, fit, pictured(), held, device)
-
-
-def recipe_of(how: How) -> Recipe:
-    """The recipe with everything that is said beside it, checked again as a whole."""
-    recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
-    if how.batch is None:
-        return recipe
-    batches = tuple(f"stages.{stage.name}.batch={how.batch}" for stage in recipe.stages)
-    return load_recipe(how.recipe, (*how.overrides, *batches), how.steps_scale)
-
-
-def plan_of(asked: Asked, recipe: Recipe) -> Plan:
-    """Both networks, cut at matching places."""
-    teacher = teacher_of(asked)
-    fit = fit_for(teacher, asked.look, whole=True)
-    looked_at = cache(lambda: plain(images_of(asked.images, fit, asked.how, lambda _: None).pixels[:_LOOKED_AT], fit))
-    return _plan(asked, recipe, teacher, looked_at)
-
-
-def teacher_of(asked: Asked) -> Network:
-    """The trained network, with its weights."""
-    networks = asked.networks
-    torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
-    return build(
-        networks.teacher,
-        checkpoint=networks.teacher_checkpoint,
-        num_classes=networks.num_classes,
-        in_chans=networks.in_chans,
-        img_size=asked.look.img_size,
-        ema=networks.ema,
-        unsafe=networks.unsafe_load,
-        role="teacher",
-    )
-
-
-def _plan(asked: Asked, recipe: Recipe, teacher: Network, looked_at: Pictured) -> Plan:
-    networks = asked.networks
-    torch.manual_seed(asked.how.seed)  # whatever the teacher took of it
-    student = build(
-        networks.student,
-        checkpoint=_student_weights(networks, recipe),
-        ema=networks.ema,
-        unsafe=networks.unsafe_load,
-        like=teacher,
-        role="student",
-        derive=maker(looked_at),
-    )
-    return plans.make(teacher, student, networks.choice)
-
-
-def _student_weights(networks: Networks, recipe: Recipe) -> str | None:
-    """Where the student's first weights are read from: "none" for nowhere, None for its name's pretrained ones."""
-    given = networks.student_checkpoint
-    if made_from_teacher(networks.student):  # with weights of its own, which are the teacher's
-        return given or ("none" if recipe.init == "random" else None)
-    if recipe.init == "checkpoint" and given is None:
-        raise CheckpointError(
-            f"recipe {recipe.name} starts from the student's own weights, and none are given.",
-            "Give them with --student-checkpoint, or take --set init=inherit.",
-        )
-    if recipe.init != "checkpoint" and given not in (None, "none"):
-        raise UsageError(
-            f"--student-checkpoint is {given}; recipe {recipe.name} has `init: {recipe.init}` and would not use it.",
-            "Leave it out, or start from it with --set init=checkpoint.",
-        )
-    return None if recipe.init == "pretrained" else given or "none"
-
-
-def images_of(source: str, fit: Fit, how: How, listen: Listener) -> pictures.Images:
-    """The images of a folder or archive, decoded; what cannot be read is told of, and left out."""
-
-    def tell(done: int, total: int) -> None:
-        listen(Decoded(done, total))
-
-    found = pictures.load(Path(source), fit, strict=how.strict, jobs=how.jobs, on_progress=tell)
-    for broken in found.broken:
-        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
-    return found
-
-
-def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
-    """`3`, `1,3`, `2-4`, `last`; None stands for all blocks."""
-    if text is None:
-        return tuple(range(1, count + 1))
-    found: set[int] = set()
-    for part in text.replace(" ", "").split(","):
-        first, dash, last = (str(count) if end == "last" else end for end in part.partition("-"))
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--blocks {text!r} names no blocks.", "Give numbers: 3, 1,3, 2-4 or last.")
-        found |= set(range(int(first), int(last or first) + 1))
-    unknown = sorted(block for block in found if not 1 <= block <= count)
-    if unknown or not found:
-        raise UsageError(
-            f"--blocks {text} names block {', '.join(map(str, unknown)) or 'none'}; these networks have 1 to {count}.",
-            "`graftcli plan` shows them.",
-        )
-    return tuple(sorted(found))

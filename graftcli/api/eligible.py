@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from graftcli.api.asked import Asked, parse_blocks, plan_of, recipe_of
+from graftcli.api.asked import Asked
 from graftcli.api.cells import Cell, Draw, Grid, Method, methods_of
 from graftcli.api.marks import mark_of
 from graftcli.api.notebook import Notebook
+from graftcli.api.ready import parse_blocks, plan_of, recipe_of
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.graft.counterparts import check_made
 from graftcli.graft.stages import check_tasks

@@ -6,10 +6,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked, teacher_of
+from graftcli.api.asked import Asked
 from graftcli.api.loading import network_of
 from graftcli.api.marks import state_of
 from graftcli.api.notebook import Notebook
+from graftcli.api.ready import teacher_of
 from graftcli.api.scoring import Scored, Scoring, scoring_on
 
 

@@ -6,7 +6,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked, as_kept, recipe_of
+from graftcli.api.asked import Asked, as_kept
+from graftcli.api.ready import recipe_of
 from graftcli.store.written import plain
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftcli.api.asked import Asked, Ready, ready
+from graftcli.api.asked import Asked
+from graftcli.api.ready import Ready, ready
 from graftcli.api.rehearsing import Pace, lasting, rehearse, times_of, trained_on
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Rehearsed, Warned

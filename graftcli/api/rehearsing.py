@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftcli.api.asked import Ready
 from graftcli.api.checking import checked
+from graftcli.api.ready import Ready
 from graftcli.api.running import fixed_now, settings_of
 from graftcli.events import Event, Looked
 from graftcli.graft.layerwise import length

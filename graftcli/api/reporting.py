@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked, asked_of, images_of, plan_of, recipe_of
+from graftcli.api.asked import Asked, asked_of
 from graftcli.api.loading import load
+from graftcli.api.ready import images_of, plan_of, recipe_of
 from graftcli.api.scoring import fit_for
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError

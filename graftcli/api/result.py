@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from graftcli.api.asked import Ready
 from graftcli.api.loading import load, read_document
+from graftcli.api.ready import Ready
 from graftcli.events import Listener, Saved
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from graftcli.api.asked import Asked, Ready, as_kept, asked_of, laid_over, ready
+from graftcli.api.asked import Asked, as_kept, asked_of, laid_over
 from graftcli.api.checking import checked
+from graftcli.api.ready import Ready, ready
 from graftcli.api.result import Result, done_before, made_of, result_of, write_single
 from graftcli.api.reuse import take_over
 from graftcli.environment.installs import versions
