@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 from torch import nn
@@ -129,7 +129,8 @@ def _find(where: str, factory: str) -> Callable[..., Any]:
     if callable(make) and not isinstance(make, nn.Module):
         return make
     found = f"`{where}` has no `{factory}`" if make is None else f"`{factory}` in `{where}` is a {type(make).__name__}"
-    here = [name for name, value in vars(source).items() if getattr(value, "__module__", None) == source.__name__]
+    own = {name: value for name, value in vars(source).items() if getattr(value, "__module__", None) == source.__name__}
+    here = [name for name, value in own.items() if isinstance(value, FunctionType | type)]
     raise PairError(f"{found} that makes a network.", f"It has {', '.join(here) or 'no function or class of its own'}.")
 
 
