@@ -6,6 +6,7 @@ is the number of blocks. What is not remembered is computed again from the neare
 
 import math
 import mmap
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -114,9 +115,19 @@ def _mapped(path: Path, size: int) -> mmap.mmap:
     """The file, as long as it must be, with what an earlier session wrote into it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("r+b" if path.exists() else "w+b") as file:
-        if path.stat().st_size < size:
-            file.truncate(size)
+        try:
+            _reserve(file.fileno(), size)
+        except OSError as fault:
+            raise OSError(fault.errno, fault.strerror, str(path)) from fault
         return mmap.mmap(file.fileno(), size)
+
+
+def _reserve(file: int, size: int) -> None:
+    """Room on the disk, now: a mapped file that meets a full disk later ends the process without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    elif os.fstat(file).st_size < size:  # macOS
+        os.truncate(file, size)
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:
