@@ -72,13 +72,22 @@ def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_not_whole_is_looked_at_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["memory", "disk"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_what_is_not_whole_is_looked_at_again(
+    place: Place, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = looking("memory", tmp_path / "whole", None)
     monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
-    looking("memory", tmp_path, 32)
+    looking(place, tmp_path, 32)
     file = tmp_path / "value-1.bin"
-    file.write_bytes(file.read_bytes()[:-1])
-    _, again = looking("memory", tmp_path, None)
+    if gone:
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    found, again = looking(place, tmp_path, None)
     assert again.shown == 60
+    assert torch.equal(found.at(1, torch.arange(60)), whole.at(1, torch.arange(60)))
 
 
 def test_a_full_disk_only_costs_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

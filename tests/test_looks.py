@@ -14,7 +14,8 @@ from tests.engine import images, recipe
     [
         ({"total": 30}, 3),  # 12 images share them evenly
         ({"total": 5}, 1),
-        ({"total": 30, "count": 2}, 2),  # the narrower limit counts
+        ({"total": 30, "count": 9}, 9),  # what is said of each image goes before
+        ({"count": 2}, 2),
         ({"total": 10**6}, 20),  # never more than there are steps to see them
     ],
 )

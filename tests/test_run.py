@@ -112,6 +112,7 @@ def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
         (("blocks", "student"), (2,), [(2,)]),
         (("blocks", "student"), (1, 3), [(1,), (3,), (1, 3)]),
         (("half", "student"), (3,), [(3,)]),
+        (("half", "student"), (1,), [(1,), (1,)]),
         (("growing",), (2,), []),
     ],
 )
@@ -126,7 +127,7 @@ def test_a_chosen_block_is_trained_once_alone(
 
 def test_a_recipe_that_trains_nothing_in_the_chosen_block_is_refused() -> None:
     growing = recipe().model_copy(update={"stages": recipe().stages[1:2]})
-    with pytest.raises(UsageError, match="recipe tiny trains nothing where only block 2 of 3 is replaced"):
+    with pytest.raises(UsageError, match="connects neighbouring blocks, and of 3 only 2 is to be replaced"):
         check_tasks(growing, 3, (2,))
 
 

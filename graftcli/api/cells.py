@@ -168,12 +168,10 @@ class Cell:
     def name(self) -> str:
         return f"{self.method.name}-{self.draw.shots}shot-draw{self.draw.index}"
 
-    def asked(self, common: Asked, overrides: Sequence[str] = ()) -> Asked:
+    def asked(self, common: Asked) -> Asked:
         """What its run is asked for: what is common to all cells, with what is its own."""
         how = common.how
-        own = replace(
-            how, recipe=self.method.recipe, overrides=(*how.overrides, *overrides), seed=how.seed + self.draw.index
-        )
+        own = replace(how, recipe=self.method.recipe, seed=how.seed + self.draw.index)
         networks = replace(common.networks, student=self.method.student)
         return replace(common, networks=networks, images=str(self.draw.folder), how=own)
 

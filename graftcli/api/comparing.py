@@ -22,6 +22,7 @@ from graftcli.api.judging import Judge
 from graftcli.api.marks import mark_of, state_of
 from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
 from graftcli.api.pacing import Budget, Paced, paced
+from graftcli.api.ready import with_batch
 from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
@@ -122,6 +123,7 @@ class _Comparing:
             for cell in cells:
                 self.asked_of(cell)  # too few steps for a method are the user's fault, and told before any is trained
         trials = [self.known(cell) for cell in cells]
+        _ = self.judge.said  # so is a folder that nothing can be scored on
         for done, cell in enumerate(cells):
             if not trials[done].is_done:
                 self.listen(Entered(cell.name, done, len(cells)))
@@ -207,12 +209,14 @@ class _Comparing:
             return cell.asked(self.asked)
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
         blocks, whole = cell.method.blocks, replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
-        asked = Cell(cell.method, first).asked(whole)
-        hangs_on = [mark_of(replace(asked, how=replace(asked.how, jobs=None))), blocks, asdict(self.budget)]
+        tried, own = (Cell(cell.method, draw).asked(whole) for draw in (first, cell.draw))
+        hangs_on = [mark_of(replace(tried, how=replace(tried.how, jobs=None))), blocks, asdict(self.budget)]
         found = self.notebook.once(
-            "paces", hangs_on, lambda: asdict(paced(asked, blocks, self.budget, self.folder, self.listen))
+            "paces", hangs_on, lambda: asdict(paced(tried, blocks, self.budget, self.folder, self.listen))
         )
-        return cell.asked(whole, TypeAdapter(Paced).validate_python(found).overrides)
+        how = with_batch(own.how)  # a batch among the budget's settings goes before --batch
+        overrides = (*how.overrides, *TypeAdapter(Paced).validate_python(found).overrides)
+        return replace(own, how=replace(how, overrides=overrides))
 
     # -- the table ------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_outpu
 from graftcli.nets.spec import build
 from graftcli.store import card
 from graftcli.store.written import read_facts, read_tensors
+from graftcli.students.wanted import is_wanted
 
 
 def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
@@ -34,7 +35,8 @@ def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
 def network_of(model: str, *, checkpoint: str | Path | None = None, unsafe: bool = False, **building: Any) -> Network:
     """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes."""
     path = Path(model).expanduser()
-    document = read_document(path)[0] if checkpoint is None and path.exists() and is_output(path) else {}
+    known = checkpoint is None and not is_wanted(model) and path.exists() and is_output(path)
+    document = read_document(path)[0] if known else {}
     if document.get("kind") != "hybrid":
         return build(model, checkpoint=checkpoint, unsafe=unsafe, **building)
     size, seen = tuple(document["preprocess"]["size"]), document["preprocess"]

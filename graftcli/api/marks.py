@@ -8,7 +8,10 @@ from typing import Any
 
 from graftcli.api.asked import Asked, as_kept
 from graftcli.api.ready import recipe_of
+from graftcli.images.sources import is_hidden
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, is_output
 from graftcli.store.written import plain
+from graftcli.students.wanted import is_wanted
 
 
 def mark_of(asked: Asked) -> str:
@@ -29,12 +32,17 @@ def mark_of(asked: Asked) -> str:
 
 @cache  # a comparison asks for the same files many times; the next one looks again
 def state_of(text: str | None) -> Any:
-    """Sizes and times of the files that a spec or path leads to; nothing where it is a name of another kind."""
-    if text is None:
+    """Sizes and times of the files that a spec or path leads to; nothing where it is a name of another kind.
+
+    Of what graftcli wrote, the weights and what they are of: reports and measurements come and go.
+    """
+    if text is None or is_wanted(text):
         return None
-    path = Path(text.partition(".py:")[0] + ".py" if ".py:" in text else text).expanduser()
+    front, code, _ = text.removeprefix("local-dir:").partition(".py:")
+    path = Path(front + code.rstrip(":")).expanduser()
     if path.is_dir():
-        return [_stamp(file, path) for file in sorted(path.rglob("*")) if file.is_file()]
+        files = [path / FACTS_FILE, path / WEIGHTS_FILE] if is_output(path) else sorted(path.rglob("*"))
+        return [_stamp(file, path) for file in files if file.is_file() and not is_hidden(str(file.relative_to(path)))]
     return _stamp(path, path.parent) if path.is_file() else None
 
 

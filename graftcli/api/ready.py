@@ -1,6 +1,6 @@
 """Asked for -> everything that a run starts from; what can be refused has been refused."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -63,11 +63,17 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
 
 def recipe_of(how: How) -> Recipe:
     """The recipe with everything that is said beside it, checked again as a whole."""
-    recipe = load_recipe(how.recipe, how.overrides, how.steps_scale)
+    how = with_batch(how)
+    return load_recipe(how.recipe, how.overrides, how.steps_scale)
+
+
+def with_batch(how: How) -> How:
+    """The same, with the batch among the settings, where others may follow it."""
     if how.batch is None:
-        return recipe
-    batches = tuple(f"stages.{stage.name}.batch={how.batch}" for stage in recipe.stages)
-    return load_recipe(how.recipe, (*how.overrides, *batches), how.steps_scale)
+        return how
+    stages = load_recipe(how.recipe, how.overrides, how.steps_scale).stages
+    batches = (f"stages.{stage.name}.batch={how.batch}" for stage in stages)
+    return replace(how, overrides=(*how.overrides, *batches), batch=None)
 
 
 def plan_of(asked: Asked, recipe: Recipe) -> Plan:

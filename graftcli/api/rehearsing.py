@@ -79,7 +79,8 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     times = times_of(start, few)
     share = min(1.0, sum(looks(short, few, images).values()) / sum(looks(recipe, whole, images).values()))
     fixed = fixed_now(start, folder)
-    settings = settings_of(start, {**fixed, "memory": int(share * fixed["memory"])})
+    rooms = {name: fixed[name] and int(share * fixed[name]) for name in ("memory", "disk", "at_once")}
+    settings = settings_of(start, {**fixed, **rooms})
     torch.set_num_threads(fixed["threads"])
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:

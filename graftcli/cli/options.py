@@ -226,7 +226,8 @@ CacheGb = Annotated[
         min=0.0,
         metavar="GB",
         rich_help_panel=RUNNING,
-        help="Memory for what the teacher said; the rest lies in the run's folder. Without it: half a gigabyte.",
+        help="Memory for what the teacher said; the rest lies in the run's folder. Without it: half a gigabyte, and"
+        " more where that disk is full.",
     ),
 ]
 StageBatch = Annotated[

@@ -4,6 +4,7 @@ Value 0 is the view itself, value k what block k hands on, value L the last feat
 is the number of blocks. What is not remembered is computed again from the nearest value before it that is.
 """
 
+import errno
 import math
 import mmap
 import os
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from graftcli.graft.diary import Diary
 from graftcli.graft.views import Views
+from graftcli.store.written import writing
 
 Place = Literal["memory", "disk", "again"]
 
@@ -51,9 +53,13 @@ class Answers:
             shape = (len(self.views), *self.shapes[value - 1])
             if self.places[value] == "memory":
                 self._kept[value] = torch.empty(shape)
-            else:
-                self._maps[value] = _mapped(self.folder / f"{self.name}-{value}.bin", 4 * math.prod(shape))
-                self._kept[value] = torch.frombuffer(self._maps[value], dtype=torch.float32).view(shape)
+                continue
+            file, size = self.folder / f"{self.name}-{value}.bin", 4 * math.prod(shape)
+            if not file.is_file() or file.stat().st_size != size:
+                Diary.tear_out(self.folder, self.name)
+                _make(file, size)
+            self._maps[value] = _mapped(file, size)
+            self._kept[value] = torch.frombuffer(self._maps[value], dtype=torch.float32).view(shape)
         if not self._kept:
             return
         mapped = [value for value in self._kept if self.places[value] == "disk"]
@@ -112,22 +118,31 @@ class Answers:
 
 
 def _mapped(path: Path, size: int) -> mmap.mmap:
-    """The file, as long as it must be, with what an earlier session wrote into it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("r+b" if path.exists() else "w+b") as file:
-        try:
-            _reserve(file.fileno(), size)
-        except OSError as fault:
-            raise OSError(fault.errno, fault.strerror, str(path)) from fault
+    with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), size)
 
 
+def _make(path: Path, size: int) -> None:
+    """A file with room on the disk, now: a mapped one that meets a full disk later ends the process without a word."""
+    with writing(path, size):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with path.open("wb") as file:
+                _reserve(file.fileno(), size)
+        except OSError:
+            path.unlink(missing_ok=True)  # what it has already would keep the disk full
+            raise
+
+
 def _reserve(file: int, size: int) -> None:
-    """Room on the disk, now: a mapped file that meets a full disk later ends the process without a word."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file, 0, size)
-    elif os.fstat(file).st_size < size:  # macOS
-        os.truncate(file, size)
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        try:
+            os.posix_fallocate(file, 0, size)
+            return
+        except OSError as fault:
+            if fault.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+                raise
+    os.truncate(file, size)
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:

@@ -19,7 +19,10 @@ _KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
 
 
 class Diary:
-    """The rows of `kept` that are filled, in order; those of the `mapped` values lie on the disk by themselves."""
+    """The rows of `kept` that are filled, in order; those of the `mapped` values lie on the disk by themselves.
+
+    Whoever makes a mapped file anew tears out the page first: its rows are zeros.
+    """
 
     def __init__(self, folder: Path, name: str, kept: Mapping[int, Tensor], mapped: Collection[int]) -> None:
         self.folder, self.name, self.kept, self.mapped = folder, name, kept, frozenset(mapped)
@@ -32,6 +35,10 @@ class Diary:
 
     def _file(self, value: int) -> Path:
         return self.folder / f"{self.name}-{value}.bin"
+
+    @staticmethod
+    def tear_out(folder: Path, name: str) -> None:
+        (folder / f"{name}-done.json").unlink(missing_ok=True)
 
     def restore(self) -> int:
         """Fill in what an earlier session wrote down; returns how many rows that are."""
@@ -56,7 +63,9 @@ class Diary:
         if (time.monotonic() - self._at <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
             return
         for value, tensor in self.kept.items():
-            if value not in self.mapped:
+            if value in self.mapped:
+                _sync(self._file(value))
+            else:
                 self._append(value, tensor, done)
         write_json(self._page, {"done": done, "values": sorted(self.kept)})
         self._done, self._at = done, time.monotonic()
@@ -76,6 +85,12 @@ class Diary:
         needed = sum(len(t) * _row(t) for value, t in self.kept.items() if value not in self.mapped)
         self.folder.mkdir(parents=True, exist_ok=True)
         return needed <= shutil.disk_usage(self.folder).free // 2
+
+
+def _sync(file: Path) -> None:
+    """What was written into a mapped file is on the disk before the page says so."""
+    with file.open("rb") as opened:
+        os.fsync(opened.fileno())
 
 
 def _row(tensor: Tensor) -> int:

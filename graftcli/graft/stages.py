@@ -63,8 +63,8 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
             units = [tuple(unit) for unit in stage.units(blocks)]
         else:
             units = _connections(sorted(chosen)) if stage.train == "growing" else [tuple(sorted(chosen))]
-            trained = {task.blocks for task in found}  # a block that was trained alone has nothing to be connected with
-            units = [unit for unit in units if len(unit) > 1 or unit not in trained]
+            alone = {task.blocks for task in found if task.stage.train == "blocks"}  # with nothing to be connected to
+            units = [unit for unit in units if unit not in alone]
         found += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
@@ -76,10 +76,10 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
 def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> None:
     """A recipe has something to train in the blocks that are chosen."""
     if not tasks(recipe, blocks, chosen):
-        asked = ", ".join(map(str, sorted(chosen)))
+        asked, verb = ", ".join(map(str, sorted(chosen))), "are" if len(chosen) > 1 else "is"
         raise UsageError(
-            f"recipe {recipe.name} trains nothing where only block {asked} of {blocks} is replaced.",
-            "Choose more --blocks, or a recipe that trains blocks alone: graft, netgraft.",
+            f"recipe {recipe.name} connects neighbouring blocks, and of {blocks} only {asked} {verb} to be replaced.",
+            "Choose neighbours, as --blocks 1-2, or a recipe that trains each block alone or the whole: graft, kd.",
         )
 
 

@@ -63,7 +63,7 @@ def opened(path: Path) -> Iterator[Source]:
     path = path.expanduser()
     with ExitStack() as held:
         try:
-            files = [entry for entry in _listed(path, held) if not _hidden(entry.name)]
+            files = [entry for entry in _listed(path, held) if not is_hidden(entry.name)]
         except UNREADABLE as error:
             raise ImagesError(f"`{path}` cannot be read: {error}", f"Give {WANTED}.") from error
         images = tuple(entry for entry in files if _suffix(entry.name) in (*SUFFIXES, *FOREIGN, "/"))
@@ -74,7 +74,7 @@ def _suffix(name: str) -> str:
     return "/" if name.endswith("/") else PurePosixPath(name).suffix.lower()
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     parts = PurePosixPath(name).parts
     return any((part.startswith(".") and part != "..") or part in DEBRIS for part in parts)
 
@@ -131,7 +131,7 @@ def _walk(root: Path) -> Iterator[Entry]:
             below.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
-        below[:] = sorted(name for name in below if not _hidden(name))
+        below[:] = sorted(name for name in below if not is_hidden(name))
         yield from (Entry(_printable(here / name, root), partial(_read_file, here / name)) for name in sorted(files))
     for error in shut:
         if Path(error.filename) == root:

@@ -50,7 +50,7 @@ def source_of(text: str, given: Given) -> Source:
     if text in from_torchvision.names():
         return _torchvision(text, given)
     path = Path(text).expanduser()
-    if text and (path.exists() or text.endswith(_CHECKPOINT_ENDINGS)):
+    if text and (_is_there(path) or text.endswith(_CHECKPOINT_ENDINGS)):
         return _on_disk(path, given)
     if match := _PACKAGE_CALL.fullmatch(text):
         return Source(partial(from_code.network, match[1], match[2]))
@@ -65,7 +65,14 @@ def from_anywhere(text: str) -> str:
         return f"{Path(match[1]).expanduser().absolute()}:{match[2]}"
     named = _PREFIXED.fullmatch(text) or from_timm.known(text) or text in from_torchvision.names()
     path = Path(text).expanduser()
-    return str(path.absolute()) if not named and text and path.exists() else text
+    return str(path.absolute()) if not named and text and _is_there(path) else text
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a spec of many units is longer than a file's name can be
+        return False
 
 
 def _prefixed(prefix: str, name: str, given: Given) -> Source:

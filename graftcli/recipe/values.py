@@ -136,10 +136,11 @@ class Views(Part):
     """The looks at the images. With a `count` for each image, or a `total` that images share, they are remembered."""
 
     count: Count | None = Field(default=None, description="a whole number from 1, or null: a fresh view at each step")
-    total: Count | None = Field(default=None, description="a whole number from 1, or null: no limit for all images")
+    total: Count | None = Field(default=None, description="a whole number from 1, or null; `count` goes before it")
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
 
     def most(self, images: int) -> int | None:
-        """How many looks an image has at most; null: as many as there are steps for."""
-        limits = [self.count, self.total and -(-self.total // images)]
-        return min((limit for limit in limits if limit is not None), default=None)
+        """How many looks an image has at most, by its own count before the total; None: as many as steps can see."""
+        if self.count is not None or self.total is None:
+            return self.count
+        return -(-self.total // images)
