@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft import answers as answering
 from graftcli.graft import diary
 from graftcli.graft.answers import Answers, Place
 from graftcli.graft.views import Views
@@ -58,13 +57,20 @@ def test_a_look_goes_on(place: Place, stop_at: int, tmp_path: Path, monkeypatch:
     assert torch.equal(answers.at(1, index), whole.at(1, index))
 
 
-def test_mapped_pages_that_are_let_go_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = looking("memory", tmp_path / "memory", None)
-    monkeypatch.setattr(answering, "_MAPPED_BYTES", 0)
-    mapped, _ = looking("disk", tmp_path / "disk", None)
-    index = torch.arange(60)
-    for _ in range(2):
-        assert torch.equal(mapped.at(1, index), whole.at(1, index))
+def test_a_file_made_anew_is_not_trusted_however_often_a_look_breaks_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are zeros: what was written down of the file before it counts no more."""
+    whole, _ = looking("memory", tmp_path / "whole", None)
+    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    looking("disk", tmp_path, 32)
+    (tmp_path / "value-1.bin").unlink()
+    with pytest.MonkeyPatch.context() as never:
+        never.setattr(diary, "_KEEP_EVERY", 1e9)
+        looking("disk", tmp_path, 8)
+    found, again = looking("disk", tmp_path, None)
+    assert again.shown == 60
+    assert torch.equal(found.at(1, torch.arange(60)), whole.at(1, torch.arange(60)))
 
 
 def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:

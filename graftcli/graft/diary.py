@@ -7,25 +7,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from graftcli.graft.rows import Rows
 from graftcli.store.written import write_json, writing
 
 _KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
 
 
 class Diary:
-    """The rows of `kept` that are filled, in order; those of the `mapped` values lie on the disk by themselves.
+    """The rows of `kept` that are filled, in order; those of `files` lie on the disk by themselves."""
 
-    Whoever makes a mapped file anew tears out the page first: its rows are zeros.
-    """
-
-    def __init__(self, folder: Path, name: str, kept: Mapping[int, Tensor], mapped: Collection[int]) -> None:
-        self.folder, self.name, self.kept, self.mapped = folder, name, kept, frozenset(mapped)
+    def __init__(self, folder: Path, name: str, kept: Mapping[int, Tensor], files: Mapping[int, Rows]) -> None:
+        self.folder, self.name, self.kept, self.files = folder, name, kept, files
         self._done = 0  # rows that are written down
         self._at = time.monotonic()
 
@@ -36,10 +34,6 @@ class Diary:
     def _file(self, value: int) -> Path:
         return self.folder / f"{self.name}-{value}.bin"
 
-    @staticmethod
-    def tear_out(folder: Path, name: str) -> None:
-        (folder / f"{name}-done.json").unlink(missing_ok=True)
-
     def restore(self) -> int:
         """Fill in what an earlier session wrote down; returns how many rows that are."""
         try:
@@ -47,14 +41,15 @@ class Diary:
         except (OSError, ValueError):
             return 0
         sizes = {value: page["done"] * _row(tensor) for value, tensor in self.kept.items()}
-        if not self.kept.keys() <= set(page["values"]) or any(
-            not self._file(value).is_file() or self._file(value).stat().st_size < size for value, size in sizes.items()
-        ):
+        whole = all(rows.is_whole for rows in self.files.values()) and all(
+            self._file(value).is_file() and self._file(value).stat().st_size >= size for value, size in sizes.items()
+        )
+        if not whole or not {*self.kept, *self.files} <= set(page["values"]):
+            self._page.unlink()  # before a file is made anew, whose rows are zeros
             return 0
         for value, tensor in self.kept.items():
-            if value not in self.mapped:
-                rows = torch.from_file(str(self._file(value)), shared=False, size=page["done"] * tensor[0].numel())
-                tensor[: page["done"]] = rows.view(page["done"], *tensor.shape[1:])
+            rows = torch.from_file(str(self._file(value)), shared=False, size=page["done"] * tensor[0].numel())
+            tensor[: page["done"]] = rows.view(page["done"], *tensor.shape[1:])
         self._done = page["done"]
         return self._done
 
@@ -63,11 +58,10 @@ class Diary:
         if (time.monotonic() - self._at <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
             return
         for value, tensor in self.kept.items():
-            if value in self.mapped:
-                _sync(self._file(value))
-            else:
-                self._append(value, tensor, done)
-        write_json(self._page, {"done": done, "values": sorted(self.kept)})
+            self._append(value, tensor, done)
+        for rows in self.files.values():
+            rows.sync()
+        write_json(self._page, {"done": done, "values": sorted({*self.kept, *self.files})})
         self._done, self._at = done, time.monotonic()
 
     def _append(self, value: int, tensor: Tensor, done: int) -> None:
@@ -82,15 +76,9 @@ class Diary:
 
     def _has_room(self) -> bool:
         """Whether all of it would leave half of the free disk alone; else a look is rather begun again."""
-        needed = sum(len(t) * _row(t) for value, t in self.kept.items() if value not in self.mapped)
+        needed = sum(len(tensor) * _row(tensor) for tensor in self.kept.values())
         self.folder.mkdir(parents=True, exist_ok=True)
         return needed <= shutil.disk_usage(self.folder).free // 2
-
-
-def _sync(file: Path) -> None:
-    """What was written into a mapped file is on the disk before the page says so."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
 
 
 def _row(tensor: Tensor) -> int:
