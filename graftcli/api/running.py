@@ -26,7 +26,7 @@ from graftcli.store import Store
 from graftcli.store.card import save_student
 from graftcli.store.runs import RUN_FILE, newest, read_run
 
-# of memory that answers take before the disk does: a mapped file is as quick, and lets others have its memory
+# of memory that answers take before the disk does: the system holds a file's pages for as long as nobody else wants it
 _AT_ONCE = 2**29
 
 RUNS = Path("runs")

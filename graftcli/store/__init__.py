@@ -6,7 +6,7 @@ report.html, report.json  the report, and what it shows that stands nowhere else
 bench.json                the ladder, where it was measured
 blocks/NAME.safetensors   the weights of a finished unit
 state/NAME.safetensors    where a unit that is not finished goes on; gone when the run is finished
-cache/                    what the engine maps from disk; gone when the run is finished
+cache/                    what the engine remembers on the disk; gone when the run is finished
 .lock                     held by the process that works here, and its name
 """
 
