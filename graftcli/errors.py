@@ -11,6 +11,7 @@
 A message says what was found, with the names and numbers of both sides, then what to do about it.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -47,3 +48,9 @@ class CheckpointError(GraftError):
 
 class MachineError(GraftError):
     exit_code = 7
+
+
+def few(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, for a message: a, b, c and 4 more."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

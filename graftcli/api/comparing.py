@@ -26,7 +26,7 @@ from graftcli.api.ready import with_batch
 from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
-from graftcli.errors import GateError, PairError, UsageError
+from graftcli.errors import GateError, PairError, UsageError, few
 from graftcli.events import Entered, Event, Listener, Saved, Warned
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
@@ -76,10 +76,9 @@ def _check_place(folder: Path) -> None:
         return
     others = sorted(path.name for path in folder.iterdir() if path.name not in OWN and not path.name.startswith("."))
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        named = ", ".join(f"`{name}`" for name in others[:3])
+        named = few([f"`{name}`" for name in others])
         raise UsageError(
-            f"`{folder}` holds {named}{more}, but no {NOTEBOOK_FILE}: it is no comparison.",
+            f"`{folder}` holds {named}, but no {NOTEBOOK_FILE}: it is no comparison.",
             "Choose another folder with --out.",
         )
 

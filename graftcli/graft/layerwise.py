@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from graftcli.errors import few
 from graftcli.events import Began, Event, Listener, Stepped, Warned
 from graftcli.graft.counterparts import Layer, layers_of, passed_over
 from graftcli.graft.course import copied
@@ -77,9 +78,10 @@ class _Layerwise:
         self.told = listen
         stage = task.stage.name
         if left := _left(task, material.pieces, material.kept):
-            named = ", ".join(left[:_NAMED]) + (f" and {len(left) - _NAMED} more" if len(left) > _NAMED else "")
             treated = self.total // self.each
-            listen(Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {named}"))
+            listen(
+                Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {few(left, _NAMED)}")
+            )
         listen(Began(stage, task.first, task.last, self.done * self.each, self.total, 0, 0))
 
     # -- where a layer that is being trained keeps its state ------------------------------------------------------

@@ -1,7 +1,8 @@
 """What the images' census and coverage mean for a distillation, in sentences that say what to do."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
+from graftcli.errors import few
 from graftcli.images.census import Census
 from graftcli.images.coverage import Coverage
 
@@ -57,7 +58,7 @@ def _on_coverage(found: Coverage) -> Iterator[str]:
             f" ({USUAL} a class are usual)"
         )
     else:
-        yield f"{said}: add images of {_some(found.missing)}"
+        yield f"{said}: add images of {few(found.missing, _NAMED)}"
 
 
 def _on_files(found: Census) -> Iterator[str]:
@@ -77,11 +78,6 @@ def _on_files(found: Census) -> Iterator[str]:
         )
     if found.images < 2 * USUAL:
         yield f"{_images(found.images)} {_are(found.images)} few: {USUAL} a class, or a hundred in all, are usual"
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
 
 
 def _images(count: int) -> str:

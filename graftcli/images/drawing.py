@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from graftcli.errors import ImagesError
+from graftcli.errors import ImagesError, few
 from graftcli.images.pixels import Fit, decode
 from graftcli.images.sources import Entry, opened
 
@@ -57,10 +57,9 @@ def _classes(source: Path, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     if len(beside) == len(names):
         return {"": list(entries)}
     if beside:
-        more = f" and {len(beside) - _NAMED} more" if len(beside) > _NAMED else ""
         raise ImagesError(
             f"{len(beside)} of {len(names)} images under `{source}` lie beside the class folders:"
-            f" {', '.join(beside[:_NAMED])}{more}.",
+            f" {few(beside, _NAMED)}.",
             "Move them into the folders of their classes, or away.",
         )
     found: dict[str, list[Entry]] = {}

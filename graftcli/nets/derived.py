@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from graftcli.errors import few
 from graftcli.nets.kept import Kept, as_facts, from_facts, narrow
 from graftcli.nets.network import Network
 
@@ -71,7 +72,7 @@ def notes(network: Network) -> list[str]:
     whole = network.origin["whole"] if is_derived(network) else []
     if not whole:
         return []
-    names = f"{', '.join(f'`{name}`' for name in whole[:3])}{f' and {len(whole) - 3} more' if len(whole) > 3 else ''}"
+    names = few([f"`{name}`" for name in whole])
     return [f"of the student {names} stay as wide as in the teacher: their channels cannot go without moving others"]
 
 

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Self
 from torch import Tensor
 
 from graftcli.environment.machine import peak_memory
-from graftcli.errors import GraftError, MachineError, UsageError
+from graftcli.errors import GraftError, MachineError, UsageError, few
 from graftcli.store import card
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
 from graftcli.store.written import (
@@ -244,10 +244,8 @@ def _check_place(folder: Path, overwrite: bool) -> None:
             return
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     if others:
-        more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-        found = (
-            f"`{folder}` holds {', '.join(f'`{name}`' for name in others[:3])}{more}, but no {RUN_FILE}: it is no run."
-        )
+        named = few([f"`{name}`" for name in others])
+        found = f"`{folder}` holds {named}, but no {RUN_FILE}: it is no run."
         files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE)
         mine = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/"))
         raise UsageError(

@@ -27,6 +27,7 @@ from graftcli.students.wanted import (
     Pruned,
     Wanted,
     is_wanted,
+    looks_at_images,
     suffix,
     wanted,
 )
@@ -73,7 +74,7 @@ def _changed(traced: Traced, asked: Wanted, images: Pictured | None) -> _Changed
             kept, whole = narrower(traced, asked)
             return _Changed(kept, whole=whole)
         case Pruned():
-            kept, whole = pruned(traced, asked, images() if images and asked.rule == "act" else None)
+            kept, whole = pruned(traced, asked, images() if images and looks_at_images(asked) else None)
             return _Changed(kept, whole=whole)
         case LowRank():
             rows = low_rank(traced.module, asked.share)
