@@ -56,7 +56,7 @@ def a_stage(draw: random.Random, index: int) -> dict[str, Any]:
         "targets": [{"at": "logits", "loss": draw.choice(["kl", "mse", "norm-l2"]), "weight": a_number(draw)}],
         draw.choice(["steps", "epochs"]): a_count_or_counts(draw),
         "lr": draw.choice([a_number(draw), [a_number(draw), a_number(draw)]]),
-        "optimizer": draw.choice(["adam", "adamw", "sgd"]),
+        "optimizer": draw.choice(["muon", "adam", "adamw", "sgd"]),
         "schedule": draw.choice(["constant", "cosine", "step"]),
         "augment": draw.choice([None, an_augment(draw)]),
         "ema": draw.choice([None, 0.999]),

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 
 from graftcli.errors import CheckpointError
+from graftcli.graft.muon import Muon
 from graftcli.store.written import read_facts, read_state, read_tensors, write_state, write_tensors
 
 
@@ -139,6 +140,8 @@ def _optimiser(name: str, network: torch.nn.Sequential) -> torch.optim.Optimizer
     groups: list[dict[str, Any]] = [{**first, "lr": 1e-2}, last]
     if name == "sgd":
         return torch.optim.SGD(groups, lr=1e-3, momentum=0.9)
+    if name == "muon":
+        return Muon([{"lr": 1e-3, **group} for group in groups])
     kind = torch.optim.Adam if name == "adam" else torch.optim.AdamW
     return kind(groups, lr=1e-3, betas=(0.8, 0.99), amsgrad=True)
 
@@ -150,7 +153,7 @@ def _step(network: torch.nn.Module, optimiser: torch.optim.Optimizer, number: in
     optimiser.step()
 
 
-@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "adam", "adamw"])
 def test_an_optimiser_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str) -> None:
     network = _network()
     optimiser = _optimiser(name, network)

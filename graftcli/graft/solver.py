@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from graftcli.graft.muon import Muon
 from graftcli.graft.seams import Adapter
 from graftcli.graft.stages import Task
 from graftcli.recipe import Stage, nth
@@ -44,6 +45,8 @@ def optimiser_of(stage: Stage, rates: dict[str, Rate]) -> torch.optim.Optimizer:
             parameter.requires_grad_(True)
     if stage.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=stage.momentum or 0.0, weight_decay=stage.weight_decay)
+    if stage.optimizer == "muon":
+        return Muon(groups, momentum=stage.momentum or 0.0, weight_decay=stage.weight_decay)
     kind = torch.optim.Adam if stage.optimizer == "adam" else torch.optim.AdamW
     return kind(groups, betas=stage.betas or (0.9, 0.999), weight_decay=stage.weight_decay)
 

@@ -35,7 +35,7 @@ from graftcli.recipe.values import (
 _OF_OPTIMIZERS: dict[str, tuple[tuple[str, ...], Any]] = {
     "solve": (("least-squares",), "outputs"),
     "ridge": (("least-squares",), 1e-3),
-    "momentum": (("sgd",), 0.9),
+    "momentum": (("sgd", "muon"), 0.9),
     "betas": (("adam", "adamw"), (0.9, 0.999)),
 }
 
@@ -80,6 +80,7 @@ class Stage(Part):
     what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
     the student's,  mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
 
+    `muon` moves matrices and filters in all directions alike, and everything else as `adam` does, at the same rate.
     `least-squares` solves a bias-free 1x1 for each layer and multiplies it in, over `steps` batches: behind the layer,
     from what it gives to what the teacher's gives (`solve: outputs`); or before it, from the channels that are left to
     all those which the teacher's layer reads (`solve: inputs`). The ridge pulls it to where it changes nothing.
@@ -93,7 +94,7 @@ class Stage(Part):
     steps: PerUnit[Count] | None = Field(default=None, description=COUNTS)
     epochs: PerUnit[Count] | None = Field(default=None, description=COUNTS)
     batch: Count = Field(default=64, description="a whole number from 1")
-    optimizer: Literal["adam", "adamw", "sgd", "least-squares"] = "adam"
+    optimizer: Literal["muon", "adam", "adamw", "sgd", "least-squares"] = "adam"
     solve: Literal["outputs", "inputs"] | None = Field(
         default=None, description="outputs or inputs, with `optimizer: least-squares` (there: outputs)"
     )
@@ -101,7 +102,7 @@ class Stage(Part):
         default=None,
         description="a number above 0, of the mean of the diagonal, with `optimizer: least-squares` (there: 1e-3)",
     )
-    momentum: Share | None = Field(default=None, description=f"{SHARE}, with `optimizer: sgd` (there: 0.9)")
+    momentum: Share | None = Field(default=None, description=f"{SHARE}, with `optimizer: sgd` and muon (there: 0.9)")
     betas: Pair[Inside] | None = Field(
         default=None, description="two numbers between 0 and 1, with adam and adamw (there: [0.9, 0.999])"
     )
