@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
 from graftcli.graft.fit import fit
-from graftcli.graft.losses import relative_mse
+from graftcli.graft.losses import relative_mse, softened_kl
 from graftcli.graft.seams import seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Pieces, pieces, tasks
@@ -77,6 +77,22 @@ def test_the_whole_student_is_met_at_every_cut(tmp_path: Path) -> None:
         ours, theirs = found.teacher[k](ours), found.student[k](theirs)
         expected += relative_mse(found.regressor(theirs) if k == 2 else theirs, ours).item()
     assert training.error().item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_head_is_met_by_the_last_block_alone(tmp_path: Path) -> None:
+    made = plan()
+    found = pieces(made, seams(made))
+    targets = [{"at": "output", "loss": "mse"}, {"at": "head", "loss": "kl", "temperature": 1, "weight": 0.5}]
+    first, _, last = tasks(on_blocks(targets=targets), 3, (1, 2, 3))
+    assert BlockTraining(first, material(found, tmp_path), MemoryUnit()).targets == {1}  # no step behind its block
+    training = BlockTraining(last, material(found, tmp_path), MemoryUnit())
+    theirs = training.material.answers.at(2, training.order.at(0))
+    maps, ours = found.student[2](theirs), found.teacher[2](theirs)
+    expected = relative_mse(found.regressor(maps), ours)
+    expected = expected + 0.5 * softened_kl(found.student[3](maps), found.teacher[3](ours), 1)
+    assert training.error().item() == pytest.approx(expected.item(), rel=1e-4)
+    training.error().backward()
+    assert all(p.grad is not None for p in found.student[3].parameters())
 
 
 @pytest.mark.parametrize("changes", [{"input": "student"}, {"input": "mix", "mu": 0.5}])

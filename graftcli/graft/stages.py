@@ -142,9 +142,10 @@ def pieces(plan: Plan, seams: Sequence[Seam]) -> Pieces:
 
 
 def _last_maps(side: Side) -> Position | None:
-    """The last place before the maps are pooled away, if there is one behind the last cut."""
+    """The last place before maps are pooled away or become one of each class, if there is one behind the last cut."""
     places = [p for p in before_head(side.traced, positions(side.traced)) if p.index > side.cuts[-1].index]
-    return places[-1] if places else None
+    of_features = [p for p in places if p.channels != side.network.num_classes]
+    return (of_features or places)[-1] if places else None
 
 
 def _way_back(theirs: Position, ours: Position) -> nn.Module:
@@ -190,9 +191,9 @@ class Grafted(nn.Module):
 def values_of(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
     """Which values a target is met at; where there are no last maps, the logits stand for them."""
     scores = pieces.blocks + 1
-    if target.at == "logits":
+    if target.at == "logits" or (target.at == "head" and task.last == pieces.blocks):
         return (scores,)
-    ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,)}[target.at]
+    ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,), "head": ()}[target.at]
     return tuple(scores if end == pieces.blocks and not pieces.has_maps else end for end in ends)
 
 

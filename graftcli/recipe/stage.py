@@ -44,10 +44,11 @@ class Target(Part):
     """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
 
     `output` is what the last trained block hands on at its cut, `outputs` what each of them does; the last block of all
-    hands on `features`, the last map before pooling.
+    hands on `features`, the last map before pooling. `head` are the logits of a unit that ends with the last block, and
+    nothing of others, which `logits` would lead through the teacher's blocks behind them.
     """
 
-    at: Literal["logits", "output", "outputs", "features"]
+    at: Literal["logits", "output", "outputs", "features", "head"]
     loss: Literal["norm-l2", "mse", "kl"]
     temperature: Positive | None = Field(default=None, description="a number above 0, with `loss: kl` (there: 4)")
     weight: Positive = Field(default=1.0, description="a number above 0")
@@ -57,7 +58,7 @@ class Target(Part):
     def _kl_compares_classes(cls, loss: str, info: Info) -> str:
         if loss == "kl" and info.data.get("at") in ("output", "outputs", "features"):
             raise ValueError(
-                f"found kl, which compares classes: it goes with `at: logits`; with {info.data['at']} take mse"
+                f"found kl, which compares classes: it goes with `at: logits` or head; with {info.data['at']} take mse"
             )
         return loss
 
@@ -153,8 +154,10 @@ class Stage(Part):
             far = {(i, "loss"): f"found {loss}, {said}" for i, loss in losses if loss == "norm-l2"}
             return together(value, check, {**others, **more, **far})
         said = "found output, which is one block's: with `train: student` take outputs, features or logits"
-        cuts = [index for index, at in enumerate(places) if train == "student" and at == "output"]
-        return together(value, check, {(index, "at"): said for index in cuts})
+        cuts = {(index, "at"): said for index, at in enumerate(places) if train == "student" and at == "output"}
+        if train != "student" and set(places) == {"head"}:
+            cuts[0, "at"] = "found head alone, which blocks before the last have none of: add output, or take logits"
+        return together(value, check, cuts)
 
     @rule("epochs")
     @classmethod
