@@ -164,7 +164,7 @@ stages:
         "10: `stages.0.targets.0.temperature` found 3.0, "
         "but only kl has a temperature, and the loss is norm-l2: leave it out",
         "11: `stages.0.targets.1.loss` found kl, which compares classes: "
-        "it goes with `at: logits`; with output take mse",
+        "it goes with `at: logits` or head; with output take mse",
         "12: `stages.0.steps.1` found -1; allowed: a whole number from 1, or a list of them, one a block",
         "14: `stages.0.lr` is given twice, first at 13",
         "15: `stages.1.name` found graft again: each stage has its own",
