@@ -108,15 +108,17 @@ def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trains", "chosen", "units"),
     [
-        (("student",), (2,), [(2,)]),  # no stage trains it alone before
-        (("blocks", "student"), (2,), [(2,)]),
+        (("student",), (2,), [(2,)]),
+        (("blocks", "student"), (2,), [(2,), (2,)]),
+        (("blocks", "growing"), (2,), [(2,)]),
         (("blocks", "student"), (1, 3), [(1,), (3,), (1, 3)]),
+        (("blocks", "growing"), (2, 3), [(2,), (3,), (2, 3)]),
         (("half", "student"), (3,), [(3,)]),
         (("half", "student"), (1,), [(1,), (1,)]),
         (("growing",), (2,), []),
     ],
 )
-def test_a_chosen_block_is_trained_once_alone(
+def test_chosen_blocks_are_connected_with_their_neighbours_and_finished(
     trains: tuple[str, ...], chosen: tuple[int, ...], units: list[tuple[int, ...]]
 ) -> None:
     first = recipe().stages[0]

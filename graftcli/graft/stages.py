@@ -59,12 +59,13 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
     for stage in recipe.stages:
         if stage.train in ("layers", "blocks", "half"):
             units = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
+        elif stage.train == "student":
+            units = [tuple(sorted(chosen))]
         elif whole:
             units = [tuple(unit) for unit in stage.units(blocks)]
         else:
-            units = _connections(sorted(chosen)) if stage.train == "growing" else [tuple(sorted(chosen))]
             alone = {task.blocks for task in found if task.stage.train == "blocks"}  # with nothing to be connected to
-            units = [unit for unit in units if unit not in alone]
+            units = [unit for unit in _connections(sorted(chosen)) if unit not in alone]
         found += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
