@@ -100,6 +100,7 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
     assert (stage().betas, stage().momentum) == ((0.9, 0.999), None)
     sgd = stage(optimizer="sgd", schedule="step")
     assert (sgd.betas, sgd.momentum, sgd.step_at) == (None, 0.9, (0.4, 0.8))
+    assert (stage(optimizer="muon").betas, stage(optimizer="muon").momentum) == (None, 0.9)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,9 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
         ({"steps": None}, ("epochs",), "is missing, and so is steps"),
         ({"train": "student", "lr": [1e-3, 1e-4]}, ("lr",), "found 2 values, but `train: student` trains one unit"),
         ({"train": "half", "steps": [1, 2, 3]}, ("steps",), "found 3 values, but `train: half` trains one unit"),
-        ({"targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone, which blocks before"),
+        ({"targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone, and blocks before"),
+        ({"train": "student", "targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone"),
+        ({"optimizer": "muon", "momentum": 1}, ("momentum",), "found 1, with which no gradient counts"),
         ({"momentum": 0.9}, ("momentum",), "is given, but adam has none"),
         ({"optimizer": "muon", "betas": [0.9, 0.99]}, ("betas",), "is given, but muon has none"),
         ({"optimizer": "sgd", "betas": [0.9, 0.99]}, ("betas",), "is given, but sgd has none"),

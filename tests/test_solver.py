@@ -1,8 +1,10 @@
 """Rates of blocks and adapters, and how they go over the steps."""
 
 import pytest
+import torch
 from torch import nn
 
+from graftcli.graft.muon import Muon
 from graftcli.graft.seams import Adapter
 from graftcli.graft.solver import factor_at, optimiser_of, rates_of
 from graftcli.graft.stages import Task
@@ -24,12 +26,14 @@ def test_adapters_have_a_rate_of_their_own_and_rates_follow_the_batch() -> None:
     assert {id(p) for p in rates["blocks"].parameters} == {id(p) for p in moving[1].parameters()}
 
 
-def test_the_optimiser_is_the_one_of_the_recipe() -> None:
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("muon", Muon)])
+def test_the_optimiser_is_the_one_of_the_recipe(name: str, kind: type[torch.optim.Optimizer]) -> None:
     layer = nn.Linear(2, 2).requires_grad_(False)
-    task = Task("graft-1", stage(optimizer="sgd", momentum=0.8, weight_decay=1e-4, lr=(0.5,)), 0, (1,))
+    task = Task("graft-1", stage(optimizer=name, momentum=0.8, weight_decay=1e-4, lr=(0.5,)), 0, (1,))
     optimiser = optimiser_of(task.stage, rates_of(task, layer, 10))
-    assert type(optimiser).__name__ == "SGD"
-    assert optimiser.param_groups[0]["momentum"] == 0.8 and optimiser.param_groups[0]["weight_decay"] == 1e-4
+    assert type(optimiser) is kind
+    group = optimiser.param_groups[0]
+    assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.8, 1e-4, 0.5)
     assert all(p.requires_grad for p in layer.parameters())
 
 

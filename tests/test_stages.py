@@ -34,7 +34,32 @@ def test_features_are_the_last_maps_before_those_of_classes() -> None:
     torch.testing.assert_close(x, expected)
 
 
-def test_of_classes_as_many_as_channels_features_are_the_last_maps() -> None:
-    made = plans.make(network(Stages((8, 5, 5), 2), "a"), network(Stages((8, 5, 5), 1), "b"))
-    found = pieces(made, seams(made))
-    assert found.last_maps is not None and found.shapes[-2:] == ((5, 4, 4), (5,))
+def test_where_one_network_has_no_maps_but_those_of_classes_both_are_met_there() -> None:
+    """Behind the other's last cut there is nothing before its maps of classes."""
+
+    class Short(ClassMaps):
+        def __init__(self) -> None:
+            super().__init__((8, 12, 16))
+            self.stages[2] = nn.Identity()
+            self.head = nn.Conv2d(12, 5, 3, 2, 1)  # type: ignore[assignment]
+
+    for pair in ((Short(), ClassMaps((8, 12, 16))), (ClassMaps((8, 12, 16)), Short())):
+        made = plans.make(network(pair[0], "a"), network(pair[1], "b"))
+        last = pieces(made, seams(made)).last_maps
+        assert last is not None and [place.channels for place in last] == [5, 5]
+
+
+def test_maps_that_happen_to_be_as_many_as_classes_are_features() -> None:
+    class Wider(Stages):
+        """The last layer before the head gives as many channels as there are classes."""
+
+        def __init__(self) -> None:
+            super().__init__((8, 12, 16), 1)
+            self.last, self.head = nn.Conv2d(16, 5, 1), nn.Linear(5, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.last(self.stages(x)).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+    made = plans.make(network(Wider(), "a"), network(Wider(), "b"))
+    last = pieces(made, seams(made)).last_maps
+    assert last is not None and [place.channels for place in last] == [5, 5]

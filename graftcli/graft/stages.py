@@ -54,18 +54,10 @@ class Task:
 def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
     """Everything that is to be trained, in order. Where only some blocks are `chosen`, neighbours among them are
     connected, and the whole is finished, without the others."""
-    whole = len(chosen) == blocks
     found: list[Task] = []
     for stage in recipe.stages:
-        if stage.train in ("layers", "blocks", "half"):
-            units = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
-        elif stage.train == "student":
-            units = [tuple(sorted(chosen))]
-        elif whole:
-            units = [tuple(unit) for unit in stage.units(blocks)]
-        else:
-            alone = {task.blocks for task in found if task.stage.train == "blocks"}  # with nothing to be connected to
-            units = [unit for unit in _connections(sorted(chosen)) if unit not in alone]
+        filtered = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
+        units = _connections(sorted(chosen)) if stage.train == "growing" else filtered
         found += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
@@ -121,35 +113,49 @@ class Pieces:
 
 
 def pieces(plan: Plan, seams: Sequence[Seam]) -> Pieces:
-    ours, theirs = _last_maps(plan.teacher), _last_maps(plan.student)
-    has_maps = ours is not None and theirs is not None and (ours.size, ours.prefix) == (theirs.size, theirs.prefix)
-    teacher = _cut(plan.teacher, ours if has_maps else None)
-    student = _cut(plan.student, theirs if has_maps else None)
+    last_maps = _last_maps(plan)
+    ours, theirs = last_maps or (None, None)
+    teacher, student = _cut(plan.teacher, ours), _cut(plan.student, theirs)
     scions: list[nn.Module] = [scion(plan, seams, k) for k in range(1, len(plan.blocks))]
-    last = student[-2] if has_maps else student[-1]
-    scions += [nn.Sequential(seams[-1].to_student, last), student[-1] if has_maps else nn.Identity()]
+    last = student[-2] if theirs else student[-1]
+    scions += [nn.Sequential(seams[-1].to_student, last), student[-1] if theirs else nn.Identity()]
     shapes = [tuple(cut.shape) for cut in plan.teacher.cuts]
     scores = plan.blocks[-1].teacher.outputs
-    shapes += [tuple(ours.shape) if has_maps and ours is not None else scores, scores]
-    regressor = _way_back(theirs, ours) if has_maps and ours is not None and theirs is not None else nn.Identity()
+    shapes += [tuple(ours.shape) if ours else scores, scores]
     whole = [frozen(piece) for piece in teacher]
     return Pieces(
-        teacher=(*whole, *([] if has_maps else [nn.Identity()])),
+        teacher=(*whole, *([] if ours else [nn.Identity()])),
         student=tuple(scions),
         shapes=tuple(shapes),
-        last_maps=(ours, theirs) if has_maps and ours is not None and theirs is not None else None,
-        regressor=regressor,
+        last_maps=last_maps,
+        regressor=_way_back(*last_maps) if last_maps else nn.Identity(),
     )
 
 
-def _last_maps(side: Side) -> Position | None:
-    """The last place before maps are pooled away or become one of each class, if there is one behind the last cut."""
-    places = [p for p in before_head(side.traced, positions(side.traced)) if p.index > side.cuts[-1].index]
-    of_features = [p for p in places if p.channels != side.network.num_classes]
-    return (of_features or places)[-1] if places else None
+def _last_maps(plan: Plan) -> tuple[Position, Position] | None:
+    """The last places before maps are pooled away where both networks have maps of one size, if they do behind the last
+    cut; maps of classes, as SqueezeNet ends with, only where there are none before them."""
+    both = [_map_places(side) for side in (plan.teacher, plan.student)]
+    of_features = [[p for p in places if not _is_of_classes(p, plan)] for places in both]
+    pairs = [(ours[-1], theirs[-1]) for ours, theirs in (of_features, both) if ours and theirs]
+    return next((pair for pair in pairs if _form(pair[0]) == _form(pair[1])), None)
 
 
-def _way_back(theirs: Position, ours: Position) -> nn.Module:
+def _map_places(side: Side) -> list[Position]:
+    return [p for p in before_head(side.traced, positions(side.traced)) if p.index > side.cuts[-1].index]
+
+
+def _is_of_classes(place: Position, plan: Plan) -> bool:
+    """Whether its channels are the classes: there are as many, and behind it nothing has weights."""
+    behind = place.traced.nodes[place.index :]
+    return place.channels == plan.teacher.network.num_classes and not any(map(place.traced.macs.get, behind))
+
+
+def _form(place: Position) -> tuple[tuple[int, int], int]:
+    return place.size, place.prefix
+
+
+def _way_back(ours: Position, theirs: Position) -> nn.Module:
     """From the student's last maps to the teacher's, where they differ."""
     if theirs.channels != ours.channels:
         return Adapter(theirs.channels, ours.channels, theirs.layout, ours.layout, theirs.size)
@@ -190,7 +196,8 @@ class Grafted(nn.Module):
 
 
 def values_of(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
-    """Which values a target is met at; where there are no last maps, the logits stand for them."""
+    """Which values a target is met at: none for the head of a unit that has none; where there are no last maps, the
+    logits stand for them."""
     scores = pieces.blocks + 1
     if target.at == "logits" or (target.at == "head" and task.last == pieces.blocks):
         return (scores,)

@@ -44,8 +44,8 @@ class Target(Part):
     """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
 
     `output` is what the last trained block hands on at its cut, `outputs` what each of them does; the last block of all
-    hands on `features`, the last map before pooling. `head` are the logits of a unit that ends with the last block, and
-    nothing of others, which `logits` would lead through the teacher's blocks behind them.
+    hands on `features`, the last map before pooling, or before there is one of each class. `head` are the logits of a
+    unit that holds the last block; others have none, where `logits` would go through the teacher's blocks behind them.
     """
 
     at: Literal["logits", "output", "outputs", "features", "head"]
@@ -75,13 +75,14 @@ class Target(Part):
 
 class Stage(Part):
     """One step of a recipe. `train` is the unit: each layer alone, where the student is made from the teacher; each
-    block alone, the first k for k = 2, 3, ..., the first half of the blocks (the hint of FitNet), or the whole student.
+    block alone, the first k for k = 2, 3, ..., the first half of the blocks (the hint of FitNet), or the whole student
+    (where only some blocks are replaced: all of these).
 
     `input` is what a unit sees: the teacher's features, or the student's own behind its earlier units; the target is
     what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
     the student's,  mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
 
-    `muon` moves matrices and filters in all directions alike, and everything else as `adam` does, at the same rate.
+    `muon` moves matrices and filters in all directions alike, and everything else as `adamw` does, at the same rate.
     `least-squares` solves a bias-free 1x1 for each layer and multiplies it in, over `steps` batches: behind the layer,
     from what it gives to what the teacher's gives (`solve: outputs`); or before it, from the channels that are left to
     all those which the teacher's layer reads (`solve: inputs`). The ridge pulls it to where it changes nothing.
@@ -155,8 +156,8 @@ class Stage(Part):
             return together(value, check, {**others, **more, **far})
         said = "found output, which is one block's: with `train: student` take outputs, features or logits"
         cuts = {(index, "at"): said for index, at in enumerate(places) if train == "student" and at == "output"}
-        if train != "student" and set(places) == {"head"}:
-            cuts[0, "at"] = "found head alone, which blocks before the last have none of: add output, or take logits"
+        if set(places) == {"head"}:
+            cuts[0, "at"] = "found head alone, and blocks before the last have none: take logits, or add output"
         return together(value, check, cuts)
 
     @rule("epochs")
@@ -203,6 +204,8 @@ class Stage(Part):
         whose, usual = _OF_OPTIMIZERS[info.field_name or ""]
         if optimizer and optimizer not in whose and value is not None:
             raise ValueError(f"is given, but {optimizer} has none: leave it out")
+        if info.field_name == "momentum" and value == 1:
+            raise ValueError("found 1, with which no gradient counts, or all of them do for ever: give less")
         return usual if optimizer in whose and value is None else value
 
     @rule("step_at")

@@ -1,6 +1,6 @@
 """One idea at a time on top of the default recipe: CIFAR-10, resnet56 -> resnet20, a few unlabelled images.
 
-    python tests/bench/ablation.py --shots 10 --draws 0,1,2 --scale 0.33 base kl-more …
+    python tests/bench/ablation.py --shots 10 --draws 0,1,2 --scale 0.33 base adam …
 
 Scored by the agreement with the teacher on other training images (50shot-draw0); no test image is read. Every cell is a
 run of its own under --out, so that the same command goes on where it was broken off; blocks that are trained as in
