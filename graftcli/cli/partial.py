@@ -75,7 +75,8 @@ def partial(
     """Replace only some blocks of the teacher, and write the hybrid.
 
     After a `distill`, `--blocks` alone is enough: networks, images and trained blocks are those of the newest run. What
-    else is said changes that; where all of --teacher, --student and --images are, no other run is looked at.
+    else is said changes that; where all of --teacher, --student and --images are, no other run is looked at. What is
+    replaced is then finished inside the teacher; `--set stages.finish.steps=900` does that in a fifth of the steps.
 
     Examples:
       graftcli partial --blocks 3
