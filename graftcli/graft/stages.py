@@ -199,9 +199,9 @@ def values_of(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
     """Which values a target is met at: none for the head of a unit that has none; where there are no last maps, the
     logits stand for them."""
     scores = pieces.blocks + 1
-    if target.at == "logits" or (target.at == "head" and task.last == pieces.blocks):
-        return (scores,)
-    ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,), "head": ()}[target.at]
+    if target.at in ("logits", "head"):
+        return (scores,) if target.at == "logits" or task.last == pieces.blocks else ()
+    ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,)}[target.at]
     return tuple(scores if end == pieces.blocks and not pieces.has_maps else end for end in ends)
 
 
