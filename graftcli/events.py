@@ -61,6 +61,14 @@ class Checked(Event):
 
 
 @dataclass(frozen=True)
+class Synthesised(Event):
+    """So many of the synthetic images are made."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
 class Looked(Event):
     """The teacher has seen so many of the views."""
 
@@ -152,4 +160,5 @@ class Saved(Event):
     path: str
 
 
+Counted = Decoded | Synthesised | Looked | Timed | Searched
 Listener = Callable[[Event], None]

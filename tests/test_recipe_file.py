@@ -180,7 +180,7 @@ stages:
 
 def test_a_key_like_no_other_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD + "views: {xyz: 1}\n")) == [
-        "16: `views.xyz` is no key here; known: count, total, augment"
+        "16: `views.xyz` is no key here; known: count, total, augment, synthetic"
     ]
 
 

@@ -43,8 +43,8 @@ def an_augment(draw: random.Random) -> dict[str, Any]:
         "crop": draw.choice([None, {"padding": draw.random()}]),
         "flip": draw.random() < 0.5,
         "resized_crop": draw.choice([None, {"scale": sorted([draw.random() + 1e-9, 1.0])}]),
-        "mixup": draw.choice([None, {"share": draw.random() / 2, "alpha": a_number(draw)}]),
-        "cutmix": draw.choice([None, {"share": draw.random() / 2}]),
+        "mixup": draw.choice([None, {"share": draw.random(), "alpha": a_number(draw)}]),
+        "cutmix": draw.choice([None, {"share": draw.random(), "shape": draw.choice(["box", "blobs"])}]),
         "colour": draw.choice([None, {"strength": draw.random()}]),
     }
 

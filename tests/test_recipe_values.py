@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from graftcli.recipe.values import Augment, Mix, ResizedCrop, Views, of_items
+from graftcli.recipe.values import Augment, Cut, Mix, ResizedCrop, Views, of_items
 
 
 def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
@@ -14,10 +14,13 @@ def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
     assert Augment().model_dump(exclude_none=True) == {"flip": False}
 
 
-def test_mixup_and_cutmix_share_the_views() -> None:
-    assert Augment(mixup=Mix(share=0.5), cutmix=Mix(share=0.5)).cutmix == Mix(share=0.5, alpha=1.0)
-    with pytest.raises(ValidationError, match=r"found a share of 0.5 beside mixup's 0.6: at most 1 in all"):
-        Augment(mixup=Mix(share=0.6), cutmix=Mix(share=0.5))
+def test_every_view_may_be_blended_and_pasted_on() -> None:
+    both = Augment(mixup=Mix(share=1.0), cutmix=Cut(share=1.0, shape="blobs"))
+    assert both.mixup == Mix(share=1.0, alpha=1.0) and both.cutmix == Cut(share=1.0, alpha=1.0, shape="blobs")
+    with pytest.raises(ValidationError, match="blob"):
+        Augment.model_validate({"cutmix": {"share": 1.0, "shape": "blob"}})
+    with pytest.raises(ValidationError, match="shape"):
+        Augment.model_validate({"mixup": {"share": 1.0, "shape": "blobs"}})
 
 
 @pytest.mark.parametrize("scale", [(0.5, 0.2), (0.0, 1.0), (0.5, 1.5), (0.5,), (0.2, 0.3, 0.4), 0.5, "all"])

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftcli.graft.views import Views, plain
+from graftcli.graft.views import Views, _in_blobs, plain
 from graftcli.images.pixels import Fit
-from graftcli.recipe.values import Augment, Colour, Crop, Mix, ResizedCrop
+from graftcli.recipe.values import Augment, Colour, Crop, Cut, Mix, ResizedCrop
 
 FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
 EVERYTHING = Augment(
@@ -14,8 +14,8 @@ EVERYTHING = Augment(
     flip=True,
     resized_crop=ResizedCrop(scale=(0.5, 1.0), share=0.5),
     colour=Colour(strength=0.3),
-    mixup=Mix(share=0.3, alpha=0.4),
-    cutmix=Mix(share=0.3, alpha=1.0),
+    mixup=Mix(share=0.6, alpha=0.4),
+    cutmix=Cut(share=0.6, shape="blobs"),
 )
 
 
@@ -34,6 +34,16 @@ def test_a_view_is_the_same_alone_and_with_others_and_a_second_time() -> None:
     together = views[torch.arange(100)]
     for i in (0, 17, 63, 99):
         assert torch.equal(again[torch.tensor([i])][0], together[i])
+
+
+def test_remembered_views_are_those_that_are_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = torch.tensor([3, 3, 99, 0])
+    remembering = Views(pictures(), FIT, EVERYTHING, 20, seed=3)
+    first, again = remembering[index], remembering[torch.arange(100)]
+    monkeypatch.setattr("graftcli.graft.views._REMEMBERED", 100 * 3 * 16 * 16 - 1)
+    forgetful = Views(pictures(), FIT, EVERYTHING, 20, seed=3)
+    assert remembering._drawn is not None and forgetful._drawn is None
+    assert torch.equal(first, forgetful[index]) and torch.equal(again, forgetful[torch.arange(100)])
 
 
 def test_another_seed_shows_something_else() -> None:
@@ -69,7 +79,10 @@ def test_crops_stay_inside_an_image_that_was_kept_larger() -> None:
     assert int(views[torch.arange(50)].min()) == 255
 
 
-@pytest.mark.parametrize("augment", [Augment(mixup=Mix(share=1.0)), Augment(cutmix=Mix(share=1.0))])
+CUTS = [Augment(cutmix=Cut(share=1.0, shape=shape)) for shape in ("box", "blobs")]
+
+
+@pytest.mark.parametrize("augment", [Augment(mixup=Mix(share=1.0)), *CUTS])
 def test_a_mixed_view_lies_between_two_images(augment: Augment) -> None:
     flat = torch.tensor([0, 100], dtype=torch.uint8)[:, None, None, None].expand(2, 3, 16, 16).contiguous()
     views = Views(flat, FIT, augment, 100, seed=0)[torch.arange(200)].float()
@@ -80,6 +93,40 @@ def test_a_mixed_view_lies_between_two_images(augment: Augment) -> None:
         assert bool(((share > 0.05) & (share < 0.95)).any())
     else:
         assert views.unique().numel() > 20
+
+
+@pytest.mark.parametrize("augment", CUTS)
+@pytest.mark.parametrize("size", [(16, 16), (64, 40)])
+def test_what_is_pasted_is_in_one_or_a_few_pieces_of_every_area(augment: Augment, size: tuple[int, int]) -> None:
+    fit = Fit(size, 1, (0.5,), (0.25,), 1.0, "bilinear", whole=True)
+    flat = torch.tensor([0, 100], dtype=torch.uint8)[:, None, None, None].expand(2, 1, *size).contiguous()
+    views = Views(flat, fit, augment, 100, seed=0)
+    own = flat[:, 0, 0, 0].repeat(100)[:, None, None]
+    other = (views[torch.arange(200)][:, 0] != own).float()
+    met = other.mean((1, 2)) > 0  # its partner is of the other colour, and shows
+    other = other[met]
+    share = other.mean((1, 2))
+    assert int(met.sum()) > 60 and float(share.min()) < 0.15 and float(share.max()) > 0.7
+    edges = (other[:, 1:] != other[:, :-1]).sum((1, 2)) + (other[:, :, 1:] != other[:, :, :-1]).sum((1, 2))
+    assert bool((edges <= 4 * sum(size)).all())  # pieces, not specks: half of all pixels' borders would be edges
+
+
+def test_blobs_leave_the_area_that_was_drawn() -> None:
+    heights = torch.randn(500, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    share = torch.rand(500, generator=torch.Generator().manual_seed(1))
+    for size in ((32, 32), (224, 160)):
+        found = _in_blobs(heights, share, size).float().mean((1, 2, 3))
+        assert float((found - share).abs().max()) < 0.02
+
+
+def test_a_view_shows_up_to_four_images() -> None:
+    flat = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[:, None, None, None].expand(5, 3, 16, 16).contiguous()
+    both = Augment(mixup=Mix(share=1.0), cutmix=Cut(share=1.0, shape="blobs"))
+    views = Views(flat, FIT, both, 40, seed=0)
+    shown = views[torch.arange(200)]
+    kinds = torch.tensor([view.unique().numel() for view in shown])
+    assert set(kinds.tolist()) <= {1, 2} and int((kinds == 2).sum()) > 150  # a blend, on it another blend
+    assert sum(int(set(view.unique().tolist()).isdisjoint({10, 20, 40, 80, 160})) for view in shown) > 100
 
 
 def test_plain_images_are_what_evaluation_sees() -> None:

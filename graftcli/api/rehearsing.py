@@ -15,7 +15,7 @@ from torch import Tensor
 from graftcli.api.checking import checked
 from graftcli.api.ready import Ready
 from graftcli.api.running import fixed_now, settings_of
-from graftcli.events import Event, Looked
+from graftcli.events import Event, Looked, Synthesised
 from graftcli.graft.layerwise import length
 from graftcli.graft.looks import divide, looks
 from graftcli.graft.run import run
@@ -102,6 +102,7 @@ class _Watch:
     folder: Path
     marks: dict[str, list[float]] = field(default_factory=dict)
     looked: list[tuple[float, int]] = field(default_factory=list)
+    synthesised: list[float] = field(default_factory=list)
 
     def unit(self, name: str) -> "_Forgetful":
         return _Forgetful()
@@ -110,7 +111,9 @@ class _Watch:
         self.marks.setdefault(record["unit"], []).append(time.monotonic())
 
     def hear(self, event: Event) -> None:
-        if isinstance(event, Looked):
+        if isinstance(event, Synthesised):
+            self.synthesised.append(time.monotonic())
+        elif isinstance(event, Looked):
             self.looked.append((time.monotonic(), event.done))
 
     def step(self, unit: str, *, layered: bool) -> float:
@@ -120,9 +123,11 @@ class _Watch:
         return (mean if layered else median)(times) if times else 0.0
 
     def looked_at(self) -> tuple[float, int]:
-        """How long the teacher looked, and at how many views."""
+        """How long the teacher looked, and made images to look at, of which there are the more the more views there
+        are; and at how many views."""
         spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self.looked) if b[1] > a[1]]
-        return sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
+        made = self.synthesised[-1] - self.synthesised[0] if self.synthesised else 0.0
+        return made + sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
 
 
 class _Forgetful:

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from graftcli import events
 from graftcli.cli import render, render_run
 
-_Counted = events.Decoded | events.Looked | events.Timed | events.Searched
 _LINE_EVERY = 5.0  # seconds between two plain lines of one task
 
 
@@ -48,5 +47,5 @@ class _Lines:
             render.note(text)
 
     def _is_due(self, event: events.Event) -> bool:
-        frequent = isinstance(event, events.Stepped | _Counted)
+        frequent = isinstance(event, events.Stepped | events.Counted)
         return not frequent or time.monotonic() - self._told > _LINE_EVERY

@@ -30,17 +30,19 @@ def said(event: events.Event) -> str | None:
             return f"rehearsed: {steps:,} steps are expected to take {seconds:.0f} s"
         case events.Saved(path):
             return f"written: {path}"
-        case events.Decoded() | events.Looked() | events.Timed() | events.Searched():
+        case events.Decoded() | events.Synthesised() | events.Looked() | events.Timed() | events.Searched():
             return _counted(event)
         case events.Began() | events.Stepped() | events.Ended():
             return _trained(event)
     return None
 
 
-def _counted(event: events.Decoded | events.Looked | events.Timed | events.Searched) -> str:
+def _counted(event: events.Counted) -> str:
     match event:
         case events.Decoded(done, total):
             return f"images: {done} of {total} read"
+        case events.Synthesised(done, total):
+            return f"images: {done} of {total} synthesised"
         case events.Looked(done, total):
             return f"views: the teacher has seen {done} of {total}"
         case events.Timed(batch, done, total):
@@ -123,6 +125,8 @@ class Bars:
                 warning(text)
             case events.Decoded(done, total):
                 self._bars.update(self._now, description="images", completed=done, total=total)
+            case events.Synthesised(done, total):
+                self._bars.update(self._now, description="synthetic images", completed=done, total=total)
             case events.Looked(done, total):
                 self._bars.update(self._now, description="views", completed=done, total=total)
             case events.Timed(batch, done, total):

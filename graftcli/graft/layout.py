@@ -1,5 +1,7 @@
 """The layout of maps in memory that convolutions are fastest in: channels last."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -9,15 +11,23 @@ _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 def lay_out(pieces: Pieces, images: Tensor) -> None:
-    """Give every convolution's weights the layout in which maps are to lie, which the maps then take over from them.
+    """Give every convolution's weights the layout in which maps are to lie, which the maps then take over from them."""
+    _lay_out((*pieces.teacher, *pieces.student), lambda: _pass(pieces, images))
 
-    A network that reads its maps by `view` takes no other layout than the plain one: then everything stays as it was.
-    """
-    layers = [layer for piece in (*pieces.teacher, *pieces.student) for layer in piece.modules()]
+
+def lay_out_whole(network: nn.Module, images: Tensor) -> None:
+    """The same for a network that is in one piece."""
+    _lay_out((network,), lambda: network(images))
+
+
+@torch.no_grad()
+def _lay_out(modules: Iterable[nn.Module], show: Callable[[], object]) -> None:
+    """A network that reads its maps by `view` takes no other layout than the plain one: then all stays as it was."""
+    layers = [layer for module in modules for layer in module.modules()]
     convolutions = [layer for layer in layers if isinstance(layer, _CONVOLUTIONS)]
     _set(convolutions, torch.channels_last)
     try:
-        _pass(pieces, images)
+        show()
     except RuntimeError:
         _set(convolutions, torch.contiguous_format)
 
@@ -27,7 +37,6 @@ def _set(convolutions: list[nn.Conv2d | nn.ConvTranspose2d], layout: torch.memor
         convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)
 
 
-@torch.no_grad()
 def _pass(pieces: Pieces, images: Tensor) -> None:
     """The images through the teacher, and at each cut through the student's block."""
     for ours, theirs in zip(pieces.teacher[:-1], pieces.student[:-1], strict=True):

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError
-from graftcli.events import Began, Ended, Event, Listener, Looked, Merged
+from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised, Warned
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, Place, choose_places, size_of
@@ -24,6 +25,7 @@ from graftcli.graft.looks import augment_of, chunk_of, divide, looks
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
+from graftcli.graft.synthetic import Synthesis, wanted_images
 from graftcli.graft.training import BlockTraining, Material, Unit
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
@@ -205,7 +207,7 @@ class _Work:
             del self.answers[done]
         if augment not in self.answers:
             alike, number = self._alike(task, self.every), list(self.looks).index(augment)
-            views = Views(self.train, self.fit_, augment, self.looks[augment], self.settings.seed)
+            views = Views(self.train, self.fit_, augment, self.looks[augment], self.settings.seed, self.synthetic)
             taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
             rooms = self.settings.rooms(taken, len(self.looks))
             answers = self._answers(f"value{number or ''}", views, self._wanted(alike), rooms)
@@ -213,6 +215,23 @@ class _Work:
             answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
             self.answers[augment] = answers
         return self.answers[augment]
+
+    @cached_property
+    def synthetic(self) -> Tensor | None:
+        """Images beside those that there are, where the recipe asks for them and the teacher can make them."""
+        asked = self.recipe.views.synthetic
+        most = max(self.looks, key=self.looks.__getitem__)
+        number = wanted_images(len(self.train), len(self.train) * self.looks[most], asked.images) if asked else 0
+        if not asked or not number:
+            return None
+        synthesis = Synthesis(self.plan.teacher.network.module, self.fit_, self.settings.how, asked.steps)
+        if not synthesis.is_possible:
+            self.listen(Warned("the teacher has no BatchNorm that remembers statistics: no images are synthesised"))
+            return None
+        whole = replace(self.fit_, size=self.fit_.kept, crop_pct=1.0)
+        started = Views(self.train, whole, most, -(-number // len(self.train)), self.settings.seed + 2)
+        folder = self.keeper.folder / "cache"
+        return synthesis.of(started, number, folder, lambda done, total: self.listen(Synthesised(done, total)))
 
     def _answers(self, name: str, views: Views, values: set[int], rooms: Sequence[tuple[Place, int]]) -> Answers:
         shapes = self.pieces.shapes

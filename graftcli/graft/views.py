@@ -11,7 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.images import Fit, centre, normalise
-from graftcli.recipe.values import Augment, Colour
+from graftcli.recipe.values import Augment, Colour, Cut, Mix
+
+_HILLS = 5  # a side: of the landscapes whose tops are pasted
+_COARSE = 32  # pixels a side
+_REMEMBERED = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -25,22 +29,41 @@ class _Looks:
 
 
 @dataclass(frozen=True)
-class _Mixes:
-    """For each view the one that it is mixed with, how much of itself is left, and the patch that is pasted."""
+class _Blends:
+    """For each view the look that it is blended with, and how much of its own is left."""
 
     partner: Tensor
-    weight: Tensor  # 1: not mixed
-    patch: Tensor  # [views, 4]: left, top, right, bottom in shares; empty: none
+    weight: Tensor  # 1: not blended
+
+
+@dataclass(frozen=True)
+class _Pastes:
+    """For each view the one, blended itself, of which a part is pasted on it; how much, and where."""
+
+    partner: Tensor
+    share: Tensor  # of the area; 0: nothing is pasted
+    place: Tensor  # a box: [views, 2], its middle in shares; blobs: [views, 1, rows, columns] of a rough landscape
 
 
 class Views:
     """`count` looks at each image; `views[i]` are uint8 pixels, `views.normalised(i)` what the networks see."""
 
-    def __init__(self, pixels: Tensor, fit: Fit, augment: Augment, count: int, seed: int) -> None:
+    def __init__(
+        self, pixels: Tensor, fit: Fit, augment: Augment, count: int, seed: int, synthetic: Tensor | None = None
+    ) -> None:
+        """With `synthetic` images too, up to half of the views show those."""
         self.pixels, self.fit, self.augment = pixels, fit, augment
         generator = torch.Generator().manual_seed(seed)
         self._looks = _draw_looks(pixels, fit, augment, count, generator)
-        self._mixes = _draw_mixes(len(self), augment, generator)
+        if synthetic is not None:
+            self.pixels = torch.cat([pixels, synthetic])
+            _show_synthetic(self._looks.image, len(pixels), len(synthetic), generator)
+        self._blends = _draw_blends(len(self), augment.mixup, generator)
+        self._pastes = _draw_pastes(len(self), augment.cutmix, generator)
+        # all of them once they were shown, where that takes little memory
+        self._drawn = torch.empty(len(self), *self.shape, dtype=torch.uint8) if self._size <= _REMEMBERED else None
+        self._is_drawn = torch.zeros(len(self), dtype=torch.bool)
+        self._inside = _in_blobs if augment.cutmix is not None and augment.cutmix.shape == "blobs" else _in_box
 
     def __len__(self) -> int:
         return len(self._looks.image)
@@ -49,19 +72,39 @@ class Views:
     def shape(self) -> tuple[int, ...]:
         return (self.pixels.shape[1], *self.fit.size)
 
+    @property
+    def _size(self) -> int:
+        return len(self) * math.prod(self.shape)
+
     def __getitem__(self, index: Tensor) -> Tensor:
         """uint8 [len(index), channels, height, width]."""
-        mixes = self._mixes
-        shown = self._look(index)
-        if self.augment.mixup is not None or self.augment.cutmix is not None:
-            mixed = (mixes.weight[index] < 1) | (mixes.patch[index, 2] > 0)
-            if bool(mixed.any()):
-                some = index[mixed]
-                shown[mixed] = _mix(shown[mixed], self._look(mixes.partner[some]), mixes, some)
+        if self._drawn is None:
+            return self._draw(index)
+        new = index[~self._is_drawn[index]]
+        if len(new):
+            self._drawn[new], self._is_drawn[new] = self._draw(new), True
+        return self._drawn[index]
+
+    def _draw(self, index: Tensor) -> Tensor:
+        shown = self._blended(index)
+        pasted = self._pastes.share[index] > 0
+        if bool(pasted.any()):
+            some = index[pasted]
+            inside = self._inside(self._pastes.place[some], self._pastes.share[some], self.fit.size)
+            shown[pasted] = torch.where(inside, self._blended(self._pastes.partner[some]), shown[pasted])
         return shown.round_().clamp_(0, 255).to(torch.uint8)
 
     def normalised(self, index: Tensor) -> Tensor:
         return normalise(self[index], self.fit)
+
+    def _blended(self, index: Tensor) -> Tensor:
+        shown = self._look(index)
+        blended = self._blends.weight[index] < 1
+        if bool(blended.any()):
+            some = index[blended]
+            weight = self._blends.weight[some][:, None, None, None]
+            shown[blended] = weight * shown[blended] + (1 - weight) * self._look(self._blends.partner[some])
+        return shown
 
     def _look(self, index: Tensor) -> Tensor:
         looks = self._looks
@@ -84,6 +127,13 @@ def _draw_looks(pixels: Tensor, fit: Fit, augment: Augment, count: int, generato
     box = _draw_boxes(total, tuple(pixels.shape[2:]), fit.size, augment, generator)
     mirror = 1 - 2 * (torch.rand(total, generator=generator) < (0.5 if augment.flip else 0.0)).float()
     return _Looks(torch.arange(images).repeat(count), box, mirror, _draw_colours(total, augment.colour, generator))
+
+
+def _show_synthetic(image: Tensor, images: int, synthetic: int, generator: torch.Generator) -> None:
+    """A part of the views shows synthetic images, which follow the others: as large as theirs, at most half."""
+    share = min(0.5, synthetic / (images + synthetic))
+    chosen = torch.rand(len(image), generator=generator) < share
+    image[chosen] = images + torch.randint(synthetic, (int(chosen.sum()),), generator=generator)
 
 
 def _draw_boxes(
@@ -114,22 +164,23 @@ def _draw_colours(total: int, colour: Colour | None, generator: torch.Generator)
     return 1 + colour.strength * (2 * torch.rand(total, 3, generator=generator) - 1)
 
 
-def _draw_mixes(total: int, augment: Augment, generator: torch.Generator) -> _Mixes:
+def _draw_blends(total: int, mixup: Mix | None, generator: torch.Generator) -> _Blends:
     partner = torch.randperm(total, generator=generator)
-    weight, patch = torch.ones(total), torch.zeros(total, 4)
-    chance = torch.rand(total, generator=generator)
-    share = 0.0
-    if augment.mixup is not None:
-        share = augment.mixup.share
-        drawn = _beta(total, augment.mixup.alpha, generator)
-        weight = torch.where(chance < share, drawn, weight)
-    if augment.cutmix is not None:
-        side = (1 - _beta(total, augment.cutmix.alpha, generator)).sqrt()
-        middle = torch.rand(total, 2, generator=generator)
-        corners = torch.cat([middle - side[:, None] / 2, middle + side[:, None] / 2], 1).clamp(0, 1)
-        chosen = (chance >= share) & (chance < share + augment.cutmix.share)
-        patch = torch.where(chosen[:, None], corners, patch)
-    return _Mixes(partner, weight, patch)
+    if mixup is None:
+        return _Blends(partner, torch.ones(total))
+    chosen = torch.rand(total, generator=generator) < mixup.share
+    return _Blends(partner, torch.where(chosen, _beta(total, mixup.alpha, generator), torch.ones(total)))
+
+
+def _draw_pastes(total: int, cutmix: Cut | None, generator: torch.Generator) -> _Pastes:
+    partner = torch.randperm(total, generator=generator)
+    if cutmix is None:
+        return _Pastes(partner, torch.zeros(total), torch.zeros(total, 2))
+    chosen = torch.rand(total, generator=generator) < cutmix.share
+    share = torch.where(chosen, 1 - _beta(total, cutmix.alpha, generator), torch.zeros(total))
+    if cutmix.shape == "blobs":
+        return _Pastes(partner, share, torch.randn(total, 1, _HILLS, _HILLS, generator=generator))
+    return _Pastes(partner, share, torch.rand(total, 2, generator=generator))
 
 
 def _beta(total: int, alpha: float, generator: torch.Generator) -> Tensor:
@@ -172,11 +223,19 @@ def _recolour(pixels: Tensor, factors: Tensor) -> Tensor:
     return ((pixels - grey) * saturation + grey).clamp_(0, 255)
 
 
-def _mix(shown: Tensor, other: Tensor, mixes: _Mixes, index: Tensor) -> Tensor:
-    weight = mixes.weight[index][:, None, None, None]
-    height, width = shown.shape[2:]
-    rows, columns = (torch.arange(n) + 0.5 for n in (height, width))
-    left, top, right, bottom = (side[:, None] for side in mixes.patch[index].unbind(1))
-    inside = ((rows > top * height) & (rows < bottom * height))[:, :, None]
-    inside = inside & ((columns > left * width) & (columns < right * width))[:, None, :]
-    return torch.where(inside[:, None], other, weight * shown + (1 - weight) * other)
+def _in_box(middle: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
+    """A box of that share of the area, less what of it is beyond the view."""
+    half = share.sqrt()[:, None] / 2
+    (left, top), (right, bottom) = ((middle + side).clamp(0, 1)[:, :, None].unbind(1) for side in (-half, half))
+    rows, columns = (torch.arange(n) + 0.5 for n in size)
+    down = (rows > top * size[0]) & (rows < bottom * size[0])
+    across = (columns > left * size[1]) & (columns < right * size[1])
+    return (down[:, :, None] & across[:, None, :])[:, None]
+
+
+def _in_blobs(heights: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
+    """What lies above the height that leaves that share of a smooth landscape, told on a coarse map of it."""
+    coarse = F.interpolate(heights, size=(_COARSE, _COARSE), mode="bicubic", align_corners=True)
+    rank = (share * _COARSE**2).long().clamp(max=_COARSE**2 - 1)
+    water = coarse.flatten(1).sort(1, descending=True).values.gather(1, rank[:, None])
+    return F.interpolate(coarse, size=size, mode="bilinear") > water[:, :, None, None]

@@ -4,7 +4,7 @@ The description of a field says what it may hold, and is what the reader of a fa
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -16,8 +16,6 @@ from pydantic import (
     Strict,
     ValidationError,
 )
-from pydantic import ValidationInfo as Info
-from pydantic import field_validator as rule
 from pydantic_core import InitErrorDetails
 
 T = TypeVar("T")
@@ -109,27 +107,34 @@ class Mix(Part):
     alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of the mixing weight")
 
 
+class Cut(Mix):
+    shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the part that is pasted")
+
+
 class Colour(Part):
     strength: Share = Field(description=f"{SHARE}: how far brightness, contrast and saturation move")
 
 
 class Augment(Part):
-    """How an image becomes a view, in this order; what is absent is not done."""
+    """How an image becomes a view, in this order; what is absent is not done.
+
+    `mixup` blends a view with another one, `cutmix` pastes a part of another one, blended itself, over it: up to four
+    images in a view.
+    """
 
     crop: Crop | None = Field(default=None, description="a map with `padding`, or null")
     flip: bool = Field(default=False, description="true or false")
     resized_crop: ResizedCrop | None = Field(default=None, description="a map with `scale`, or null")
     colour: Colour | None = Field(default=None, description="a map with `strength`, or null")
     mixup: Mix | None = Field(default=None, description="a map with `share` and `alpha`, or null")
-    cutmix: Mix | None = Field(default=None, description="a map with `share` and `alpha`, or null")
+    cutmix: Cut | None = Field(default=None, description="a map with `share`, `alpha` and `shape`, or null")
 
-    @rule("cutmix")
-    @classmethod
-    def _one_mix_a_view(cls, cutmix: Mix | None, info: Info) -> Mix | None:
-        mixup = info.data.get("mixup")
-        if mixup and cutmix and mixup.share + cutmix.share > 1:
-            raise ValueError(f"found a share of {cutmix.share} beside mixup's {mixup.share}: at most 1 in all")
-        return cutmix
+
+class Synthetic(Part):
+    """Images that are made where there are few, from the statistics in a teacher's BatchNorms."""
+
+    images: Count = Field(description="a whole number from 1: so many images are to be there in all")
+    steps: Count = Field(default=40, description="a whole number from 1: along the teacher's gradient")
 
 
 class Views(Part):
@@ -144,3 +149,5 @@ class Views(Part):
         if self.count is not None or self.total is None:
             return self.count
         return -(-self.total // images)
+
+    synthetic: Synthetic | None = Field(default=None, description="a map with `images` and `steps`, or null")

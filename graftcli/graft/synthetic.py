@@ -1,0 +1,123 @@
+"""More images than there are: views of them, changed until the teacher finds the statistics that it was trained on.
+
+Where a few images are all there is, a student sees little of what the teacher knows. A synthetic image begins as a view
+and follows the teacher's gradient to a class drawn at random, and to the means and variances that its BatchNorms
+remember of their training images (Yin et al., "Dreaming to Distill", CVPR 2020). No label has a part in it.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+
+from graftcli.graft.layout import lay_out_whole
+from graftcli.graft.norms import batchnorms
+from graftcli.graft.training import Precision
+from graftcli.graft.views import Views
+from graftcli.images import Fit, normalise
+from graftcli.store.written import write_bytes
+
+_MOST, _LEAST = 96, 32  # images that share their statistics: the more the better, and the more memory
+_PIXELS = 400_000  # of the images of such a batch
+_RATE = 6.0  # of 255 levels of a pixel, at first
+_CLASS = 0.3  # weight of the class beside the statistics
+_SHIFT = 16  # a side is moved by up to this part of it between two steps
+_VIEWS_EACH = 64  # at least, of a synthetic image: a short run has few of them
+
+
+class Synthesis:
+    """Synthetic images out of the teacher; the same for the same views."""
+
+    def __init__(self, teacher: nn.Module, fit: Fit, how: Precision, steps: int) -> None:
+        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(how.device)
+        lay_out_whole(self.teacher, torch.zeros(2, fit.channels, *fit.size, device=how.device))
+        self.norms = [norm for norm in batchnorms(self.teacher) if norm.running_mean is not None]
+        self.fit, self.how, self.steps = fit, how, steps
+
+    @property
+    def is_possible(self) -> bool:
+        return bool(self.norms)
+
+    def of(self, views: Views, count: int, folder: Path, told: Callable[[int, int], None]) -> Tensor:
+        """One for each of the first views. What an earlier session has made is taken from the folder."""
+        made, batch = [], max(_LEAST, min(_MOST, _PIXELS // math.prod(self.fit.size)))
+        told(0, count)
+        for number, index in enumerate(torch.arange(count).split(batch)):
+            path, shape = folder / f"synthetic-{number}.bin", (len(index), *views.shape)
+            if not path.is_file() or path.stat().st_size != math.prod(shape):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_bytes(path, self._made(views[index], number).numpy().tobytes())
+            made.append(torch.from_numpy(np.fromfile(path, np.uint8)).view(shape))
+            told(int(index[-1]) + 1, count)
+        return torch.cat(made)
+
+    def _made(self, start: Tensor, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        pixels = start.float().to(self.how.device).requires_grad_(True)
+        optimiser = torch.optim.Adam([pixels], _RATE, betas=(0.5, 0.9))
+        drawn = torch.rand(len(start), generator=generator).to(self.how.device)
+        for step in range(self.steps):
+            optimiser.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * step / self.steps)) / 2
+            optimiser.zero_grad()
+            self._error(_moved(pixels, self.fit.size, step, generator), drawn).backward()
+            optimiser.step()
+            pixels.data.clamp_(0, 255)
+        return pixels.detach().round().to(torch.uint8).cpu()
+
+    def _error(self, pixels: Tensor, drawn: Tensor) -> Tensor:
+        """How far the statistics are from those that are remembered, and the answers from the classes that are drawn,
+        where the teacher knows classes."""
+        with _differences(self.norms) as found, torch.autocast(pixels.device.type, torch.bfloat16, self.how.amp):
+            scores = self.teacher(normalise(pixels, self.fit))
+        error = torch.stack(found).mean()
+        if scores.ndim != 2 or scores.shape[1] < 2:
+            return error
+        return error + _CLASS * F.cross_entropy(scores.float(), (drawn * scores.shape[1]).long())
+
+
+def wanted_images(images: int, views: int, all_in_all: int) -> int:
+    """How many images are to be made where there are `images`, with so many views in all."""
+    return min(max(0, all_in_all - images), views // _VIEWS_EACH)
+
+
+@contextmanager
+def _differences(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
+    """Filled by what is computed within it: the difference at each norm, in the remembered variance."""
+    found: list[Tensor] = []
+
+    def hear(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        found.append(_difference(cast(AnyBatchNorm, norm), given[0].float()))
+
+    hooks = [norm.register_forward_pre_hook(hear) for norm in norms]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _difference(norm: AnyBatchNorm, given: Tensor) -> Tensor:
+    assert norm.running_mean is not None and norm.running_var is not None  # without them it is not listened to
+    values, remembered = given.transpose(0, 1).flatten(1), norm.running_var + norm.eps
+    mean = (values.mean(1) - norm.running_mean).square() / remembered
+    spread = (values.var(1, unbiased=False) / remembered - 1).square()
+    return (mean + spread).mean()
+
+
+def _moved(pixels: Tensor, size: tuple[int, int], step: int, generator: torch.Generator) -> Tensor:
+    """Shifted by a little, and mirrored at every other step: what only fits one grid of pixels is no image. As large as
+    the network sees it, out of all that is kept."""
+    spare = [kept - side for kept, side in zip(pixels.shape[2:], size, strict=True)]
+    reach = [max(side // _SHIFT, rest // 2) for side, rest in zip(size, spare, strict=True)]
+    shift = [int(torch.randint(-most, most + 1, (), generator=generator)) for most in reach]
+    top, left = (rest // 2 for rest in spare)
+    shifted = pixels.roll(shift, (2, 3))[:, :, top : top + size[0], left : left + size[1]]
+    return shifted.flip(3) if step % 2 else shifted
