@@ -11,6 +11,7 @@ from graftcli.errors import UsageError
 from graftcli.graft.stages import tasks
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load
+from graftcli.recipe.values import Synthetic
 from tests import engine
 
 IMAGES = 12
@@ -80,12 +81,22 @@ def test_a_unit_that_is_not_trained_keeps_its_own_steps() -> None:
 
 def test_the_longest_run_that_ends_in_time_is_found() -> None:
     own, whole = parts(recipe(10, 10, 10)), recipe(10, 10, 10)
-    pace = Pace({part.task.name: 0.5 for part in own}, view=0.01, rest=3.0)
+    pace = Pace({part.task.name: 0.5 for part in own}, view=0.01, image=0.0, rest=3.0)
     found = _longest(own, pace, whole, IMAGES, 20.0)
     longer = shared_out(own, sum(steps(found)) + 1, "tiny")
     assert _seconds(found, pace, whole, IMAGES) <= 20.0 < _seconds(longer, pace, whole, IMAGES)
     assert 20 < sum(steps(found)) < 34  # 17 s at half a second, without the looks
     assert steps(_longest(own, pace, whole, IMAGES, 1.0)) == [1] * 6  # what cannot end in time is as short as can be
+
+
+def test_synthetic_images_take_their_time_of_a_longer_run() -> None:
+    own, whole = parts(recipe(1, 1, 1)), recipe(1, 1, 1)
+    asked = Synthetic(images=600, steps=40)
+    more = whole.model_copy(update={"views": whole.views.model_copy(update={"synthetic": asked})})
+    pace = Pace({part.task.name: 0.0 for part in own}, view=0.0, image=0.5, rest=3.0)
+    longer = shared_out(own, 60_000, "tiny")  # 10,000 steps of 4 views: a hundred images
+    assert _seconds(own, pace, more, IMAGES) == _seconds(longer, pace, whole, IMAGES) == 3.0
+    assert _seconds(longer, pace, more, IMAGES) == 3.0 + 100 * 0.5
 
 
 def test_a_budget_is_one_of_the_two() -> None:

@@ -69,7 +69,12 @@ def a_recipe(draw: random.Random) -> Recipe:
             "name": draw.choice(["null", "true", "n", "e3"]),
             "about": draw.choice(TEXTS),
             "init": draw.choice(["random", "inherit", "pretrained", "checkpoint"]),
-            "views": {"count": draw.choice([None, 3]), "total": draw.choice([None, 40]), "augment": an_augment(draw)},
+            "views": {
+                "count": draw.choice([None, 3]),
+                "total": draw.choice([None, 40]),
+                "synthetic": draw.choice([None, {"images": draw.randint(1, 900), "steps": draw.randint(1, 90)}]),
+                "augment": an_augment(draw),
+            },
             "stages": [a_stage(draw, index) for index in range(draw.randint(1, 3))],
         }
     )

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from graftcli.recipe.values import Augment, Cut, Mix, ResizedCrop, Views, of_items
+from graftcli.recipe.values import Augment, Mix, Paste, ResizedCrop, Views, of_items
 
 
 def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
@@ -15,8 +15,8 @@ def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
 
 
 def test_every_view_may_be_blended_and_pasted_on() -> None:
-    both = Augment(mixup=Mix(share=1.0), cutmix=Cut(share=1.0, shape="blobs"))
-    assert both.mixup == Mix(share=1.0, alpha=1.0) and both.cutmix == Cut(share=1.0, alpha=1.0, shape="blobs")
+    both = Augment(mixup=Mix(share=1.0), cutmix=Paste(share=1.0, shape="blobs"))
+    assert both.mixup == Mix(share=1.0, alpha=1.0) and both.cutmix == Paste(share=1.0, alpha=1.0, shape="blobs")
     with pytest.raises(ValidationError, match="blob"):
         Augment.model_validate({"cutmix": {"share": 1.0, "shape": "blob"}})
     with pytest.raises(ValidationError, match="shape"):

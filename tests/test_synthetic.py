@@ -7,19 +7,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.events import Event, Synthesised, Warned
+from graftcli.events import Event, Synthesised
 from graftcli.graft.run import weights_digest
 from graftcli.graft.synthetic import Synthesis, _differences, wanted_images
 from graftcli.graft.training import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
 from graftcli.nets import plan as plans
+from graftcli.nets.plan import Side
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
 from tests.engine import FIT, Memory, Stages, network, plan, recipe, trained
 from tests.nets import randomise
 
 HOW = Precision(torch.device("cpu"))
+PLAIN = Augment()
 
 
 @torch.no_grad()
@@ -34,109 +36,197 @@ def remembering(module: nn.Module) -> nn.Module:
     return module.eval()
 
 
-def teacher() -> nn.Module:
-    return remembering(plan().teacher.network.module)
+def teacher(module: nn.Module | None = None) -> Side:
+    big = remembering(module or randomise(Stages((8, 12, 16), 3), seed=1))
+    return plans.make(network(big, "big"), network(Stages((6, 8, 16), 2), "small")).teacher
 
 
-def started(fit: Fit = FIT, count: int = 120) -> Views:
-    pixels = torch.randint(0, 256, (count, 3, *fit.kept), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
-    return Views(pixels, replace(fit, size=fit.kept, crop_pct=1.0), Augment(flip=True), 1, 0)
+def pictures(fit: Fit = FIT, count: int = 120) -> Tensor:
+    return torch.randint(0, 256, (count, 3, *fit.kept), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 
 
-def synthesised(folder: Path, module: nn.Module, fit: Fit = FIT, count: int = 120, steps: int = 10) -> Tensor:
-    return Synthesis(module, fit, HOW, steps).of(started(fit), count, folder, lambda *_: None)
+def synthesised(
+    folder: Path, side: Side, fit: Fit = FIT, count: int = 32, steps: int = 10, seed: int = 0, augment: Augment = PLAIN
+) -> Tensor:
+    return Synthesis(side, fit, HOW, steps).of(pictures(fit), augment, count, seed, folder, lambda *_: None)
 
 
 @torch.no_grad()
-def differences(module: nn.Module, pixels: Tensor) -> list[float]:
-    norms = [norm for norm in module.modules() if isinstance(norm, nn.BatchNorm2d)]
-    with _differences([*norms]) as found:
-        module(normalise(pixels, FIT))
-    return [float(one) for one in found]
+def scores(side: Side, pixels: Tensor) -> Tensor:
+    return side.network.module(normalise(pixels, FIT))  # type: ignore[no-any-return]
+
+
+def difference(side: Side, pixels: Tensor) -> float:
+    with _differences([norm for norm in side.network.module.modules() if isinstance(norm, nn.BatchNorm2d)]) as found:
+        scores(side, pixels)
+    assert len(found) == 9
+    return sum(map(float, found))
 
 
 def test_their_statistics_are_nearer_to_those_that_the_teacher_remembers(tmp_path: Path) -> None:
-    module = teacher()
-    before = differences(module, started()[torch.arange(32)])
-    after = differences(module, synthesised(tmp_path, module)[:32])
-    assert sum(after) < 0.5 * sum(before)
+    side = teacher()
+    assert difference(side, synthesised(tmp_path, side)) < 0.5 * difference(side, pictures()[:32])
 
 
-@torch.no_grad()
-def classes(module: nn.Module, pixels: Tensor) -> int:
-    return module(normalise(pixels, FIT)).argmax(1).unique().numel()  # type: ignore[no-any-return]
+def test_they_follow_the_classes_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    side = teacher()
+    with_classes = synthesised(tmp_path / "one", side, steps=60)
+    monkeypatch.setattr("graftcli.graft.synthetic._CLASS", 0.0)
+    without = synthesised(tmp_path / "two", side, steps=60)
+    drawn = (5 * torch.rand(32, generator=torch.Generator().manual_seed(0))).long()
+    followed, ignored = (nn.functional.cross_entropy(scores(side, made), drawn) for made in (with_classes, without))
+    assert followed < ignored - 0.1
 
 
-def test_they_are_of_more_classes_to_the_teacher(tmp_path: Path) -> None:
-    module = teacher()
-    assert classes(module, started()[torch.arange(32)]) < classes(module, synthesised(tmp_path, module, steps=60)[:32])
-
-
-def test_the_teacher_is_as_before_and_the_images_are_the_same_again(tmp_path: Path) -> None:
-    module = teacher()
-    before = weights_digest(module)
-    one, two = (synthesised(tmp_path / name, module) for name in ("one", "two"))
+def test_the_teacher_is_as_before_and_the_images_are_the_same_again_and_others_of_another_seed(tmp_path: Path) -> None:
+    side = teacher()
+    before = weights_digest(side.network.module)
+    one, two = (synthesised(tmp_path / name, side, count=120) for name in ("one", "two"))
     assert torch.equal(one, two)
-    assert weights_digest(module) == before and not any(m._forward_pre_hooks for m in module.modules())
+    assert weights_digest(side.network.module) == before
     assert one.shape == (120, 3, 16, 16) and one.dtype == torch.uint8
+    assert not torch.equal(one, synthesised(tmp_path / "three", side, count=120, seed=1))
+
+
+def test_nobody_listens_to_a_network_any_more_when_its_statistics_are_told() -> None:
+    side = teacher()
+    difference(side, pictures()[:4])
+    assert not any(module._forward_pre_hooks for module in side.network.module.modules())
 
 
 def test_what_was_made_before_is_taken_and_what_is_not_whole_is_made_again(tmp_path: Path) -> None:
-    module = teacher()
-    whole = synthesised(tmp_path, module)
+    side = teacher()
+    whole = synthesised(tmp_path, side, count=120)
     first, second = sorted(tmp_path.glob("*.bin"))
+    assert first.stat().st_size == second.stat().st_size  # none of few images, which have statistics of their own
     first.write_bytes(bytes(first.stat().st_size))
     second.write_bytes(second.read_bytes()[:-1])
-    again = synthesised(tmp_path, module)
-    assert not again[:96].any()  # taken as it lies there
-    assert torch.equal(again[96:], whole[96:])
+    again = synthesised(tmp_path, side, count=120)
+    assert not again[:60].any()  # taken as it lies there
+    assert torch.equal(again[60:], whole[60:])
 
 
 def test_of_larger_images_all_that_is_kept_is_made(tmp_path: Path) -> None:
     fit = replace(FIT, crop_pct=0.8)
     assert fit.kept == (20, 20)
     made = synthesised(tmp_path, teacher(), fit, 8, 40)
-    begun = started(fit)[torch.arange(8)]
     assert made.shape == (8, 3, 20, 20)
-    changed = (made != begun).float().mean((0, 1))
+    changed = (made != pictures(fit)[:8]).float().mean((0, 1))
     assert bool((changed > 0).all())  # up to the corners
 
 
-class WithoutClasses(Stages):
+def test_only_what_may_be_mirrored_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen(augment: Augment) -> set[bool]:
+        """Whether the teacher is shown what it is shown when pixels are not to be changed, or that in the mirror."""
+        found = []
+
+        def error(self: Synthesis, pixels: Tensor, drawn: Tensor) -> Tensor:
+            found.append(bool(pixels[0, 0, 0, 0] > pixels[0, 0, 0, -1]))
+            return pixels.sum() * 0
+
+        monkeypatch.setattr(Synthesis, "_error", error)
+        falling = torch.linspace(200, 50, 16)[None, None, None].expand(4, 3, 16, 16).to(torch.uint8)
+        synthesis = Synthesis(teacher(), FIT, HOW, 20)
+        monkeypatch.setattr("graftcli.graft.synthetic._SHIFT", 17)
+        synthesis.of(falling, augment, 4, 0, tmp_path / str(augment.flip), lambda *_: None)
+        return set(found)
+
+    assert seen(Augment()) == {True}
+    assert seen(Augment(flip=True)) == {True, False}
+
+
+class Guarded(Stages):
+    """A forward that asks for no gradients, as networks that are only ever deployed do."""
+
+    @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        return self.stages(x)  # type: ignore[no-any-return]
+        return super().forward(x)
 
 
-def test_a_teacher_without_classes_has_its_statistics_alone(tmp_path: Path) -> None:
-    module = remembering(randomise(WithoutClasses((8, 12, 16), 3)))
-    assert sum(differences(module, synthesised(tmp_path, module)[:32])) < 0.5 * sum(
-        differences(module, started()[torch.arange(32)])
-    )
+class Spare(Stages):
+    """A norm that is never used."""
+
+    def __init__(self, widths: tuple[int, int, int], depth: int) -> None:
+        super().__init__(widths, depth)
+        self.spare = nn.BatchNorm2d(7)
+
+
+@pytest.mark.parametrize("kind", [Guarded, Spare])
+def test_what_a_network_does_around_its_layers_does_not_matter(tmp_path: Path, kind: type[Stages]) -> None:
+    side = teacher(randomise(kind((8, 12, 16), 3)))
+    assert not torch.equal(synthesised(tmp_path, side), pictures()[:32])
+
+
+class Silent(Stages):
+    """BatchNorms that are there, but not those that compute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.stages.modules():
+            x = layer(x) if isinstance(layer, nn.Conv2d | nn.ReLU) else x
+        return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_norms_that_nobody_hears_of_are_none() -> None:
+    big = network(randomise(Silent((8, 12, 16), 3)), "big")
+    side = plans.make(big, network(Stages((6, 8, 16), 2), "small")).teacher
+    assert not Synthesis(side, FIT, HOW, 3).is_possible
+    assert Synthesis(teacher(), FIT, HOW, 3).is_possible
+
+
+def test_a_teacher_without_an_answer_leaves_the_views_as_they_are(tmp_path: Path) -> None:
+    side = teacher()
+    synthesis = Synthesis(side, FIT, HOW, 5)
+    synthesis.norms[0].running_mean.fill_(float("nan"))  # type: ignore[union-attr]
+    made = synthesis.of(pictures(), PLAIN, 32, 0, tmp_path, lambda *_: None)
+    assert torch.equal(made, pictures()[:32])
 
 
 @pytest.mark.parametrize(
-    ("there", "views", "made"),
-    [(10, 40_000, 590), (100, 40_000, 500), (600, 40_000, 0), (5000, 40_000, 0), (10, 640, 10)],
+    ("there", "seen", "made"),
+    [(10, 288_000, 590), (100, 288_000, 500), (600, 288_000, 0), (5000, 288_000, 0), (10, 20_000, 50), (10, 12_000, 0)],
 )
-def test_as_many_are_made_as_are_missing_and_fewer_for_a_short_run(there: int, views: int, made: int) -> None:
-    assert wanted_images(there, views, 600) == made
+def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there: int, seen: int, made: int) -> None:
+    assert wanted_images(there, seen, 600) == made
 
 
 def with_synthetic() -> Recipe:
-    short = recipe(views={"count": 128, "synthetic": {"images": 40, "steps": 3}})
-    stages = tuple(stage.model_copy(update={"batch": 64}) for stage in short.stages)
+    short = recipe(views={"count": 128, "synthetic": {"images": 60, "steps": 3}})
+    stages = tuple(stage.model_copy(update={"batch": 64, "steps": (1,)}) for stage in short.stages[:-1])
+    stages += (short.stages[-1].model_copy(update={"batch": 800, "steps": (20,)}),)
     return short.model_copy(update={"stages": stages})
 
 
 def test_a_run_is_trained_on_them_too(tmp_path: Path) -> None:
     events: list[Event] = []
-    trained(plan(), Memory(tmp_path), with_synthetic(), listen=events.append)
+    recipe = with_synthetic()
+    outcome = trained(plan(), Memory(tmp_path), recipe, listen=events.append)
     told = [event for event in events if isinstance(event, Synthesised)]
-    assert told[0] == Synthesised(0, told[0].total) and told[-1] == Synthesised(told[0].total, told[0].total)
-    assert told[0].total == 6  # 6 steps of 64 views
+    assert (told[0], told[-1]) == (Synthesised(0, 40), Synthesised(40, 40))  # one for each 400 of 20 x 800 views
+    without = recipe.model_copy(update={"views": recipe.views.model_copy(update={"synthetic": None})})
+    other = trained(plan(), Memory(tmp_path / "without"), without)
+    assert weights_digest(outcome.merged.module) != weights_digest(other.merged.module)
 
 
-def test_a_teacher_that_remembers_no_statistics_makes_none_and_says_so(tmp_path: Path) -> None:
+def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graftcli.graft.synthetic._MOST", 10)
+    expected = weights_digest(trained(plan(), Memory(tmp_path / "whole"), with_synthetic()).merged.module)
+    keeper, asked, seen = Memory(tmp_path / "broken"), with_synthetic(), list[int]()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, Synthesised):
+            seen.append(event.done)
+            if event.done == 20:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(plan(), keeper, asked, listen=listen)
+    assert seen == [0, 10, 20] and len(list((keeper.folder / "cache").glob("synthetic-*.bin"))) == 2
+    assert weights_digest(trained(plan(), keeper, asked).merged.module) == expected
+
+
+def test_a_teacher_that_remembers_no_statistics_makes_none(tmp_path: Path) -> None:
     class Plain(Stages):
         @staticmethod
         def _stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:
@@ -145,8 +235,7 @@ def test_a_teacher_that_remembers_no_statistics_makes_none_and_says_so(tmp_path:
     events: list[Event] = []
     both = (network(Plain((8, 12, 16), 1), "big"), network(Plain((6, 8, 16), 1), "small"))
     trained(plans.make(*both), Memory(tmp_path), with_synthetic(), listen=events.append)
-    assert any(isinstance(event, Warned) and "no BatchNorm" in event.text for event in events)
-    assert not any(isinstance(event, Synthesised) for event in events)
+    assert events and not any(isinstance(event, Synthesised) for event in events)
 
 
 def test_views_show_them_as_often_as_the_others_at_most() -> None:

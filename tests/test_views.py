@@ -6,7 +6,7 @@ from torch import Tensor
 
 from graftcli.graft.views import Views, _in_blobs, plain
 from graftcli.images.pixels import Fit
-from graftcli.recipe.values import Augment, Colour, Crop, Cut, Mix, ResizedCrop
+from graftcli.recipe.values import Augment, Colour, Crop, Mix, Paste, ResizedCrop
 
 FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
 EVERYTHING = Augment(
@@ -15,7 +15,7 @@ EVERYTHING = Augment(
     resized_crop=ResizedCrop(scale=(0.5, 1.0), share=0.5),
     colour=Colour(strength=0.3),
     mixup=Mix(share=0.6, alpha=0.4),
-    cutmix=Cut(share=0.6, shape="blobs"),
+    cutmix=Paste(share=0.6, shape="blobs"),
 )
 
 
@@ -36,13 +36,12 @@ def test_a_view_is_the_same_alone_and_with_others_and_a_second_time() -> None:
         assert torch.equal(again[torch.tensor([i])][0], together[i])
 
 
-def test_remembered_views_are_those_that_are_drawn_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    index = torch.tensor([3, 3, 99, 0])
-    remembering = Views(pictures(), FIT, EVERYTHING, 20, seed=3)
+def test_remembered_views_are_those_that_are_drawn_anew() -> None:
+    index, size = torch.tensor([3, 3, 99, 0]), 100 * 3 * 16 * 16
+    remembering = Views(pictures(), FIT, EVERYTHING, 20, seed=3, room=size)
     first, again = remembering[index], remembering[torch.arange(100)]
-    monkeypatch.setattr("graftcli.graft.views._REMEMBERED", 100 * 3 * 16 * 16 - 1)
-    forgetful = Views(pictures(), FIT, EVERYTHING, 20, seed=3)
-    assert remembering._drawn is not None and forgetful._drawn is None
+    forgetful = Views(pictures(), FIT, EVERYTHING, 20, seed=3, room=size - 1)
+    assert (remembering.remembered, forgetful.remembered) == (size, 0)
     assert torch.equal(first, forgetful[index]) and torch.equal(again, forgetful[torch.arange(100)])
 
 
@@ -79,7 +78,7 @@ def test_crops_stay_inside_an_image_that_was_kept_larger() -> None:
     assert int(views[torch.arange(50)].min()) == 255
 
 
-CUTS = [Augment(cutmix=Cut(share=1.0, shape=shape)) for shape in ("box", "blobs")]
+CUTS = [Augment(cutmix=Paste(share=1.0, shape=shape)) for shape in ("box", "blobs")]
 
 
 @pytest.mark.parametrize("augment", [Augment(mixup=Mix(share=1.0)), *CUTS])
@@ -121,7 +120,7 @@ def test_blobs_leave_the_area_that_was_drawn() -> None:
 
 def test_a_view_shows_up_to_four_images() -> None:
     flat = torch.tensor([10, 20, 40, 80, 160], dtype=torch.uint8)[:, None, None, None].expand(5, 3, 16, 16).contiguous()
-    both = Augment(mixup=Mix(share=1.0), cutmix=Cut(share=1.0, shape="blobs"))
+    both = Augment(mixup=Mix(share=1.0), cutmix=Paste(share=1.0, shape="blobs"))
     views = Views(flat, FIT, both, 40, seed=0)
     shown = views[torch.arange(200)]
     kinds = torch.tensor([view.unique().numel() for view in shown])

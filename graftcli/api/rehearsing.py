@@ -15,12 +15,14 @@ from torch import Tensor
 from graftcli.api.checking import checked
 from graftcli.api.ready import Ready
 from graftcli.api.running import fixed_now, settings_of
-from graftcli.events import Event, Looked, Synthesised
+from graftcli.events import Event, Looked
 from graftcli.graft.layerwise import length
 from graftcli.graft.looks import divide, looks
 from graftcli.graft.run import run
 from graftcli.graft.seams import seams
+from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Task, pieces, tasks
+from graftcli.graft.synthetic import Synthesis
 from graftcli.nets.derived import kept_of
 from graftcli.recipe.stage import Stage
 
@@ -33,6 +35,7 @@ class Pace:
 
     step: Mapping[str, float]  # of each unit that is trained in steps
     view: float  # the teacher's look at one
+    image: float  # a synthetic one
     rest: float
 
 
@@ -92,7 +95,23 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     step = {task.name: watch.step(task.name, layered=task.stage.train == "layers") for task in open_}
     trained = sum(_STEPS * times[name] * seconds for name, seconds in step.items())
     looking, views = watch.looked_at()
-    return Pace(step, looking / max(1, views), max(0.0, took - looking - trained))
+    image = _synthesising(start, settings, folder)
+    return Pace(step, looking / max(1, views), image, max(0.0, took - looking - trained))
+
+
+def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
+    """Seconds a synthetic image: a rehearsal is too short to have any."""
+    asked, steps, some = start.recipe.views.synthetic, 2, 32
+    if asked is None or len(start.train.pixels) >= asked.images:
+        return 0.0
+    synthesis = Synthesis(start.plan.teacher, start.fit, settings.how, steps)
+    if not synthesis.is_possible:
+        return 0.0
+    pixels, augment = start.train.pixels, start.recipe.views.augment
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
+        began = time.monotonic()
+        synthesis.of(pixels, augment, some, settings.seed, Path(scratch), lambda *_: None)
+        return (time.monotonic() - began) / some / steps * asked.steps
 
 
 @dataclass
@@ -102,7 +121,6 @@ class _Watch:
     folder: Path
     marks: dict[str, list[float]] = field(default_factory=dict)
     looked: list[tuple[float, int]] = field(default_factory=list)
-    synthesised: list[float] = field(default_factory=list)
 
     def unit(self, name: str) -> "_Forgetful":
         return _Forgetful()
@@ -111,9 +129,7 @@ class _Watch:
         self.marks.setdefault(record["unit"], []).append(time.monotonic())
 
     def hear(self, event: Event) -> None:
-        if isinstance(event, Synthesised):
-            self.synthesised.append(time.monotonic())
-        elif isinstance(event, Looked):
+        if isinstance(event, Looked):
             self.looked.append((time.monotonic(), event.done))
 
     def step(self, unit: str, *, layered: bool) -> float:
@@ -123,11 +139,9 @@ class _Watch:
         return (mean if layered else median)(times) if times else 0.0
 
     def looked_at(self) -> tuple[float, int]:
-        """How long the teacher looked, and made images to look at, of which there are the more the more views there
-        are; and at how many views."""
+        """How long the teacher looked, and at how many views."""
         spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self.looked) if b[1] > a[1]]
-        made = self.synthesised[-1] - self.synthesised[0] if self.synthesised else 0.0
-        return made + sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
+        return sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
 
 
 class _Forgetful:

@@ -18,7 +18,7 @@ from graftcli.measure import Accuracy, accuracy, logits, parameters
 from graftcli.nets.spec import build
 
 # the steps of both are the same in all; what the recipes ship with is for larger networks
-_GRAFT = ("views.count=60", "stages.graft.steps=150", "stages.finish.steps=700")
+_GRAFT = ("views.count=60", "views.synthetic=null", "stages.graft.steps=150", "stages.finish.steps=700")
 _KD = ("views.count=60", "stages.finish.steps=1150", "stages.finish.epochs=null")
 
 

@@ -33,10 +33,15 @@ def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, i
     with it can see."""
     found: dict[Augment, int] = {}
     for task in every:
-        needed = -(-task.steps(images) * task.batch(images) // images)
+        needed = -(-shown([task], images) // images)
         augment = augment_of(recipe, task)
         found[augment] = max(found.get(augment, 0), min(needed, recipe.views.most(images) or needed))
     return found
+
+
+def shown(every: Sequence[Task], images: int) -> int:
+    """How many views the longest of the tasks is shown, one as often as it comes."""
+    return max(task.steps(images) * task.batch(images) for task in every)
 
 
 def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:

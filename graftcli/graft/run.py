@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError
-from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised, Warned
+from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised
 from graftcli.graft import merge as merging
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, Place, choose_places, size_of
@@ -21,7 +21,7 @@ from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
-from graftcli.graft.looks import augment_of, chunk_of, divide, looks
+from graftcli.graft.looks import augment_of, chunk_of, divide, looks, shown
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
@@ -137,9 +137,9 @@ class _Work:
         self.held: Answers | None = None
         self.agreed: dict[tuple[int, ...], float] = {}  # what was measured since weights last changed
         if len(held):
-            views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1)
+            views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1, room=settings.drawn)
             scores = self.pieces.blocks + 1
-            self.held = self._answers("held-out", views, {scores}, settings.rooms())
+            self.held = self._answers("held-out", views, {scores}, settings.rooms(views.remembered))
             self.held.look({scores}, lambda *_: None)
 
     def do(self, task: Task) -> None:
@@ -207,31 +207,40 @@ class _Work:
             del self.answers[done]
         if augment not in self.answers:
             alike, number = self._alike(task, self.every), list(self.looks).index(augment)
-            views = Views(self.train, self.fit_, augment, self.looks[augment], self.settings.seed, self.synthetic)
-            taken = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(self.held.views)) if self.held else 0
-            rooms = self.settings.rooms(taken, len(self.looks))
+            seed, room = self.settings.seed, self.settings.drawn // len(self.looks)
+            views = Views(self.train, self.fit_, augment, self.looks[augment], seed, self.synthetic, room)
+            rooms = self.settings.rooms(self._taken() + views.remembered, len(self.looks))
             answers = self._answers(f"value{number or ''}", views, self._wanted(alike), rooms)
             looked = self._wanted(self._alike(task, self.todo))
             answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
             self.answers[augment] = answers
         return self.answers[augment]
 
+    def _taken(self) -> int:
+        """Bytes of memory that held-out views and the teacher's scores of them have."""
+        if self.held is None:
+            return 0
+        views = self.held.views
+        return size_of(self.pieces.blocks + 1, self.pieces.shapes, len(views)) + views.remembered
+
     @cached_property
     def synthetic(self) -> Tensor | None:
         """Images beside those that there are, where the recipe asks for them and the teacher can make them."""
-        asked = self.recipe.views.synthetic
-        most = max(self.looks, key=self.looks.__getitem__)
-        number = wanted_images(len(self.train), len(self.train) * self.looks[most], asked.images) if asked else 0
-        if not asked or not number:
+        asked, images = self.recipe.views.synthetic, len(self.train)
+        count = wanted_images(images, shown(self.every, images), asked.images) if asked else 0
+        if not asked or not count:
             return None
-        synthesis = Synthesis(self.plan.teacher.network.module, self.fit_, self.settings.how, asked.steps)
+        synthesis = Synthesis(self.plan.teacher, self.fit_, self.settings.how, asked.steps)
         if not synthesis.is_possible:
-            self.listen(Warned("the teacher has no BatchNorm that remembers statistics: no images are synthesised"))
             return None
-        whole = replace(self.fit_, size=self.fit_.kept, crop_pct=1.0)
-        started = Views(self.train, whole, most, -(-number // len(self.train)), self.settings.seed + 2)
-        folder = self.keeper.folder / "cache"
-        return synthesis.of(started, number, folder, lambda done, total: self.listen(Synthesised(done, total)))
+        return synthesis.of(
+            self.train,
+            self.recipe.views.augment,
+            count,
+            self.settings.seed + 2,
+            self.keeper.folder / "cache",
+            lambda done, total: self.listen(Synthesised(done, total)),
+        )
 
     def _answers(self, name: str, views: Views, values: set[int], rooms: Sequence[tuple[Place, int]]) -> Answers:
         shapes = self.pieces.shapes

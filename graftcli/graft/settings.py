@@ -7,6 +7,8 @@ import torch
 from graftcli.graft.answers import Place
 from graftcli.graft.training import Precision
 
+_DRAWN = 2**28  # bytes
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -18,6 +20,11 @@ class Settings:
     disk: int = 0
     at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
     blocks: tuple[int, ...] | None = None  # only these are replaced
+
+    @property
+    def drawn(self) -> int:
+        """Bytes for views that are remembered as they were drawn."""
+        return min(self.memory // 8, _DRAWN)
 
     def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
         """Where there is room for what is remembered, and how much of what is not `taken`, for one `among` several."""

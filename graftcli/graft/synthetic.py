@@ -9,6 +9,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -23,53 +24,68 @@ from graftcli.graft.norms import batchnorms
 from graftcli.graft.training import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
+from graftcli.nets.plan import Side
+from graftcli.nets.split import join, split
+from graftcli.recipe.values import Augment
 from graftcli.store.written import write_bytes
 
-_MOST, _LEAST = 96, 32  # images that share their statistics: the more the better, and the more memory
-_PIXELS = 400_000  # of the images of such a batch
+_MOST = 96  # images that share their statistics: the more the better, and the more memory
+_PIXELS = 16 * 224 * 224  # of theirs at most: of larger images fewer make as many values of a map
 _RATE = 6.0  # of 255 levels of a pixel, at first
 _CLASS = 0.3  # weight of the class beside the statistics
+_FAR = 100.0  # a channel that hardly varies would rule all others
 _SHIFT = 16  # a side is moved by up to this part of it between two steps
-_VIEWS_EACH = 64  # at least, of a synthetic image: a short run has few of them
+_SEEN_EACH = 400  # views the longest task is shown, at least, for each image that is made
+_LEAST = 32  # fewer are not worth the while
 
 
 class Synthesis:
     """Synthetic images out of the teacher; the same for the same views."""
 
-    def __init__(self, teacher: nn.Module, fit: Fit, how: Precision, steps: int) -> None:
-        self.teacher = copy.deepcopy(teacher).eval().requires_grad_(False).to(how.device)
-        lay_out_whole(self.teacher, torch.zeros(2, fit.channels, *fit.size, device=how.device))
-        self.norms = [norm for norm in batchnorms(self.teacher) if norm.running_mean is not None]
+    def __init__(self, teacher: Side, fit: Fit, how: Precision, steps: int) -> None:
+        # in its pieces, as everything else sees it: what its own `forward` does around its layers is no part of it
+        whole = copy.deepcopy(join(split(teacher.traced, teacher.cuts)))
+        self.teacher = whole.eval().requires_grad_(False).to(how.device)
         self.fit, self.how, self.steps = fit, how, steps
+        example = torch.zeros(2, fit.channels, *fit.size, device=how.device)
+        lay_out_whole(self.teacher, example)
+        self.norms = [norm for norm in batchnorms(self.teacher) if norm.running_mean is not None]
+        with torch.no_grad(), _differences(self.norms) as found:
+            self.teacher(example)
+        self.is_possible = bool(found)  # a network may have norms that it does not use
 
-    @property
-    def is_possible(self) -> bool:
-        return bool(self.norms)
-
-    def of(self, views: Views, count: int, folder: Path, told: Callable[[int, int], None]) -> Tensor:
-        """One for each of the first views. What an earlier session has made is taken from the folder."""
-        made, batch = [], max(_LEAST, min(_MOST, _PIXELS // math.prod(self.fit.size)))
+    def of(
+        self, pixels: Tensor, augment: Augment, count: int, seed: int, folder: Path, told: Callable[[int, int], None]
+    ) -> Tensor:
+        """So many out of views of the images. What an earlier session has made is taken from the folder."""
+        # as large as what is kept of an image, for they are looked at as images are
+        whole = replace(self.fit, size=self.fit.kept, crop_pct=1.0)
+        views = Views(pixels, whole, augment, -(-count // len(pixels)), seed)
+        most = max(1, min(_MOST, _PIXELS // math.prod(self.fit.size)))
+        made = []
         told(0, count)
-        for number, index in enumerate(torch.arange(count).split(batch)):
+        for number, index in enumerate(torch.arange(count).tensor_split(-(-count // most))):
             path, shape = folder / f"synthetic-{number}.bin", (len(index), *views.shape)
             if not path.is_file() or path.stat().st_size != math.prod(shape):
-                folder.mkdir(parents=True, exist_ok=True)
-                write_bytes(path, self._made(views[index], number).numpy().tobytes())
+                generator = torch.Generator().manual_seed((seed << 20) + number)
+                write_bytes(path, self._made(views[index], augment.flip, generator).numpy().tobytes())
             made.append(torch.from_numpy(np.fromfile(path, np.uint8)).view(shape))
             told(int(index[-1]) + 1, count)
         return torch.cat(made)
 
-    def _made(self, start: Tensor, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(seed)
+    def _made(self, start: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
         pixels = start.float().to(self.how.device).requires_grad_(True)
         optimiser = torch.optim.Adam([pixels], _RATE, betas=(0.5, 0.9))
         drawn = torch.rand(len(start), generator=generator).to(self.how.device)
         for step in range(self.steps):
             optimiser.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * step / self.steps)) / 2
+            shown = _moved(pixels, self.fit.size, generator)
             optimiser.zero_grad()
-            self._error(_moved(pixels, self.fit.size, step, generator), drawn).backward()
+            self._error(shown.flip(3) if flip and step % 2 else shown, drawn).backward()
             optimiser.step()
             pixels.data.clamp_(0, 255)
+        if not bool(torch.isfinite(pixels).all()):  # the teacher has no gradient to follow here
+            return start
         return pixels.detach().round().to(torch.uint8).cpu()
 
     def _error(self, pixels: Tensor, drawn: Tensor) -> Tensor:
@@ -78,14 +94,16 @@ class Synthesis:
         with _differences(self.norms) as found, torch.autocast(pixels.device.type, torch.bfloat16, self.how.amp):
             scores = self.teacher(normalise(pixels, self.fit))
         error = torch.stack(found).mean()
-        if scores.ndim != 2 or scores.shape[1] < 2:
+        if scores.shape[1] < 2:
             return error
         return error + _CLASS * F.cross_entropy(scores.float(), (drawn * scores.shape[1]).long())
 
 
-def wanted_images(images: int, views: int, all_in_all: int) -> int:
-    """How many images are to be made where there are `images`, with so many views in all."""
-    return min(max(0, all_in_all - images), views // _VIEWS_EACH)
+def wanted_images(images: int, seen: int, all_in_all: int) -> int:
+    """How many are to be made where there are `images`, and a task is shown so many views: none for a short run, which
+    has enough in what is there."""
+    found = min(max(0, all_in_all - images), seen // _SEEN_EACH)
+    return found if found >= _LEAST else 0
 
 
 @contextmanager
@@ -109,15 +127,14 @@ def _difference(norm: AnyBatchNorm, given: Tensor) -> Tensor:
     values, remembered = given.transpose(0, 1).flatten(1), norm.running_var + norm.eps
     mean = (values.mean(1) - norm.running_mean).square() / remembered
     spread = (values.var(1, unbiased=False) / remembered - 1).square()
-    return (mean + spread).mean()
+    return (mean + spread).clamp(max=_FAR).mean()
 
 
-def _moved(pixels: Tensor, size: tuple[int, int], step: int, generator: torch.Generator) -> Tensor:
-    """Shifted by a little, and mirrored at every other step: what only fits one grid of pixels is no image. As large as
-    the network sees it, out of all that is kept."""
+def _moved(pixels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Shifted by a little: what only fits one grid of pixels is no image. As large as the network sees it, out of all
+    that is kept."""
     spare = [kept - side for kept, side in zip(pixels.shape[2:], size, strict=True)]
     reach = [max(side // _SHIFT, rest // 2) for side, rest in zip(size, spare, strict=True)]
     shift = [int(torch.randint(-most, most + 1, (), generator=generator)) for most in reach]
     top, left = (rest // 2 for rest in spare)
-    shifted = pixels.roll(shift, (2, 3))[:, :, top : top + size[0], left : left + size[1]]
-    return shifted.flip(3) if step % 2 else shifted
+    return pixels.roll(shift, (2, 3))[:, :, top : top + size[0], left : left + size[1]]

@@ -4,18 +4,17 @@ What a view shows is a function of its number alone, so any view can be made aga
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.images import Fit, centre, normalise
-from graftcli.recipe.values import Augment, Colour, Cut, Mix
+from graftcli.recipe.values import Augment, Colour, Mix, Paste
 
 _HILLS = 5  # a side: of the landscapes whose tops are pasted
 _COARSE = 32  # pixels a side
-_REMEMBERED = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -49,19 +48,29 @@ class Views:
     """`count` looks at each image; `views[i]` are uint8 pixels, `views.normalised(i)` what the networks see."""
 
     def __init__(
-        self, pixels: Tensor, fit: Fit, augment: Augment, count: int, seed: int, synthetic: Tensor | None = None
+        self,
+        pixels: Tensor,
+        fit: Fit,
+        augment: Augment,
+        count: int,
+        seed: int,
+        synthetic: Tensor | None = None,
+        room: int = 0,
     ) -> None:
-        """With `synthetic` images too, up to half of the views show those."""
+        """With `synthetic` images too, up to half of the looks are at those. What fits into so many bytes of `room` is
+        drawn once and remembered."""
         self.pixels, self.fit, self.augment = pixels, fit, augment
         generator = torch.Generator().manual_seed(seed)
         self._looks = _draw_looks(pixels, fit, augment, count, generator)
         if synthetic is not None:
             self.pixels = torch.cat([pixels, synthetic])
-            _show_synthetic(self._looks.image, len(pixels), len(synthetic), generator)
+            image = _among_synthetic(self._looks.image, len(pixels), len(synthetic), generator)
+            self._looks = replace(self._looks, image=image)
         self._blends = _draw_blends(len(self), augment.mixup, generator)
         self._pastes = _draw_pastes(len(self), augment.cutmix, generator)
-        # all of them once they were shown, where that takes little memory
-        self._drawn = torch.empty(len(self), *self.shape, dtype=torch.uint8) if self._size <= _REMEMBERED else None
+        size = len(self) * math.prod(self.shape)
+        self.remembered = size if size <= room else 0  # bytes
+        self._drawn = torch.empty(len(self), *self.shape, dtype=torch.uint8) if self.remembered else None
         self._is_drawn = torch.zeros(len(self), dtype=torch.bool)
         self._inside = _in_blobs if augment.cutmix is not None and augment.cutmix.shape == "blobs" else _in_box
 
@@ -71,10 +80,6 @@ class Views:
     @property
     def shape(self) -> tuple[int, ...]:
         return (self.pixels.shape[1], *self.fit.size)
-
-    @property
-    def _size(self) -> int:
-        return len(self) * math.prod(self.shape)
 
     def __getitem__(self, index: Tensor) -> Tensor:
         """uint8 [len(index), channels, height, width]."""
@@ -129,11 +134,12 @@ def _draw_looks(pixels: Tensor, fit: Fit, augment: Augment, count: int, generato
     return _Looks(torch.arange(images).repeat(count), box, mirror, _draw_colours(total, augment.colour, generator))
 
 
-def _show_synthetic(image: Tensor, images: int, synthetic: int, generator: torch.Generator) -> None:
-    """A part of the views shows synthetic images, which follow the others: as large as theirs, at most half."""
+def _among_synthetic(image: Tensor, images: int, synthetic: int, generator: torch.Generator) -> Tensor:
+    """The images that are looked at, some of them synthetic ones, which follow the others: as large a part as they are
+    of all, at most half."""
     share = min(0.5, synthetic / (images + synthetic))
     chosen = torch.rand(len(image), generator=generator) < share
-    image[chosen] = images + torch.randint(synthetic, (int(chosen.sum()),), generator=generator)
+    return torch.where(chosen, images + torch.randint(synthetic, image.shape, generator=generator), image)
 
 
 def _draw_boxes(
@@ -172,14 +178,14 @@ def _draw_blends(total: int, mixup: Mix | None, generator: torch.Generator) -> _
     return _Blends(partner, torch.where(chosen, _beta(total, mixup.alpha, generator), torch.ones(total)))
 
 
-def _draw_pastes(total: int, cutmix: Cut | None, generator: torch.Generator) -> _Pastes:
+def _draw_pastes(total: int, cutmix: Paste | None, generator: torch.Generator) -> _Pastes:
     partner = torch.randperm(total, generator=generator)
     if cutmix is None:
         return _Pastes(partner, torch.zeros(total), torch.zeros(total, 2))
     chosen = torch.rand(total, generator=generator) < cutmix.share
     share = torch.where(chosen, 1 - _beta(total, cutmix.alpha, generator), torch.zeros(total))
     if cutmix.shape == "blobs":
-        return _Pastes(partner, share, torch.randn(total, 1, _HILLS, _HILLS, generator=generator))
+        return _Pastes(partner, share, torch.randn(total, 1, _HILLS, _HILLS, generator=generator).half())
     return _Pastes(partner, share, torch.rand(total, 2, generator=generator))
 
 
@@ -235,7 +241,7 @@ def _in_box(middle: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _in_blobs(heights: Tensor, share: Tensor, size: tuple[int, int]) -> Tensor:
     """What lies above the height that leaves that share of a smooth landscape, told on a coarse map of it."""
-    coarse = F.interpolate(heights, size=(_COARSE, _COARSE), mode="bicubic", align_corners=True)
+    coarse = F.interpolate(heights.float(), size=(_COARSE, _COARSE), mode="bicubic", align_corners=True)
     rank = (share * _COARSE**2).long().clamp(max=_COARSE**2 - 1)
     water = coarse.flatten(1).sort(1, descending=True).values.gather(1, rank[:, None])
     return F.interpolate(coarse, size=size, mode="bilinear") > water[:, :, None, None]

@@ -103,12 +103,14 @@ class ResizedCrop(Part):
 
 
 class Mix(Part):
-    share: Share = Field(description=f"{SHARE}, of the views that are mixed with another")
-    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of the mixing weight")
+    share: Share = Field(description=f"{SHARE}, of the views that are blended with another")
+    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of the weight")
 
 
-class Cut(Mix):
-    shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the part that is pasted")
+class Paste(Part):
+    share: Share = Field(description=f"{SHARE}, of the views on which a part of another is pasted")
+    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of that part's area")
+    shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the form of that part")
 
 
 class Colour(Part):
@@ -127,7 +129,7 @@ class Augment(Part):
     resized_crop: ResizedCrop | None = Field(default=None, description="a map with `scale`, or null")
     colour: Colour | None = Field(default=None, description="a map with `strength`, or null")
     mixup: Mix | None = Field(default=None, description="a map with `share` and `alpha`, or null")
-    cutmix: Cut | None = Field(default=None, description="a map with `share`, `alpha` and `shape`, or null")
+    cutmix: Paste | None = Field(default=None, description="a map with `share`, `alpha` and `shape`, or null")
 
 
 class Synthetic(Part):
@@ -143,11 +145,10 @@ class Views(Part):
     count: Count | None = Field(default=None, description="a whole number from 1, or null: a fresh view at each step")
     total: Count | None = Field(default=None, description="a whole number from 1, or null; `count` goes before it")
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
+    synthetic: Synthetic | None = Field(default=None, description="a map with `images` and `steps`, or null")
 
     def most(self, images: int) -> int | None:
         """How many looks an image has at most, by its own count before the total; None: as many as steps can see."""
         if self.count is not None or self.total is None:
             return self.count
         return -(-self.total // images)
-
-    synthetic: Synthetic | None = Field(default=None, description="a map with `images` and `steps`, or null")

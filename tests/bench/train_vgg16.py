@@ -3,8 +3,8 @@
     python tests/bench/train_vgg16.py --images cifar10/50shot-draw0 --epochs 200 --out runs/vgg16
     python tests/bench/train_vgg16.py --images cifar10/train        --epochs 100 --out runs/vgg16
 
-No labels are read: it learns from the ResNet-56 beside the images, by the recipe kd with every view a mix of two. With
-all 50,000 training images that is the paper's teacher; with few it is a weaker one of the same architecture.
+No labels are read: it learns from the ResNet-56 beside the images, by the recipe kd with most views a mix of several.
+With all 50,000 training images that is the paper's teacher; with few it is a weaker one of the same architecture.
 """
 
 import argparse
