@@ -15,6 +15,7 @@ from graftcli.recipe.values import Augment, Colour, Mix, Paste
 
 _HILLS = 5  # a side: of the landscapes whose tops are pasted
 _COARSE = 32  # pixels a side
+_AT_ONCE = 2**20  # values of the views that are drawn at once: what passes through a processor's caches is quicker
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,10 @@ class Views:
         return self._drawn[index]
 
     def _draw(self, index: Tensor) -> Tensor:
+        values = math.prod(self.shape)
+        return torch.cat([self._draw_some(some) for some in index.split(max(1, _AT_ONCE // values))])
+
+    def _draw_some(self, index: Tensor) -> Tensor:
         shown = self._blended(index)
         pasted = self._pastes.share[index] > 0
         if bool(pasted.any()):
@@ -209,16 +214,18 @@ def _beta(total: int, alpha: float, generator: torch.Generator) -> Tensor:
 def _crop(pixels: Tensor, box: Tensor, mirror: Tensor, size: tuple[int, int]) -> Tensor:
     """The boxed part of each image at the network's size; black outside. A box in whole pixels is copied exactly."""
     height, width = pixels.shape[2:]
-    scale = torch.tensor([width, height], dtype=torch.float32)
-    middle = 2 * box[:, :2] / scale - 1
-    half = box[:, 2:] / scale
-    theta = torch.zeros(len(pixels), 2, 3)
-    theta[:, 0, 0], theta[:, 1, 1] = half[:, 0] * mirror, half[:, 1]
-    theta[:, :, 2] = middle
-    grid = F.affine_grid(theta, [len(pixels), pixels.shape[1], *size], align_corners=False)
+    across = _places(box[:, 0] / width, box[:, 2] / width * mirror, size[1])[:, None, :]
+    down = _places(box[:, 1] / height, box[:, 3] / height, size[0])[:, :, None]
+    grid = torch.stack(torch.broadcast_tensors(across, down), -1)
     # black beyond the image, but no black mixed into the outermost pixels of a part that ends with the image
-    inside = ((grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1))[:, None]  # quicker than `all` over two
+    inside = ((across.abs() <= 1) & (down.abs() <= 1))[:, None]
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False) * inside
+
+
+def _places(middle: Tensor, length: Tensor, count: int) -> Tensor:
+    """The middles of so many pixels along a part of a side, where the side goes from -1 to 1. [views, count]."""
+    pixels = (2 * torch.arange(count) + 1) / count - 1
+    return (2 * middle - 1)[:, None] + length[:, None] * pixels
 
 
 def _recolour(pixels: Tensor, factors: Tensor) -> Tensor:
