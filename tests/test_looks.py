@@ -2,9 +2,10 @@
 
 import pytest
 
-from graftcli.graft.looks import divide, looks
+from graftcli.graft.looks import divide, looks, synthetic
 from graftcli.graft.stages import tasks
 from graftcli.recipe import scaled
+from graftcli.recipe.file import load
 from graftcli.recipe.values import Augment
 from tests.engine import images, recipe
 
@@ -22,6 +23,18 @@ from tests.engine import images, recipe
 def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> None:
     whole = scaled(recipe(views=limits), 10)  # 60 steps of 4 views
     assert looks(whole, tasks(whole, 3, (1, 2, 3)), 12) == {Augment(): each}
+
+
+@pytest.mark.parametrize(
+    ("there", "steps", "made"),
+    [(10, 4500, 590), (100, 4500, 500), (600, 4500, 0), (5000, 4500, 0), (10, 9000, 590), (10, 313, 50), (10, 187, 0)],
+)
+def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there: int, steps: int, made: int) -> None:
+    settings = ("views.synthetic={images: 600, steps: 40}", "stages.graft.steps=1", f"stages.finish.steps={steps}")
+    asked = load("graft", settings)
+    assert synthetic(asked, tasks(asked, 3, (1, 2, 3)), there) == made
+    without = load("graft", ("views.synthetic=null", *settings[1:]))
+    assert synthetic(without, tasks(without, 3, (1, 2, 3)), there) == 0
 
 
 @pytest.mark.parametrize(("count", "held"), [(12, 0), (39, 0), (40, 8), (200, 20)])

@@ -158,6 +158,23 @@ def test_an_earlier_run_is_taken_up_from_any_folder(
     assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("more", "taken"), [((), True), (("--set", "views.count=null", "--set", "views.total=null"), False)]
+)
+def test_blocks_that_saw_the_same_views_are_taken_over_by_a_longer_finish(
+    place: Path, more: tuple[str, ...], taken: bool
+) -> None:
+    """Without a limit there are as many views as the longest stage can see."""
+    earlier, longer = f"earlier-{taken}", f"longer-{taken}"
+    told = call(*arguments("--quiet", "--set", "views.count=4", *more, out=earlier))
+    assert told.exit_code == 0, told.output + told.stderr
+    words = ("--set", "views.count=4", *more, "--set", "stages.finish.steps=5000", *QUICK, "--quiet")
+    told = call("partial", "--blocks", "1", "--run", earlier, *words, "--out", longer)
+    assert told.exit_code == 0, told.output + told.stderr
+    files = [place / folder / "blocks" / "graft-1.safetensors" for folder in (earlier, longer)]
+    assert (files[0].read_bytes() == files[1].read_bytes()) == taken
+
+
 def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None:
     before = written(finished)
     for name in ("one.safetensors", "one.onnx"):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graftcli.events import Event, Synthesised
 from graftcli.graft.run import weights_digest
-from graftcli.graft.synthetic import Synthesis, _differences, wanted_images
+from graftcli.graft.synthetic import Synthesis, _differences
 from graftcli.graft.training import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
@@ -179,14 +179,6 @@ def test_a_teacher_without_an_answer_leaves_the_views_as_they_are(tmp_path: Path
     synthesis.norms[0].running_mean.fill_(float("nan"))  # type: ignore[union-attr]
     made = synthesis.of(pictures(), PLAIN, 32, 0, tmp_path, lambda *_: None)
     assert torch.equal(made, pictures()[:32])
-
-
-@pytest.mark.parametrize(
-    ("there", "seen", "made"),
-    [(10, 288_000, 590), (100, 288_000, 500), (600, 288_000, 0), (5000, 288_000, 0), (10, 20_000, 50), (10, 12_000, 0)],
-)
-def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there: int, seen: int, made: int) -> None:
-    assert wanted_images(there, seen, 600) == made
 
 
 def with_synthetic() -> Recipe:

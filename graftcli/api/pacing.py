@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graftcli.api.asked import Asked
-from graftcli.api.ready import Ready, ready
-from graftcli.api.rehearsing import Pace, lasting, rehearse, times_of, trained_on
+from graftcli.api.ready import Ready, ready, trained_on
+from graftcli.api.rehearsing import Pace, lasting, rehearse, times_of
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Rehearsed, Warned
-from graftcli.graft.looks import looks, shown
+from graftcli.graft.looks import looks, synthetic
 from graftcli.graft.stages import Task, tasks
-from graftcli.graft.synthetic import wanted_images
 from graftcli.recipe import Recipe
 
 _SHARE = 0.95  # of the seconds, that is aimed at
@@ -161,6 +160,4 @@ def _seconds(parts: Sequence[Part], pace: Pace, recipe: Recipe, images: int) -> 
     every = [part.task if part.is_solved else lasting(part.task, part.steps, images) for part in parts]
     views = images * sum(looks(recipe, every, images).values())
     trained = sum(pace.step[part.task.name] * part.steps * part.times for part in parts if not part.is_solved)
-    asked = recipe.views.synthetic
-    made = wanted_images(images, shown(every, images), asked.images) if asked else 0
-    return pace.rest + pace.view * views + pace.image * made + trained
+    return pace.rest + pace.view * views + pace.image * synthetic(recipe, every, images) + trained

@@ -13,6 +13,7 @@ from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
 from graftcli.graft.counterparts import check_made
+from graftcli.graft.looks import divide
 from graftcli.graft.stages import check_tasks
 from graftcli.graft.views import plain
 from graftcli.images.pixels import Fit
@@ -59,6 +60,11 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
         listen(Warned(note))
     held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     return Ready(asked, recipe, plan, chosen, fit, pictured(), held, device)
+
+
+def trained_on(start: Ready) -> int:
+    """How many of the images are trained on; the others are held out."""
+    return len(divide(start.train, start.held, start.asked.how.seed)[0])
 
 
 def recipe_of(how: How) -> Recipe:

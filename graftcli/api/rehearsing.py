@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from graftcli.api.checking import checked
-from graftcli.api.ready import Ready
+from graftcli.api.ready import Ready, trained_on
 from graftcli.api.running import fixed_now, settings_of
 from graftcli.events import Event, Looked
 from graftcli.graft.layerwise import length
-from graftcli.graft.looks import divide, looks
+from graftcli.graft.looks import looks
 from graftcli.graft.run import run
 from graftcli.graft.seams import seams
 from graftcli.graft.settings import Settings
@@ -37,11 +37,6 @@ class Pace:
     view: float  # the teacher's look at one
     image: float  # a synthetic one
     rest: float
-
-
-def trained_on(start: Ready) -> int:
-    """How many of the images are trained on; the others are held out."""
-    return len(divide(start.train, start.held, start.asked.how.seed)[0])
 
 
 def times_of(start: Ready, every: Sequence[Task]) -> dict[str, int]:

@@ -5,33 +5,47 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from graftcli.api.ready import Ready, trained_on
+from graftcli.graft.looks import looks, synthetic
+from graftcli.graft.stages import tasks
+from graftcli.recipe import Recipe, Stage
 from graftcli.store.runs import read_run
 from graftcli.store.written import plain, write_bytes
 
 _ELSEWHERE = ("blocks", "recipe", "cache_gb")  # what may differ, or is compared by itself
 
 
-def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], chosen: Sequence[int]) -> None:
+def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], start: Ready) -> None:
     """Blocks that an earlier run trained each alone, in the same way, are finished here too."""
     theirs, ours = read_run(earlier)["settings"], plain(settings)
     if any(theirs.get(key) != ours[key] for key in ours if key not in _ELSEWHERE):
         return
-    names = (stage["name"] for stage in _alike(theirs["recipe"], ours["recipe"]))
-    for name in (f"{stage}-{block}.safetensors" for stage in names for block in chosen):
+    try:
+        recipe = Recipe.model_validate(theirs["recipe"])
+    except ValidationError:  # another version's
+        return
+    names = (stage.name for stage in _alike(recipe, theirs["blocks"], start))
+    for name in (f"{stage}-{block}.safetensors" for stage in names for block in start.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
         if source.exists() and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, source.read_bytes())
 
 
-def _alike(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The stages with which both recipes begin, and in which a block depends on no other block."""
-    if any(theirs[key] != ours[key] for key in ("init", "adapters", "views")):
+def _alike(theirs: Recipe, blocks: Sequence[int], start: Ready) -> list[Stage]:
+    """The stages with which both recipes begin, in which a block depends on no other block, and sees the same."""
+    ours = start.recipe
+    if any(getattr(theirs, key) != getattr(ours, key) for key in ("init", "adapters", "views")):
         return []
-    if theirs != ours and ours["views"]["count"] is None and ours["views"]["total"] is None:
-        return []  # without a limit, as many views are made as the longest stage can see
-    if theirs != ours and ours["views"]["synthetic"] is not None:
-        return []  # of which there are the more the longer that stage is
-    pairs = zip(theirs["stages"], ours["stages"], strict=False)
-    same = [stage for stage, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
-    return list(takewhile(lambda stage: stage["train"] == "blocks" and stage["input"] == "teacher", same))
+    pairs = zip(_seen(theirs, blocks, start), _seen(ours, start.blocks, start), strict=False)
+    same = [first[0] for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return list(takewhile(lambda stage: stage.train == "blocks" and stage.input == "teacher", same))
+
+
+def _seen(recipe: Recipe, blocks: Sequence[int], start: Ready) -> list[tuple[Stage, int | None, int]]:
+    """Of each stage the views an image, and the synthetic images: both may hang on the longest stage's length."""
+    every, images = tasks(recipe, len(start.plan.blocks), blocks), trained_on(start)
+    views, made = looks(recipe, every, images), synthetic(recipe, every, images)
+    return [(stage, views.get(stage.augment or recipe.views.augment), made) for stage in recipe.stages]

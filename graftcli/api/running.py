@@ -57,7 +57,7 @@ def distill(
         if store.finished is not None:
             return done_before(store.finished, folder, single, start, listen)
         if reuse is not None:
-            take_over(reuse, folder, _settings(start), start.blocks)
+            take_over(reuse, folder, _settings(start), start)
         outcome = _trained(start, store, _keeping(listen, store.warned))
         result = result_of(start, folder, outcome, store.spent)
         made = made_of(start, outcome, result, command)

@@ -76,8 +76,8 @@ def partial(
 
     After a `distill`, `--blocks` alone is enough: networks, images and trained blocks are those of the newest run. What
     else is said changes that; where all of --teacher, --student and --images are, no other run is looked at. What is
-    replaced is then finished inside the teacher. Blocks are taken from a run with the same recipe; with `--set
-    stages.finish.steps=900`, which finishes in a fifth of the steps, the default recipe trains them anew.
+    replaced is then finished inside the teacher. Blocks that are to be trained in another way than the earlier run's,
+    or on other images or views, are trained anew.
 
     Examples:
       graftcli partial --blocks 3

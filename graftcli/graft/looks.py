@@ -1,4 +1,5 @@
-"""What the networks look at: which images are trained on, how many views of each, and how many at once."""
+"""What the networks look at: which images are trained on, how many more are made, how many views of each, and how many
+at once."""
 
 from collections.abc import Sequence
 
@@ -13,6 +14,8 @@ from graftcli.recipe.values import Augment
 # of the teacher's largest value, computed at once: a processor is quicker with what is near its caches' size
 _CHUNK_BYTES = {"cpu": 2**23}
 _CHUNK_BYTES_ELSEWHERE = 2**28
+_SEEN_EACH = 400  # views the longest task is shown, at least, for each synthetic image that is made
+_LEAST = 32  # fewer are not worth the while
 
 
 def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, Tensor]:
@@ -33,15 +36,26 @@ def looks(recipe: Recipe, every: Sequence[Task], images: int) -> dict[Augment, i
     with it can see."""
     found: dict[Augment, int] = {}
     for task in every:
-        needed = -(-shown([task], images) // images)
+        needed = -(-_shown(task, images) // images)
         augment = augment_of(recipe, task)
         found[augment] = max(found.get(augment, 0), min(needed, recipe.views.most(images) or needed))
     return found
 
 
-def shown(every: Sequence[Task], images: int) -> int:
-    """How many views the longest of the tasks is shown, one as often as it comes."""
-    return max(task.steps(images) * task.batch(images) for task in every)
+def _shown(task: Task, images: int) -> int:
+    """How many views a task is shown, one as often as it comes."""
+    return task.steps(images) * task.batch(images)
+
+
+def synthetic(recipe: Recipe, every: Sequence[Task], images: int) -> int:
+    """How many images are to be made beside those that there are: none for a short run, which has enough in what is
+    there."""
+    asked = recipe.views.synthetic
+    if asked is None:
+        return 0
+    longest = max(_shown(task, images) for task in every)
+    found = min(max(0, asked.images - images), longest // _SEEN_EACH)
+    return found if found >= _LEAST else 0
 
 
 def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:

@@ -21,11 +21,11 @@ from graftcli.graft.fit import fit
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
-from graftcli.graft.looks import augment_of, chunk_of, divide, looks, shown
+from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
-from graftcli.graft.synthetic import Synthesis, wanted_images
+from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
@@ -226,8 +226,7 @@ class _Work:
     @cached_property
     def synthetic(self) -> Tensor | None:
         """Images beside those that there are, where the recipe asks for them and the teacher can make them."""
-        asked, images = self.recipe.views.synthetic, len(self.train)
-        count = wanted_images(images, shown(self.every, images), asked.images) if asked else 0
+        asked, count = self.recipe.views.synthetic, synthetic(self.recipe, self.every, len(self.train))
         if not asked or not count:
             return None
         synthesis = Synthesis(self.plan.teacher, self.fit_, self.settings.how, asked.steps)

@@ -35,8 +35,6 @@ _RATE = 6.0  # of 255 levels of a pixel, at first
 _CLASS = 0.3  # weight of the class beside the statistics
 _FAR = 100.0  # a channel that hardly varies would rule all others
 _SHIFT = 16  # a side is moved by up to this part of it between two steps
-_SEEN_EACH = 400  # views the longest task is shown, at least, for each image that is made
-_LEAST = 32  # fewer are not worth the while
 
 
 class Synthesis:
@@ -97,13 +95,6 @@ class Synthesis:
         if scores.shape[1] < 2:
             return error
         return error + _CLASS * F.cross_entropy(scores.float(), (drawn * scores.shape[1]).long())
-
-
-def wanted_images(images: int, seen: int, all_in_all: int) -> int:
-    """How many are to be made where there are `images`, and a task is shown so many views: none for a short run, which
-    has enough in what is there."""
-    found = min(max(0, all_in_all - images), seen // _SEEN_EACH)
-    return found if found >= _LEAST else 0
 
 
 @contextmanager
