@@ -29,10 +29,11 @@ from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers
 from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
-from graftcli.graft.looks import chunk_of, looks
+from graftcli.graft.looks import chunk_of, looks, synthetic
 from graftcli.graft.norms import trained_as
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, loss, pieces, tasks, wanted
+from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Precision
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images, load
@@ -54,6 +55,8 @@ ALL_VIEWS = ("--steps-scale", "0.15")  # steps enough to see all 40,000 views of
 SCALES = (0.002, 0.003, 0.005, 0.02)  # of the default recipe's steps, until it has passed `netgraft`
 FILES = 200
 VIEWS = 12  # of each image: what a step costs does not depend on how many are remembered
+ROOM = 2**28  # for views that are drawn once, as a run has it
+MADE, MADE_IN = 96, 4  # synthetic images that are timed, and steps of each
 
 
 class Unkept:
@@ -102,7 +105,8 @@ def noise(folder: Path, count: int, size: int) -> Path:
 
 
 def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, float]:
-    """What a run's tasks are trained with, made as a run makes it, and the CPU seconds of the look at one view."""
+    """What a run's tasks are trained with, made as a run makes it, and the CPU seconds of the look at one view, in
+    which it is drawn."""
     plan = networks(TEACHER if TEACHER.is_file() else None)
     looked_at = plain(images.pixels[:64], FIT)
     if recipe.init == "inherit":
@@ -111,7 +115,7 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
     both = pieces(plan, joined)
     lay_out(both, looked_at[:2])
     start_adapters(recipe.adapters.start, plan, joined, both, looked_at, 0)
-    views = Views(images.pixels, FIT, recipe.views.augment, VIEWS, 0)
+    views = Views(images.pixels, FIT, recipe.views.augment, VIEWS, 0, room=ROOM)
     values = {value for task in tasks(recipe, both.blocks, (1, 2, 3)) for value in wanted(task, both)}
     answers = Answers(
         views,
@@ -174,6 +178,18 @@ def step_of(recipe: Recipe, task: Task, given: Material, rounds: int) -> Step:
     )
 
 
+def making(recipe: Recipe, images: Images, folder: Path) -> tuple[int, float]:
+    """How many synthetic images a run makes, and the CPU seconds of one."""
+    asked, count = recipe.views.synthetic, synthetic(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels))
+    if asked is None or not count:
+        return 0, 0.0
+    teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
+    synthesis = Synthesis(teacher, FIT, Precision(CPU), MADE_IN)
+    began = time.process_time()
+    synthesis.of(images.pixels, recipe.views.augment, MADE, 0, folder, lambda *_: None)
+    return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
+
+
 def steps(images: Images, folder: Path, rounds: int) -> Iterator[tuple[Recipe, list[Step], float]]:
     for name in ("netgraft", "graft"):
         recipe = load_recipe(name)
@@ -193,6 +209,10 @@ def a_and_c(folder: Path, rounds: int) -> Iterator[str]:
         yield row(f"**`{recipe.name}`, all steps**", found)
         views = len(images.pixels) * sum(looks(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels)).values())
         yield row(f"`{recipe.name}`, with the look at {views:,} views, {1e3 * look:.2f} ms each", found, look * views)
+        count, each = making(recipe, images, folder)
+        if count:
+            name = f"`{recipe.name}`, with that and {count} synthetic images, {1e3 * each:.0f} ms each"
+            yield row(name, found, look * views + count * each)
 
 
 def row(name: str, found: Sequence[Step], beside: float = 0.0) -> str:
