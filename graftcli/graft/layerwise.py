@@ -1,7 +1,7 @@
 """Layer after layer of a student made from the teacher: each is treated, then run, and the next sees it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ def fit_layers(task: Task, material: Material, unit: Unit, listen: Listener, not
 
 def length(task: Task, images: int, pieces: Pieces, kept: Mapping[str, Kept]) -> int:
     """In how many steps a task is told: those of all its layers."""
-    return _each(task, images) * sum(len(_treated(task, pieces, k, kept)) for k in _numbers(task, pieces))
+    return _each(task, images) * sum(len(_treated(task, pieces, k, kept)) for k in numbers_of(task.blocks, pieces))
 
 
 def _treated(task: Task, pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> list[Layer]:
@@ -44,7 +44,7 @@ def _treated(task: Task, pieces: Pieces, number: int, kept: Mapping[str, Kept]) 
 def _left(task: Task, pieces: Pieces, kept: Mapping[str, Kept]) -> list[str]:
     """The layers that stay as they are."""
     found: list[str] = []
-    for k in _numbers(task, pieces):
+    for k in numbers_of(task.blocks, pieces):
         found += passed_over(pieces, k, kept)
         found += [layer.path for layer in layers_of(pieces, k, kept) if not is_solvable(layer, task.stage)]
     return found
@@ -55,9 +55,31 @@ def _each(task: Task, images: int) -> int:
     return 1 if task.stage.optimizer == "least-squares" else task.steps(images)
 
 
-def _numbers(task: Task, pieces: Pieces) -> list[int]:
-    """The pieces of the student that a task trains."""
-    return [*task.blocks, *([pieces.blocks + 1] if task.last == pieces.blocks else [])]
+def numbers_of(blocks: Sequence[int], pieces: Pieces) -> list[int]:
+    """The pieces of the student that blocks of it are: the last one's head is a piece of its own."""
+    return [*blocks, *([pieces.blocks + 1] if blocks[-1] == pieces.blocks else [])]
+
+
+def side_by_side(
+    pieces: Pieces,
+    layers: Mapping[int, Sequence[Layer]],
+    values: Sequence[Tensor],
+    treat: Callable[[Layer, Seen], None],
+) -> None:
+    """Lead chunks of what reaches the first of some pieces through both networks, and come by the layers of each.
+
+    What is between these pieces is the teacher's. A layer is treated before what follows it has run.
+    """
+    numbers = sorted(layers)
+    own = theirs = values
+    for k in range(numbers[0], numbers[-1] + 1):
+        teacher = _Beside(Walk(pieces.teacher[k - 1], theirs))
+        student = Walk(_stands(pieces, numbers, k), own)
+        here = {layer.entry: layer for layer in layers.get(k, ())}
+        for path, reads in student.layers():
+            if path in here:
+                treat(here[path], Seen(reads, teacher.reads(here[path].teacher_layer)))
+        own, theirs = student.values, teacher.values()
 
 
 class _Layerwise:
@@ -98,18 +120,9 @@ class _Layerwise:
     # -- both networks, side by side ------------------------------------------------------------------------------
 
     def walk(self) -> None:
-        pieces = self.material.pieces
-        numbers = _numbers(self.task, pieces)
-        own = theirs = self._looked_at()
-        for k in range(self.task.first, numbers[-1] + 1):
-            teacher = _Beside(Walk(pieces.teacher[k - 1], theirs))
-            student = Walk(_stands(pieces, numbers, k), own)
-            here = _treated(self.task, pieces, k, self.material.kept) if k in numbers else []
-            layers = {layer.entry: layer for layer in here}
-            for path, reads in student.layers():
-                if path in layers:
-                    self._treat(layers[path], Seen(reads, teacher.reads(layers[path].teacher_layer)))
-            own, theirs = student.values, teacher.values()
+        pieces, numbers = self.material.pieces, numbers_of(self.task.blocks, self.material.pieces)
+        layers = {k: _treated(self.task, pieces, k, self.material.kept) for k in numbers}
+        side_by_side(pieces, layers, self._looked_at(), self._treat)
 
     def _looked_at(self) -> list[Tensor]:
         """What reaches the first block of as many views as the stage asks for and there is room for."""
@@ -126,7 +139,7 @@ class _Layerwise:
     def _bytes(self, features: Tensor) -> int:
         """What is alive in both networks, at most, with one batch."""
         most, pieces = 0, self.material.pieces
-        numbers = _numbers(self.task, pieces)
+        numbers = numbers_of(self.task.blocks, pieces)
         own = theirs = [features]
         for k in range(self.task.first, numbers[-1] + 1):
             teacher, student = Walk(pieces.teacher[k - 1], theirs), Walk(_stands(pieces, numbers, k), own)

@@ -1,6 +1,7 @@
 """The whole method on one page: first weights, views, the stages, the merge, the check."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from graftcli.errors import PairError
 from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised
 from graftcli.graft import merge as merging
-from graftcli.graft.adapters import start_adapters
 from graftcli.graft.answers import Answers, Place, choose_places, size_of
 from graftcli.graft.counterparts import check_made
 from graftcli.graft.fit import fit
@@ -25,6 +25,7 @@ from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
+from graftcli.graft.start import start
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
 from graftcli.graft.views import Views, plain
@@ -35,6 +36,7 @@ from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
 
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
+_START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved
 _LOOKS_HELD_OUT = 8  # views of each held-out image
 
 
@@ -78,7 +80,8 @@ def run(
     check_made(recipe, plan.student.network)
     before = weights_digest(plan.teacher.network.module)
     train, held = divide(images, held_out, settings.seed)
-    if recipe.init == "inherit" and not is_derived(plan.student.network):  # which has inherited, and more exactly
+    inherits = recipe.init in ("inherit", "least-squares")
+    if inherits and not is_derived(plan.student.network):  # which has inherited, and more exactly
         inherit(plan.teacher, plan.student, plain(train[:_START_IMAGES], fit_))
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
     for task in work.every:
@@ -125,7 +128,7 @@ class _Work:
             piece.to(settings.how.device)
         looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
         lay_out(self.pieces, looked_at[:2])
-        start_adapters(recipe.adapters.start, plan, joined, self.pieces, looked_at, settings.seed)
+        start(recipe, plan, joined, self.pieces, looked_at, self._first_views, settings.seed)
         # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
         self.every = tasks(recipe, self.pieces.blocks, chosen)
@@ -141,6 +144,13 @@ class _Work:
             scores = self.pieces.blocks + 1
             self.held = self._answers("held-out", views, {scores}, settings.rooms(views.remembered))
             self.held.look({scores}, lambda *_: None)
+
+    def _first_views(self) -> Tensor:
+        """Views from which layers are solved: of large images fewer, for all of them are held at once."""
+        count = max(1, min(_START_VIEWS, _START_PIXELS // math.prod(self.fit_.size)))
+        each, seed = -(-count // len(self.train)), self.settings.seed + 3
+        views = Views(self.train, self.fit_, self.recipe.views.augment, each, seed)
+        return views.normalised(torch.arange(min(count, len(views)))).to(self.settings.how.device)
 
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""

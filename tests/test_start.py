@@ -1,0 +1,104 @@
+"""What a student is before anything is trained."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from graftcli.events import Ended, Event
+from graftcli.graft.counterparts import Layer, layers_of
+from graftcli.graft.inherit import inherit
+from graftcli.graft.layerwise import numbers_of, side_by_side
+from graftcli.graft.one_layer import Seen
+from graftcli.graft.run import weights_digest
+from graftcli.graft.seams import seams
+from graftcli.graft.stages import Pieces, pieces
+from graftcli.graft.start import start
+from graftcli.nets.derived import kept_of
+from graftcli.nets.plan import Plan
+from graftcli.recipe import Recipe
+from tests.engine import Memory, made_plan, plan, recipe, trained
+
+SPEC = "prune:act=0.4"
+SOLVED = recipe(init="least-squares")
+INHERITED = recipe(init="inherit")
+
+
+def noise(count: int, seed: int) -> Tensor:
+    return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def started(made: Plan, asked: Recipe) -> Pieces:
+    joined = seams(made, asked.adapters.where)
+    both = pieces(made, joined)
+    start(asked, made, joined, both, noise(64, 1), lambda: noise(64, 2), 0)
+    return both
+
+
+def missed(made: Plan, both: Pieces) -> dict[str, float]:
+    """Of each layer, on the teacher's features in front of its block, from which nothing was solved: the share of what
+    the teacher's layer gives that it misses."""
+    kept = {one.layer: one for one in kept_of(made.student.network)}
+    values, found = [noise(64, 3)], {}
+
+    def measure(layer: Layer, seen: Seen) -> None:
+        given, wanted = layer.run(seen.own[0]), layer.wanted(seen.theirs[0])
+        found[layer.path] = float((given - wanted).square().mean() / wanted.square().mean())
+
+    for block in range(1, both.blocks + 1):
+        layers = {k: list(layers_of(both, k, kept)) for k in numbers_of((block,), both)}
+        with torch.no_grad():
+            side_by_side(both, layers, values, measure)
+            values = [both.teacher[block - 1](value) for value in values]
+    return found
+
+
+@pytest.mark.parametrize("spec", ["prune:l1=0.4", "prune:act=0.4", "teacher*0.75", "lowrank:0.5", "decouple"])
+def test_the_layers_of_a_made_student_come_nearer_to_the_teachers(spec: str) -> None:
+    before, after = (missed(made, started(made, asked)) for asked in (INHERITED, SOLVED) for made in [made_plan(spec)])
+    assert len(after) == 10 and after.keys() == before.keys()
+    assert sum(after.values()) < 0.6 * sum(before.values())
+
+
+@pytest.mark.parametrize("start_of_adapters", ["identity", "random"])
+def test_layers_are_solved_whatever_leads_into_a_block(start_of_adapters: str) -> None:
+    both = [recipe(init=init, adapters={"start": start_of_adapters}) for init in ("inherit", "least-squares")]
+    before, after = (sum(missed(made, started(made, asked)).values()) for asked in both for made in [made_plan(SPEC)])
+    assert after < 0.6 * before
+
+
+def test_a_student_that_has_lost_nothing_stays_as_it_is() -> None:
+    made = made_plan("teacher*1.0")
+    with torch.no_grad():
+        before = made.student.network.module(noise(8, 4))
+        started(made, SOLVED)
+        after = made.student.network.module(noise(8, 4))
+    assert torch.allclose(after, before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
+
+
+def test_a_network_of_its_own_inherits_and_no_more() -> None:
+    """Its layers stand for none of the teacher's."""
+    digests = []
+    for asked in (INHERITED, SOLVED):
+        made = plan()
+        inherit(made.teacher, made.student, noise(64, 1))
+        started(made, asked)
+        digests.append(weights_digest(made.student.network.module))
+    assert digests[0] == digests[1]
+
+
+def test_a_run_is_the_same_again_after_a_break(tmp_path: Path) -> None:
+    """What was solved is solved again, on the same views."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Ended) and event.stage == "graft" and event.first == 2:
+            raise KeyboardInterrupt
+
+    whole, broken, resumed = (made_plan(SPEC) for _ in range(3))
+    trained(whole, Memory(tmp_path), SOLVED)
+    keeper = Memory(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        trained(broken, keeper, SOLVED, listen=stop)
+    trained(resumed, keeper, SOLVED)
+    assert weights_digest(resumed.student.network.module) == weights_digest(whole.student.network.module)
