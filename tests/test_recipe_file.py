@@ -89,9 +89,9 @@ def test_netgraft_is_the_papers_algorithm() -> None:
         )
 
 
-def test_the_default_inherits_and_lets_no_block_alone_change_its_batchnorm() -> None:
+def test_the_default_solves_what_it_can_and_lets_no_block_alone_change_its_batchnorm() -> None:
     recipe = load("graft")
-    assert recipe.init == "inherit"
+    assert recipe.init == "least-squares"
     assert [stage.batchnorm for stage in recipe.stages] == ["frozen", "train"]
     assert [stage.train for stage in recipe.stages] == ["blocks", "student"]
 
@@ -154,7 +154,7 @@ stages:
 """
     assert faults(written(tmp_path, text)) == [
         "1: `about` is missing; allowed: a line of text: what the recipe is for",
-        '2: `init` found "randm"; allowed: one of random, inherit, pretrained, checkpoint',
+        '2: `init` found "randm"; allowed: one of random, inherit, least-squares, pretrained, checkpoint',
         "3: `adaptors` is no key here; the nearest is adapters",
         "4: `views.count` found 0; allowed: a whole number from 1, or null: a fresh view at each step",
         '4: `views.augment.flip` found "yes"; allowed: true or false',
@@ -253,7 +253,7 @@ def test_faults_of_settings_and_of_the_file_are_reported_together(tmp_path: Path
     ]
     assert sorted(faults(path, *settings)) == sorted(
         [
-            '3: `init` found "magic"; allowed: one of random, inherit, pretrained, checkpoint',
+            '3: `init` found "magic"; allowed: one of random, inherit, least-squares, pretrained, checkpoint',
             "--set stages.0.lrr=1: `stages.0.lrr` is no key here; the nearest is lr",
             "--set stages.7.lr=1: `stages.7.lr` finds no `7` in the list; it has 0, 1, graft, finish",
             "--set stages.connect.lr=1: `stages.connect.lr` finds no `connect` in the list; it has 0, 1, graft, finish",

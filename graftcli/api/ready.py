@@ -24,6 +24,7 @@ from graftcli.nets.spec import build
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.file import load as load_recipe
 from graftcli.students.make import Pictured, made_from_teacher, maker
+from graftcli.students.wanted import is_wanted
 
 _LOOKED_AT = 64  # images by which a student made from the teacher is chosen
 
@@ -45,7 +46,7 @@ class Ready:
 def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
     how = asked.how
-    recipe, device = recipe_of(how), device_named(how.device)
+    recipe, device = _beginning(recipe_of(how), asked.networks), device_named(how.device)
     teacher = teacher_of(asked)
     fit = fit_for(teacher, asked.look, whole=True)
     pictured = cache(lambda: images_of(asked.images, fit, how, listen))
@@ -71,6 +72,14 @@ def recipe_of(how: How) -> Recipe:
     """The recipe with everything that is said beside it, checked again as a whole."""
     how = with_batch(how)
     return load_recipe(how.recipe, how.overrides, how.steps_scale)
+
+
+def _beginning(recipe: Recipe, networks: Networks) -> Recipe:
+    """A student made from the teacher that comes with weights of a file or of an earlier run keeps them."""
+    is_fresh = is_wanted(networks.student) and networks.student_checkpoint is None
+    if recipe.init != "least-squares" or is_fresh or not made_from_teacher(networks.student):
+        return recipe
+    return recipe.model_copy(update={"init": "inherit"})
 
 
 def with_batch(how: How) -> How:
