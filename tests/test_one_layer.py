@@ -6,12 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftcli.graft.adapters import rows
 from graftcli.graft.counterparts import Layer, folded
-from graftcli.graft.one_layer import LayerTraining, Seen, solve, solve_whole
+from graftcli.graft.one_layer import LayerTraining, Seen, solve
 from graftcli.graft.stages import Task
 from graftcli.recipe import Stage
 from tests.engine import MemoryUnit, material, recipe
@@ -81,29 +80,6 @@ def test_grail_makes_a_channel_again_that_the_others_tell_of() -> None:
     with torch.no_grad():
         for x in views.theirs:
             assert torch.allclose(made.run(made.kept_of(x)), made.wanted(x), atol=1e-4)
-
-
-@pytest.mark.parametrize("norm", [True, False])
-def test_a_whole_layer_is_numpys_least_squares_of_what_it_sees(norm: bool) -> None:
-    """Every weight of its kernels, and the bias of its norm; without one it has none."""
-    made, views = layer(norm), seen()
-    patches = [F.unfold(x, 3, padding=1).movedim(1, 2).flatten(0, 1) for x in views.own]
-    given = torch.cat([torch.cat([x, torch.ones(len(x), norm, dtype=x.dtype)], 1) for x in patches])
-    with torch.no_grad():
-        wanted = torch.cat([rows(made.wanted(x), 1) for x in views.theirs])
-    solve_whole(made, views, 1e-15)
-    expected = np.linalg.lstsq(given.numpy(), wanted.numpy(), rcond=None)[0].T
-    weight, bias = folded(made)
-    assert np.allclose(weight.flatten(1).numpy(), expected[:, :36], atol=1e-6)
-    assert np.allclose(bias.numpy(), expected[:, 36] if norm else 0, atol=1e-6)
-
-
-def test_a_whole_layer_that_misses_nothing_stays() -> None:
-    made = layer(norm=False)
-    same = Layer("conv", "conv", "conv", (), made.theirs, None, made.theirs, torch.arange(4), torch.arange(5))
-    before = made.theirs.weight.detach().clone()
-    solve_whole(same, Seen(seen().theirs, seen().theirs), 1e-3)
-    assert torch.allclose(made.theirs.weight, before, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.6, 1.0])

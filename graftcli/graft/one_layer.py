@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from graftcli.graft.adapters import rows
 from graftcli.graft.counterparts import Layer, folded, put
@@ -16,7 +14,6 @@ from graftcli.graft.training import Material, Training, Unit
 from graftcli.nets.least_squares import in_double, solved
 from graftcli.recipe import Stage
 
-_ENOUGH, _ROWS_A_COLUMN = 2**14, 8  # places at which a whole layer is solved, at least and for each of its inputs
 _WIDEST = 8192  # channels of a layer whose inputs are solved: above it the equations alone fill the memory
 
 
@@ -44,14 +41,6 @@ def sides(layer: Layer, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[S
 # -- at once ------------------------------------------------------------------------------------------------------
 
 
-def is_solvable_whole(layer: Layer) -> bool:
-    """Whether what the layer sees at a place can be laid out as a row."""
-    last = layer.last
-    if layer.last.weight[0].numel() > _WIDEST:
-        return False
-    return not isinstance(last, nn.Conv2d) or (last.padding_mode == "zeros" and not isinstance(last.padding, str))
-
-
 def is_solvable(layer: Layer, stage: Stage) -> bool:
     """Whether the stage can treat the layer: what reads a row of convolutions is not what the teacher's layer reads."""
     return stage.solve != "inputs" or (not layer.row and len(layer.inputs) <= _WIDEST)
@@ -71,34 +60,6 @@ def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
     own = layer.theirs.bias
     put(layer, weight, weight.new_zeros(len(weight)) if own is None else in_double(own[layer.outputs]), seen.own)
     return before.missed
-
-
-@torch.no_grad()
-def solve_whole(layer: Layer, seen: Seen, ridge: float) -> None:
-    """Give the layer the weights, and the bias if it has one, that come nearest to what the teacher's layer gives."""
-    weight, bias = folded(layer)
-    has_bias = layer.norm is not None or layer.last.bias is not None
-    start = torch.cat([weight.flatten(1), bias[:, None]], 1) if has_bias else weight.flatten(1)
-    found = solved(_patches(layer, seen, start.shape[1], has_bias), start, ridge).weight
-    put(layer, found[:, : weight[0].numel()].reshape(weight.shape), found[:, -1] if has_bias else bias, seen.own)
-
-
-def _patches(layer: Layer, seen: Seen, columns: int, has_bias: bool) -> Iterator[Side]:
-    """What the layer sees at places drawn at random, and what the teacher's gives there."""
-    places = torch.Generator().manual_seed(0)
-    each = -(-max(_ENOUGH, _ROWS_A_COLUMN * columns) // sum(map(len, seen.own)))
-    for chunk, their_chunk in zip(seen.own, seen.theirs, strict=True):
-        for own, theirs in zip(chunk.split(1), their_chunk.split(1), strict=True):
-            read, wanted = layer.before(own), layer.wanted(theirs)
-            if isinstance(layer.last, nn.Conv2d):
-                conv = layer.last
-                padding = cast(tuple[int, int], conv.padding)
-                read = F.unfold(read, conv.kernel_size, conv.dilation, padding, conv.stride).movedim(1, 2)
-                wanted = wanted.flatten(2).movedim(1, 2)
-            given, goal = read.flatten(0, -2), wanted.flatten(0, -2)
-            chosen = torch.randperm(len(given), generator=places)[:each].to(given.device)
-            given = given[chosen]
-            yield 1.0, torch.cat([given, torch.ones_like(given[:, :1])], 1) if has_bias else given, goal[chosen]
 
 
 def _outputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:

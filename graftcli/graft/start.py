@@ -9,9 +9,9 @@ from torch import Tensor
 from graftcli.graft.adapters import start_adapters
 from graftcli.graft.counterparts import layers_of
 from graftcli.graft.layerwise import numbers_of, side_by_side
-from graftcli.graft.one_layer import is_solvable_whole, solve_whole
 from graftcli.graft.seams import Seam
 from graftcli.graft.stages import Pieces
+from graftcli.graft.whole_layer import is_solvable, solve_whole
 from graftcli.nets.derived import kept_of
 from graftcli.nets.kept import Kept
 from graftcli.nets.plan import Plan
@@ -48,7 +48,7 @@ class _Blocks:
     @torch.no_grad()
     def solve(self, block: int) -> None:
         layers = {
-            k: [layer for layer in layers_of(self.pieces, k, self.kept) if is_solvable_whole(layer)]
+            k: [layer for layer in layers_of(self.pieces, k, self.kept) if is_solvable(layer)]
             for k in numbers_of((block,), self.pieces)
         }
         side_by_side(self.pieces, layers, self.values, lambda layer, seen: solve_whole(layer, seen, _RIDGE))
