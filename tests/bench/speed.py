@@ -109,7 +109,7 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
     which it is drawn."""
     plan = networks(TEACHER if TEACHER.is_file() else None)
     looked_at = plain(images.pixels[:64], FIT)
-    if recipe.init == "inherit":
+    if recipe.init in ("inherit", "least-squares"):
         inherit(plan.teacher, plan.student, looked_at)
     joined = seams(plan, recipe.adapters.where)
     both = pieces(plan, joined)
