@@ -36,7 +36,7 @@ from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
 
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
-_START_VIEWS, _START_PIXELS = 128, 64 * 224 * 224  # from which layers are solved
+_START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved
 _LOOKS_HELD_OUT = 8  # views of each held-out image
 
 

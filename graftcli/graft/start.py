@@ -17,7 +17,7 @@ from graftcli.nets.kept import Kept
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 
-_RIDGE = 1e-3  # of the mean of the diagonal: keeps few images from being fitted exactly
+_RIDGE = 1e-2  # of the mean of the diagonal: keeps few images from being fitted exactly
 _CHUNK = 16  # views that run at once
 
 

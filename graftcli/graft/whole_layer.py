@@ -13,7 +13,7 @@ from graftcli.graft.folding import Plain
 from graftcli.graft.one_layer import Seen, Side
 from graftcli.nets.least_squares import solved
 
-_ENOUGH, _A_COLUMN = 2**12, 8  # places at which a layer is looked at: at least, and for each number that it reads there
+_ENOUGH, _A_COLUMN = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
 _WIDEST = 8192  # numbers that it reads at a place: above it the equations alone fill the memory
 
 
