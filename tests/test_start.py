@@ -58,14 +58,14 @@ def missed(made: Plan, both: Pieces) -> dict[str, float]:
 def test_the_layers_of_a_made_student_come_nearer_to_the_teachers(spec: str) -> None:
     before, after = (missed(made, started(made, asked)) for asked in (INHERITED, SOLVED) for made in [made_plan(spec)])
     assert len(after) == 10 and after.keys() == before.keys()
-    assert sum(after.values()) < 0.6 * sum(before.values())
+    assert sum(after.values()) < 0.7 * sum(before.values())
 
 
 @pytest.mark.parametrize("start_of_adapters", ["identity", "random"])
 def test_layers_are_solved_whatever_leads_into_a_block(start_of_adapters: str) -> None:
     both = [recipe(init=init, adapters={"start": start_of_adapters}) for init in ("inherit", "least-squares")]
     before, after = (sum(missed(made, started(made, asked)).values()) for asked in both for made in [made_plan(SPEC)])
-    assert after < 0.6 * before
+    assert after < 0.7 * before
 
 
 def test_a_student_that_has_lost_nothing_stays_as_it_is() -> None:
