@@ -68,7 +68,7 @@ def a_recipe(draw: random.Random) -> Recipe:
         {
             "name": draw.choice(["null", "true", "n", "e3"]),
             "about": draw.choice(TEXTS),
-            "init": draw.choice(["random", "inherit", "pretrained", "checkpoint"]),
+            "init": draw.choice(["random", "inherit", "least-squares", "pretrained", "checkpoint"]),
             "views": {
                 "count": draw.choice([None, 3]),
                 "total": draw.choice([None, 40]),

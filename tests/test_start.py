@@ -6,9 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftcli.events import Ended, Event
+from graftcli.events import Ended, Event, Listener, Warned
 from graftcli.graft.counterparts import Layer, layers_of
-from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import numbers_of, side_by_side
 from graftcli.graft.one_layer import Seen
 from graftcli.graft.run import weights_digest
@@ -29,10 +28,10 @@ def noise(count: int, seed: int) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def started(made: Plan, asked: Recipe) -> Pieces:
+def started(made: Plan, asked: Recipe, listen: Listener = lambda event: None) -> Pieces:
     joined = seams(made, asked.adapters.where)
     both = pieces(made, joined)
-    start(asked, made, joined, both, noise(64, 1), lambda: noise(64, 2), 0)
+    start(asked, made, joined, both, noise(64, 1), lambda: noise(64, 2), 0, listen)
     return both
 
 
@@ -77,15 +76,22 @@ def test_a_student_that_has_lost_nothing_stays_as_it_is() -> None:
     assert torch.allclose(after, before, rtol=1e-4, atol=1e-4 * float(before.abs().max()))
 
 
-def test_a_network_of_its_own_inherits_and_no_more() -> None:
+def test_a_network_of_its_own_inherits_and_no_more(tmp_path: Path) -> None:
     """Its layers stand for none of the teacher's."""
     digests = []
-    for asked in (INHERITED, SOLVED):
+    for asked in (INHERITED, SOLVED, recipe(init="random")):
         made = plan()
-        inherit(made.teacher, made.student, noise(64, 1))
-        started(made, asked)
+        trained(made, Memory(tmp_path), asked)
         digests.append(weights_digest(made.student.network.module))
-    assert digests[0] == digests[1]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_layers_that_stay_as_they_are_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[Event] = []
+    monkeypatch.setattr("graftcli.graft.whole_layer._MOST_NUMBERS", 60)
+    started(made_plan(SPEC), SOLVED, heard.append)
+    (warned,) = [event.text for event in heard if isinstance(event, Warned)]
+    assert warned.startswith("5 layers are solved for at first, and 5 stay as they are: stages.1.1.0, ")
 
 
 def test_a_run_is_the_same_again_after_a_break(tmp_path: Path) -> None:

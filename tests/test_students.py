@@ -204,7 +204,13 @@ def test_the_weights_that_a_run_starts_from_are_the_teachers_unless_random_ones_
     from graftcli.recipe.file import load
 
     recipe = load("graft", (), 1.0)
-    for init, expected in (("inherit", None), ("pretrained", None), ("checkpoint", None), ("random", "none")):
+    for init, expected in (
+        ("inherit", None),
+        ("least-squares", None),
+        ("pretrained", None),
+        ("checkpoint", None),
+        ("random", "none"),
+    ):
         found = _student_weights(Networks("t", "prune:l1=0.5"), recipe.model_copy(update={"init": init}))
         assert found == expected, init
 

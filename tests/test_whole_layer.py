@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import Conv2dSame
 from torch import nn
 
 from graftcli.graft.adapters import rows
 from graftcli.graft.counterparts import Layer, folded
+from graftcli.graft.folding import Plain
 from graftcli.graft.one_layer import Seen
-from graftcli.graft.whole_layer import is_solvable, solve_whole
+from graftcli.graft.whole_layer import fits_in_rows, solve_whole
+from graftcli.nets.least_squares import solved, solved_from_few
 from tests.test_one_layer import layer, seen
 
 
@@ -60,16 +63,65 @@ def test_a_linear_layer_is_solved_over_all_of_its_tokens(shape: tuple[int, ...])
     assert torch.allclose(last.weight, theirs.weight, atol=1e-6) and torch.allclose(last.bias, theirs.bias, atol=1e-6)
 
 
+def test_with_fewer_places_than_numbers_the_solution_is_the_same() -> None:
+    """Equations between the places, in place of those between the numbers."""
+    generator = torch.Generator().manual_seed(3)
+    given, wanted, start = (torch.randn(*shape, generator=generator) for shape in ((7, 12), (7, 5), (5, 12)))
+    for ridge in (1e-1, 1e-3):
+        few = solved_from_few(given.double(), wanted.double(), start, ridge)
+        assert torch.allclose(few, solved([(1.0, given.double(), wanted.double())], start, ridge).weight, atol=1e-9)
+
+
+def test_a_layer_behind_pooling_is_not_bent_to_a_few_views() -> None:
+    """As many views as numbers: without a stronger ridge it would be exact on these, and wrong on all others."""
+    generator = torch.Generator().manual_seed(4)
+    theirs, last = nn.Linear(40, 6), nn.Linear(30, 6)
+    kept = torch.arange(30)
+    with torch.no_grad():
+        last.weight.copy_(theirs.weight[:, kept])
+        last.bias.copy_(theirs.bias)
+    made = Layer("head", "head", "head", (), last, None, theirs, torch.arange(6), kept)
+    views, others = (torch.randn(count, 40, generator=generator) for count in (32, 500))
+
+    def error() -> float:
+        with torch.no_grad():
+            return float((last(others[:, kept]) - theirs(others)).square().mean())
+
+    solve_whole(made, Seen([views[:, kept]], [views]), 1e-9)
+    bent = error()
+    with torch.no_grad():
+        last.weight.copy_(theirs.weight[:, kept])
+        last.bias.copy_(theirs.bias)
+    solve_whole(made, Seen([views[:, kept]], [views]))
+    assert error() < 0.2 * bent
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("kernel", [3, 4])
+@pytest.mark.filterwarnings("ignore:Using padding")  # PyTorch says that it copies
+def test_padding_in_words_is_what_torch_makes_of_it(padding: str, kernel: int) -> None:
+    theirs, last = (nn.Conv2d(2, 3, kernel, padding=padding).double() for _ in range(2))
+    views = torch.randn(20, 2, 8, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    made = Layer("conv", "conv", "conv", (), last, None, theirs, torch.arange(3), torch.arange(2))
+    solve_whole(made, Seen([views], [views]), 1e-12)
+    with torch.no_grad():
+        assert torch.allclose(last(views), theirs(views), rtol=0, atol=1e-6)
+
+
+POINT = nn.Conv2d(3, 4, 1)
+
+
 @pytest.mark.parametrize(
-    ("conv", "possible"),
+    ("last", "theirs", "possible"),
     [
-        (nn.Conv2d(3, 4, 3, padding=1), True),
-        (nn.Conv2d(3, 4, 3, padding="same"), False),
-        (nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), False),
-        (nn.Conv2d(1024, 4, 3), False),
-        (nn.Linear(8, 4), True),
+        (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1), True),
+        (POINT, nn.Conv2d(3, 4, 3, padding="same"), True),
+        (POINT, nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), False),
+        (POINT, Conv2dSame(3, 4, 3), False),
+        (nn.Conv2d(1024, 4, 3), nn.Conv2d(1024, 4, 3), False),
+        (nn.Linear(8, 4), nn.Linear(8, 4), True),
     ],
 )
-def test_what_cannot_be_laid_out_in_rows_is_left_alone(conv: nn.Conv2d | nn.Linear, possible: bool) -> None:
-    made = Layer("c", "c", "c", (), conv, None, conv, torch.arange(4), torch.arange(3))
-    assert is_solvable(made) == possible
+def test_what_cannot_be_laid_out_in_rows_is_left_alone(last: Plain, theirs: Plain, possible: bool) -> None:
+    made = Layer("conv", "conv", "conv", (), last, None, theirs, torch.arange(4), torch.arange(3))
+    assert fits_in_rows(made) == possible

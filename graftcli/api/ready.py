@@ -13,7 +13,7 @@ from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
 from graftcli.graft.counterparts import check_made
-from graftcli.graft.looks import divide
+from graftcli.graft.looks import held_out_of
 from graftcli.graft.stages import check_tasks
 from graftcli.graft.views import plain
 from graftcli.images.pixels import Fit
@@ -65,7 +65,8 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
 
 def trained_on(start: Ready) -> int:
     """How many of the images are trained on; the others are held out."""
-    return len(divide(start.train, start.held, start.asked.how.seed)[0])
+    images = len(start.train.pixels)
+    return images if start.held is not None else images - held_out_of(images)
 
 
 def recipe_of(how: How) -> Recipe:
@@ -75,11 +76,9 @@ def recipe_of(how: How) -> Recipe:
 
 
 def _beginning(recipe: Recipe, networks: Networks) -> Recipe:
-    """A student made from the teacher that comes with weights of a file or of an earlier run keeps them."""
+    """Only a student just made from the teacher has its layers solved for: a file's or a run's weights are kept."""
     is_fresh = is_wanted(networks.student) and networks.student_checkpoint is None
-    if recipe.init != "least-squares" or is_fresh or not made_from_teacher(networks.student):
-        return recipe
-    return recipe.model_copy(update={"init": "inherit"})
+    return recipe if recipe.init != "least-squares" or is_fresh else recipe.model_copy(update={"init": "inherit"})
 
 
 def with_batch(how: How) -> How:

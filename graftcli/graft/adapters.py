@@ -25,16 +25,16 @@ def start_adapters(
     pieces: Pieces,
     images: Tensor,
     seed: int,
-    ready: Callable[[int], None] = lambda block: None,
+    reached: Callable[[int], None] = lambda block: None,
 ) -> None:
     """Give every adapter its first weights; `images` are what the networks see.
 
     The identity of a student that is made from the teacher are the channels which it has kept: the way there and back
-    changes nothing for it. `ready` is called for each block in order, when what leads into it is as it will be, and
+    changes nothing for it. `reached` is called for each block in order, when what leads into it is as it will be, and
     before anything is made of what it gives.
     """
     if start == "least-squares":
-        _solve_all(plan, seams, pieces, images, ready)
+        _solve_all(plan, seams, pieces, images, reached)
         return
     if start == "identity":
         _select_all(plan, seams)
@@ -45,7 +45,7 @@ def start_adapters(
                 spread = torch.randn(adapter.weight.shape, generator=generator) / adapter.weight.shape[1] ** 0.5
                 adapter.weight.copy_(spread)
     for block in range(1, pieces.blocks + 1):
-        ready(block)
+        reached(block)
 
 
 def adapters(module: nn.Module) -> list[Adapter]:
@@ -71,18 +71,20 @@ def _kept_at(place: Position, kept: Mapping[str, Kept]) -> tuple[int, ...] | Non
     return found[0] if found and not place.forwards.blocker else None
 
 
-def _solve_all(plan: Plan, seams: Sequence[Seam], pieces: Pieces, images: Tensor, ready: Callable[[int], None]) -> None:
+def _solve_all(
+    plan: Plan, seams: Sequence[Seam], pieces: Pieces, images: Tensor, reached: Callable[[int], None]
+) -> None:
     """Between each student block's first output, on the teacher's features, and what the teacher gives there."""
     value = images
     for k, seam in enumerate(seams, 1):
-        ready(k)
+        reached(k)
         given = plan.student.blocks[k - 1](seams[k - 2].to_student(value) if k > 1 else value)
         value = pieces.teacher[k - 1](value)
         theirs, ours = rows(given, seam.theirs.channel_dim), rows(value, seam.ours.channel_dim)
         for adapter, (source, goal) in zip(_both(seam), ((ours, theirs), (theirs, ours)), strict=True):
             if adapter is not None:
                 adapter.weight.copy_(_nearest(source, goal))
-    ready(pieces.blocks)
+    reached(pieces.blocks)
     if pieces.last_maps is not None and (regressor := next(iter(adapters(pieces.regressor)), None)) is not None:
         our_place, their_place = pieces.last_maps
         given = rows(pieces.student[-2](value), their_place.channel_dim)

@@ -65,10 +65,11 @@ def side_by_side(
     layers: Mapping[int, Sequence[Layer]],
     values: Sequence[Tensor],
     treat: Callable[[Layer, Seen], None],
-) -> None:
+) -> Sequence[Tensor]:
     """Lead chunks of what reaches the first of some pieces through both networks, and come by the layers of each.
 
-    What is between these pieces is the teacher's. A layer is treated before what follows it has run.
+    What is between these pieces is the teacher's. A layer is treated before what follows it has run. Returns what the
+    teacher gives at the end.
     """
     numbers = sorted(layers)
     own = theirs = values
@@ -80,6 +81,7 @@ def side_by_side(
             if path in here:
                 treat(here[path], Seen(reads, teacher.reads(here[path].teacher_layer)))
         own, theirs = student.values, teacher.values()
+    return theirs
 
 
 class _Layerwise:

@@ -22,9 +22,14 @@ def divide(images: Images, held_out: Images | None, seed: int) -> tuple[Tensor, 
     """Images to train on, images to measure on: given ones, else a tenth (at least 8) where there are 40 or more."""
     if held_out is not None:
         return images.pixels, held_out.pixels
-    count = max(8, len(images.pixels) // 10) if len(images.pixels) >= 40 else 0
+    count = held_out_of(len(images.pixels))
     order = torch.randperm(len(images.pixels), generator=torch.Generator().manual_seed(seed))
     return images.pixels[order[count:].sort().values], images.pixels[order[:count].sort().values]
+
+
+def held_out_of(images: int) -> int:
+    """How many images are held out where none are given to measure on."""
+    return max(8, images // 10) if images >= 40 else 0
 
 
 def augment_of(recipe: Recipe, task: Task) -> Augment:

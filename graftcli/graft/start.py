@@ -2,23 +2,26 @@
 for, so that what one has lost is not lost in all that follow."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
 
+from graftcli.errors import few
+from graftcli.events import Listener, Warned
 from graftcli.graft.adapters import start_adapters
-from graftcli.graft.counterparts import layers_of
+from graftcli.graft.counterparts import layers_of, passed_over
 from graftcli.graft.layerwise import numbers_of, side_by_side
+from graftcli.graft.looks import chunk_of
 from graftcli.graft.seams import Seam
 from graftcli.graft.stages import Pieces
-from graftcli.graft.whole_layer import is_solvable, solve_whole
+from graftcli.graft.whole_layer import fits_in_rows, solve_whole
 from graftcli.nets.derived import kept_of
 from graftcli.nets.kept import Kept
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 
-_RIDGE = 1e-2  # of the mean of the diagonal: keeps few images from being fitted exactly
-_CHUNK = 16  # views that run at once
+_NAMED = 4  # layers in a message
 
 
 def start(
@@ -29,11 +32,12 @@ def start(
     images: Tensor,
     views: Callable[[], Tensor],
     seed: int,
+    listen: Listener,
 ) -> None:
     """Adapters as the recipe has them at first, from images as they are; layers from views of them."""
     kept = {one.layer: one for one in kept_of(plan.student.network)}
     if recipe.init == "least-squares" and kept:
-        blocks = _Blocks(pieces, kept, list(views().split(_CHUNK)))
+        blocks = _Blocks(pieces, kept, views(), listen)
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed, blocks.solve)
     else:
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)
@@ -42,14 +46,23 @@ def start(
 class _Blocks:
     """The student's blocks, one after another, each on the teacher's features, as it is trained."""
 
-    def __init__(self, pieces: Pieces, kept: dict[str, Kept], values: list[Tensor]) -> None:
-        self.pieces, self.kept, self.values = pieces, kept, values
+    def __init__(self, pieces: Pieces, kept: dict[str, Kept], views: Tensor, listen: Listener) -> None:
+        self.pieces = pieces
+        self.values: Sequence[Tensor] = views.split(chunk_of(pieces.shapes, views.device))
+        numbers = range(1, pieces.blocks + 2)
+        every = {k: list(layers_of(pieces, k, kept)) for k in numbers}
+        self.layers = {k: [layer for layer in every[k] if fits_in_rows(layer)] for k in numbers}
+        left = list(chain.from_iterable(passed_over(pieces, k, kept) for k in numbers))
+        left += [layer.path for k in numbers for layer in every[k] if not fits_in_rows(layer)]
+        if left:
+            solved = sum(map(len, self.layers.values()))
+            listen(
+                Warned(
+                    f"{solved} layers are solved for at first, and {len(left)} stay as they are: {few(left, _NAMED)}"
+                )
+            )
 
     @torch.no_grad()
     def solve(self, block: int) -> None:
-        layers = {
-            k: [layer for layer in layers_of(self.pieces, k, self.kept) if is_solvable(layer)]
-            for k in numbers_of((block,), self.pieces)
-        }
-        side_by_side(self.pieces, layers, self.values, lambda layer, seen: solve_whole(layer, seen, _RIDGE))
-        self.values = [self.pieces.teacher[block - 1](value) for value in self.values]
+        layers = {k: self.layers[k] for k in numbers_of((block,), self.pieces)}
+        self.values = side_by_side(self.pieces, layers, self.values, solve_whole)

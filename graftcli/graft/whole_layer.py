@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,65 +10,87 @@ from torch import Tensor, nn
 from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.folding import Plain
 from graftcli.graft.one_layer import Seen, Side
-from graftcli.nets.least_squares import solved
+from graftcli.nets.least_squares import solved, solved_from_few
 
-_ENOUGH, _A_COLUMN = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
-_WIDEST = 8192  # numbers that it reads at a place: above it the equations alone fill the memory
+_ENOUGH, _A_NUMBER = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
+_MOST_NUMBERS = 8192  # that it reads at a place: above it the equations alone fill the memory
+_RIDGE, _FEW = 1e-2, 0.1  # of the mean of the diagonal: at least, and where there are as many places as numbers
 
 
-def is_solvable(layer: Layer) -> bool:
-    """Whether what the layer sees at a place can be laid out as a row."""
-    last = layer.last
-    if layer.last.weight[0].numel() > _WIDEST:
+def fits_in_rows(layer: Layer) -> bool:
+    """Whether what the layer and the teacher's see at a place can be laid out as rows, and is not too much."""
+    if layer.last.weight[0].numel() > _MOST_NUMBERS:
         return False
-    return not isinstance(last, nn.Conv2d) or (last.padding_mode == "zeros" and not isinstance(last.padding, str))
+    convolutions = [one for one in (layer.last, layer.theirs) if isinstance(one, nn.Conv2d)]
+    return all(type(one) is nn.Conv2d and one.padding_mode == "zeros" for one in convolutions)
 
 
 @torch.no_grad()
-def solve_whole(layer: Layer, seen: Seen, ridge: float) -> None:
-    """Give the layer the weights, and the bias if it has one, that come nearest to what the teacher's layer gives."""
+def solve_whole(layer: Layer, seen: Seen, ridge: float | None = None) -> None:
+    """Give the layer the weights, and the bias if it has one, that come nearest to what the teacher's layer gives.
+
+    Without a ridge it is a stronger one the fewer places there are: a layer behind pooling has one a view.
+    """
     weight, bias = folded(layer)
     has_bias = layer.norm is not None or layer.last.bias is not None
-    start = torch.cat([weight.flatten(1), bias[:, None]], 1) if has_bias else weight.flatten(1)
-    found = solved(_patches(layer, seen, start.shape[1], has_bias), start, ridge).weight
+    before = torch.cat([weight.flatten(1), bias[:, None]], 1) if has_bias else weight.flatten(1)
+    parts, rows = _patches(layer, seen, before.shape[1], has_bias)
+    ridge = max(_RIDGE, _FEW * before.shape[1] / rows) if ridge is None else ridge
+    if rows < before.shape[1]:
+        given, wanted = (torch.cat(both) for both in zip(*((given, wanted) for _, given, wanted in parts), strict=True))
+        found = solved_from_few(given, wanted, before, ridge)
+    else:
+        found = solved(parts, before, ridge).weight
     put(layer, found[:, : weight[0].numel()].reshape(weight.shape), found[:, -1] if has_bias else bias, seen.own)
 
 
-def _patches(layer: Layer, seen: Seen, columns: int, has_bias: bool) -> Iterator[Side]:
-    """What the layer sees at places drawn at random, and what the teacher's gives there."""
-    drawn = torch.Generator().manual_seed(0)
-    each = -(-max(_ENOUGH, _A_COLUMN * columns) // sum(map(len, seen.own)))
-    theirs = layer.theirs
+def _patches(layer: Layer, seen: Seen, numbers: int, has_bias: bool) -> tuple[Iterator[Side], int]:
+    """What the layer sees at places drawn at random, and what the teacher's gives there; at how many places."""
+    views, places = sum(map(len, seen.own)), _places(layer.last, layer.before(seen.own[0][:1]))
+    each = min(places, -(-max(_ENOUGH, _A_NUMBER * numbers) // views))
+    return _drawn(layer, seen, places, each, has_bias), views * each
+
+
+def _drawn(layer: Layer, seen: Seen, places: int, each: int, has_bias: bool) -> Iterator[Side]:
+    source, theirs = torch.Generator().manual_seed(0), layer.theirs
     weight = theirs.weight.detach()[layer.outputs].flatten(1)
     bias = 0 if theirs.bias is None else theirs.bias.detach()[layer.outputs]
     for own, their in zip(seen.own, seen.theirs, strict=True):
-        read = layer.before(own)
-        places = torch.randperm(_places(layer.last, read), generator=drawn)[:each].to(read.device)
-        given, wanted = _seen_at(layer.last, read, places), _seen_at(theirs, their, places) @ weight.T + bias
+        chosen = torch.randperm(places, generator=source)[:each].to(own.device)
+        given = _seen_at(layer.last, layer.before(own), chosen)
+        wanted = _seen_at(theirs, their, chosen) @ weight.T + bias
         yield 1.0, torch.cat([given, torch.ones_like(given[:, :1])], 1) if has_bias else given, wanted
 
 
 def _places(layer: Plain, read: Tensor) -> int:
     """How many places there are in what it makes of one view."""
-    return math.prod(_map_of(layer, read)) if isinstance(layer, nn.Conv2d) else read[0].numel() // read.shape[-1]
+    if isinstance(layer, nn.Conv2d):
+        return math.prod(_map_of(layer, _padded(layer, read)))
+    return read[0].numel() // read.shape[-1]
 
 
-def _map_of(conv: nn.Conv2d, read: Tensor) -> list[int]:
-    padding = cast(tuple[int, int], conv.padding)
-    each = zip(read.shape[2:], padding, conv.dilation, conv.kernel_size, conv.stride, strict=True)
-    return [
-        (side + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1 for side, pad, dilation, kernel, stride in each
-    ]
+def _map_of(conv: nn.Conv2d, padded: Tensor) -> list[int]:
+    each = zip(padded.shape[2:], conv.dilation, conv.kernel_size, conv.stride, strict=True)
+    return [(side - dilation * (kernel - 1) - 1) // stride + 1 for side, dilation, kernel, stride in each]
+
+
+def _padded(conv: nn.Conv2d, read: Tensor) -> Tensor:
+    if conv.padding == "valid":
+        return read
+    if isinstance(conv.padding, str):  # "same": what is odd is added at the end
+        lost = [dilation * (kernel - 1) for dilation, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return F.pad(read, [n for one in reversed(lost) for n in (one // 2, one - one // 2)])
+    up, left = conv.padding
+    return F.pad(read, (left, left, up, up))
 
 
 def _seen_at(layer: Plain, read: Tensor, places: Tensor) -> Tensor:
-    """What the layer multiplies by its weights at these places of each view, as [views * places, inputs]."""
+    """What the layer multiplies by its weights at these places of each view, as [views * places, numbers]."""
     if not isinstance(layer, nn.Conv2d):
         return read.reshape(len(read), -1, read.shape[-1])[:, places].flatten(0, 1)
     (high, wide), (down, right) = layer.kernel_size, layer.dilation
-    up, left = cast(tuple[int, int], layer.padding)
-    width = _map_of(layer, read)[1]
-    rows_, columns = places // width * layer.stride[0], places % width * layer.stride[1]
-    padded = F.pad(read, (left, left, up, up))
-    taps = [padded[:, :, rows_ + i * down, columns + j * right] for i in range(high) for j in range(wide)]
+    padded = _padded(layer, read)
+    width = _map_of(layer, padded)[1]
+    rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
+    taps = [padded[:, :, rows + i * down, columns + j * right] for i in range(high) for j in range(wide)]
     return torch.stack(taps, 2).movedim(3, 1).flatten(2).flatten(0, 1)

@@ -39,3 +39,14 @@ def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
     weight: Tensor = torch.linalg.solve(gram + pull * eye, cross + pull * start.T).T
     missed = float((weight @ gram * weight).sum() - 2 * (weight.T * cross).sum()) + squares
     return Solved(weight, max(missed, 0.0) / max(squares, 1e-12))
+
+
+def solved_from_few(given: Tensor, wanted: Tensor, start: Tensor, ridge: float) -> Tensor:
+    """The same W from fewer rows than it has columns, by equations between the rows."""
+    start, a = in_double(start), in_double(given)
+    pull = max(ridge * float(a.square().sum()) / a.shape[1], torch.finfo(a.dtype).tiny)
+    among = a @ a.T
+    among.diagonal().add_(pull)
+    lacking = in_double(wanted) - a @ start.T
+    found: Tensor = start + torch.linalg.solve(among, lacking).T @ a
+    return found

@@ -24,7 +24,7 @@ class Recipe(Part):
     """A list of stages and the choices around them.
 
     `init` is where the student's first weights come from: nowhere, the teacher, its own name, or a file. With
-    `least-squares` it is the teacher, and each layer of a student that is made from it is then solved for.
+    `least-squares` it is the teacher, and each dense layer of a student that was just made from it is then solved for.
     """
 
     name: Name = Field(description=NAME)
