@@ -1,7 +1,7 @@
 """What a run begins with: adapters that join the networks and, where a student's layers are the teacher's, each solved
 for, so that what one has lost is not lost in all that follow."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 import torch
@@ -10,14 +10,13 @@ from torch import Tensor
 from graftcli.errors import few
 from graftcli.events import Listener, Warned
 from graftcli.graft.adapters import start_adapters
-from graftcli.graft.counterparts import layers_of, passed_over
+from graftcli.graft.counterparts import Layer, layers_of, passed_over
 from graftcli.graft.layerwise import numbers_of, side_by_side
 from graftcli.graft.looks import chunk_of
 from graftcli.graft.seams import Seam
 from graftcli.graft.stages import Pieces
 from graftcli.graft.whole_layer import fits_in_rows, solve_whole
 from graftcli.nets.derived import kept_of
-from graftcli.nets.kept import Kept
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 
@@ -35,32 +34,31 @@ def start(
     listen: Listener,
 ) -> None:
     """Adapters as the recipe has them at first, from images as they are; layers from views of them."""
-    kept = {one.layer: one for one in kept_of(plan.student.network)}
-    if recipe.init == "least-squares" and kept:
-        blocks = _Blocks(pieces, kept, views(), listen)
-        start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed, blocks.solve)
-    else:
+    kept = {one.layer: one for one in kept_of(plan.student.network)} if recipe.init == "least-squares" else {}
+    layers = {k: list(layers_of(pieces, k, kept)) for k in range(1, pieces.blocks + 2)}
+    if not any(map(_has_lost, chain.from_iterable(layers.values()))):
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)
+        return
+    blocks = _Blocks(pieces, layers, views())
+    start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed, blocks.solve)
+    if left := [*blocks.left, *chain.from_iterable(passed_over(pieces, k, kept) for k in layers)]:
+        count = sum(map(len, blocks.layers.values()))
+        listen(Warned(f"{count} layers are solved for at first, and {len(left)} stay as they are: {few(left, _NAMED)}"))
+
+
+def _has_lost(layer: Layer) -> bool:
+    """Whether it has fewer channels than the teacher's, or is taken apart."""
+    return bool(layer.row) or layer.last.weight.shape != layer.theirs.weight.shape
 
 
 class _Blocks:
     """The student's blocks, one after another, each on the teacher's features, as it is trained."""
 
-    def __init__(self, pieces: Pieces, kept: dict[str, Kept], views: Tensor, listen: Listener) -> None:
+    def __init__(self, pieces: Pieces, layers: Mapping[int, Sequence[Layer]], views: Tensor) -> None:
         self.pieces = pieces
+        self.layers = {k: [layer for layer in here if fits_in_rows(layer)] for k, here in layers.items()}
+        self.left = [layer.path for here in layers.values() for layer in here if not fits_in_rows(layer)]
         self.values: Sequence[Tensor] = views.split(chunk_of(pieces.shapes, views.device))
-        numbers = range(1, pieces.blocks + 2)
-        every = {k: list(layers_of(pieces, k, kept)) for k in numbers}
-        self.layers = {k: [layer for layer in every[k] if fits_in_rows(layer)] for k in numbers}
-        left = list(chain.from_iterable(passed_over(pieces, k, kept) for k in numbers))
-        left += [layer.path for k in numbers for layer in every[k] if not fits_in_rows(layer)]
-        if left:
-            solved = sum(map(len, self.layers.values()))
-            listen(
-                Warned(
-                    f"{solved} layers are solved for at first, and {len(left)} stay as they are: {few(left, _NAMED)}"
-                )
-            )
 
     @torch.no_grad()
     def solve(self, block: int) -> None:
