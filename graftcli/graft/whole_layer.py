@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.folding import Plain
 from graftcli.graft.one_layer import Seen, Side
-from graftcli.nets.least_squares import solved, solved_from_few
+from graftcli.nets.least_squares import in_double, solved, solved_from_few
 
 _ENOUGH, _A_NUMBER = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
 _MOST_NUMBERS = 8192  # that it reads at a place: above it the equations alone fill the memory
@@ -53,12 +53,12 @@ def _patches(layer: Layer, seen: Seen, numbers: int, has_bias: bool) -> tuple[It
 
 def _drawn(layer: Layer, seen: Seen, places: int, each: int, has_bias: bool) -> Iterator[Side]:
     source, theirs = torch.Generator().manual_seed(0), layer.theirs
-    weight = theirs.weight.detach()[layer.outputs].flatten(1)
-    bias = 0 if theirs.bias is None else theirs.bias.detach()[layer.outputs]
+    weight = in_double(theirs.weight.detach()[layer.outputs].flatten(1))
+    bias = 0 if theirs.bias is None else in_double(theirs.bias.detach()[layer.outputs])
     for own, their in zip(seen.own, seen.theirs, strict=True):
         chosen = torch.randperm(places, generator=source)[:each].to(own.device)
         given = _seen_at(layer.last, layer.before(own), chosen)
-        wanted = _seen_at(theirs, their, chosen) @ weight.T + bias
+        wanted = in_double(_seen_at(theirs, their, chosen)) @ weight.T + bias  # the same bits wherever it lies
         yield 1.0, torch.cat([given, torch.ones_like(given[:, :1])], 1) if has_bias else given, wanted
 
 

@@ -30,10 +30,11 @@ def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
     cross = start.new_zeros(start.shape[1], start.shape[0])
     squares = 0.0
     for share, given, wanted in parts:
-        # products in the precision of what is given, which takes half the time; their sums in float64
-        gram += share * in_double(given.T @ given)
-        cross += share * in_double(given.T @ wanted)
-        squares += share * float(in_double(wanted).square().sum())
+        # in float64: products in single precision hang on where in memory a tensor lies, and a resumed run would too
+        a, b = in_double(given), in_double(wanted)
+        gram += share * (a.T @ a)
+        cross += share * (a.T @ b)
+        squares += share * float(b.square().sum())
     pull = max(float(ridge * gram.diagonal().mean()), torch.finfo(gram.dtype).tiny)
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     weight: Tensor = torch.linalg.solve(gram + pull * eye, cross + pull * start.T).T
