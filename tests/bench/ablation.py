@@ -41,6 +41,12 @@ IDEAS: dict[str, tuple[str, ...]] = {
     "kl-softer-heavier": (
         "stages.finish.targets=[{at: features, loss: mse}, {at: logits, loss: kl, temperature: 4, weight: 0.1}]",
     ),
+    "kl-heavier": (
+        "stages.finish.targets=[{at: features, loss: mse}, {at: logits, loss: kl, temperature: 1, weight: 0.1}]",
+    ),
+    "kl-heaviest": (
+        "stages.finish.targets=[{at: features, loss: mse}, {at: logits, loss: kl, temperature: 1, weight: 1.0}]",
+    ),
     "outputs": (
         "stages.finish.targets=[{at: outputs, loss: mse}, {at: logits, loss: kl, temperature: 1, weight: 0.01}]",
     ),
