@@ -33,6 +33,11 @@ def folder_of(root: Path, files: dict[str, bytes]) -> Path:
     return root
 
 
+def photos(root: Path, names: list[str]) -> Path:
+    """Noise of 32 x 32 pixels, another one in each file."""
+    return folder_of(root, {name: saved(noise(32, 32, seed)) for seed, name in enumerate(names)})
+
+
 def real_data(part: str) -> Path:
     """A folder of the real images; the calling test is skipped where there are none."""
     if not (root := os.environ.get("GRAFTCLI_DATA")):

@@ -19,7 +19,7 @@ from graftcli.errors import GateError
 from graftcli.store import UnitState
 from graftcli.store.written import read_tensors
 from tests.nets import randomise, resnet
-from tests.pictures import folder_of, noise, saved
+from tests.pictures import noise, photos, saved
 
 HERE = Path(__file__).resolve().parent
 NETS = HERE / "nets.py"
@@ -38,8 +38,7 @@ stages:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with labelled images, a recipe and a teacher's weights, in which commands run."""
     folder = tmp_path_factory.mktemp("place")
-    names = [f"photos/{i % 2}_kind/{i}.png" for i in range(10)]
-    folder_of(folder, {name: saved(noise(32, 32, seed)) for seed, name in enumerate(names)})
+    photos(folder, [f"photos/{i % 2}_kind/{i}.png" for i in range(10)])
     (folder / "tiny.yaml").write_text(TINY)
     torch.manual_seed(0)
     torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")

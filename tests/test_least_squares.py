@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftcli.nets.least_squares import solved
+from graftcli.nets.least_squares import solved, solved_from_few
 
 
 def rows(seed: int = 0, count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -41,3 +41,5 @@ def test_few_rows_leave_it_near_its_start() -> None:
 def test_rows_of_nothing_are_solved_by_the_start() -> None:
     found = solved([(1.0, torch.zeros(4, 5), torch.zeros(4, 3))], torch.eye(3, 5), 1e-3)
     assert torch.equal(found.weight, torch.eye(3, 5).double()) and found.missed == 0
+    few = solved_from_few(torch.zeros(4, 5), torch.full((4, 3), 9.0), torch.eye(3, 5), 1e-3)
+    assert torch.equal(few, torch.eye(3, 5).double())

@@ -24,7 +24,7 @@ def trained(plan: Plan) -> list[Seam]:
     """Random seams as they are after training: adapters only where the channels differ."""
     found = seams(plan)
     for seam, adapted in zip(found, random_seams(plan), strict=True):
-        if not seam.is_identity:
+        if list(seam.parameters()):
             seam.load_state_dict(adapted.state_dict())
     return found
 

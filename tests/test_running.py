@@ -12,11 +12,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
@@ -24,6 +22,8 @@ from graftcli.api.asked import asked_of
 from graftcli.cli import app
 from graftcli.store import LOCK_FILE
 from graftcli.store.written import read_tensors
+from tests.nets import randomise, resnet
+from tests.pictures import photos
 
 HERE = Path(__file__).resolve().parent
 NETS = HERE / "nets.py"
@@ -35,14 +35,7 @@ QUICK = ("--steps-scale", "0.01", "--batch", "8")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images and a teacher's weights, in which commands run."""
     folder = tmp_path_factory.mktemp("place")
-    generator = np.random.default_rng(0)
-    for i in range(12):
-        path = folder / "photos" / f"{i % 3}_kind" / f"{i}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
-    sys.path.insert(0, str(HERE.parent))
-    from tests.nets import randomise, resnet
-
+    photos(folder, [f"photos/{i % 3}_kind/{i}.png" for i in range(12)])
     torch.manual_seed(0)
     torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
     return folder

@@ -20,6 +20,12 @@ def test_the_disk_is_used_before_all_of_the_memory_is() -> None:
 def test_room_is_shared_after_what_is_taken() -> None:
     assert Settings(memory=1000, disk=500, at_once=400).rooms(taken=100, among=2) == [
         ("memory", 150),
-        ("disk", 200),
-        ("memory", 250),
+        ("disk", 250),
+        ("memory", 300),
     ]
+    assert Settings(memory=1000, disk=500, at_once=400).rooms(taken=700) == [
+        ("memory", 0),
+        ("disk", 500),
+        ("memory", 300),
+    ]
+    assert [size for _, size in Settings(memory=1000, disk=500).rooms(taken=2000)] == [0, 500, 0]

@@ -1,6 +1,6 @@
 """What a student is before anything is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -32,10 +32,13 @@ def noise(count: int, seed: int) -> Tensor:
     return torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
 
 
-def started(made: Plan, asked: Recipe, listen: Listener = lambda event: None) -> Pieces:
+def started(
+    made: Plan, asked: Recipe, listen: Listener = lambda event: None, chosen: Sequence[int] | None = None
+) -> Pieces:
     joined = seams(made, asked.adapters.where)
     both = pieces(made, joined)
-    start(asked, made, joined, both, noise(64, 1), lambda: noise(64, 2), 0, listen)
+    blocks = chosen or range(1, both.blocks + 1)
+    start(asked, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
     return both
 
 
@@ -102,6 +105,24 @@ def test_layers_that_stay_as_they_are_are_named(monkeypatch: pytest.MonkeyPatch)
     started(made_plan(SPEC), SOLVED, heard.append)
     (warned,) = [event.text for event in heard if isinstance(event, Warned)]
     assert warned.startswith("5 layers are solved for at first, and 5 stay as they are: stages.1.1.0, ")
+
+
+def test_only_what_is_trained_is_solved_for_and_comes_out_as_among_all() -> None:
+    """Block 2 alone: it and block 1, from which the adapters before it come."""
+
+    def weights(chosen: Sequence[int] | None, init: Recipe = SOLVED) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        made = made_plan(SPEC)
+        both = started(made, init, chosen=chosen)
+        alone: dict[str, Tensor] = {
+            name: value for k in (0, 1) for name, value in both.student[k].named_parameters(prefix=str(k))
+        }
+        return made.student.network.module.state_dict(), alone
+
+    (every, theirs), (some, own), (none, _) = weights(None), weights((2,)), weights(None, INHERITED)
+    assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+    later = [name for name in every if not torch.equal(some[name], every[name])]
+    assert later and all(name.startswith(("stages.2.", "head.")) for name in later)
+    assert all(torch.equal(some[name], none[name]) for name in later)
 
 
 def test_a_run_is_the_same_again_after_a_break(tmp_path: Path) -> None:

@@ -168,11 +168,12 @@ class _Comparing:
     def trial(self, cell: Cell) -> Trial:
         """The cell's numbers, of the run that is made or goes on now."""
         empty, folder = self.known(cell), self.run_folder(cell)
-        gc.collect()
-        forget_peak()
         try:
+            asked = self.asked_of(cell)  # with a budget of seconds it is rehearsed, whose memory is not the cell's
+            gc.collect()
+            forget_peak()
             distill(
-                self.asked_of(cell),
+                asked,
                 out=folder,
                 blocks=cell.method.blocks,
                 overwrite=self.overwrite,

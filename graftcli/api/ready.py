@@ -46,15 +46,22 @@ class Ready:
 def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
     how = asked.how
-    recipe, device = _beginning(recipe_of(how), asked.networks), device_named(how.device)
+    asked_for, device = recipe_of(how), device_named(how.device)
     teacher = teacher_of(asked)
     fit = fit_for(teacher, asked.look, whole=True)
     pictured = cache(lambda: images_of(asked.images, fit, how, listen))
-    plan = _plan(asked, recipe, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
+    plan = _plan(asked, asked_for, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], fit))
+    recipe = _beginning(asked_for, asked.networks)
     check_units(recipe, len(plan.blocks))
     check_made(recipe, plan.student.network)
     chosen = parse_blocks(blocks, len(plan.blocks))
     check_tasks(recipe, len(plan.blocks), chosen)
+    if recipe.init != asked_for.init and f"init={asked_for.init}" in how.overrides:
+        listen(
+            Warned(
+                f"init={asked_for.init} is for a student just made from the teacher: this one starts by {recipe.init}"
+            )
+        )
     if teacher.weights == "random":
         listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
     for note in plan.notes:

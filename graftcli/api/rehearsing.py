@@ -79,6 +79,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     fixed = fixed_now(start, folder)
     rooms = {name: fixed[name] and int(share * fixed[name]) for name in ("memory", "disk", "at_once")}
     settings = settings_of(start, {**fixed, **rooms})
+    settings = replace(settings, most_drawn=int(share * settings.most_drawn))
     torch.set_num_threads(fixed["threads"])
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
@@ -97,7 +98,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
 def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
     """Seconds a synthetic image: a rehearsal is too short to have any."""
     asked, steps, some = start.recipe.views.synthetic, 2, 32
-    if asked is None or len(start.train.pixels) >= asked.images:
+    if asked is None or trained_on(start) >= asked.images:
         return 0.0
     synthesis = Synthesis(start.plan.teacher, start.fit, settings.how, steps)
     if not synthesis.is_possible:

@@ -134,6 +134,8 @@ Seed = Annotated[
     int,
     option(
         "--seed",
+        min=0,
+        max=2**62,
         metavar="N",
         rich_help_panel=RUNNING,
         help="The same seed on the same machine gives the same weights.",

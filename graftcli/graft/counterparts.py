@@ -177,8 +177,8 @@ def passed_over(pieces: Pieces, number: int, kept: Mapping[str, Kept]) -> list[s
     """The convolutions and linear layers of piece `number` that stand for the teacher's, and are not among them."""
     found = {layer.path for layer in layers_of(pieces, number, kept)}
     rows = _rows(pieces.student[number - 1], kept)
-    dense = (one.layer for graph, row, one in rows if isinstance(_module(graph, row[-1]), nn.Conv2d | nn.Linear))
-    return [path for path in dense if path not in found]
+    every = (one.layer for graph, row, one in rows if isinstance(_module(graph, row[-1]), nn.Conv2d | nn.Linear))
+    return [path for path in every if path not in found]
 
 
 def _rows(piece: nn.Module, kept: Mapping[str, Kept]) -> Iterator[tuple[fx.GraphModule, list[fx.Node], Kept]]:

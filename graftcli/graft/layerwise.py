@@ -1,8 +1,9 @@
 """Layer after layer of a student made from the teacher: each is treated, then run, and the next sees it."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from graftcli.graft.walk import Walk
 from graftcli.nets.kept import Kept
 
 _KEEP_EVERY = 8.0  # seconds between two layers behind which a resumed run goes on
-_NAMED = 4  # layers in a message
 _ROOM = 2.0  # as much memory as what is alive in the two networks is taken for what is made of it
 
 
@@ -41,12 +41,14 @@ def _treated(task: Task, pieces: Pieces, number: int, kept: Mapping[str, Kept]) 
     return [layer for layer in layers_of(pieces, number, kept) if is_solvable(layer, task.stage)]
 
 
-def _left(task: Task, pieces: Pieces, kept: Mapping[str, Kept]) -> list[str]:
-    """The layers that stay as they are."""
+def left_of(
+    pieces: Pieces, numbers: Iterable[int], kept: Mapping[str, Kept], is_treated: Callable[[Layer], bool]
+) -> list[str]:
+    """The layers of these pieces that stay as they are."""
     found: list[str] = []
-    for k in numbers_of(task.blocks, pieces):
+    for k in numbers:
         found += passed_over(pieces, k, kept)
-        found += [layer.path for layer in layers_of(pieces, k, kept) if not is_solvable(layer, task.stage)]
+        found += [layer.path for layer in layers_of(pieces, k, kept) if not is_treated(layer)]
     return found
 
 
@@ -100,12 +102,11 @@ class _Layerwise:
             self.moving.load_state_dict(saved["weights"])
         self.at, self.kept = 0, time.monotonic()
         self.told = listen
-        stage = task.stage.name
-        if left := _left(task, material.pieces, material.kept):
+        stage, pieces = task.stage.name, material.pieces
+        treats = partial(is_solvable, stage=task.stage)
+        if left := left_of(pieces, numbers_of(task.blocks, pieces), material.kept, treats):
             treated = self.total // self.each
-            listen(
-                Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {few(left, _NAMED)}")
-            )
+            listen(Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {few(left)}"))
         listen(Began(stage, task.first, task.last, self.done * self.each, self.total, 0, 0))
 
     # -- where a layer that is being trained keeps its state ------------------------------------------------------

@@ -11,7 +11,7 @@ from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.order import Order
 from graftcli.graft.stages import Task
 from graftcli.graft.training import Material, Training, Unit
-from graftcli.nets.least_squares import in_double, solved
+from graftcli.nets.least_squares import Equations, in_double, solved
 from graftcli.recipe import Stage
 
 _WIDEST = 8192  # channels of a layer whose inputs are solved: above it the equations alone fill the memory
@@ -25,10 +25,7 @@ class Seen:
     theirs: Sequence[Tensor]
 
 
-Side = tuple[float, Tensor, Tensor]  # how much it counts, what the layer reads, what it is to make of it
-
-
-def sides(layer: Layer, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[Side]:
+def sides(layer: Layer, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[Equations]:
     """What the layer sees and what is wanted of it there, as `stage.input` says."""
     if stage.input == "student":
         yield 1.0, own, layer.wanted(theirs)
@@ -62,14 +59,14 @@ def solve(layer: Layer, seen: Seen, stage: Stage) -> float:
     return before.missed
 
 
-def _outputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:
+def _outputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Equations]:
     """What the layer gives as it is, and what is wanted."""
     for own, theirs in zip(seen.own, seen.theirs, strict=True):
         for share, read, wanted in sides(layer, own, theirs, stage):
             yield share, rows(layer.run(read), layer.channel_dim), rows(wanted, layer.channel_dim)
 
 
-def _inputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Side]:
+def _inputs(layer: Layer, seen: Seen, stage: Stage) -> Iterator[Equations]:
     """The channels that are left, and all that the teacher's layer reads; imitated, the others are zero."""
     dim = layer.channel_dim
     for own, theirs in zip(seen.own, seen.theirs, strict=True):
@@ -118,5 +115,5 @@ class LayerTraining(Training):
             return self.layer.run(read[self.order.at(step)])
 
 
-def _joined(parts: Sequence[Side]) -> Side:
+def _joined(parts: Sequence[Equations]) -> Equations:
     return parts[0][0], torch.cat([read for _, read, _ in parts]), torch.cat([wanted for _, _, wanted in parts])

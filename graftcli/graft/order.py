@@ -9,7 +9,8 @@ class Order:
 
     def __init__(self, views: int, batch: int, seed: int, name: str) -> None:
         self.views, self.batch = views, batch
-        self.seed = seed * 1_000_003 + sum(ord(c) * 257**i for i, c in enumerate(name)) % 2**31
+        # torch takes seeds below 2**64: there is room for the number of the round and of the step
+        self.seed = (seed * 1_000_003 + sum(ord(c) * 257**i for i, c in enumerate(name)) % 2**31) % 2**63
         self._round = -1
         self._order = torch.empty(0, dtype=torch.long)
 

@@ -128,9 +128,9 @@ class _Work:
             piece.to(settings.how.device)
         looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
         lay_out(self.pieces, looked_at[:2])
-        start(recipe, plan, joined, self.pieces, looked_at, self._first_views, settings.seed, listen)
-        # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
+        start(recipe, plan, joined, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen)
+        # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
         self.every = tasks(recipe, self.pieces.blocks, chosen)
         self.todo = list(self.every)
         self.kept = {one.layer: one for one in kept_of(plan.student.network)}

@@ -74,11 +74,6 @@ class Seam(nn.Module):
         self.ours, self.theirs = ours, theirs
         self.to_student, self.to_teacher = to_student, to_teacher
 
-    @property
-    def is_identity(self) -> bool:
-        """Whether the seam has no weights: at most it changes the layout."""
-        return next(self.parameters(), None) is None
-
     def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
         """The positions are facts and are shared: behind them lie whole networks."""
         return Seam(self.ours, self.theirs, *(copy.deepcopy(way, memo) for way in (self.to_student, self.to_teacher)))

@@ -7,8 +7,6 @@ import torch
 from graftcli.graft.answers import Place
 from graftcli.graft.training import Precision
 
-_DRAWN = 2**28  # bytes
-
 
 @dataclass(frozen=True)
 class Settings:
@@ -20,14 +18,17 @@ class Settings:
     disk: int = 0
     at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
     blocks: tuple[int, ...] | None = None  # only these are replaced
+    most_drawn: int = 2**28  # bytes for views as they were drawn
 
     @property
     def drawn(self) -> int:
         """Bytes for views that are remembered as they were drawn."""
-        return min(self.memory // 8, _DRAWN)
+        return min(self.memory // 8, self.most_drawn)
 
     def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
-        """Where there is room for what is remembered, and how much of what is not `taken`, for one `among` several."""
+        """Where there is room for what is remembered, beside what is `taken` of the memory, for one `among` several."""
         at_once = self.memory if self.at_once is None else min(self.at_once, self.memory)
-        whole: list[tuple[Place, int]] = [("memory", at_once), ("disk", self.disk), ("memory", self.memory - at_once)]
-        return [(place, max(0, size - taken) // among) for place, size in whole]
+        left = max(0, self.memory - taken)
+        first = max(0, at_once - taken)
+        whole: list[tuple[Place, int]] = [("memory", first), ("disk", self.disk), ("memory", left - first)]
+        return [(place, size // among) for place, size in whole]

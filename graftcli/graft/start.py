@@ -1,5 +1,5 @@
-"""What a run begins with: adapters that join the networks and, where a student's layers are the teacher's, each solved
-for, so that what one has lost is not lost in all that follow."""
+"""What a run begins with: adapters that join the networks and, where a student's layers are the teacher's and some have
+lost something, each layer solved for, so that what one has lost is not lost in all that follow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -10,8 +10,8 @@ from torch import Tensor
 from graftcli.errors import few
 from graftcli.events import Listener, Warned
 from graftcli.graft.adapters import start_adapters
-from graftcli.graft.counterparts import Layer, layers_of, passed_over
-from graftcli.graft.layerwise import numbers_of, side_by_side
+from graftcli.graft.counterparts import Layer, layers_of
+from graftcli.graft.layerwise import left_of, numbers_of, side_by_side
 from graftcli.graft.looks import chunk_of
 from graftcli.graft.seams import Seam
 from graftcli.graft.stages import Pieces
@@ -20,30 +20,33 @@ from graftcli.nets.derived import kept_of
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 
-_NAMED = 4  # layers in a message
-
 
 def start(
     recipe: Recipe,
     plan: Plan,
     joined: Sequence[Seam],
     pieces: Pieces,
+    chosen: Sequence[int],
     images: Tensor,
     views: Callable[[], Tensor],
     seed: int,
     listen: Listener,
 ) -> None:
-    """Adapters as the recipe has them at first, from images as they are; layers from views of them."""
+    """Adapters as the recipe has them at first, from images as they are; layers from views of them.
+
+    Solved for are the chosen blocks, and those before them, from which the adapters come that lead into the chosen.
+    """
     kept = {one.layer: one for one in kept_of(plan.student.network)} if recipe.init == "least-squares" else {}
-    layers = {k: list(layers_of(pieces, k, kept)) for k in range(1, pieces.blocks + 2)}
+    needed = sorted({k for block in chosen for k in (block - 1, block) if k})
+    layers = {k: list(layers_of(pieces, k, kept)) for k in numbers_of(needed, pieces)}
     if not any(map(_has_lost, chain.from_iterable(layers.values()))):
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)
         return
     blocks = _Blocks(pieces, layers, views())
     start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed, blocks.solve)
-    if left := [*blocks.left, *chain.from_iterable(passed_over(pieces, k, kept) for k in layers)]:
+    if left := left_of(pieces, layers, kept, fits_in_rows):
         count = sum(map(len, blocks.layers.values()))
-        listen(Warned(f"{count} layers are solved for at first, and {len(left)} stay as they are: {few(left, _NAMED)}"))
+        listen(Warned(f"{count} layers are solved for at first, and {len(left)} stay as they are: {few(left)}"))
 
 
 def _has_lost(layer: Layer) -> bool:
@@ -57,10 +60,12 @@ class _Blocks:
     def __init__(self, pieces: Pieces, layers: Mapping[int, Sequence[Layer]], views: Tensor) -> None:
         self.pieces = pieces
         self.layers = {k: [layer for layer in here if fits_in_rows(layer)] for k, here in layers.items()}
-        self.left = [layer.path for here in layers.values() for layer in here if not fits_in_rows(layer)]
         self.values: Sequence[Tensor] = views.split(chunk_of(pieces.shapes, views.device))
 
     @torch.no_grad()
     def solve(self, block: int) -> None:
-        layers = {k: self.layers[k] for k in numbers_of((block,), self.pieces)}
-        self.values = side_by_side(self.pieces, layers, self.values, solve_whole)
+        if block in self.layers:
+            layers = {k: self.layers[k] for k in numbers_of((block,), self.pieces)}
+            self.values = side_by_side(self.pieces, layers, self.values, solve_whole)
+        elif block < max(self.layers):
+            self.values = [self.pieces.teacher[block - 1](value) for value in self.values]

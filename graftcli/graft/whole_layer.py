@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from graftcli.graft.counterparts import Layer, folded, put
 from graftcli.graft.folding import Plain
-from graftcli.graft.one_layer import Seen, Side
-from graftcli.nets.least_squares import in_double, solved, solved_from_few
+from graftcli.graft.one_layer import Seen
+from graftcli.nets.least_squares import Equations, in_double, solved, solved_from_few
 
 _ENOUGH, _A_NUMBER = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
 _MOST_NUMBERS = 8192  # that it reads at a place: above it the equations alone fill the memory
@@ -44,14 +44,14 @@ def solve_whole(layer: Layer, seen: Seen, ridge: float | None = None) -> None:
     put(layer, found[:, : weight[0].numel()].reshape(weight.shape), found[:, -1] if has_bias else bias, seen.own)
 
 
-def _patches(layer: Layer, seen: Seen, numbers: int, has_bias: bool) -> tuple[Iterator[Side], int]:
+def _patches(layer: Layer, seen: Seen, numbers: int, has_bias: bool) -> tuple[Iterator[Equations], int]:
     """What the layer sees at places drawn at random, and what the teacher's gives there; at how many places."""
     views, places = sum(map(len, seen.own)), _places(layer.last, layer.before(seen.own[0][:1]))
     each = min(places, -(-max(_ENOUGH, _A_NUMBER * numbers) // views))
     return _drawn(layer, seen, places, each, has_bias), views * each
 
 
-def _drawn(layer: Layer, seen: Seen, places: int, each: int, has_bias: bool) -> Iterator[Side]:
+def _drawn(layer: Layer, seen: Seen, places: int, each: int, has_bias: bool) -> Iterator[Equations]:
     source, theirs = torch.Generator().manual_seed(0), layer.theirs
     weight = in_double(theirs.weight.detach()[layer.outputs].flatten(1))
     bias = 0 if theirs.bias is None else in_double(theirs.bias.detach()[layer.outputs])

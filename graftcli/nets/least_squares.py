@@ -1,4 +1,4 @@
-"""Least squares with a ridge, over as many rows as there are: nothing but sums is kept of them."""
+"""Least squares with a ridge, over as many equations as there are: of many nothing but sums is kept."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Rows = tuple[float, Tensor, Tensor]  # how much they count, what is given [rows, in], what is wanted [rows, out]
+Equations = tuple[float, Tensor, Tensor]  # how much they count, what is given [rows, in], what is wanted [rows, out]
 
 
 def in_double(value: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ class Solved:
     missed: float  # |given Wᵀ - wanted|² / |wanted|²
 
 
-def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
+def solved(parts: Iterable[Equations], start: Tensor, ridge: float) -> Solved:
     """The W with the least  sum of share |given Wᵀ - wanted|² + r |W - start|².
 
     r is `ridge` times the mean of the diagonal of the given rows' Gram matrix: few rows leave W near `start`.
@@ -45,6 +45,8 @@ def solved(parts: Iterable[Rows], start: Tensor, ridge: float) -> Solved:
 def solved_from_few(given: Tensor, wanted: Tensor, start: Tensor, ridge: float) -> Tensor:
     """The same W from fewer rows than it has columns, by equations between the rows."""
     start, a = in_double(start), in_double(given)
+    if not a.any():  # so small a pull as there is then would divide what is lacking to infinity
+        return start
     pull = max(ridge * float(a.square().sum()) / a.shape[1], torch.finfo(a.dtype).tiny)
     among = a @ a.T
     among.diagonal().add_(pull)

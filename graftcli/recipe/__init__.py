@@ -24,14 +24,15 @@ class Recipe(Part):
     """A list of stages and the choices around them.
 
     `init` is where the student's first weights come from: nowhere, the teacher, its own name, or a file. With
-    `least-squares` it is the teacher, and each dense layer of a student that was just made from it is then solved for.
+    `least-squares` it is the teacher, and then each dense layer of a student that was just made from it is solved for,
+    if any of them has lost something.
     """
 
     name: Name = Field(description=NAME)
     about: str = Field(min_length=1, description="a line of text: what the recipe is for")
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
-    views: Views = Field(default=Views(), description="a map with `count` or `total`, and `augment`")
+    views: Views = Field(default=Views(), description="a map with `count` or `total`, `augment` and `synthetic`")
     stages: Many[Stage] = Field(description="a list with at least one stage, a map each")
 
     @rule("stages", mode="wrap")
