@@ -70,10 +70,17 @@ def orthogonal(matrix: Tensor) -> Tensor:
     """
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + _SMALL)  # what has no gradient any more comes to rest
-    unity = torch.eye(len(wide), dtype=wide.dtype, device=wide.device)
-    factor, gram = unity, wide @ wide.T
-    for _ in range(_TIMES):
-        turn = _A * unity + _B * gram + _C * (gram @ gram)
-        factor, gram = turn @ factor, turn @ gram @ turn
+    gram = wide @ wide.T
+    unity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    factor = turn = _turn(gram, unity)
+    for _ in range(_TIMES - 1):
+        gram = turn @ gram @ turn
+        turn = _turn(gram, unity)
+        factor = turn @ factor
     found: Tensor = factor @ wide
     return found if matrix.shape[0] <= matrix.shape[1] else found.T
+
+
+def _turn(gram: Tensor, unity: Tensor) -> Tensor:
+    """What an iterate with this gram matrix is multiplied by to be the next one."""
+    return _A * unity + _B * gram + _C * (gram @ gram)
