@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graftcli.events import Event, Synthesised
 from graftcli.graft.run import weights_digest
-from graftcli.graft.synthetic import Synthesis, _differences
+from graftcli.graft.synthetic import Synthesis, _differences, _Moments
 from graftcli.graft.training import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
@@ -86,6 +86,23 @@ def test_the_teacher_is_as_before_and_the_images_are_the_same_again_and_others_o
     assert weights_digest(side.network.module) == before
     assert one.shape == (120, 3, 16, 16) and one.dtype == torch.uint8
     assert not torch.equal(one, synthesised(tmp_path / "three", side, count=120, seed=1))
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 4), (6, 5, 4, 3)])
+def test_moments_and_their_gradient_are_those_of_each_channel(shape: tuple[int, ...]) -> None:
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 3 + 1
+    given.requires_grad_(True)
+    weights = torch.randn(2, 5, generator=torch.Generator().manual_seed(1))
+    over = [0, *range(2, given.ndim)]
+    plainly = given.mean(over), given.var(over, unbiased=False)
+    found = _Moments.apply(given)
+    for own, theirs in zip(found, plainly, strict=True):
+        assert torch.allclose(own, theirs, rtol=1e-5)
+    slopes = [
+        torch.autograd.grad(sum((w * m.square()).sum() for w, m in zip(weights, both, strict=True)), given)[0]
+        for both in (found, plainly)
+    ]
+    assert torch.allclose(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
 
 
 def test_nobody_listens_to_a_network_any_more_when_its_statistics_are_told() -> None:

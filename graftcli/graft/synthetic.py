@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ def _differences(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
     found: list[Tensor] = []
 
     def hear(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found.append(_difference(cast(AnyBatchNorm, norm), given[0].float()))
+        found.append(_difference(cast(AnyBatchNorm, norm), given[0]))
 
     hooks = [norm.register_forward_pre_hook(hear) for norm in norms]
     try:
@@ -115,14 +115,34 @@ def _differences(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
 
 def _difference(norm: AnyBatchNorm, given: Tensor) -> Tensor:
     assert norm.running_mean is not None and norm.running_var is not None  # without them it is not listened to
-    over = [0, *range(2, given.ndim)]
-    mean = given.mean(over, keepdim=True)
-    # not `var`, which takes a third of all the time; the mean in it has no gradient
-    spread = (given - mean.detach()).square().mean(over)
+    mean, spread = _Moments.apply(given)
     remembered = norm.running_var + norm.eps
-    mean = (mean.flatten() - norm.running_mean).square() / remembered
+    mean = (mean - norm.running_mean).square() / remembered
     spread = (spread / remembered - 1).square()
-    return (mean + spread).clamp(max=_FAR).mean()
+    error: Tensor = (mean + spread).clamp(max=_FAR).mean()
+    return error
+
+
+class _Moments(torch.autograd.Function):
+    """Mean and variance of each channel.
+
+    Their gradient is a straight line in what is given, and written down as one: put together out of PyTorch's own
+    operations both take half of the time in which images are made.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor]:
+        over, whole = [0, *range(2, given.ndim)], given.float()
+        mean = whole.mean(over, keepdim=True)
+        ctx.save_for_backward(given, mean)
+        return mean.flatten(), (whole - mean).square().mean(over)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
+        given, mean = ctx.saved_tensors
+        of_mean, of_spread = (slope.view_as(mean) * mean.numel() / given.numel() for slope in slopes)
+        offset, slope = of_mean - 2 * of_spread * mean, 2 * of_spread
+        return torch.addcmul(offset.to(given.dtype), slope.to(given.dtype), given)
 
 
 def _moved(pixels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
