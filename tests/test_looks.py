@@ -37,6 +37,14 @@ def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there
     assert synthetic(without, tasks(without, 3, (1, 2, 3)), there) == 0
 
 
+@pytest.mark.parametrize(
+    ("below", "there", "made"), [(80, 79, 521), (80, 80, 0), (80, 100, 0), ("null", 100, 500), (1000, 900, 0)]
+)
+def test_none_are_made_where_there_are_enough(below: int | str, there: int, made: int) -> None:
+    asked = load("graft", (f"views.synthetic={{images: 600, below: {below}}}",))
+    assert synthetic(asked, tasks(asked, 3, (1, 2, 3)), there) == made
+
+
 @pytest.mark.parametrize(("count", "held"), [(12, 0), (39, 0), (40, 8), (200, 20)])
 def test_a_tenth_is_held_out_where_there_are_enough(count: int, held: int) -> None:
     pixels = images(count)

@@ -72,7 +72,16 @@ def a_recipe(draw: random.Random) -> Recipe:
             "views": {
                 "count": draw.choice([None, 3]),
                 "total": draw.choice([None, 40]),
-                "synthetic": draw.choice([None, {"images": draw.randint(1, 900), "steps": draw.randint(1, 90)}]),
+                "synthetic": draw.choice(
+                    [
+                        None,
+                        {
+                            "images": draw.randint(1, 900),
+                            "below": draw.choice([None, draw.randint(1, 900)]),
+                            "steps": draw.randint(1, 90),
+                        },
+                    ]
+                ),
                 "augment": an_augment(draw),
             },
             "stages": [a_stage(draw, index) for index in range(draw.randint(1, 3))],

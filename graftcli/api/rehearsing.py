@@ -98,7 +98,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
 def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
     """Seconds a synthetic image: a rehearsal is too short to have any."""
     asked, steps, some = start.recipe.views.synthetic, 2, 32
-    if asked is None or trained_on(start) >= asked.images:
+    if asked is None or not asked.lacking(trained_on(start)):
         return 0.0
     synthesis = Synthesis(start.plan.teacher, start.fit, settings.how, steps)
     if not synthesis.is_possible:

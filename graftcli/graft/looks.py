@@ -59,7 +59,7 @@ def synthetic(recipe: Recipe, every: Sequence[Task], images: int) -> int:
     if asked is None:
         return 0
     longest = max(_shown(task, images) for task in every)
-    found = min(max(0, asked.images - images), longest // _SEEN_EACH)
+    found = min(asked.lacking(images), longest // _SEEN_EACH)
     return found if found >= _LEAST else 0
 
 

@@ -136,7 +136,14 @@ class Synthetic(Part):
     """Images that are made where there are few, from the statistics in a teacher's BatchNorms."""
 
     images: Count = Field(description="a whole number from 1: so many images are to be there in all")
+    below: Count | None = Field(
+        default=None, description="a whole number from 1: where there are fewer; null: fewer than `images`"
+    )
     steps: Count = Field(default=40, description="a whole number from 1: along the teacher's gradient")
+
+    def lacking(self, images: int) -> int:
+        """How many are to be made beside so many that there are."""
+        return max(0, self.images - images) if self.below is None or images < self.below else 0
 
 
 class Views(Part):
@@ -145,7 +152,7 @@ class Views(Part):
     count: Count | None = Field(default=None, description="a whole number from 1, or null: a fresh view at each step")
     total: Count | None = Field(default=None, description="a whole number from 1, or null; `count` goes before it")
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
-    synthetic: Synthetic | None = Field(default=None, description="a map with `images` and `steps`, or null")
+    synthetic: Synthetic | None = Field(default=None, description="a map with `images`, `below` and `steps`, or null")
 
     def most(self, images: int) -> int | None:
         """How many looks an image has at most, by its own count before the total; None: as many as steps can see."""
