@@ -6,34 +6,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from graftcli.api.asked import Asked, How, Networks
-from graftcli.api.ready import Ready, ready
+from graftcli.api.asked import How
+from graftcli.api.ready import Ready
 from graftcli.api.rehearsing import _synthesising, _Watch, rehearse
 from graftcli.api.running import fixed_now, settings_of
-from graftcli.api.scoring import Look
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import Training
-from tests.nets import randomise, resnet
-from tests.pictures import photos
-
-NETS = f"{Path(__file__).resolve().parent / 'nets.py'}"
+from tests.beginning import begun, furnished
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    photos(folder, [f"photos/{i}.png" for i in range(44)])
-    torch.manual_seed(0)
-    torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
-    return folder
+    return furnished(tmp_path_factory.mktemp("place"), 44)
 
 
 def started(place: Path, *overrides: str) -> Ready:
-    networks = Networks(
-        f"{NETS}:resnet(depth=14)", f"{NETS}:resnet(depth=8)", teacher_checkpoint=str(place / "teacher.pth")
-    )
-    how = How(overrides=("views.synthetic=null", *overrides), batch=4)
-    return ready(Asked(networks, str(place / "photos"), None, Look(), how), None, lambda event: None)
+    return begun(place, How(overrides=("views.synthetic=null", *overrides), batch=4))
 
 
 def test_a_step_takes_what_lies_between_two_of_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,32 +3,20 @@
 from pathlib import Path
 
 import pytest
-import torch
 
-from graftcli.api.asked import Asked, How, Networks
-from graftcli.api.ready import Ready, ready
+from graftcli.api.asked import How
+from graftcli.api.ready import Ready
 from graftcli.api.reuse import _alike
-from graftcli.api.scoring import Look
-from tests.nets import randomise, resnet
-from tests.pictures import photos
-
-NETS = f"{Path(__file__).resolve().parent / 'nets.py'}"
+from tests.beginning import begun, furnished
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("place")
-    photos(folder, [f"photos/{i}.png" for i in range(12)])
-    torch.save(randomise(resnet(depth=8)).state_dict(), folder / "teacher.pth")
-    return folder
+    return furnished(tmp_path_factory.mktemp("place"), 12)
 
 
 def started(place: Path, *overrides: str) -> Ready:
-    networks = Networks(
-        f"{NETS}:resnet(depth=8)", f"{NETS}:resnet(depth=8)", teacher_checkpoint=str(place / "teacher.pth")
-    )
-    how = How(overrides=("views.total=null", "views.count=2", "stages.graft.steps=10", *overrides))
-    return ready(Asked(networks, str(place / "photos"), None, Look(), how), None, lambda event: None)
+    return begun(place, How(overrides=("views.total=null", "views.count=2", "stages.graft.steps=10", *overrides)))
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def _difference(norm: AnyBatchNorm, given: Tensor) -> Tensor:
 class _Moments(torch.autograd.Function):
     """Mean and variance of each channel.
 
-    Their gradient is a straight line in what is given, and written down as one: put together out of PyTorch's own
-    operations both take half of the time in which images are made.
+    Their gradient is a straight line in what is given, and written down as one: with both put together out of PyTorch's
+    own operations an image takes half as long again.
     """
 
     @staticmethod
