@@ -84,6 +84,13 @@ def test_validate_says_what_it_read() -> None:
     assert result.stdout == "graft: recipe graft, stages graft, finish\nkd: recipe kd, stages finish\n"
 
 
+def test_results_are_json_too(tmp_path: Path) -> None:
+    sound = graftcli_recipes("validate", "kd", "--json").stdout
+    assert json.loads(sound) == [{"file": "kd", "recipe": "kd", "stages": ["finish"]}]
+    target = str(tmp_path / "mine.yaml")
+    assert json.loads(graftcli_recipes("cp", "kd", target, "--json").stdout) == {"recipe": "kd", "file": target}
+
+
 def test_validate_reports_the_faults_of_every_file(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
     first.write_text(text_of(shipped()["kd"]).replace("lr: 1e-3", "lr: fast").replace("init: random", "init: x"))

@@ -13,10 +13,11 @@ from typer.testing import CliRunner, Result
 
 import graftcli
 from graftcli.api import comparing, eligible
+from graftcli.api.marks import state_of
 from graftcli.api.running import distill
 from graftcli.cli import app
 from graftcli.errors import GateError
-from graftcli.store import UnitState
+from graftcli.store import UnitState, read_run
 from graftcli.store.written import read_tensors
 from tests.nets import randomise, resnet
 from tests.pictures import noise, photos, saved
@@ -154,7 +155,6 @@ def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
     elif changed == "teacher.pth":
         torch.save(randomise(resnet(depth=14), seed=7).state_dict(), changed)
     else:
-        shutil.rmtree("again/images")
         for seed, file in enumerate(sorted(Path("photos").rglob("*.png"))):
             file.write_bytes(saved(noise(32, 32, 100 + seed)))
     weights = Path(before["trials"][0]["folder"]) / "model.safetensors"
@@ -164,6 +164,16 @@ def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
     after = document(*few, "--overwrite", out="again")
     assert after["trials"][0]["steps"] == (16 if changed == "tiny.yaml" else 14)
     assert weights.read_bytes() != old
+
+
+def test_overwrite_makes_no_cell_anew_that_would_come_out_the_same(finished: dict[str, Any], place: Path) -> None:
+    shutil.copytree(place / "whole", place / "touched")
+    cells = sorted((place / "touched/cells").glob("*/run.json"))
+    before = [read_run(cell.parent)["ended"] for cell in cells]
+    (place / "teacher.pth").touch()
+    state_of.cache_clear()
+    document(*DRAWN, "--overwrite", "-j", "1", out="touched")
+    assert [read_run(cell.parent)["ended"] for cell in cells] == before
 
 
 def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:

@@ -5,6 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
@@ -18,7 +19,9 @@ import graftcli
 from graftcli.api import Form, export
 from graftcli.cli import app
 from graftcli.events import Event, Warned
+from graftcli.export.form import Format, Precision
 from graftcli.images.pixels import normalise
+from graftcli.store import WRITTEN
 from graftcli.store.runs import read_run
 from tests.exports import fit, pixels, small
 from tests.pictures import folder_of, saved
@@ -94,6 +97,12 @@ def test_a_hybrid_is_exported_and_says_whose_its_blocks_are() -> None:
     about = props("hybrid/hybrid.onnx")
     assert json.loads(about["blocks"]) == ["teacher", "teacher", "student"]
     assert json.loads(about["classes"]) == list("abcdefghij")
+
+
+@pytest.mark.parametrize("name", ["student", "hybrid"])
+def test_what_is_exported_into_a_runs_folder_goes_when_the_run_is_made_anew(name: str) -> None:
+    forms = [*(Form(precision=one) for one in get_args(Precision)), *(Form(format=one) for one in get_args(Format))]
+    assert all(f"{name}{form.ending}" in WRITTEN for form in forms)
 
 
 @pytest.mark.parametrize("name", ["run", "hybrid"])

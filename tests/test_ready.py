@@ -46,6 +46,18 @@ def test_who_asks_for_layers_to_be_solved_for_is_told_where_none_can_be(place: P
     assert not any(line.startswith("init=") for line in told(OWN) + told(NARROW, "init=least-squares"))
 
 
+def test_adapters_that_will_stay_are_told_before_anything_is_trained(place: Path) -> None:
+    """Between residual units both neighbours of a cut add: no layer is the only one to read or to give it."""
+
+    def told(*overrides: str) -> list[str]:
+        heard: list[Event] = []
+        begun(place, How(overrides=overrides), OWN, listen=heard.append)
+        return [event.text for event in heard if isinstance(event, Warned) and "stay in the student" in event.text]
+
+    said = "the adapters behind block 1, 2 stay in the student: no layer of it can take them in"
+    assert told("adapters.where=always") == [said] and told() == []
+
+
 def test_weights_that_a_recipe_would_not_use_are_refused_in_its_own_words(place: Path) -> None:
     with pytest.raises(UsageError, match="recipe graft has `init: least-squares` and would not use it"):
         asked(place, OWN, place / "teacher.pth")

@@ -204,6 +204,14 @@ def test_stage_names_differ() -> None:
     }
 
 
+def test_no_stage_is_called_as_a_unit_of_another() -> None:
+    """Block 2 of `graft-1` would be `graft-1-2`, which is `graft` on blocks 1 and 2."""
+    numbered = [STAGE, STAGE | {"name": "graft-1"}, STAGE | {"name": "graft-2nd"}]
+    assert faults(Recipe, RECIPE | {"stages": numbered}) == {
+        ("stages", 1, "name"): "found graft-1: units of graft are called so, by their blocks"
+    }
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

@@ -52,6 +52,17 @@ def test_a_file_is_scored_by_what_it_says_of_its_images_and_classes(place: Path)
     assert found.models[0].parameters == pytest.approx(sum(p.numel() for p in small().parameters()), rel=0.01)
 
 
+def test_answers_that_are_no_numbers_are_null_in_json(place: Path, tmp_path: Path) -> None:
+    weights = torch.load(place / "small.pth", weights_only=True)
+    torch.save(weights | {"linear.bias": torch.tensor([3e38, -3e38] * 5)}, tmp_path / "far.pth")
+    named = ["eval", f"{NETS}:resnet(depth=8)", "--checkpoint", str(tmp_path / "far.pth")]
+    teacher = ["--teacher", f"{NETS}:resnet(depth=8)", "--teacher-checkpoint", str(place / "small.pth")]
+    images = next(folder for folder in (place / "photos").iterdir())  # without folders in it: no classes are asked for
+    told = CliRunner().invoke(app, [*named, *teacher, "--images", str(images), "--img-size", "32", "--json"])
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout)["models"][0]["likeness"]["kl"] is None
+
+
 def test_a_file_agrees_with_the_network_that_it_was_made_of(place: Path) -> None:
     look = Look(crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
     named: dict[str, Any] = {"teacher": f"{NETS}:resnet(depth=8)", "teacher_checkpoint": place / "small.pth"}

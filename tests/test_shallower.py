@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graftcli.errors import PairError
 from graftcli.nets.derived import replace_modules
@@ -56,6 +56,43 @@ def test_the_unit_that_does_nothing_is_missed_the_least(traced: Traced) -> None:
         lame.module.get_parameter("layer3.1.bn2.bias").zero_()
     assert least_missed(lame, 1, IMAGES) == ["layer3.1"]
     assert "layer3.1" in least_missed(lame, 3, IMAGES)
+
+
+class Added(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.inner(x)
+        return added
+
+
+class ChannelsLast(nn.Module):
+    """Two residual units on tokens, or on maps with their channels last, of which the first is a 1x1."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.flat, self.stem, self.head = flat, nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        bent = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.units = nn.Sequential(Added(nn.Linear(8, 8, bias=False)), Added(bent))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        x = self.units(x.flatten(1, 2) if self.flat else x)
+        scores: Tensor = self.head(x.mean((1,) if self.flat else (1, 2)))
+        return scores
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_1x1_in_a_units_place_is_over_its_channels_wherever_they_are(flat: bool) -> None:
+    """So a unit that is a 1x1 itself is missed the least, however much it does."""
+    torch.manual_seed(0)
+    network = ChannelsLast(flat).eval()
+    with torch.no_grad():
+        network.get_parameter("units.0.inner.weight").mul_(8)
+        network.get_parameter("units.1.inner.2.weight").mul_(3)
+    assert least_missed(trace(network, IMAGES[:2]), 1, IMAGES) == ["units.0"]
 
 
 def test_more_than_there_are_is_refused(traced: Traced) -> None:

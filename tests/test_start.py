@@ -107,21 +107,23 @@ def test_layers_that_stay_as_they_are_are_named(monkeypatch: pytest.MonkeyPatch)
     assert warned.startswith("5 layers are solved for at first, and 5 stay as they are: stages.1.1.0, ")
 
 
-def test_only_what_is_trained_is_solved_for_and_comes_out_as_among_all() -> None:
-    """Block 2 alone: it and block 1, from which the adapters before it come."""
+@pytest.mark.parametrize("block", [2, 3])
+def test_what_a_block_begins_with_does_not_hang_on_what_else_is_trained(block: int) -> None:
+    """Solved for are it and all before it, whose adapters lead into it; what comes behind stays as it is."""
 
     def weights(chosen: Sequence[int] | None, init: Recipe = SOLVED) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        made = made_plan(SPEC)
+        made = made_plan("teacher*0.75")
         both = started(made, init, chosen=chosen)
         alone: dict[str, Tensor] = {
-            name: value for k in (0, 1) for name, value in both.student[k].named_parameters(prefix=str(k))
+            name: value for k in range(block) for name, value in both.student[k].named_parameters(prefix=str(k))
         }
         return made.student.network.module.state_dict(), alone
 
-    (every, theirs), (some, own), (none, _) = weights(None), weights((2,)), weights(None, INHERITED)
+    (every, theirs), (some, own), (none, _) = weights(None), weights((block,)), weights(None, INHERITED)
+    assert any(name.endswith("to_student.weight") for name in own)
     assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
     later = [name for name in every if not torch.equal(some[name], every[name])]
-    assert later and all(name.startswith(("stages.2.", "head.")) for name in later)
+    assert bool(later) == (block == 2) and all(name.startswith(("stages.2.", "head.")) for name in later)
     assert all(torch.equal(some[name], none[name]) for name in later)
 
 

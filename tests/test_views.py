@@ -60,6 +60,14 @@ def test_a_crop_is_a_shifted_copy_with_black_where_the_image_ends() -> None:
     assert len(seen) == len(possible) == 25
 
 
+@pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 8.0])
+def test_weights_of_blends_are_of_the_beta_distribution(alpha: float) -> None:
+    weights = Views(pictures(), FIT, Augment(mixup=Mix(share=1.0, alpha=alpha)), 4000, seed=0)._blends.weight
+    assert abs(float(weights.mean()) - 0.5) < 0.01
+    assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
+    assert len(weights.unique()) > len(weights) // 2
+
+
 def test_flips_are_exact_and_about_half() -> None:
     views = Views(pictures(1), FIT, Augment(flip=True), 400, seed=0)[torch.arange(400)]
     same = (views == pictures(1)).flatten(1).all(1)

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 from graftcli.api.scoring import Look
 from graftcli.nets.grammar import from_anywhere
 from graftcli.nets.pair import Choice
+from graftcli.recipe.file import shipped
 from graftcli.store.runs import read_run
 
 P = TypeVar("P", "Networks", "Look", "How", "Asked")
@@ -71,7 +72,7 @@ def as_kept(asked: Asked) -> dict[str, Any]:
         teacher_checkpoint=_absolute(networks.teacher_checkpoint),
         student_checkpoint=_absolute(networks.student_checkpoint),
     )
-    recipe = _absolute(how.recipe) if Path(how.recipe).is_file() else how.recipe
+    recipe = how.recipe if how.recipe in shipped() else _absolute(how.recipe)
     kept = replace(
         asked,
         networks=full,

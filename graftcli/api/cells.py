@@ -1,6 +1,7 @@
 """What a comparison is made of: draws, methods, and the cells, each of which is a run with a folder of its own."""
 
 import hashlib
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graftcli.api.asked import Asked
+from graftcli.api.marks import state_of
 from graftcli.errors import ImagesError, UsageError
 from graftcli.images.drawing import drawn
 from graftcli.images.sources import opened
@@ -105,7 +107,9 @@ def _drawn(grid: Grid, source: Path, out: Path) -> Draws:
     """One folder, from which each draw takes its images once."""
     if faulty := [count for count in grid.shots if count < 1]:
         raise UsageError(f"--shots {faulty[0]} draws nothing.", "Give numbers from 1: --shots 1,5,10")
-    mark = hashlib.sha256(str(source.expanduser().absolute()).encode()).hexdigest()[:8]
+    # with other files in it the source is another one: what was drawn of the earlier is not drawn of this
+    known = [str(source.expanduser().absolute()), state_of(str(source))]
+    mark = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
     every, classes = [], 1
     for count in grid.shots:
         for i in range(grid.draws):

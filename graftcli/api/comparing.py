@@ -9,7 +9,7 @@ cells/NAME/    the runs, as `distill` and `partial` leave them
 import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -172,20 +172,21 @@ class _Comparing:
             asked = self.asked_of(cell)  # with a budget of seconds it is rehearsed, whose memory is not the cell's
             gc.collect()
             forget_peak()
-            distill(
-                asked,
-                out=folder,
-                blocks=cell.method.blocks,
-                overwrite=self.overwrite,
-                command=self.command,
-                listen=self.listen,
+            run = partial(
+                distill, asked, out=folder, blocks=cell.method.blocks, command=self.command, listen=self.listen
             )
+            try:
+                run()
+            except UsageError:  # it was made with other settings, and only then is it made anew
+                if not self.overwrite:
+                    raise
+                run(overwrite=True)
         except (GateError, PairError) as fault:
             self.listen(Warned(f"{cell.name}: {fault.found}"))
             return replace(empty, fault=fault.found)
-        run = read_run(folder)
-        self.notebook.once("cells", self.made(cell, run), lambda: True)
-        return self.filled(empty, run)
+        done = read_run(folder)
+        self.notebook.once("cells", self.made(cell, done), lambda: True)
+        return self.filled(empty, done)
 
     def filled(self, empty: Trial, run: Mapping[str, Any]) -> Trial:
         """The cell's numbers, of its finished run."""
@@ -210,7 +211,7 @@ class _Comparing:
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
         blocks, whole = cell.method.blocks, replace(self.asked, how=replace(self.asked.how, steps_scale=1.0))
         tried, own = (Cell(cell.method, draw).asked(whole) for draw in (first, cell.draw))
-        hangs_on = [mark_of(replace(tried, how=replace(tried.how, jobs=None))), blocks, asdict(self.budget)]
+        hangs_on = [mark_of(tried), blocks, asdict(self.budget)]
         found = self.notebook.once(
             "paces", hangs_on, lambda: asdict(paced(tried, blocks, self.budget, self.folder, self.listen))
         )

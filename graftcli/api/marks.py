@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from graftcli.students.wanted import is_wanted
 
 
 def mark_of(asked: Asked) -> str:
-    """One word for all that is asked for, and for the recipe, networks, weights and images behind it."""
-    kept, networks = as_kept(asked), asked.networks
+    """One word for all that is asked for and decides a result, and for what is behind it: recipe, networks, images."""
+    kept, networks = as_kept(replace(asked, how=replace(asked.how, jobs=None))), asked.networks
     behind = [
         networks.teacher,
         networks.student,

@@ -66,8 +66,21 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
         listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
     for note in plan.notes:
         listen(Warned(note))
+    if (stay := _staying(plan, recipe)) and len(chosen) == len(plan.blocks):
+        cuts = ", ".join(map(str, stay))
+        listen(Warned(f"the adapters behind block {cuts} stay in the student: no layer of it can take them in"))
     held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     return Ready(asked, recipe, plan, chosen, fit, pictured(), held, device)
+
+
+def _staying(plan: Plan, recipe: Recipe) -> list[int]:
+    """The blocks behind which the recipe has adapters that will be a part of the student."""
+    everywhere, both = recipe.adapters.where == "always", zip(plan.teacher.cuts, plan.student.cuts, strict=True)
+    return [
+        block
+        for block, (theirs, own) in enumerate(both, 1)
+        if (everywhere or theirs.channels != own.channels) and not own.forwards and not own.backwards
+    ]
 
 
 def trained_on(start: Ready) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from graftcli.api.loading import load, read_document
-from graftcli.api.ready import Ready
+from graftcli.api.ready import Ready, trained_on
 from graftcli.events import Listener, Saved
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
@@ -34,9 +34,9 @@ class Result:
     kept: tuple[str, ...]  # the adapters that stay, and why
     bytes: tuple[int, int]  # of their weights
     stock: bool
-    agreement: float | None  # with the teacher, on held-out images; None where there were none
+    agreement: float | None  # with the teacher, on views of held-out images; None where there were none
     held_out: int
-    images: int
+    images: int  # that it was trained on
     merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
     seconds: float  # of all sessions
     peak_memory: int  # bytes, the most of any session
@@ -58,7 +58,7 @@ def result_of(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Res
         stock=merged.stock,
         agreement=outcome.agreement,
         held_out=outcome.held_out,
-        images=len(start.train.pixels),
+        images=trained_on(start),
         merge_errors=outcome.errors,
         seconds=spent.seconds,
         peak_memory=spent.peak_memory,
@@ -76,7 +76,8 @@ def done_before(
 
 def made_of(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
     """What the folder's files tell of the network."""
-    agreement = f"{result.agreement:.1%} of {result.held_out} held-out images" if result.agreement is not None else None
+    on = f"on views of {result.held_out:,} held-out images"
+    agreement = f"{result.agreement:.1%} {on}" if result.agreement is not None else None
     return Made(
         teacher=start.plan.teacher.network.origin,
         student=start.plan.student.network.origin,

@@ -18,6 +18,7 @@ from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
 from graftcli.measure.ladder import answers
 from graftcli.nets.network import Network, Preprocess
+from graftcli.store.written import plain
 from graftcli.students.make import maker
 from graftcli.students.wanted import is_wanted, looks_at_images, wanted
 
@@ -181,4 +182,5 @@ def _check_alike(models: Sequence[Model]) -> None:
 
 
 def evaluation_json(found: Evaluation) -> dict[str, Any]:
-    return asdict(found)
+    document: dict[str, Any] = plain(asdict(found))
+    return document

@@ -1,5 +1,6 @@
 """graftcli recipes: the recipes that come with graftcli, and the check of one's own."""
 
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,6 +56,7 @@ def copy(
     overwrite: Annotated[
         bool, option("--overwrite", metavar="", rich_help_panel=OUTPUT, help="Replace a file that is there.")
     ] = False,
+    as_json: Json = False,
 ) -> None:
     """Copy a recipe to a file, as a start of your own."""
     from graftcli.recipe.file import find, text_of
@@ -66,7 +68,10 @@ def copy(
     if target.exists() and not overwrite:
         raise UsageError(f"{target} is there already.", "Name another file, or replace it with --overwrite.")
     _write(target, text_of(source))
-    render.line(str(target))
+    if as_json:
+        render.document({"recipe": name, "file": str(target)})
+    else:
+        render.line(str(target))
 
 
 @app.command(epilog=_examples("validate mine.yaml", "validate graft --set stages.finish.lr=1e-4"))
@@ -75,17 +80,23 @@ def validate(
     overrides: Annotated[
         list[str] | None, option("--set", metavar="PATH=VALUE", help="As stages.0.lr=1e-3; may be repeated.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Check recipes. Every fault of every file is reported, with its line."""
     from graftcli.recipe.file import load
 
-    faulty = []
+    sound, faulty = [], []
     for name in files:
         try:
             recipe = load(name, overrides or ())
-            render.line(f"{name}: recipe {recipe.name}, stages {', '.join(_stages(recipe))}")
+            sound.append({"file": name, "recipe": recipe.name, "stages": _stages(recipe)})
         except UsageError as error:
             faulty.append(error)
+    if not as_json:
+        for one in sound:
+            render.line(f"{one['file']}: recipe {one['recipe']}, stages {', '.join(one['stages'])}")
+    elif not faulty:
+        render.document(sound)
     if faulty:
         mends = dict.fromkeys(error.mend for error in faulty)
         raise UsageError("\n".join(error.found for error in faulty), "\n".join(mends))
@@ -97,7 +108,7 @@ def _stages(recipe: "Recipe") -> list[str]:
 
 def _write(target: Path, text: str) -> None:
     """The file appears whole or not at all."""
-    part = target.with_name(f"{target.name}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
         part.replace(target)

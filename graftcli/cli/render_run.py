@@ -157,9 +157,8 @@ def result(found: "Result") -> None:
     if found.already_done:
         line(f"done before: {found.folder} holds the result of this very command")
     replaced = f"blocks {', '.join(map(str, found.blocks))}"
-    agreement = (
-        f"{found.agreement:.1%} on {found.held_out} held-out images" if found.agreement is not None else "not measured"
-    )
+    on = f"on views of {found.held_out} held-out images"
+    agreement = f"{found.agreement:.1%} {on}" if found.agreement is not None else "not measured"
     rows = [
         (role, name, human(params), human(macs), human(size, "B"))
         for role, name, params, macs, size in zip(
@@ -181,7 +180,7 @@ def result(found: "Result") -> None:
     for kept in found.kept:
         line(f"adapter {kept}")
     line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")
-    line(f"{found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
+    line(f"trained on {found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
     line(f"written: {found.folder}")
 
 

@@ -108,7 +108,6 @@ def _answered(subject: Subject, cropped: Tensor) -> object:
 
 def check(match: Match, form: Form, noise: bool) -> None:
     """Whether a file is as near to the network as its precision has to be; GateError where it is not."""
-    exact = form.precision == "fp32" and form.min_agreement is None
     near = match.error <= TOLERANCE or form.precision != "fp32"
     if near and match.agreement >= form.least_agreement:
         return
@@ -118,5 +117,13 @@ def check(match: Match, form: Form, noise: bool) -> None:
         f" {form.least_agreement:.2%} is asked; its logits differ by {match.error:.1e} of the largest"
         + (f", where {TOLERANCE:.0e} is allowed." if form.precision == "fp32" else ".")
     )
-    mend = "Try another --opset." if exact else "Lower --min-agreement, or take a higher --precision."
-    raise GateError(found, f"Nothing was written. {mend}")
+    raise GateError(found, f"Nothing was written. {_mend(form, near)}")
+
+
+def _mend(form: Form, near: bool) -> str:
+    """What can be done about a file whose logits are near to the network's, or not."""
+    if form.precision != "fp32":
+        return "Lower --min-agreement, or take a higher --precision."
+    if near and form.min_agreement is not None:
+        return "Lower --min-agreement."
+    return "Try another --opset." if form.format == "onnx" else "Take --format onnx."

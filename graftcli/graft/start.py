@@ -34,11 +34,11 @@ def start(
 ) -> None:
     """Adapters as the recipe has them at first, from images as they are; layers from views of them.
 
-    Solved for are the chosen blocks, and those before them, from which the adapters come that lead into the chosen.
+    Solved for are the chosen blocks and all before them: each begins behind the adapters that those before it led to.
     """
     kept = {one.layer: one for one in kept_of(plan.student.network)} if recipe.init == "least-squares" else {}
-    needed = sorted({k for block in chosen for k in (block - 1, block) if k})
-    layers = {k: list(layers_of(pieces, k, kept)) for k in numbers_of(needed, pieces)}
+    needed = numbers_of(range(1, max(chosen) + 1), pieces)
+    layers = {k: list(layers_of(pieces, k, kept)) for k in needed}
     if not any(map(_has_lost, chain.from_iterable(layers.values()))):
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)
         return

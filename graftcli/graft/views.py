@@ -195,16 +195,14 @@ def _draw_pastes(total: int, cutmix: Paste | None, generator: torch.Generator) -
 
 
 def _beta(total: int, alpha: float, generator: torch.Generator) -> Tensor:
-    """Beta(alpha, alpha) out of uniform numbers alone (Jöhnk), so that a generator rules it."""
+    """Beta(alpha, alpha): the share of one of two numbers of a gamma distribution.
+
+    Not from torch.distributions, which heeds no generator; beneath it lies this.
+    """
     if alpha == 1:
         return torch.rand(total, generator=generator)
-    found = torch.full((total,), 0.5)
-    open_ = torch.ones(total, dtype=torch.bool)
-    for _ in range(64):
-        x, y = (torch.rand(total, generator=generator).pow(1 / alpha) for _ in range(2))
-        accepted = open_ & (x + y <= 1) & (x + y > 0)
-        found = torch.where(accepted, x / (x + y), found)
-        open_ &= ~accepted
+    x, y = torch._standard_gamma(torch.full((2, total), alpha, dtype=torch.float64), generator=generator)
+    found: Tensor = (x / (x + y)).float()
     return found
 
 

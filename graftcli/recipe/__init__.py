@@ -1,5 +1,6 @@
 """What a recipe is: a list of stages and the choices around them; every method of the field is one, on one engine."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -41,7 +42,15 @@ class Recipe(Part):
         names = of_items(value, "name")
         again = [index for index, name in enumerate(names) if name is not None and name in names[:index]]
         said = {(index, "name"): f"found {names[index]} again: each stage has its own" for index in again}
+        for index, name in enumerate(names):
+            if taken := [other for other in names if _is_of(name, other)]:
+                said[index, "name"] = f"found {name}: units of {taken[0]} are called so, by their blocks"
         return together(value, check, said)
+
+
+def _is_of(name: object, stage: object) -> bool:
+    """Whether the name is the stage's with numbers behind it."""
+    return re.fullmatch(rf"{re.escape(str(stage))}(-[0-9]+)+", str(name)) is not None
 
 
 def nth(values: Sequence[T], unit: int) -> T:

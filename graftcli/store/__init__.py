@@ -51,11 +51,18 @@ LOCK_FILE = ".lock"
 
 _UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
 _LEFT_BEHIND = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
+# what is exported into a run's folder, and not into a file that somebody names
+_EXPORTED = tuple(
+    f"{name}{ending}"
+    for name in ("student", "hybrid")
+    for ending in (".onnx", "-fp16.onnx", "-int8.onnx", ".pt2", ".safetensors")
+)
 # everything that graftcli writes into a run's folder, and nothing else is ever removed; run.json first: without it,
 # what is left by a kill in between is no run
 WRITTEN = (
     *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE),
     *(f"{BLOCKS}/*.safetensors", *_UNFINISHED, *_LEFT_BEHIND),
+    *_EXPORTED,
 )
 
 
@@ -247,7 +254,7 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         named = few([f"`{name}`" for name in others])
         found = f"`{folder}` holds {named}, but no {RUN_FILE}: it is no run."
         files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE)
-        mine = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/"))
+        mine = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/", *_EXPORTED))
         raise UsageError(
             found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."
         )

@@ -1,6 +1,6 @@
 """Shallower students: residual units become identities, by name, or those that are missed the least."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from graftcli.errors import PairError
 from graftcli.nets.least_squares import solved
+from graftcli.nets.positions import as_map
 from graftcli.nets.trace import Traced, holds_layers
 
 _ADDING = ("add", "iadd", "add_")
@@ -55,7 +56,7 @@ def least_missed(traced: Traced, count: int, images: Tensor) -> list[str]:
     if len(candidates) < count:
         had = f"{len(candidates)} residual unit{'s' * (len(candidates) != 1)}"
         raise PairError(f"`{type(traced.module).__name__}` has {had} to drop; {count} are asked for.", _mend(found))
-    losses = _losses(traced.module, [unit.path for unit in candidates], images)
+    losses = _losses(traced.module, {unit.path: _channels(traced, unit.path) for unit in candidates}, images)
     ranked = sorted(zip(candidates, losses, strict=True), key=lambda both: both[1] / max(1, both[0].macs))
     chosen = {unit.path for unit, _ in ranked[:count]}
     return [unit.path for unit in candidates if unit.path in chosen]
@@ -121,27 +122,36 @@ def _times(shape: Sequence[int]) -> str:
 # -- how much a unit is missed ------------------------------------------------------------------------------------
 
 
+def _channels(traced: Traced, path: str) -> int:
+    """Which dimension of what a unit gives holds its channels."""
+    node = traced.returned[path]
+    shape = traced.shapes[node]
+    seen = as_map(traced, node, shape, traced.shapes[traced.source])
+    return 1 if len(shape) == 4 and (seen is None or seen[0] == "NCHW") else len(shape) - 1
+
+
 @torch.no_grad()
-def _losses(module: nn.Module, paths: Sequence[str], images: Tensor) -> Iterator[float]:
+def _losses(module: nn.Module, channels: Mapping[str, int], images: Tensor) -> Iterator[float]:
     """How far the logits are from the network's own, relative to their size, with each unit dropped alone."""
     seen: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(path: str) -> Callable[..., None]:
+    def look(path: str, across: int) -> Callable[..., None]:
         def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            seen[path] = _rows(given[0]), _rows(made)
+            seen[path] = _rows(given[0], across), _rows(made, across)
 
         return hook
 
-    expected = _hooked(module, {path: look(path) for path in paths}, images)
-    for path in paths:
+    def instead(weight: Tensor, across: int) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
+            return (given[0].movedim(across, -1) @ weight.T).movedim(-1, across)
+
+        return hook
+
+    expected = _hooked(module, {path: look(path, across) for path, across in channels.items()}, images)
+    for path, across in channels.items():
         source, goal = seen[path]
         weight = solved([(1.0, source, goal)], torch.eye(source.shape[1]), _RIDGE).weight.to(images.dtype)
-
-        def instead(_: nn.Module, given: tuple[Tensor, ...], made: Tensor, weight: Tensor = weight) -> Tensor:
-            adapted: Tensor = (given[0].movedim(1, -1) @ weight.T).movedim(-1, 1)
-            return adapted
-
-        answer = _hooked(module, {path: instead}, images)
+        answer = _hooked(module, {path: instead(weight, across)}, images)
         yield float((answer - expected).square().sum() / expected.square().sum())
 
 
@@ -155,7 +165,7 @@ def _hooked(module: nn.Module, hooks: dict[str, Callable[..., Any]], images: Ten
     return answer
 
 
-def _rows(value: Tensor) -> Tensor:
+def _rows(value: Tensor, across: int) -> Tensor:
     """The channels at some places of the maps, evenly taken; a copy, for units may write into their input."""
-    every = value.movedim(1, -1).flatten(0, -2)
+    every = value.movedim(across, -1).flatten(0, -2)
     return every[:: max(1, len(every) // _ROWS)].double().clone()
