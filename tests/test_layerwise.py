@@ -53,6 +53,18 @@ def test_a_made_student_comes_nearer_to_its_teacher(way: str, spec: str, tmp_pat
     assert after < mended * before
 
 
+def test_views_that_there_is_no_memory_for_are_told(tmp_path: Path) -> None:
+    def told(memory: int) -> list[str]:
+        heard: list[Event] = []
+        trained(
+            made_plan("prune:l1=0.4"), Memory(tmp_path), by_layer(**SOLVED), Settings(memory=memory), 40, heard.append
+        )
+        return [event.text for event in heard if isinstance(event, Warned) and "memory" in event.text]
+
+    said = "stage layers sees 8 views and not 24: there is memory for no more; --cache-gb gives it more"
+    assert (told(0), told(2**32)) == ([said], [])
+
+
 def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
     """What reads the second of two convolutions is not what the teacher's one reads: only the head is solved."""
     said: list[Event] = []

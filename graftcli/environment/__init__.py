@@ -39,10 +39,6 @@ class Environment:
     torch: Torch | None
     faults: tuple[Fault, ...]
 
-    @property
-    def is_healthy(self) -> bool:
-        return not self.faults
-
 
 def examine() -> Environment:
     """The machine and its installs as they are now. Imports every package graftcli needs, and survives broken ones."""

@@ -134,9 +134,12 @@ class _Layerwise:
         steps = task.steps(material.images)
         order = Order(views, batch, material.seed, task.name)
         first = material.answers.at(task.first - 1, order.at(0))
-        room = int(material.memory // (_ROOM * self._bytes(first) + 1))
+        room = max(1, int(material.memory // (_ROOM * self._bytes(first) + 1)))
         most = steps if task.stage.optimizer == "least-squares" else min(steps, max(1, views // batch))
-        rest = (material.answers.at(task.first - 1, order.at(step)) for step in range(1, max(1, min(most, room))))
+        if room < most:
+            seen = f"sees {room * batch:,} views and not {most * batch:,}"
+            self.told(Warned(f"stage {task.stage.name} {seen}: there is memory for no more; --cache-gb gives it more"))
+        rest = (material.answers.at(task.first - 1, order.at(step)) for step in range(1, min(most, room)))
         return [first, *rest]
 
     def _bytes(self, features: Tensor) -> int:

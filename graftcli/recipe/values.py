@@ -137,7 +137,7 @@ class Synthetic(Part):
 
     images: Count = Field(description="a whole number from 1: so many images are to be there in all")
     below: Count | None = Field(
-        default=None, description="a whole number from 1: where there are fewer; null: fewer than `images`"
+        default=None, description="a whole number from 1: where fewer are trained on; null: fewer than `images`"
     )
     steps: Count = Field(default=40, description="a whole number from 1: along the teacher's gradient")
 
