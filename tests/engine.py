@@ -22,6 +22,7 @@ from graftcli.nets.network import Network, Preprocess
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
+from graftcli.store.cache import Cache
 from graftcli.students.make import maker
 from tests.nets import randomise
 
@@ -106,7 +107,7 @@ def material(folder: Path) -> Material:
     found = plan()
     both = pieces(found, seams(found))
     views = Views(images().pixels, FIT, Augment(), 1, 0)
-    answers = Answers(views, both.teacher, both.shapes, {}, folder=folder, chunk=4, device=torch.device("cpu"))
+    answers = Answers(views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=4, device=torch.device("cpu"))
     return Material(both, answers, 12, 0, Precision(torch.device("cpu")))
 
 
@@ -114,7 +115,7 @@ class Memory:
     """A keeper that remembers everything, and can break off at any state it is given."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.cache = Cache(folder / "cache")
         self.units: dict[str, MemoryUnit] = {}
         self.records: list[dict[str, Any]] = []
 

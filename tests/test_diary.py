@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft import diary
 from graftcli.graft.answers import Answers, Place
 from graftcli.graft.views import Views
 from graftcli.recipe.values import Augment
+from graftcli.store import diary
+from graftcli.store.cache import Cache
 from tests.engine import FIT, images
 
 
@@ -32,7 +33,7 @@ class Killed(Exception):
 def looking(place: Place, folder: Path, stop_at: int | None) -> tuple[Answers, Counting]:
     piece = Counting()
     views = Views(images().pixels, FIT, Augment(flip=True), 5, 0)
-    answers = Answers(views, [piece], [(3,)], {1: place}, folder=folder, chunk=8, device=torch.device("cpu"))
+    answers = Answers(views, [piece], [(3,)], {1: place}, cache=Cache(folder), chunk=8, device=torch.device("cpu"))
 
     def looked(done: int, total: int) -> None:
         if done == stop_at:

@@ -21,6 +21,7 @@ from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
+from graftcli.store.cache import Cache
 from tests.engine import FIT, Memory, MemoryUnit, Stages, images, network, plan, recipe, trained
 from tests.nets import randomise
 
@@ -32,7 +33,7 @@ def on_blocks(**changes: Any) -> Recipe:
 
 def material(found: Pieces, folder: Path) -> Material:
     views = Views(images().pixels, FIT, Augment(), 1, 0)
-    answers = Answers(views, found.teacher, found.shapes, {}, folder=folder, chunk=4, device=torch.device("cpu"))
+    answers = Answers(views, found.teacher, found.shapes, {}, cache=Cache(folder), chunk=4, device=torch.device("cpu"))
     return Material(found, answers, 12, 0, Precision(torch.device("cpu")))
 
 

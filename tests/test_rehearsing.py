@@ -12,6 +12,7 @@ from graftcli.api.rehearsing import _synthesising, _Watch, rehearse
 from graftcli.api.running import fixed_now, settings_of
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import Training
+from graftcli.store.cache import Cache
 from tests.beginning import begun, furnished
 
 
@@ -44,7 +45,7 @@ def test_a_step_takes_what_lies_between_two_of_them(place: Path, monkeypatch: py
 
 
 def test_the_first_step_and_the_units_end_are_no_steps() -> None:
-    watch = _Watch(Path())
+    watch = _Watch(Cache(Path()))
     watch.marks["graft-1"] = [0.0, 2.0, 3.0, 6.0, 7.0, 99.0]
     assert watch.step("graft-1", layered=False) == 1.5  # of 2, 1, 3 and 1
     assert watch.step("graft-1", layered=True) == 1.75
@@ -52,7 +53,7 @@ def test_the_first_step_and_the_units_end_are_no_steps() -> None:
 
 
 def test_looks_are_counted_by_what_was_new_in_them() -> None:
-    watch = _Watch(Path())
+    watch = _Watch(Cache(Path()))
     watch.looked = [(0.0, 0), (2.0, 10), (3.0, 10), (10.0, 0), (14.0, 20)]
     assert watch.looked_at() == (6.0, 30)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graftcli.errors import MachineError
-from graftcli.graft.rows import Rows
+from graftcli.store.rows import Rows
 from tests.machine import small_disk
 
 

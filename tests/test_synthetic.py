@@ -17,6 +17,7 @@ from graftcli.nets import plan as plans
 from graftcli.nets.plan import Side
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
+from graftcli.store.cache import Cache
 from tests.engine import FIT, Memory, Stages, network, plan, recipe, trained
 from tests.nets import randomise
 
@@ -48,7 +49,7 @@ def pictures(fit: Fit = FIT, count: int = 120) -> Tensor:
 def synthesised(
     folder: Path, side: Side, fit: Fit = FIT, count: int = 32, steps: int = 10, seed: int = 0, augment: Augment = PLAIN
 ) -> Tensor:
-    return Synthesis(side, fit, HOW, steps).of(pictures(fit), augment, count, seed, folder, lambda *_: None)
+    return Synthesis(side, fit, HOW, steps).of(pictures(fit), augment, count, seed, Cache(folder), lambda *_: None)
 
 
 @torch.no_grad()
@@ -145,7 +146,7 @@ def test_only_what_may_be_mirrored_is(tmp_path: Path, monkeypatch: pytest.Monkey
         falling = torch.linspace(200, 50, 16)[None, None, None].expand(4, 3, 16, 16).to(torch.uint8)
         synthesis = Synthesis(teacher(), FIT, HOW, 20)
         monkeypatch.setattr("graftcli.graft.synthetic._SHIFT", 17)
-        synthesis.of(falling, augment, 4, 0, tmp_path / str(augment.flip), lambda *_: None)
+        synthesis.of(falling, augment, 4, 0, Cache(tmp_path / str(augment.flip)), lambda *_: None)
         return set(found)
 
     assert seen(Augment()) == {True}
@@ -194,7 +195,7 @@ def test_a_teacher_without_an_answer_leaves_the_views_as_they_are(tmp_path: Path
     side = teacher()
     synthesis = Synthesis(side, FIT, HOW, 5)
     synthesis.norms[0].running_mean.fill_(float("nan"))  # type: ignore[union-attr]
-    made = synthesis.of(pictures(), PLAIN, 32, 0, tmp_path, lambda *_: None)
+    made = synthesis.of(pictures(), PLAIN, 32, 0, Cache(tmp_path), lambda *_: None)
     assert torch.equal(made, pictures()[:32])
 
 
@@ -231,7 +232,7 @@ def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
 
     with pytest.raises(KeyboardInterrupt):
         trained(plan(), keeper, asked, listen=listen)
-    assert seen == [0, 10, 20] and len(list((keeper.folder / "cache").glob("synthetic-*.bin"))) == 2
+    assert seen == [0, 10, 20] and len(list(keeper.cache.folder.glob("synthetic-*.bin"))) == 2
     assert weights_digest(trained(plan(), keeper, asked).merged.module) == expected
 
 

@@ -25,6 +25,7 @@ from graftcli.graft.stages import Task, pieces, tasks
 from graftcli.graft.synthetic import Synthesis
 from graftcli.nets.derived import kept_of
 from graftcli.recipe.stage import Stage
+from graftcli.store.cache import Cache
 
 _STEPS = 8  # of each unit that are timed
 
@@ -83,7 +84,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     torch.set_num_threads(fixed["threads"])
     began = time.monotonic()
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
-        watch = _Watch(Path(scratch))
+        watch = _Watch(Cache(Path(scratch)))
         checked(start.plan.teacher.network, start.train, start.fit, settings.how.device)
         run(start.plan, start.train, start.fit, short, settings, watch, watch.hear, start.held)
     took = time.monotonic() - began
@@ -106,7 +107,7 @@ def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
     pixels, augment = start.train.pixels, start.recipe.views.augment
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
         began = time.monotonic()
-        synthesis.of(pixels, augment, some, settings.seed, Path(scratch), lambda *_: None)
+        synthesis.of(pixels, augment, some, settings.seed, Cache(Path(scratch)), lambda *_: None)
         return (time.monotonic() - began) / some / steps * asked.steps
 
 
@@ -114,7 +115,7 @@ def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
 class _Watch:
     """A keeper that keeps nothing but the times at which the engine came by."""
 
-    folder: Path
+    cache: Cache
     marks: dict[str, list[float]] = field(default_factory=dict)
     looked: list[tuple[float, int]] = field(default_factory=list)
 

@@ -6,15 +6,14 @@ is the number of blocks. What is not remembered is computed again from the neare
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft.diary import Diary
-from graftcli.graft.rows import Rows
 from graftcli.graft.views import Views
+from graftcli.store.cache import Cache
+from graftcli.store.rows import Rows
 
 Place = Literal["memory", "disk", "again"]
 
@@ -27,14 +26,14 @@ class Answers:
         shapes: Sequence[tuple[int, ...]],
         places: Mapping[int, Place],
         *,
-        folder: Path,
+        cache: Cache,
         name: str = "value",
         chunk: int,
         device: torch.device,
     ) -> None:
         """`pieces[k-1]` makes value k out of value k-1; `shapes[k-1]` is its shape; `name` is that of its files."""
         self.views, self.pieces, self.shapes, self.places = views, pieces, shapes, places
-        self.folder, self.name, self.chunk, self.device = folder, name, chunk, device
+        self.cache, self.name, self.chunk, self.device = cache, name, chunk, device
         self._kept: dict[int, Tensor] = {}
         self._files: dict[int, Rows] = {}
 
@@ -48,10 +47,10 @@ class Answers:
             if self.places[value] == "memory":
                 self._kept[value] = torch.empty(len(self.views), *shape)
             else:
-                self._files[value] = Rows(self.folder / f"{self.name}-{value}.bin", len(self.views), shape)
+                self._files[value] = self.cache.rows(f"{self.name}-{value}", len(self.views), shape)
         if not self._kept and not self._files:
             return
-        diary = Diary(self.folder, self.name, self._kept, self._files)
+        diary = self.cache.diary(self.name, self._kept, self._files)
         done = diary.restore()
         for rows in self._files.values():
             rows.open()

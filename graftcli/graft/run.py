@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +33,7 @@ from graftcli.nets.derived import is_derived, kept_of
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
+from graftcli.store.cache import Cache
 
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved
@@ -43,7 +43,8 @@ _LOOKS_HELD_OUT = 8  # views of each held-out image
 class Keeper(Protocol):
     """What the engine asks of the run's folder."""
 
-    folder: Path
+    @property
+    def cache(self) -> Cache: ...
 
     def unit(self, name: str) -> "KeptUnit": ...
     def metric(self, record: dict[str, Any]) -> None: ...
@@ -247,7 +248,7 @@ class _Work:
             self.recipe.views.augment,
             count,
             self.settings.seed + 2,
-            self.keeper.folder / "cache",
+            self.keeper.cache,
             lambda done, total: self.listen(Synthesised(done, total)),
         )
 
@@ -259,7 +260,7 @@ class _Work:
             self.pieces.teacher,
             shapes,
             places,
-            folder=self.keeper.folder / "cache",
+            cache=self.keeper.cache,
             name=name,
             chunk=chunk_of(shapes, self.settings.how.device),
             device=self.settings.how.device,

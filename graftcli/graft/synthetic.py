@@ -10,10 +10,9 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from graftcli.images import Fit, normalise
 from graftcli.nets.plan import Side
 from graftcli.nets.split import join, split
 from graftcli.recipe.values import Augment
-from graftcli.store.written import write_bytes
+from graftcli.store.cache import Cache
 
 _MOST = 96  # images that share their statistics: the more the better, and the more memory
 _PIXELS = 16 * 224 * 224  # of theirs at most: of larger images fewer make as many values of a map
@@ -53,9 +52,9 @@ class Synthesis:
         self.is_possible = bool(found)  # a network may have norms that it does not use
 
     def of(
-        self, pixels: Tensor, augment: Augment, count: int, seed: int, folder: Path, told: Callable[[int, int], None]
+        self, pixels: Tensor, augment: Augment, count: int, seed: int, cache: Cache, told: Callable[[int, int], None]
     ) -> Tensor:
-        """So many out of views of the images. What an earlier session has made is taken from the folder."""
+        """So many out of views of the images. What an earlier session has made is taken from the cache."""
         # as large as what is kept of an image, for they are looked at as images are
         whole = replace(self.fit, size=self.fit.kept, crop_pct=1.0)
         views = Views(pixels, whole, augment, -(-count // len(pixels)), seed)
@@ -63,15 +62,14 @@ class Synthesis:
         made = []
         told(0, count)
         for number, index in enumerate(torch.arange(count).tensor_split(-(-count // most))):
-            path, shape = folder / f"synthetic-{number}.bin", (len(index), *views.shape)
-            if not path.is_file() or path.stat().st_size != math.prod(shape):
-                generator = torch.Generator().manual_seed(((seed << 20) + number) % 2**63)
-                write_bytes(path, self._made(views[index], augment.flip, generator).numpy().tobytes())
-            made.append(torch.from_numpy(np.fromfile(path, np.uint8)).view(shape))
+            generator = torch.Generator().manual_seed(((seed << 20) + number) % 2**63)
+            make = partial(self._made, views, index, augment.flip, generator)
+            made.append(cache.pixels(f"synthetic-{number}", (len(index), *views.shape), make))
             told(int(index[-1]) + 1, count)
         return torch.cat(made)
 
-    def _made(self, start: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+    def _made(self, views: Views, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+        start = views[index]
         pixels = start.float().to(self.how.device).requires_grad_(True)
         optimiser = torch.optim.Adam([pixels], _RATE, betas=(0.5, 0.9))
         drawn = torch.rand(len(start), generator=generator).to(self.how.device)

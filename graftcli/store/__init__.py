@@ -28,6 +28,7 @@ from torch import Tensor
 from graftcli.environment.machine import peak_memory
 from graftcli.errors import GraftError, MachineError, UsageError, few
 from graftcli.store import card
+from graftcli.store.cache import Cache
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
 from graftcli.store.written import (
     TEMPORARY,
@@ -91,7 +92,7 @@ class Store:
     ) -> None:
         """`settings` are all that decides the result; `about` is what else run.json tells of this session: versions,
         the command line."""
-        self.folder = folder
+        self.folder, self.cache = folder, Cache(folder / CACHE)
         _check_place(folder, overwrite)
         self._lock = locked(folder)
         self._began = time.monotonic()

@@ -40,6 +40,7 @@ from graftcli.images import Fit, Images, load
 from graftcli.images.pixels import decode
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load as load_recipe
+from graftcli.store.cache import Cache
 from tests.bench.plain import NETS, Plain, networks
 from tests.bench.timing import Process, interleaved, watched
 
@@ -122,7 +123,7 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
         both.teacher,
         both.shapes,
         dict.fromkeys(values, "memory"),
-        folder=folder,
+        cache=Cache(folder),
         chunk=chunk_of(both.shapes, CPU),
         device=CPU,
     )
@@ -186,7 +187,7 @@ def making(recipe: Recipe, images: Images, folder: Path) -> tuple[int, float]:
     teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
     synthesis = Synthesis(teacher, FIT, Precision(CPU), MADE_IN)
     began = time.process_time()
-    synthesis.of(images.pixels, recipe.views.augment, MADE, 0, folder, lambda *_: None)
+    synthesis.of(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
     return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
 
 

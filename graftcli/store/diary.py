@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graftcli.graft.rows import Rows
+from graftcli.store.rows import Rows
 from graftcli.store.written import write_json, writing
 
 _KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
