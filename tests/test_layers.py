@@ -29,6 +29,8 @@ LEVELS |= {"__init__": LEVELS["api"], "__main__": LEVELS["cli"]}
 WITHOUT_TORCH = (*LAYERS[0], *LAYERS[1])
 TALKATIVE = ("cli", "__main__")
 FOR_COMMANDS = ("typer", "logging")
+WITHOUT_FILES = ("graft",)  # it writes through the store
+FOR_FILES = ("pathlib", "os", "io", "shutil", "tempfile")
 SPEAKING = ("print", "input", "sys.stdout.write", "sys.stderr.write", "ArgumentParser", "argparse.ArgumentParser")
 ENDING = ("exit", "quit", "sys.exit", "os._exit")
 
@@ -78,6 +80,7 @@ def import_fault(module: str, imported: str) -> str | None:
         "rich": not module.startswith("graftcli.cli.render"),
         "click": True,  # Typer brings its own
         **dict.fromkeys(FOR_COMMANDS, own not in TALKATIVE),
+        **dict.fromkeys(FOR_FILES, own in WITHOUT_FILES),
     }
     return f"{top} is not for {own}" if forbidden.get(top) else None
 
@@ -135,6 +138,12 @@ def late() -> None:
     print("hello")
     raise SystemExit(1)
 """
+
+
+def test_the_engine_knows_no_files() -> None:
+    source = "import os\nfrom pathlib import Path"
+    found = ["graftcli.graft.run:1 os is not for graft", "graftcli.graft.run:2 pathlib is not for graft"]
+    assert (violations(source, "graftcli.graft.run"), violations(source, "graftcli.store.rows")) == (found, [])
 
 
 def test_a_module_that_breaks_the_design_is_found_line_by_line() -> None:
