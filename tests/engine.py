@@ -22,7 +22,7 @@ from graftcli.nets.network import Network, Preprocess
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from graftcli.students.make import maker
 from tests.nets import randomise
 

@@ -10,7 +10,7 @@ from graftcli.graft.answers import Answers, Place
 from graftcli.graft.views import Views
 from graftcli.recipe.values import Augment
 from graftcli.store import diary
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from tests.engine import FIT, images
 
 

@@ -21,7 +21,7 @@ from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from tests.engine import FIT, Memory, MemoryUnit, Stages, images, network, plan, recipe, trained
 from tests.nets import randomise
 

@@ -124,6 +124,22 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert set(TopologicalSorter(needs).static_order()) == MODULES.keys() - {"graftcli"} | needs.keys()
 
 
+@pytest.mark.parametrize("package", [name for name, path in MODULES.items() if path.name == "__init__.py"])
+def test_no_module_takes_the_place_of_a_name_in_its_package(package: str) -> None:
+    """Imported, `store.cache` is `cache` in `store`, whatever that was before."""
+    tree = ast.parse(MODULES[package].read_text(encoding="utf-8"))
+    bound = {
+        alias.asname or alias.name: full
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias, (_, full) in zip(node.names, imports(node, package, True), strict=False)
+    }
+    bound |= {node.name: "" for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    inside = {name.removeprefix(f"{package}.") for name in MODULES if name.startswith(f"{package}.")}
+    taken = [name for name, full in bound.items() if name in inside and not full.startswith(f"{package}.{name}")]
+    assert taken == []
+
+
 BAD = """
 import logging
 import torch

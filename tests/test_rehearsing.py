@@ -12,7 +12,7 @@ from graftcli.api.rehearsing import _synthesising, _Watch, rehearse
 from graftcli.api.running import fixed_now, settings_of
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import Training
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from tests.beginning import begun, furnished
 
 

@@ -17,7 +17,7 @@ from graftcli.nets import plan as plans
 from graftcli.nets.plan import Side
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from tests.engine import FIT, Memory, Stages, network, plan, recipe, trained
 from tests.nets import randomise
 

@@ -25,7 +25,7 @@ from graftcli.graft.stages import Task, pieces, tasks
 from graftcli.graft.synthetic import Synthesis
 from graftcli.nets.derived import kept_of
 from graftcli.recipe.stage import Stage
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 
 _STEPS = 8  # of each unit that are timed
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.views import Views
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from graftcli.store.rows import Rows
 
 Place = Literal["memory", "disk", "again"]

@@ -33,7 +33,7 @@ from graftcli.nets.derived import is_derived, kept_of
 from graftcli.nets.plan import Plan
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.values import Augment, Crop
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved

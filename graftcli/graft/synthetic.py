@@ -26,7 +26,7 @@ from graftcli.images import Fit, normalise
 from graftcli.nets.plan import Side
 from graftcli.nets.split import join, split
 from graftcli.recipe.values import Augment
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 
 _MOST = 96  # images that share their statistics: the more the better, and the more memory
 _PIXELS = 16 * 224 * 224  # of theirs at most: of larger images fewer make as many values of a map

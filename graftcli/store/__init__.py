@@ -28,7 +28,7 @@ from torch import Tensor
 from graftcli.environment.machine import peak_memory
 from graftcli.errors import GraftError, MachineError, UsageError, few
 from graftcli.store import card
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
 from graftcli.store.written import (
     TEMPORARY,

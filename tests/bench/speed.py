@@ -40,7 +40,7 @@ from graftcli.images import Fit, Images, load
 from graftcli.images.pixels import decode
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load as load_recipe
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 from tests.bench.plain import NETS, Plain, networks
 from tests.bench.timing import Process, interleaved, watched
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graftcli.store.cache import Cache
+from graftcli.store.caches import Cache
 
 
 def test_pixels_are_made_once_unless_their_file_is_not_whole(tmp_path: Path) -> None:
