@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from graftcli.api.onnx_models import onnx_model
-from graftcli.api.scoring import Look, evaluate, fit_for
+from graftcli.api.scoring import Evaluation, Look, evaluate, fit_for
 from graftcli.cli import app
 from graftcli.errors import PairError, UsageError
 from graftcli.export.form import Form
@@ -104,6 +104,28 @@ def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:
     other = files.write(place / "other.onnx", files.Tiny(classes=5), size=32)
     with pytest.raises(PairError, match=r"`small.onnx` has 10 classes, `other.onnx` has 5"):
         evaluate([str(place / "small.onnx"), str(other)], place / "photos", device="cpu")
+
+
+def test_networks_for_images_of_different_sizes_are_scored_at_one_that_is_named_or_not_together(place: Path) -> None:
+    images = next(folder for folder in (place / "photos").iterdir())
+
+    def found(look: Look) -> Evaluation:
+        return evaluate(
+            ["timm:test_resnet"],
+            images,
+            teacher="timm:resnet10t",
+            checkpoint="none",
+            teacher_checkpoint="none",
+            look=look,
+            device="cpu",
+        )
+
+    with pytest.raises(
+        PairError, match="`test_resnet` is for images of 160x160, `resnet10t` for .* 176x176"
+    ) as refused:
+        found(Look())
+    assert "--img-size" in refused.value.mend
+    assert found(Look(img_size=(32, 32))).fit.size == (32, 32)
 
 
 def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:

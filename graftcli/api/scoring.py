@@ -179,6 +179,10 @@ def _check_alike(models: Sequence[Model]) -> None:
             if ours != theirs:
                 said = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
                 raise PairError(said, "Score them one by one, or give --num-classes and --in-chans.")
+        own, others = ("x".join(map(str, one.input_size[1:])) for one in (first, other))
+        if own != others:
+            said = f"`{first.name}` is for images of {own}, `{other.name}` for images of {others}."
+            raise PairError(said, "Score them one by one, or all at one size with --img-size.")
 
 
 def evaluation_json(found: Evaluation) -> dict[str, Any]:
