@@ -121,7 +121,7 @@ def test_networks_for_images_of_different_sizes_are_scored_at_one_that_is_named_
         )
 
     with pytest.raises(
-        PairError, match="`test_resnet` is for images of 160x160, `resnet10t` for .* 176x176"
+        PairError, match=r"`test_resnet` is for images of 160x160, `resnet10t` for .* 176x176"
     ) as refused:
         found(Look())
     assert "--img-size" in refused.value.mend
