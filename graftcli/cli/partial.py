@@ -74,10 +74,10 @@ def partial(
 ) -> None:
     """Replace only some blocks of the teacher, and write the hybrid.
 
-    After a `distill`, `--blocks` alone is enough: networks, images and trained blocks are those of the newest run. What
-    else is said changes that; where all of --teacher, --student and --images are, no other run is looked at. What is
-    replaced is then finished inside the teacher. Blocks that are to be trained in another way than the earlier run's,
-    or on other images or views, are trained anew.
+    After a `distill`, `--blocks` alone is enough: networks, images, recipe, seed and trained blocks are those of the
+    newest run. What else is said changes that; where all of --teacher, --student and --images are, no other run is
+    looked at. What is replaced is then finished inside the teacher. Blocks that are to be trained in another way than
+    the earlier run's, or on other images or views, are trained anew.
 
     Examples:
       graftcli partial --blocks 3
