@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 import graftcli
 from graftcli.api.asked import asked_of
 from graftcli.cli import app
-from graftcli.store import LOCK_FILE
+from graftcli.store.locks import LOCK_FILE
 from graftcli.store.written import read_tensors
 from tests.nets import randomise, resnet
 from tests.pictures import photos

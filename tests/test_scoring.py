@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from graftcli.api.onnx_models import onnx_model
-from graftcli.api.scoring import Evaluation, Look, evaluate, fit_for
+from graftcli.api.scoring import Look, evaluate, fit_for
 from graftcli.cli import app
 from graftcli.errors import PairError, UsageError
 from graftcli.export.form import Form
@@ -106,26 +107,27 @@ def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:
         evaluate([str(place / "small.onnx"), str(other)], place / "photos", device="cpu")
 
 
-def test_networks_for_images_of_different_sizes_are_scored_at_one_that_is_named_or_not_together(place: Path) -> None:
-    images = next(folder for folder in (place / "photos").iterdir())
-
-    def found(look: Look) -> Evaluation:
-        return evaluate(
-            ["timm:test_resnet"],
-            images,
-            teacher="timm:resnet10t",
-            checkpoint="none",
-            teacher_checkpoint="none",
-            look=look,
-            device="cpu",
-        )
-
-    with pytest.raises(
-        PairError, match=r"`test_resnet` is for images of 160x160, `resnet10t` for .* 176x176"
-    ) as refused:
-        found(Look())
+def test_files_for_images_of_different_sizes_are_not_scored_together(place: Path, tmp_path: Path) -> None:
+    write(subject(small(), 48), Form(static=True), tmp_path / "larger.onnx")
+    with pytest.raises(PairError, match=r"is for images of 32x32, `larger.onnx` for images of 48x48") as refused:
+        evaluate([str(place / "static.onnx"), str(tmp_path / "larger.onnx")], place / "photos", device="cpu")
     assert "--img-size" in refused.value.mend
-    assert found(Look(img_size=(32, 32))).fit.size == (32, 32)
+
+
+@pytest.mark.parametrize("teacher", ["timm:resnet10t", "timm:test_vit"])
+def test_a_teacher_sees_images_of_the_size_of_what_is_scored(place: Path, teacher: str) -> None:
+    images = next(folder for folder in (place / "photos").iterdir())
+    score = partial(
+        evaluate,
+        [f"{NETS}:resnet(depth=8,num_classes=1000)"],
+        images,
+        teacher=teacher,
+        device="cpu",
+        checkpoint="none",
+        teacher_checkpoint="none",
+    )
+    assert score().fit.size == (32, 32)
+    assert score(look=Look(img_size=(64, 64))).fit.size == (64, 64)
 
 
 def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:

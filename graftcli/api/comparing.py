@@ -31,7 +31,8 @@ from graftcli.events import Entered, Event, Listener, Saved, Warned
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
 from graftcli.report.shown import records, stages
-from graftcli.store import METRICS_FILE, REPORT_FILE, locked
+from graftcli.store import METRICS_FILE, REPORT_FILE
+from graftcli.store.locks import locked
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_bytes, write_json
 

@@ -137,16 +137,21 @@ def evaluate(
         several = f"--checkpoint is one file of weights, and {len(models)} models are named."
         raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
 
-    def named(spec: str, weights: str | Path | None, role: str, **more: Any) -> Model:
+    def named(
+        spec: str, weights: str | Path | None, role: str, size: tuple[int, int] | None = look.img_size, **more: Any
+    ) -> Model:
         if is_onnx(spec):
-            return onnx_model(Path(spec), look.img_size)
-        return network_of(spec, checkpoint=weights, img_size=look.img_size, role=role, **building, **more)
+            return onnx_model(Path(spec), size)
+        return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
 
-    master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None else None
+    derived = any(map(is_wanted, models))  # of the teacher, which is then there before them
+    master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None and derived else None
     found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
     _check_alike(found)
     scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    if master is not None:
+    if teacher is not None:
+        _, height, width = found[0].input_size
+        master = master or named(teacher, teacher_checkpoint, "teacher", (height, width))
         _check_alike([*found, master])
         scoring = scoring.beside(master)
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)

@@ -10,10 +10,8 @@ cache/                    what the engine remembers on the disk; gone when the r
 .lock                     held by the process that works here, and its name
 """
 
-import fcntl
 import json
 import math
-import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -21,14 +19,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 from torch import Tensor
 
 from graftcli.environment.machine import peak_memory
-from graftcli.errors import GraftError, MachineError, UsageError, few
+from graftcli.errors import GraftError, UsageError, few
 from graftcli.store import card
 from graftcli.store.caches import Cache
+from graftcli.store.locks import locked
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
 from graftcli.store.written import (
     TEMPORARY,
@@ -48,7 +47,6 @@ __all__ = ["Store", "UnitState", "newest", "read_run"]
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
-LOCK_FILE = ".lock"
 
 _UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
 _LEFT_BEHIND = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
@@ -259,36 +257,6 @@ def _check_place(folder: Path, overwrite: bool) -> None:
         raise UsageError(
             found, f"Choose another one with --out. Or replace in it, with --overwrite, these and nothing else: {mine}."
         )
-
-
-def locked(folder: Path) -> BinaryIO:
-    """The folder's lock, held by this process until the file is closed or the process ends, however it ends."""
-    with writing(folder / LOCK_FILE):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("a+b")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
-            file.flush()
-        except BlockingIOError as err:
-            with file:
-                holder = _holder(file)
-            mend = "Let it end, or stop it; or choose another folder with --out."
-            raise MachineError(f"{holder} works in `{folder}`.", mend) from err
-        except BaseException:
-            file.close()
-            raise
-        return file
-
-
-def _holder(file: BinaryIO) -> str:
-    try:
-        file.seek(0)
-        holder = json.loads(file.read())
-        return f"Process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it took the lock just now
-        return "Another process"
 
 
 def _remove(folder: Path, patterns: tuple[str, ...]) -> None:
