@@ -22,6 +22,13 @@ def furnished(folder: Path, images: int) -> Path:
     return folder
 
 
+def asked_for(place: Path, how: How, student: str = OWN, checkpoint: Path | str | None = None) -> Asked:
+    given = None if checkpoint is None else str(checkpoint)
+    weights = str(place / "teacher.pth")
+    networks = Networks(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
+    return Asked(networks, str(place / "photos"), None, Look(), how)
+
+
 def begun(
     place: Path,
     how: How,
@@ -29,7 +36,4 @@ def begun(
     checkpoint: Path | str | None = None,
     listen: Listener = lambda event: None,
 ) -> Ready:
-    given = None if checkpoint is None else str(checkpoint)
-    weights = str(place / "teacher.pth")
-    networks = Networks(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
-    return ready(Asked(networks, str(place / "photos"), None, Look(), how), None, listen)
+    return ready(asked_for(place, how, student, checkpoint), None, listen)

@@ -76,7 +76,7 @@ def made_plan(spec: str, depth: int = 3) -> Plan:
 
 def images(count: int = 12) -> Images:
     pixels = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), "noise")
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "noise")
 
 
 def recipe(**changes: Any) -> Recipe:

@@ -103,7 +103,19 @@ def test_a_hybrid_is_measured_too() -> None:
     told = call("hybrid", "--json")
     assert told.exit_code == 0, told.output + told.stderr
     names = [rung["name"] for rung in json.loads(told.stdout)["rungs"]]
-    assert names == ["resnet (teacher)", "blocks 3 replaced (student)"]
+    assert names == ["resnet (teacher)", "block 3 replaced (student)"]
+
+
+def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) -> None:
+    networks = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none", "--student", "drop:layer2.1")
+    rates = [f"--set=stages.{stage}.lr=1e-12" for stage in ("graft", "finish")] + [
+        "--set=stages.finish.batchnorm=frozen"
+    ]
+    how = ("--images", "photos", "--batch", "8", "--steps-scale", "0.0001", "--out", "chance", "--quiet", "--seed", "3")
+    told = CliRunner().invoke(app, ["partial", "--blocks", "3", *networks, *rates, *how])
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(call("chance", "--json").stdout)["rungs"]
+    assert found[1]["agreement"] == 1  # its block is the teacher's own, and hardly trained
 
 
 def test_specs_are_measured_without_a_run_or_images() -> None:
@@ -136,6 +148,7 @@ def test_images_that_are_gone_leave_the_times(place: Path) -> None:
     [
         (("run", "alone16.onnx"), 2, "alone16.onnx takes 3x16x16"),
         (("nowhere.onnx",), 6, "nowhere.onnx"),
+        (("hybrid", "--img-size", "48"), 2, "holds a hybrid, which is made for images of 32x32"),
         (("run", "--images", "nowhere"), 5, "nowhere"),
         (("resnet999",), 3, "resnet999"),
     ],

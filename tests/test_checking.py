@@ -139,7 +139,7 @@ def test_a_run_checks_at_most_a_few_hundred_images_and_changes_no_weight() -> No
 def test_the_short_form_is_one_line_and_one_of_advice() -> None:
     network = engine.plan().teacher.network
     pixels = engine.images(4).pixels
-    doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), "")
+    doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), frozenset(), "")
     told = said(checked(network, doubled, engine.FIT, torch.device("cpu")))
     assert told is not None
     first, *more = told.splitlines()

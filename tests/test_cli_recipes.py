@@ -1,6 +1,8 @@
 """graftcli recipes: what is printed, what is written, and what is refused."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -70,12 +72,25 @@ def test_cp_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
     assert load(str(mine)) == load("graft")
 
 
-def test_cp_to_where_nothing_can_be_written_is_the_machines_fault(tmp_path: Path) -> None:
+def test_cp_into_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    for target in (tmp_path / "absent" / "mine.yaml", tmp_path / "file" / "mine.yaml"):
-        error = refused("cp", "graft", str(target))
-        assert isinstance(error, MachineError)
-        assert str(target) in error.found
+    for parent in (tmp_path / "absent", tmp_path / "file"):
+        error = refused("cp", "graft", str(parent / "mine.yaml"))
+        assert isinstance(error, UsageError)
+        assert f"There is no folder `{parent}`" in error.found
+
+
+def test_cp_to_where_nothing_can_be_written_is_the_machines_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    error = refused("cp", "graft", str(tmp_path / "mine.yaml"))
+    assert isinstance(error, MachineError)
+    assert str(tmp_path / "mine.yaml") in error.found and "No space left" in error.found
+    assert not list(tmp_path.iterdir())
 
 
 def test_validate_says_what_it_read() -> None:

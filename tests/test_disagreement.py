@@ -32,7 +32,7 @@ class Fixed(nn.Module):
 
 def images(count: int) -> Images:
     pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, *FIT.kept).contiguous()
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), "")
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "")
 
 
 def network(module: nn.Module, source: str = "file", weights: str = "random", classes: int = 2) -> Network:

@@ -188,3 +188,21 @@ def test_a_changed_file_is_imported_anew(file: Path) -> None:
     assert build(f"{file}:small").num_classes == 10
     file.write_text(file.read_text().replace("num_classes=10", "num_classes=12"))
     assert build(f"{file}:small").num_classes == 12
+
+
+def test_whether_a_factory_made_trained_weights_is_seen_by_making_them_again(tmp_path: Path) -> None:
+    text = """
+        import torch
+        from torch import nn
+        def untrained():
+            return nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+        def trained():
+            made = untrained()
+            made.load_state_dict({name: torch.ones_like(held) for name, held in made.state_dict().items()})
+            return made
+    """
+    path = source(tmp_path / "mine.py", text)
+    assert build(f"{path}:trained").weights == "as its factory made them"
+    before = torch.get_rng_state()
+    assert build(f"{path}:untrained").weights == "random"
+    assert torch.equal(torch.get_rng_state(), before)

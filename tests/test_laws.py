@@ -30,7 +30,7 @@ def noise(plan: Plan, count: int = 4) -> tuple[Images, Fit]:
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
     fit = Fit((height, width), channels, (0.5,) * channels, (0.25,) * channels, 1.0, "bilinear", whole=True)
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), "noise"), fit
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "noise"), fit
 
 
 def short() -> Recipe:

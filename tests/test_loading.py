@@ -103,7 +103,7 @@ def stock(folder: Path) -> Network:
     [
         ("{", "is not what graftcli writes"),
         ("{}", "does not say what network it holds"),
-        (None, "cannot be read"),
+        (None, "it is no run, or one that is not finished"),
     ],
 )
 def test_a_folder_of_others_is_refused(tmp_path: Path, document: str | None, reason: str) -> None:

@@ -1,15 +1,18 @@
 """What a run starts from."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from graftcli.api.asked import How
-from graftcli.api.ready import Ready
+from graftcli.api.ready import Ready, ready
 from graftcli.errors import UsageError
 from graftcli.events import Event, Warned
-from tests.beginning import OWN, begun, furnished
+from tests.beginning import OWN, asked_for, begun, furnished
+from tests.pictures import photos
 
 NARROW = "teacher*0.5"
 
@@ -56,6 +59,29 @@ def test_adapters_that_will_stay_are_told_before_anything_is_trained(place: Path
 
     said = "the adapters behind block 1, 2 stay in the student: no layer of it can take them in"
     assert told("adapters.where=always") == [said] and told() == []
+
+
+def test_images_that_are_measured_on_and_trained_on_are_told(place: Path) -> None:
+    def told(source: Path) -> list[str]:
+        heard: list[Event] = []
+        asked = asked_for(place, How(), OWN)
+        ready(replace(asked, val_images=str(source)), None, heard.append)
+        return [event.text for event in heard if isinstance(event, Warned) and "trained on too" in event.text]
+
+    photos(place, [f"photos/{i}.png" for i in range(4)] + [f"others/{i}.png" for i in range(4)])
+    assert told(place / "others") == []
+    shutil.copy(place / "photos" / "0.png", place / "others" / "copy.png")
+    assert told(place / "others") == ["1 of the 5 images to measure on are trained on too: agreement flatters"]
+
+
+def test_a_block_that_is_the_teachers_own_is_not_worth_replacing(place: Path) -> None:
+    def told(blocks: str | None) -> list[str]:
+        heard: list[Event] = []
+        ready(asked_for(place, How(), "drop:layer2.1"), blocks, heard.append)
+        return [event.text for event in heard if isinstance(event, Warned) and "saves nothing" in event.text]
+
+    assert told("1,3") == ["replacing blocks 1 and 3 saves nothing: the student has there what the teacher has"]
+    assert told("1,2") == told(None) == []
 
 
 def test_weights_that_a_recipe_would_not_use_are_refused_in_its_own_words(place: Path) -> None:

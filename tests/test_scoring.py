@@ -20,7 +20,7 @@ from graftcli.export.form import Form
 from graftcli.export.write import write
 from tests import files
 from tests.exports import pixels, small, subject
-from tests.pictures import folder_of, saved
+from tests.pictures import folder_of, photos, saved
 
 NETS = Path(__file__).parent / "nets.py"
 CALLED = tuple(["cat", "dog", "bird", "deer", "frog", "horse", "ship", "truck", "car", "plane"])
@@ -62,6 +62,15 @@ def test_answers_that_are_no_numbers_are_null_in_json(place: Path, tmp_path: Pat
     told = CliRunner().invoke(app, [*named, *teacher, "--images", str(images), "--img-size", "32", "--json"])
     assert told.exit_code == 0, told.stderr
     assert json.loads(told.stdout)["models"][0]["likeness"]["kl"] is None
+
+
+def test_images_without_classes_are_scored_beside_a_teacher_alone(place: Path, tmp_path: Path) -> None:
+    photos(tmp_path, ["flat/a.png", "flat/b.png"])
+    with pytest.raises(UsageError, match="no class folders, and no teacher is named") as caught:
+        evaluate([str(place / "small.onnx")], tmp_path / "flat")
+    assert "--teacher" in caught.value.mend
+    found = evaluate([str(place / "small.onnx")], tmp_path / "flat", teacher=str(place / "small.onnx"))
+    assert found.models[0].likeness is not None
 
 
 def test_a_file_agrees_with_the_network_that_it_was_made_of(place: Path) -> None:

@@ -24,14 +24,16 @@ def checkpoint(folder: Path, num_classes: int, in_chans: int = 3) -> Path:
     return folder / "w.pth"
 
 
-def test_random_weights_are_said_to_be_random_and_follow_the_seed() -> None:
+@pytest.mark.parametrize("role", ["teacher", "model", "student"])
+def test_random_weights_are_said_to_be_random_and_only_a_students_follow_the_seed(role: str) -> None:
     firsts = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
-        net = build("resnet10t", checkpoint="none")
+        net = build("resnet10t", checkpoint="none", role=role)
         assert net.weights == "random"
         firsts.append(net.module.get_parameter("fc.weight"))
-    assert torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[0], firsts[2])
+    assert torch.equal(firsts[0], firsts[1])
+    assert torch.equal(firsts[0], firsts[2]) is (role != "student")
 
 
 def test_a_network_is_in_eval_mode_and_single_precision() -> None:

@@ -1,127 +1,69 @@
-"""What `import graftcli` offers, and what the commands call."""
+"""What `import graftcli` offers, and what the commands call. A module is imported when something in it is asked for, so
+that `plan` waits for nothing that only training needs.
+"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from graftcli.api.asked import Asked, How, Networks
-from graftcli.api.benching import Bench, bench
-from graftcli.api.cells import Grid
-from graftcli.api.checking import Check, check
-from graftcli.api.comparing import compare
-from graftcli.api.exporting import Seen, export
-from graftcli.api.loading import load
-from graftcli.api.pacing import Budget
-from graftcli.api.result import Result
-from graftcli.api.running import distill, partial
-from graftcli.api.scoring import Evaluation, Look, evaluate
-from graftcli.export.form import Exported, Form
-from graftcli.nets import plan as plans
-from graftcli.nets.cuts import by_work, cuts
-from graftcli.nets.network import Network
-from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan
-from graftcli.nets.positions import Position, positions
-from graftcli.nets.spec import build
-from graftcli.nets.trace import Traced, trace
-from graftcli.report.compared import Comparison
-from graftcli.students.make import maker
+if TYPE_CHECKING:
+    from graftcli.api.asked import Asked as Asked
+    from graftcli.api.asked import How as How
+    from graftcli.api.asked import Networks as Networks
+    from graftcli.api.benching import Bench as Bench
+    from graftcli.api.benching import bench as bench
+    from graftcli.api.cells import Grid as Grid
+    from graftcli.api.checking import Check as Check
+    from graftcli.api.checking import check as check
+    from graftcli.api.comparing import compare as compare
+    from graftcli.api.exporting import Seen as Seen
+    from graftcli.api.exporting import export as export
+    from graftcli.api.loading import load as load
+    from graftcli.api.pacing import Budget as Budget
+    from graftcli.api.planning import Inspection as Inspection
+    from graftcli.api.planning import inspect as inspect
+    from graftcli.api.planning import plan as plan
+    from graftcli.api.result import Result as Result
+    from graftcli.api.running import distill as distill
+    from graftcli.api.running import partial as partial
+    from graftcli.api.scoring import Evaluation as Evaluation
+    from graftcli.api.scoring import Look as Look
+    from graftcli.api.scoring import evaluate as evaluate
+    from graftcli.export.form import Exported as Exported
+    from graftcli.export.form import Form as Form
+    from graftcli.nets.network import Network as Network
+    from graftcli.nets.pair import Choice as Choice
+    from graftcli.nets.plan import Plan as Plan
+    from graftcli.nets.spec import build as build
+    from graftcli.report.compared import Comparison as Comparison
 
-__all__ = [
-    "Asked",
-    "Bench",
-    "Budget",
-    "Check",
-    "Choice",
-    "Comparison",
-    "Evaluation",
-    "Exported",
-    "Form",
-    "Grid",
-    "How",
-    "Inspection",
-    "Look",
-    "Network",
-    "Networks",
-    "Plan",
-    "Result",
-    "Seen",
-    "bench",
-    "build",
-    "check",
-    "compare",
-    "distill",
-    "evaluate",
-    "export",
-    "inspect",
-    "load",
-    "partial",
-    "plan",
-]
-
-ImgSize = int | tuple[int, int] | None
+_OFFERED = {
+    "graftcli.api.asked": ("Asked", "How", "Networks"),
+    "graftcli.api.benching": ("Bench", "bench"),
+    "graftcli.api.cells": ("Grid",),
+    "graftcli.api.checking": ("Check", "check"),
+    "graftcli.api.comparing": ("compare",),
+    "graftcli.api.exporting": ("Seen", "export"),
+    "graftcli.api.loading": ("load",),
+    "graftcli.api.pacing": ("Budget",),
+    "graftcli.api.planning": ("Inspection", "inspect", "plan"),
+    "graftcli.api.result": ("Result",),
+    "graftcli.api.running": ("distill", "partial"),
+    "graftcli.api.scoring": ("Evaluation", "Look", "evaluate"),
+    "graftcli.export.form": ("Exported", "Form"),
+    "graftcli.nets.network": ("Network",),
+    "graftcli.nets.pair": ("Choice",),
+    "graftcli.nets.plan": ("Plan",),
+    "graftcli.nets.spec": ("build",),
+    "graftcli.report.compared": ("Comparison",),
+}
+_HOMES = {name: module for module, names in _OFFERED.items() for name in names}
 
 
-def plan(
-    teacher: str | Network,
-    student: str | Network,
-    *,
-    teacher_checkpoint: str | Path | None = None,
-    student_checkpoint: str | Path | None = None,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    img_size: ImgSize = None,
-    ema: bool | None = None,
-    unsafe_load: bool = False,
-    blocks_count: int | None = None,
-    split_teacher: Sequence[str] | None = None,
-    split_student: Sequence[str] | None = None,
-) -> Plan:
-    """Teacher and student cut at matching places; no pretrained weights are fetched for it."""
-    if isinstance(teacher, str):
-        teacher = build(
-            teacher,
-            checkpoint=teacher_checkpoint or "none",
-            num_classes=num_classes,
-            in_chans=in_chans,
-            img_size=img_size,
-            ema=ema,
-            unsafe=unsafe_load,
-            role="teacher",
-        )
-    if isinstance(student, str):
-        student = build(
-            student,
-            checkpoint=student_checkpoint or "none",
-            ema=ema,
-            unsafe=unsafe_load,
-            like=teacher,
-            role="student",
-            derive=maker(),
-        )
-    by_hand = [None if names is None else tuple(names) for names in (split_teacher, split_student)]
-    return plans.make(teacher, student, Choice(blocks_count, *by_hand))
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'graftcli.api' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
 
 
-@dataclass(frozen=True)
-class Inspection:
-    """One network and the places where it can be cut."""
-
-    network: Network
-    traced: Traced
-    cuts: tuple[Position, ...]  # the natural ones, or equal shares of the work where the image never shrinks
-    by_work: bool
-
-    @property
-    def positions(self) -> list[Position]:
-        """Every place that qualifies."""
-        return positions(self.traced)
-
-
-def inspect(spec: str, *, checkpoint: str | Path | None = None, blocks_count: int = 4, **building: Any) -> Inspection:
-    """The cuts of one network; `building` is what `build` takes: num_classes, in_chans, img_size, ema, unsafe."""
-    network = build(spec, checkpoint=checkpoint or "none", role="model", **building)
-    traced = trace(network.module, plans.example(network))
-    natural = cuts(traced)
-    return Inspection(network, traced, tuple(natural or by_work(traced, blocks_count)), not natural)
+def __dir__() -> list[str]:
+    return sorted(_HOMES)

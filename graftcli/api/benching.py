@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftcli import images as pictures
 from graftcli.api.asked import Asked, asked_of
-from graftcli.api.loading import load, network_of
+from graftcli.api.loading import network_of
 from graftcli.api.onnx_models import onnx_model
 from graftcli.api.reporting import report
 from graftcli.api.scoring import Look, fit_for
@@ -24,6 +24,7 @@ from graftcli.measure.onnx_facts import read_onnx
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
+from graftcli.report.words import numbers
 from graftcli.store import BENCH_FILE
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import write_json
@@ -176,9 +177,9 @@ def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[
     """What came out of the run, and every ONNX file in the folder."""
     settings = read_run(folder)["settings"]
     whole = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
-    what = settings["student"]["name"] if whole else f"blocks {', '.join(map(str, settings['blocks']))} replaced"
-    module = load(folder, unsafe=bool(building.get("unsafe")))
-    yield _Named(f"{what} (student)" if alone else f"{folder.name}: {what}", module, run=folder)
+    what = settings["student"]["name"] if whole else f"{numbers(settings['blocks'])} replaced"
+    own = network_of(str(folder), img_size=building.get("img_size"), unsafe=bool(building.get("unsafe")))
+    yield _Named(f"{what} (student)" if alone else f"{folder.name}: {what}", own.module, run=folder)
     for file in sorted(folder.glob("*.onnx"), key=_rank):
         yield _Named(file.name if alone else f"{folder.name}: {file.name}", file=file, run=folder)
 

@@ -51,7 +51,10 @@ class Judge:
     def said(self) -> str:
         """On what accuracy and agreement were measured."""
         if self.test is None:
-            return "agreement: with the teacher, on images that the run held out; accuracy: no --test images were given"
+            return (
+                "agreement: with the teacher, on images that a run held out, a tenth of 40 or more; "
+                "accuracy: no --test images were given"
+            )
         _, count, rule = self._told
         by = f"; classes: {rule}" if rule else "; it has no class folders, so no accuracy"
         return f"accuracy and agreement with the teacher: on {count:,} images of {self.test}{by}"

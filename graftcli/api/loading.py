@@ -64,6 +64,9 @@ def read_document(path: Path) -> tuple[dict[str, Any], Path]:
     mend = "Name a folder, or a .safetensors file, that graftcli wrote."
     try:
         return json.loads(facts.read_text(encoding="utf-8")), path / WEIGHTS_FILE
+    except FileNotFoundError as err:
+        found = f"The folder `{path}` holds no {FACTS_FILE}: it is no run, or one that is not finished."
+        raise CheckpointError(found, "A run is finished by its own command, given again; else name another.") from err
     except OSError as err:
         raise CheckpointError(f"`{facts}` cannot be read: {err.strerror or err}.", mend) from err
     except ValueError as err:

@@ -23,6 +23,7 @@ from graftcli.nets.plan import Plan
 from graftcli.nets.spec import build
 from graftcli.recipe import Recipe, check_units
 from graftcli.recipe.file import load as load_recipe
+from graftcli.report.words import numbers
 from graftcli.students.make import Pictured, made_from_teacher, maker
 from graftcli.students.wanted import is_wanted
 
@@ -69,8 +70,18 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     if (stay := _staying(plan, recipe)) and len(chosen) == len(plan.blocks):
         cuts = ", ".join(map(str, stay))
         listen(Warned(f"the adapters behind block {cuts} stay in the student: no layer of it can take them in"))
+    if len(chosen) < len(plan.blocks) and not any(_saves(plan, block) for block in chosen):
+        listen(Warned(f"replacing {numbers(chosen)} saves nothing: the student has there what the teacher has"))
     held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
+    if held is not None and (both := len(held.files & pictured().files)):
+        listen(Warned(f"{both} of the {len(held.pixels)} images to measure on are trained on too: agreement flatters"))
     return Ready(asked, recipe, plan, chosen, fit, pictured(), held, device)
+
+
+def _saves(plan: Plan, block: int) -> bool:
+    """Whether the student's block has less in it than the teacher's, or computes less."""
+    ours, theirs = plan.blocks[block - 1].student, plan.blocks[block - 1].teacher
+    return ours.params < theirs.params or ours.macs < theirs.macs
 
 
 def _staying(plan: Plan, recipe: Recipe) -> list[int]:
@@ -121,7 +132,6 @@ def plan_of(asked: Asked, recipe: Recipe) -> Plan:
 def teacher_of(asked: Asked) -> Network:
     """The trained network, with its weights."""
     networks = asked.networks
-    torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
     return build(
         networks.teacher,
         checkpoint=networks.teacher_checkpoint,
@@ -136,7 +146,7 @@ def teacher_of(asked: Asked) -> Network:
 
 def _plan(asked: Asked, recipe: Recipe, teacher: Network, looked_at: Pictured) -> Plan:
     networks = asked.networks
-    torch.manual_seed(asked.how.seed)  # whatever the teacher took of it
+    torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
     student = build(
         networks.student,
         checkpoint=_student_weights(networks, recipe),

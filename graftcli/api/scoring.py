@@ -149,6 +149,9 @@ def evaluate(
     found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
     _check_alike(found)
     scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
+    if teacher is None and scoring.labels is None:
+        said = f"`{images}` has no class folders, and no teacher is named: there is nothing to score by."
+        raise UsageError(said, "Give images in class folders, or a teacher to agree with: --teacher.")
     if teacher is not None:
         _, height, width = found[0].input_size
         master = master or named(teacher, teacher_checkpoint, "teacher", (height, width))

@@ -15,7 +15,7 @@ from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 if TYPE_CHECKING:
     from graftcli.api.result import Result
 
-_RECIPE = "Recipe"
+RECIPE = "Recipe"
 _IMAGES_HELP = "A folder, .zip or .tar of unlabelled images; labels and folder names are never read."
 
 Images = Annotated[Path, o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help=_IMAGES_HELP)]
@@ -32,15 +32,15 @@ Strict = Annotated[
     bool, o.option("--strict", metavar="", rich_help_panel=o.IMAGES, help="A broken image is an error, not left out.")
 ]
 Recipe = Annotated[
-    str, o.option("--recipe", metavar="NAME|FILE", rich_help_panel=_RECIPE, help="See `graftcli recipes ls`.")
+    str, o.option("--recipe", metavar="NAME|FILE", rich_help_panel=RECIPE, help="See `graftcli recipes ls`.")
 ]
 Set = Annotated[
     list[str] | None,
-    o.option("--set", metavar="KEY=VALUE", rich_help_panel=_RECIPE, help="Change the recipe: stages.graft.lr=1e-3."),
+    o.option("--set", metavar="KEY=VALUE", rich_help_panel=RECIPE, help="Change the recipe: stages.graft.lr=1e-3."),
 ]
 StepsScale = Annotated[
     float,
-    o.option("--steps-scale", min=0.0001, metavar="X", rich_help_panel=_RECIPE, help="0.1: a tenth of all steps."),
+    o.option("--steps-scale", min=0.0001, metavar="X", rich_help_panel=RECIPE, help="0.1: a tenth of all steps."),
 ]
 Out = Annotated[
     Path | None,

@@ -8,7 +8,7 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress
 from graftcli.cli.asking import asked_by, given
-from graftcli.cli.distill import Out, Overwrite, Recipe, Set, StepsScale, Strict, ValImages, command, tell
+from graftcli.cli.distill import RECIPE, Out, Overwrite, Set, StepsScale, Strict, ValImages, command, tell
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 Blocks = Annotated[
@@ -27,6 +27,16 @@ Teacher = Annotated[
 Student = Annotated[
     str | None,
     o.option("--student", metavar="SPEC", rich_help_panel=o.NETWORKS, help="As in distill. Without it: the run's."),
+]
+Recipe = Annotated[
+    str,
+    o.option(
+        "--recipe",
+        metavar="NAME|FILE",
+        rich_help_panel=RECIPE,
+        show_default=False,
+        help="As in distill. Without it: the run's, else graft.",
+    ),
 ]
 Images = Annotated[
     Path | None,

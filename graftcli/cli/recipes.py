@@ -67,6 +67,8 @@ def copy(
         target = target / source.name
     if target.exists() and not overwrite:
         raise UsageError(f"{target} is there already.", "Name another file, or replace it with --overwrite.")
+    if not target.parent.is_dir():
+        raise UsageError(f"There is no folder `{target.parent}` to put {target.name} in.", "Make it, or name another.")
     _write(target, text_of(source))
     if as_json:
         render.document({"recipe": name, "file": str(target)})

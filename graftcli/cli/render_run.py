@@ -7,6 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
+from graftcli.report.words import numbers
 
 if TYPE_CHECKING:
     from graftcli.api.result import Result
@@ -65,12 +66,12 @@ def _trained(event: events.Began | events.Stepped | events.Ended) -> str:
 
 def _settings(run: events.Started) -> str:
     """What the run goes by, in three lines."""
-    size, replaced = "x".join(map(str, run.size)), ", ".join(map(str, run.blocks))
+    size = "x".join(map(str, run.size))
     mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (run.mean, run.std))
     again = ", goes on where it was broken off" if run.resumed else ""
     return "\n".join(
         (
-            f"run: {run.teacher} -> {run.student}, blocks {replaced}, recipe {run.recipe}, seed {run.seed}",
+            f"run: {run.teacher} -> {run.student}, {numbers(run.blocks)}, recipe {run.recipe}, seed {run.seed}",
             f"{run.images} images at {size}, crop {run.crop_pct:g}, {run.interpolation}, mean {mean}, std {std}",
             f"{run.device}, {run.threads} threads, {human(run.memory, 'B')} to remember in; {run.folder}{again}",
         )
@@ -156,14 +157,13 @@ def result(found: "Result") -> None:
     """Print what came out of a run, and where it lies."""
     if found.already_done:
         line(f"done before: {found.folder} holds the result of this very command")
-    replaced = f"blocks {', '.join(map(str, found.blocks))}"
     on = f"on views of {found.held_out} held-out images"
     agreement = f"{found.agreement:.1%} {on}" if found.agreement is not None else "not measured"
     rows = [
         (role, name, human(params), human(macs), human(size, "B"))
         for role, name, params, macs, size in zip(
             ("teacher", "result"),
-            (found.teacher, f"{found.student}, {replaced}"),
+            (found.teacher, f"{found.student}, {numbers(found.blocks)}"),
             found.params,
             found.macs,
             found.bytes,

@@ -32,6 +32,7 @@ class Images:
     pixels: Tensor  # uint8 [images, channels, *fit.kept], in the order of the files' SHA-256
     names: tuple[str, ...]  # relative to the folder, with "/"
     broken: tuple[Broken, ...]  # in the order of their names
+    files: frozenset[bytes]  # the SHA-256 of each
     digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`: it knows no name and no order
 
 
@@ -71,7 +72,8 @@ def load(
         raise _too_few(source, found, len(good), broken)
     _arrange(pixels.numpy(), [one.row for one in good])
     digest = hashlib.sha256(b"".join(one.digest for one in good)).hexdigest()
-    return Images(pixels[: len(good)], tuple(one.name for one in good), tuple(broken), digest)
+    names, files = tuple(one.name for one in good), frozenset(one.digest for one in good)
+    return Images(pixels[: len(good)], names, tuple(broken), files, digest)
 
 
 def _room(count: int, fit: Fit) -> Tensor:

@@ -5,6 +5,7 @@ commute with a 1x1. Backwards, when such a layer made the tensor with nothing no
 weight-standardised convolution derives from nn.Conv2d and is none.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 
 from torch import fx, nn
@@ -72,12 +73,11 @@ def _calls(traced: Traced, path: str) -> int:
 
 def _obstacle(traced: Traced, path: str, module: nn.Module) -> str:
     """Why the weights of a layer cannot be changed for one reader or maker alone; empty where they can."""
-    own, inside = {id(p) for p in module.parameters()}, set(module.modules())
+    own = Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))
     if _calls(traced, path) > 1:
         return "used more than once"
-    others = (p for m in traced.root.modules() if m not in inside for p in m.parameters(recurse=False))
     bare = (node.op == "get_attr" and str(node.target).startswith(f"{path}.") for node in traced.graph.nodes)
-    if any(id(p) in own for p in others) or any(bare):
+    if any(traced.holders[one] > count for one, count in own.items()) or any(bare):
         return "with weights that are used elsewhere too"
     if module._forward_pre_hooks or module._forward_hooks:
         return "with hooks"

@@ -9,15 +9,17 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import io
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from graftcli.errors import GraftError, PairError, UsageError
@@ -56,7 +58,7 @@ def network(where: str, call: str, wishes: Asked) -> Network:
         module=made,
         name=factory,
         source="file" if file else "package",
-        weights="as its factory made them",
+        weights="random",
         input_size=size,
         num_classes=measured_width(made, size),
         preprocess=preprocess.for_channels(size[0]),
@@ -68,6 +70,16 @@ def network(where: str, call: str, wishes: Asked) -> Network:
             "sha256": _sha256(file) if file else None,
         },
     )
+
+
+def own_weights(network: Network) -> Network:
+    """The network with a word on its weights: trained ones are the same when its factory makes them once more."""
+    facts, before = network.origin, network.module.state_dict()
+    with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):  # what it prints it has printed
+        torch.manual_seed(1)
+        after = module(facts["where"], facts["call"], facts["kwargs"]).state_dict()
+    same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+    return replace(network, weights="as its factory made them") if same else network
 
 
 def module(where: str, call: str, told: Mapping[str, Any], sha256: str | None = None) -> nn.Module:

@@ -23,7 +23,7 @@ class Source:
     """A spec before it is built."""
 
     make: Callable[[Asked], Network]  # with random weights
-    fetch: Callable[[Network], Network] | None = None  # puts pretrained weights in
+    fetch: Callable[[Network], Network] | None = None  # puts pretrained weights in, or says what its own are
     file: Path | None = None  # where its own weights lie
     hint: str = ""  # what else could be meant, should weights not fit
 
@@ -42,7 +42,7 @@ def source_of(text: str, given: Given) -> Source:
     if match := _PREFIXED.fullmatch(text):
         return _prefixed(match[1], match[2], given)
     if match := _FILE_CALL.fullmatch(text):
-        return Source(partial(from_code.network, match[1], match[2]))
+        return Source(partial(from_code.network, match[1], match[2]), from_code.own_weights)
     if from_timm.known(text):
         other = f"Or is it torchvision's network of this name: torchvision:{text}?"
         source = _timm(from_timm.registered(text), "timm", given)
@@ -53,7 +53,7 @@ def source_of(text: str, given: Given) -> Source:
     if text and (_is_there(path) or text.endswith(_CHECKPOINT_ENDINGS)):
         return _on_disk(path, given)
     if match := _PACKAGE_CALL.fullmatch(text):
-        return Source(partial(from_code.network, match[1], match[2]))
+        return Source(partial(from_code.network, match[1], match[2]), from_code.own_weights)
     raise _unknown(text)
 
 
@@ -118,8 +118,12 @@ def _on_disk(path: Path, given: Given) -> Source:
         origin.check_trust(facts, path, given.unsafe)
         return Source(lambda wishes: origin.again(facts), file=file)
     if path.is_dir():
-        mend = f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it."
-        raise CheckpointError(f"The folder `{path}` holds no {origin.FACTS_FILE}: graftcli did not write it.", mend)
+        found = f"The folder `{path}` holds no {origin.FACTS_FILE}: it is no run, or one that is not finished."
+        mends = (
+            "A run is finished by its own command, given again; of a folder of runs name one.",
+            f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it.",
+        )
+        raise CheckpointError(found, " ".join(mends))
     return _self_named(path, given)
 
 

@@ -12,9 +12,12 @@ The class count and the input channels are what the flags say, else what the wei
 else the network's own. Where two of the first three disagree, the network is refused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from graftcli.errors import CheckpointError, PairError
 from graftcli.nets import from_timm, weights
@@ -59,11 +62,23 @@ def build(
         state = weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema)
         network = _loaded(source, file, state, flags, teachers, role)
     else:
-        network = source.make(flags | teachers)
+        with _chance(role):
+            network = source.make(flags | teachers)
         if checkpoint is None and source.fetch is not None:
             network = source.fetch(network)
     _check_agreement(network, flags, teachers)
     return complete(network if like is None else replace(network, preprocess=like.preprocess))
+
+
+@contextmanager
+def _chance(role: str) -> Iterator[None]:
+    """Random weights within are the same in every command, so that one teacher is one; a student's are its run's."""
+    if role == "student":
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
 
 
 def _reweighted(made: Network, checkpoint: str | Path | None, ema: bool | None, unsafe: bool) -> Network:

@@ -4,8 +4,10 @@ The graph is run once on real numbers: `run(graph)(x) == network(x)` holds bit f
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -38,6 +40,11 @@ class Traced(Recording):
     @property
     def source(self) -> fx.Node:
         return next(node for node in self.nodes if node.op == "placeholder")
+
+    @cached_property
+    def holders(self) -> Counter[int]:
+        """How many modules hold a parameter as their own, by its id."""
+        return Counter(id(p) for m in self.root.modules() for p in m.parameters(recurse=False))
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -27,10 +27,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path, mend: str = "Name the folder of a run: `ls runs`.") -> dict[str, Any]:
     """What run.json says."""
     file = folder / RUN_FILE
-    mend = "Name a folder that graftcli wrote; to start a run anew in this one, add --overwrite."
     try:
         run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         if run["format"] != _FORMAT:
@@ -69,7 +68,7 @@ def run_to_go_on(folder: Path, settings: dict[str, Any], overwrite: bool) -> dic
     if not (folder / RUN_FILE).exists():
         return None
     try:
-        run = read_run(folder)
+        run = read_run(folder, "Choose another folder with --out, or start this one anew with --overwrite.")
         if differing := list(differences(run["settings"], settings)):
             raise _refusal(folder, differing)
     except UsageError:
