@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from graftcli.events import Event
 from graftcli.graft.answers import Answers
+from graftcli.graft.precision import Precision
 from graftcli.graft.run import Outcome, run
 from graftcli.graft.seams import seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import pieces
-from graftcli.graft.training import Material, Precision
+from graftcli.graft.training import Material
 from graftcli.graft.views import Views
 from graftcli.images import Images
 from graftcli.images.pixels import Fit
@@ -107,7 +108,9 @@ def material(folder: Path) -> Material:
     found = plan()
     both = pieces(found, seams(found))
     views = Views(images().pixels, FIT, Augment(), 1, 0)
-    answers = Answers(views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=4, device=torch.device("cpu"))
+    answers = Answers(
+        views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=4, how=Precision(torch.device("cpu"))
+    )
     return Material(both, answers, 12, 0, Precision(torch.device("cpu")))
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.answers import Answers, Place
+from graftcli.graft.precision import Precision
 from graftcli.graft.views import Views
 from graftcli.recipe.values import Augment
 from graftcli.store import diary
@@ -26,14 +27,18 @@ class Counting(nn.Module):
         return x.mean((2, 3)) * 3
 
 
+PLACES: tuple[Place, ...] = ("memory", "disk", "again")
+
+
 class Killed(Exception):
     pass
 
 
-def looking(place: Place, folder: Path, stop_at: int | None) -> tuple[Answers, Counting]:
+def looking(place: Place, folder: Path, stop_at: int | None, amp: bool = False) -> tuple[Answers, Counting]:
     piece = Counting()
     views = Views(images().pixels, FIT, Augment(flip=True), 5, 0)
-    answers = Answers(views, [piece], [(3,)], {1: place}, cache=Cache(folder), chunk=8, device=torch.device("cpu"))
+    how = Precision(torch.device("cpu"), amp)
+    answers = Answers(views, [piece], [(3,)], {1: place}, cache=Cache(folder), chunk=8, how=how)
 
     def looked(done: int, total: int) -> None:
         if done == stop_at:
@@ -48,11 +53,12 @@ def looking(place: Place, folder: Path, stop_at: int | None) -> tuple[Answers, C
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize("stop_at", [8, 32, 60])
-def test_a_look_goes_on(place: Place, stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = looking(place, tmp_path / "whole", None)
+@pytest.mark.parametrize("amp", [False, True])
+def test_a_look_goes_on(place: Place, stop_at: int, amp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = looking(place, tmp_path / "whole", None, amp)
     monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
-    _, before = looking(place, tmp_path / "broken", stop_at)
-    answers, after = looking(place, tmp_path / "broken", None)
+    _, before = looking(place, tmp_path / "broken", stop_at, amp)
+    answers, after = looking(place, tmp_path / "broken", None, amp)
     assert (before.shown, after.shown) == (stop_at, 60 - stop_at)
     index = torch.arange(60)
     assert torch.equal(answers.at(1, index), whole.at(1, index))
@@ -72,6 +78,18 @@ def test_a_file_made_anew_is_not_trusted_however_often_a_look_breaks_off(
     found, again = looking("disk", tmp_path, None)
     assert again.shown == 60
     assert torch.equal(found.at(1, torch.arange(60)), whole.at(1, torch.arange(60)))
+
+
+def test_what_is_computed_in_bfloat16_takes_half_the_room(tmp_path: Path) -> None:
+    index = torch.arange(60)
+    exact, _ = looking("disk", tmp_path / "exact", None)
+    rounded = {place: looking(place, tmp_path / place, None, amp=True)[0].at(1, index) for place in PLACES}
+    assert (tmp_path / "exact" / "value-1.bin").stat().st_size == 60 * 3 * 4
+    assert (tmp_path / "disk" / "value-1.bin").stat().st_size == 60 * 3 * 2
+    assert torch.equal(rounded["disk"], rounded["memory"])
+    assert torch.equal(rounded["disk"], exact.at(1, index).bfloat16().float())
+    assert rounded["again"].dtype == torch.float32
+    torch.testing.assert_close(rounded["again"], exact.at(1, index), rtol=2**-7, atol=2**-7)
 
 
 def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:

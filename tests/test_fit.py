@@ -13,10 +13,11 @@ from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
 from graftcli.graft.fit import fit
 from graftcli.graft.losses import relative_mse, softened_kl
+from graftcli.graft.precision import Precision
 from graftcli.graft.seams import seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Pieces, pieces, tasks
-from graftcli.graft.training import BlockTraining, Material, Precision
+from graftcli.graft.training import BlockTraining, Material
 from graftcli.graft.views import Views
 from graftcli.nets import plan as plans
 from graftcli.recipe import Recipe
@@ -33,7 +34,9 @@ def on_blocks(**changes: Any) -> Recipe:
 
 def material(found: Pieces, folder: Path) -> Material:
     views = Views(images().pixels, FIT, Augment(), 1, 0)
-    answers = Answers(views, found.teacher, found.shapes, {}, cache=Cache(folder), chunk=4, device=torch.device("cpu"))
+    answers = Answers(
+        views, found.teacher, found.shapes, {}, cache=Cache(folder), chunk=4, how=Precision(torch.device("cpu"))
+    )
     return Material(found, answers, 12, 0, Precision(torch.device("cpu")))
 
 

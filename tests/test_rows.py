@@ -12,22 +12,23 @@ from graftcli.store.rows import Rows
 from tests.machine import small_disk
 
 
-def rows(path: Path, count: int = 20) -> Rows:
-    """Of 3 kB each."""
-    found = Rows(path, count, (3, 16, 16))
+def rows(path: Path, count: int = 20, dtype: torch.dtype = torch.float32) -> Rows:
+    """Of 3 kB each, or half of that."""
+    found = Rows(path, count, (3, 16, 16), dtype)
     found.open()
     return found
 
 
-def test_rows_are_read_in_any_order_and_as_often_as_wanted(tmp_path: Path) -> None:
-    written = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    found = rows(tmp_path / "values.bin")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_are_read_in_any_order_and_as_often_as_wanted(dtype: torch.dtype, tmp_path: Path) -> None:
+    written = torch.randn(20, 3, 16, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    found = rows(tmp_path / "values.bin", dtype=dtype)
     for start in (0, 8, 16):
         found.write(start, written[start : start + 8])
     index = torch.tensor([19, 0, 7, 7, 8])
     assert torch.equal(found.read(index), written[index])
     found.close()
-    again = rows(tmp_path / "values.bin")
+    again = rows(tmp_path / "values.bin", dtype=dtype)
     assert again.is_whole and torch.equal(again.read(torch.arange(20)), written)
 
 

@@ -1,5 +1,7 @@
 """Where there is room for what is remembered."""
 
+import torch
+
 from graftcli.graft.answers import choose_places
 from graftcli.graft.settings import Settings
 
@@ -7,14 +9,16 @@ from graftcli.graft.settings import Settings
 def test_the_disk_is_used_before_all_of_the_memory_is() -> None:
     sizes = [(256,), (512,), (1024,), (2048,)]  # of one view, 4 bytes a number
 
-    def places(settings: Settings) -> list[str]:
-        found = choose_places({1, 2, 3, 4}, sizes, 1, settings.rooms())
+    def places(settings: Settings, dtype: torch.dtype = torch.float32) -> list[str]:
+        found = choose_places({1, 2, 3, 4}, sizes, 1, dtype, settings.rooms())
         return [found[value] for value in (1, 2, 3, 4)]
 
     assert places(Settings(memory=10**6)) == ["memory"] * 4
     assert places(Settings(memory=10**6, disk=10**6, at_once=3072)) == ["memory", "memory", "disk", "disk"]
     assert places(Settings(memory=10**6, disk=4096, at_once=3072)) == ["memory", "memory", "disk", "memory"]
     assert places(Settings(memory=3072, disk=4096)) == ["memory", "memory", "disk", "again"]
+    assert places(Settings(memory=3072, disk=8192)) == ["memory", "memory", "disk", "again"]
+    assert places(Settings(memory=3072, disk=8192), torch.bfloat16) == ["memory", "memory", "disk", "disk"]
 
 
 def test_room_is_shared_after_what_is_taken() -> None:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.events import Event, Synthesised
+from graftcli.graft.precision import Precision
 from graftcli.graft.run import weights_digest
 from graftcli.graft.synthetic import Synthesis, _differences, _Moments
-from graftcli.graft.training import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
 from graftcli.nets import plan as plans

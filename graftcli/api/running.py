@@ -17,9 +17,9 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
 from graftcli.errors import GraftError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
+from graftcli.graft.precision import Precision
 from graftcli.graft.run import Outcome, run, weights_digest
 from graftcli.graft.settings import Settings
-from graftcli.graft.training import Precision
 from graftcli.nets.network import Network
 from graftcli.report.writing import write_report
 from graftcli.store import Store

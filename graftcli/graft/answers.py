@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graftcli.graft.precision import Precision
 from graftcli.graft.views import Views
 from graftcli.store.caches import Cache
 from graftcli.store.rows import Rows
@@ -29,11 +30,11 @@ class Answers:
         cache: Cache,
         name: str = "value",
         chunk: int,
-        device: torch.device,
+        how: Precision,
     ) -> None:
         """`pieces[k-1]` makes value k out of value k-1; `shapes[k-1]` is its shape; `name` is that of its files."""
         self.views, self.pieces, self.shapes, self.places = views, pieces, shapes, places
-        self.cache, self.name, self.chunk, self.device = cache, name, chunk, device
+        self.cache, self.name, self.chunk, self.how = cache, name, chunk, how
         self._kept: dict[int, Tensor] = {}
         self._files: dict[int, Rows] = {}
 
@@ -45,9 +46,9 @@ class Answers:
         for value in sorted({self._base(value) for value in wanted} - {0}):
             shape = self.shapes[value - 1]
             if self.places[value] == "memory":
-                self._kept[value] = torch.empty(len(self.views), *shape)
+                self._kept[value] = torch.empty(len(self.views), *shape, dtype=self.how.dtype)
             else:
-                self._files[value] = self.cache.rows(f"{self.name}-{value}", len(self.views), shape)
+                self._files[value] = self.cache.rows(f"{self.name}-{value}", len(self.views), shape, self.how.dtype)
         if not self._kept and not self._files:
             return
         diary = self.cache.diary(self.name, self._kept, self._files)
@@ -57,13 +58,13 @@ class Answers:
         looked(done, len(self.views))
         for start in range(done, len(self.views), self.chunk):
             indices = torch.arange(start, min(start + self.chunk, len(self.views)))
-            value_now = self.views.normalised(indices).to(self.device)
+            value_now = self.views.normalised(indices).to(self.how.device)
             for k in range(1, max((*self._kept, *self._files)) + 1):
                 value_now = self._next(k, value_now)
                 if k in self._kept:
-                    self._kept[k][indices] = value_now.float().cpu()
+                    self._kept[k][indices] = value_now.to("cpu", self.how.dtype)
                 elif k in self._files:
-                    self._files[k].write(start, value_now.float().cpu())
+                    self._files[k].write(start, value_now.to("cpu", self.how.dtype))
             done = int(indices[-1]) + 1
             diary.keep(done)
             looked(done, len(self.views))
@@ -72,10 +73,10 @@ class Answers:
     def at(self, value: int, index: Tensor) -> Tensor:
         """The given value of some views, on the device."""
         base = self._base(value)
-        found = self._remembered(base, index).to(self.device)
+        found = self._remembered(base, index).to(self.how.device)
         for k in range(base + 1, value + 1):
             found = self._next(k, found)
-        return found
+        return found.float()
 
     def _remembered(self, value: int, index: Tensor) -> Tensor:
         if value in self._files:
@@ -97,23 +98,28 @@ class Answers:
 
     @torch.no_grad()
     def _next(self, k: int, value: Tensor) -> Tensor:
-        result: Tensor = self.pieces[k - 1](value)
+        with self.how.autocast():
+            result: Tensor = self.pieces[k - 1](value)
         return result
 
 
-def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int) -> int:
+def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int, dtype: torch.dtype) -> int:
     """The bytes that a value takes up for all views."""
-    return 4 * views * math.prod(shapes[value - 1])
+    return dtype.itemsize * views * math.prod(shapes[value - 1])
 
 
 def choose_places(
-    wanted: Collection[int], shapes: Sequence[tuple[int, ...]], views: int, rooms: Sequence[tuple[Place, int]]
+    wanted: Collection[int],
+    shapes: Sequence[tuple[int, ...]],
+    views: int,
+    dtype: torch.dtype,
+    rooms: Sequence[tuple[Place, int]],
 ) -> dict[int, Place]:
     """Where each wanted value is remembered: the smallest first, in the first of the `rooms` that has bytes for it."""
     places: dict[int, Place] = {}
     left = [size for _, size in rooms]
     for value in sorted(wanted, key=lambda k: math.prod(shapes[k - 1])):
-        size = size_of(value, shapes, views)
+        size = size_of(value, shapes, views, dtype)
         fitting = next((i for i, free in enumerate(left) if size <= free), None)
         if fitting is None:
             places[value] = "again"

@@ -104,7 +104,7 @@ class LayerTraining(Training):
         index = self.order.at(self.course.step)
         total = torch.zeros((), device=self.sides[0][1].device)
         for share, read, wanted in self.sides:
-            with self.amp():
+            with self.material.how.autocast():
                 given = self.layer.run(read[index])
             total = total + share * (given.float() - wanted[index]).square().mean()
         return total / self.scale

@@ -21,6 +21,7 @@ from graftcli.graft.inherit import inherit
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
 from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
+from graftcli.graft.precision import Precision
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
@@ -143,7 +144,8 @@ class _Work:
         if len(held):
             views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1, room=settings.drawn)
             scores = self.pieces.blocks + 1
-            self.held = self._answers("held-out", views, {scores}, settings.rooms(views.remembered))
+            exact = Precision(settings.how.device)  # by what is measured on, runs of any precision are compared
+            self.held = self._answers("held-out", views, {scores}, settings.rooms(views.remembered), exact)
             self.held.look({scores}, lambda *_: None)
 
     def _first_views(self) -> Tensor:
@@ -221,7 +223,7 @@ class _Work:
             seed, room = self.settings.seed, self.settings.drawn // len(self.looks)
             views = Views(self.train, self.fit_, augment, self.looks[augment], seed, self.synthetic, room)
             rooms = self.settings.rooms(self._taken() + views.remembered, len(self.looks))
-            answers = self._answers(f"value{number or ''}", views, self._wanted(alike), rooms)
+            answers = self._answers(f"value{number or ''}", views, self._wanted(alike), rooms, self.settings.how)
             looked = self._wanted(self._alike(task, self.todo))
             answers.look(looked, lambda done, total: self.listen(Looked(done, total)))
             self.answers[augment] = answers
@@ -232,7 +234,8 @@ class _Work:
         if self.held is None:
             return 0
         views = self.held.views
-        return size_of(self.pieces.blocks + 1, self.pieces.shapes, len(views)) + views.remembered
+        size = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(views), self.held.how.dtype)
+        return size + views.remembered
 
     @cached_property
     def synthetic(self) -> Tensor | None:
@@ -252,9 +255,11 @@ class _Work:
             lambda done, total: self.listen(Synthesised(done, total)),
         )
 
-    def _answers(self, name: str, views: Views, values: set[int], rooms: Sequence[tuple[Place, int]]) -> Answers:
+    def _answers(
+        self, name: str, views: Views, values: set[int], rooms: Sequence[tuple[Place, int]], how: Precision
+    ) -> Answers:
         shapes = self.pieces.shapes
-        places = choose_places(values, shapes, len(views), rooms)
+        places = choose_places(values, shapes, len(views), how.dtype, rooms)
         return Answers(
             views,
             self.pieces.teacher,
@@ -263,7 +268,7 @@ class _Work:
             cache=self.keeper.cache,
             name=name,
             chunk=chunk_of(shapes, self.settings.how.device),
-            device=self.settings.how.device,
+            how=how,
         )
 
     def agreement(self, blocks: Sequence[int]) -> float:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 
 from graftcli.graft.answers import Place
-from graftcli.graft.training import Precision
+from graftcli.graft.precision import Precision
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
 from graftcli.graft.layout import lay_out_whole
 from graftcli.graft.norms import batchnorms
-from graftcli.graft.training import Precision
+from graftcli.graft.precision import Precision
 from graftcli.graft.views import Views
 from graftcli.images import Fit, normalise
 from graftcli.nets.plan import Side
@@ -87,7 +87,7 @@ class Synthesis:
     def _error(self, pixels: Tensor, drawn: Tensor) -> Tensor:
         """How far the statistics are from those that are remembered, and the answers from the classes that are drawn,
         where the teacher knows classes."""
-        with _differences(self.norms) as found, torch.autocast(pixels.device.type, torch.bfloat16, self.how.amp):
+        with _differences(self.norms) as found, self.how.autocast():
             scores = self.teacher(normalise(pixels, self.fit))
         error = torch.stack(found).mean()
         if scores.shape[1] < 2:

@@ -12,6 +12,7 @@ from graftcli.events import Listener, Warned
 from graftcli.graft.answers import Answers
 from graftcli.graft.course import SMALL, restore, state_of
 from graftcli.graft.order import Order
+from graftcli.graft.precision import Precision
 from graftcli.graft.solver import factor_at, optimiser_of, rate_of, rates_of
 from graftcli.graft.stages import Grafted, Pieces, Task, loss, moving_modules, wanted
 from graftcli.nets.kept import Kept
@@ -23,13 +24,6 @@ class Unit(Protocol):
     @property
     def state(self) -> dict[str, Any] | None: ...
     def keep(self, step: int, state: dict[str, Any]) -> None: ...
-
-
-@dataclass(frozen=True)
-class Precision:
-    device: torch.device
-    amp: bool = False
-    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,10 +98,6 @@ class Training(ABC):
         self.course = restore(self.good, self.moving, self.optimiser)
         self.course.halved = True
 
-    def amp(self) -> torch.autocast:
-        """Within it, what is trained computes in bfloat16 where the run is asked to."""
-        return torch.autocast(self.material.how.device.type, torch.bfloat16, enabled=self.material.how.amp)
-
 
 class BlockTraining(Training):
     """Blocks of the student inside the teacher."""
@@ -168,6 +158,6 @@ class BlockTraining(Training):
         return said
 
     def _distance(self, features: Tensor, said: dict[int, Tensor]) -> Tensor:
-        with self.amp():
+        with self.material.how.autocast():
             given = self._run(features, self.targets)
         return loss(self.task, self.material.pieces, given, said)

@@ -19,8 +19,8 @@ class Cache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def rows(self, name: str, count: int, shape: Sequence[int]) -> Rows:
-        return Rows(self.folder / f"{name}.bin", count, shape)
+    def rows(self, name: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> Rows:
+        return Rows(self.folder / f"{name}.bin", count, shape, dtype)
 
     def diary(self, name: str, kept: Mapping[int, Tensor], files: Mapping[int, Rows]) -> Diary:
         """Of the rows `name-1`, `name-2`, …"""

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from graftcli.store.rows import Rows
+from graftcli.store.rows import Rows, bytes_of
 from graftcli.store.written import write_json, writing
 
 _KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
@@ -48,7 +48,8 @@ class Diary:
             self._page.unlink()  # before a file is made anew, whose rows are zeros
             return 0
         for value, tensor in self.kept.items():
-            rows = torch.from_file(str(self._file(value)), shared=False, size=page["done"] * tensor[0].numel())
+            size, file = page["done"] * tensor[0].numel(), str(self._file(value))
+            rows = torch.from_file(file, shared=False, size=size, dtype=tensor.dtype)
             tensor[: page["done"]] = rows.view(page["done"], *tensor.shape[1:])
         self._done = page["done"]
         return self._done
@@ -70,7 +71,7 @@ class Diary:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("r+b" if path.exists() else "w+b") as file:
                 file.seek(self._done * row)
-                file.write(tensor[self._done : done].numpy().tobytes())
+                file.write(bytes_of(tensor[self._done : done]))
                 file.flush()
                 os.fsync(file.fileno())
 

@@ -18,11 +18,11 @@ from graftcli.store.written import writing
 
 
 class Rows:
-    """A file of `count` rows of float32, each of `shape`."""
+    """A file of `count` rows, each of `shape`."""
 
-    def __init__(self, path: Path, count: int, shape: Sequence[int]) -> None:
-        self.path, self.count, self.shape = path, count, tuple(shape)
-        self.row = 4 * math.prod(shape)
+    def __init__(self, path: Path, count: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+        self.path, self.count, self.shape, self.dtype = path, count, tuple(shape), dtype
+        self.row = dtype.itemsize * math.prod(shape)
         self.is_whole = path.is_file() and path.stat().st_size == count * self.row
 
     def open(self) -> None:
@@ -33,15 +33,15 @@ class Rows:
         self.close = weakref.finalize(self, os.close, self._file)  # at the latest when nobody holds the rows any more
 
     def write(self, start: int, rows: Tensor) -> None:
-        data, at = rows.contiguous().numpy().data.cast("B"), start * self.row
+        data, at = bytes_of(rows), start * self.row
         with writing(self.path, len(data)):
             while data:
                 written = os.pwrite(self._file, data, at)
                 data, at = data[written:], at + written
 
     def read(self, index: Tensor) -> Tensor:
-        found = torch.empty(len(index), *self.shape)
-        data = found.numpy().data.cast("B")
+        found = torch.empty(len(index), *self.shape, dtype=self.dtype)
+        data = bytes_of(found)
         for place, row in enumerate(index.tolist()):
             read = os.pread(self._file, self.row, row * self.row)
             if len(read) != self.row:
@@ -52,6 +52,11 @@ class Rows:
     def sync(self) -> None:
         """What was written is on the disk, whatever happens to the machine."""
         os.fsync(self._file)
+
+
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The tensor's own memory, where that is one piece; NumPy knows no bfloat16."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _make(path: Path, size: int) -> None:

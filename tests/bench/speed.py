@@ -31,10 +31,11 @@ from graftcli.graft.inherit import inherit
 from graftcli.graft.layout import lay_out
 from graftcli.graft.looks import chunk_of, looks, synthetic
 from graftcli.graft.norms import trained_as
+from graftcli.graft.precision import Precision
 from graftcli.graft.seams import seams
 from graftcli.graft.stages import Task, loss, pieces, tasks, wanted
 from graftcli.graft.synthetic import Synthesis
-from graftcli.graft.training import BlockTraining, Material, Precision
+from graftcli.graft.training import BlockTraining, Material
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images, load
 from graftcli.images.pixels import decode
@@ -125,7 +126,7 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
         dict.fromkeys(values, "memory"),
         cache=Cache(folder),
         chunk=chunk_of(both.shapes, CPU),
-        device=CPU,
+        how=Precision(CPU),
     )
     began = time.process_time()
     answers.look(values, lambda *_: None)
