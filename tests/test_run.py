@@ -8,6 +8,7 @@ import torch
 from graftcli.errors import GateError, UsageError
 from graftcli.events import Began, Ended, Event, Looked, Merged, Warned
 from graftcli.graft import fit as fitting
+from graftcli.graft.precision import Precision
 from graftcli.graft.run import weights_digest
 from graftcli.graft.settings import Settings
 from graftcli.graft.stages import check_tasks, tasks
@@ -51,19 +52,22 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("batchnorm", ["frozen", "train"])
-@pytest.mark.parametrize("after", range(1, 9))
+@pytest.mark.parametrize(
+    ("after", "batchnorm", "amp"),
+    [*((after, norm, False) for after in range(1, 9) for norm in ("frozen", "train")), (3, "train", True)],
+)
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
-    tmp_path: Path, after: int, batchnorm: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, after: int, batchnorm: str, amp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step is kept, and the run breaks off again and again; its first task sees the most views."""
+    settings = Settings(how=Precision(torch.device("cpu"), amp))
     monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
     monkeypatch.setattr(fitting, "_TELL_EVERY", -1.0)
     stages = recipe().stages
     first = stages[0].model_copy(update={"steps": (11, 5), "batchnorm": batchnorm})
     others = (stage.model_copy(update={"batchnorm": batchnorm}) for stage in stages[1:])
     uneven = recipe().model_copy(update={"stages": (first, *others)})
-    expected = weights_digest(trained(plan(), Memory(tmp_path), uneven).merged.module)
+    expected = weights_digest(trained(plan(), Memory(tmp_path), uneven, settings).merged.module)
     keeper, breaks = Memory(tmp_path), 0
     for _ in range(100):
         heard = 0
@@ -75,13 +79,24 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
                 raise Killed
 
         try:
-            outcome = trained(plan(), keeper, uneven, listen=listen)
+            outcome = trained(plan(), keeper, uneven, settings, listen=listen)
         except Killed:
             breaks += 1
             continue
         break
     assert breaks > 0
     assert weights_digest(outcome.merged.module) == expected
+
+
+def test_in_bfloat16_a_run_comes_out_nearly_the_same(tmp_path: Path) -> None:
+    losses = {}
+    for amp in (False, True):
+        keeper = Memory(tmp_path / str(amp))
+        outcome = trained(plan(), keeper, settings=Settings(how=Precision(torch.device("cpu"), amp)))
+        losses[amp] = [one["loss"] for one in keeper.records if not one["unit"].startswith("connect")]
+        assert {tensor.dtype for tensor in outcome.merged.module.state_dict().values()} <= {torch.float32, torch.int64}
+    assert losses[True] != losses[False]
+    assert losses[True] == pytest.approx(losses[False], rel=0.05)
 
 
 @pytest.mark.parametrize("memory, disk", [(0, 0), (0, 10**9), (20_000, 10**9)])
