@@ -106,7 +106,7 @@ def noise(folder: Path, count: int, size: int) -> Path:
 # -- (a), (c): a step ---------------------------------------------------------------------------------------------
 
 
-def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, float]:
+def material(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[Material, float]:
     """What a run's tasks are trained with, made as a run makes it, and the CPU seconds of the look at one view, in
     which it is drawn."""
     plan = networks(TEACHER if TEACHER.is_file() else None)
@@ -126,11 +126,11 @@ def material(recipe: Recipe, images: Images, folder: Path) -> tuple[Material, fl
         dict.fromkeys(values, "memory"),
         cache=Cache(folder),
         chunk=chunk_of(both.shapes, CPU),
-        how=Precision(CPU),
+        how=how,
     )
     began = time.process_time()
     answers.look(values, lambda *_: None)
-    return Material(both, answers, len(images.pixels), 0, Precision(CPU)), (time.process_time() - began) / len(views)
+    return Material(both, answers, len(images.pixels), 0, how), (time.process_time() - began) / len(views)
 
 
 def stepping(training: BlockTraining) -> Callable[[], None]:
@@ -153,7 +153,9 @@ def bare(training: BlockTraining) -> Callable[[], None]:
 
     def step() -> None:
         training.moving.zero_grad()
-        loss(task, both, training.grafted(features, training.targets), said).backward()
+        with training.material.how.autocast():
+            given = training.grafted(features, training.targets)
+        loss(task, both, given, said).backward()
 
     return step
 
@@ -180,30 +182,32 @@ def step_of(recipe: Recipe, task: Task, given: Material, rounds: int) -> Step:
     )
 
 
-def making(recipe: Recipe, images: Images, folder: Path) -> tuple[int, float]:
+def making(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[int, float]:
     """How many synthetic images a run makes, and the CPU seconds of one."""
     asked, count = recipe.views.synthetic, synthetic(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels))
     if asked is None or not count:
         return 0, 0.0
     teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
-    synthesis = Synthesis(teacher, FIT, Precision(CPU), MADE_IN)
+    synthesis = Synthesis(teacher, FIT, how, MADE_IN)
     began = time.process_time()
     synthesis.of(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
     return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
 
 
-def steps(images: Images, folder: Path, rounds: int) -> Iterator[tuple[Recipe, list[Step], float]]:
+def steps(images: Images, folder: Path, rounds: int, how: Precision) -> Iterator[tuple[Recipe, list[Step], float]]:
     for name in ("netgraft", "graft"):
         recipe = load_recipe(name)
-        given, look = material(recipe, images, folder / name)  # a look that another recipe wrote down is none of its
+        given, look = material(
+            recipe, images, folder / name, how
+        )  # a look that another recipe wrote down is none of its
         yield recipe, [step_of(recipe, t, given, rounds) for t in tasks(recipe, 3, (1, 2, 3))], look
 
 
-def a_and_c(folder: Path, rounds: int) -> Iterator[str]:
+def a_and_c(folder: Path, rounds: int, how: Precision) -> Iterator[str]:
     images = training_images(folder)
     yield "| recipe, unit | ms a step | plainly | as released | (a) ratios | (c) share of networks |"
     yield "| --- | --: | --: | --: | --: | --: |"
-    for recipe, found, look in steps(images, folder, rounds):
+    for recipe, found, look in steps(images, folder, rounds, how):
         for one in found:
             yield row(f"`{recipe.name}` {one.unit}", [one])
         for stage in recipe.stages:
@@ -211,7 +215,7 @@ def a_and_c(folder: Path, rounds: int) -> Iterator[str]:
         yield row(f"**`{recipe.name}`, all steps**", found)
         views = len(images.pixels) * sum(looks(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels)).values())
         yield row(f"`{recipe.name}`, with the look at {views:,} views, {1e3 * look:.2f} ms each", found, look * views)
-        count, each = making(recipe, images, folder)
+        count, each = making(recipe, images, folder, how)
         if count:
             name = f"`{recipe.name}`, with that and {count} synthetic images, {1e3 * each:.0f} ms each"
             yield row(name, found, look * views + count * each)
@@ -321,6 +325,9 @@ def main() -> None:
     parser.add_argument("--parts", default="acbde", help="which of (a) to (e); a and c are one table")
     parser.add_argument("--rounds", type=int, default=9, help="of which a time is the median")
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument(
+        "--amp", action="store_true", help="ours of a and c in bfloat16; the plain loop stays in float32"
+    )
     parser.add_argument("--large", action="store_true", help="10,000 images of 224 pixels too")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -330,7 +337,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         parts: dict[str, Callable[[], Iterator[str]]] = {
-            "a": lambda: a_and_c(folder, given.rounds),
+            "a": lambda: a_and_c(folder, given.rounds, Precision(CPU, given.amp)),
             "b": lambda: b(folder),
             "d": lambda: d(folder),
             "e": lambda: e(folder, given.rounds),
