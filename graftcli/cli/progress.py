@@ -1,9 +1,11 @@
 """A run's events -> progress on stderr: bars on a terminal, plain lines elsewhere, JSON lines with --json."""
 
 import json
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
@@ -15,13 +17,49 @@ _LINE_EVERY = 5.0  # seconds between two plain lines of one task
 
 @contextmanager
 def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
-    """A listener that suits the terminal, until the run is over."""
+    """A listener that suits the terminal, until the run is over; through it Ctrl-C is heard for certain."""
+    with _telling(as_json, quiet) as told, _interruptible() as check:
+
+        def listen(event: events.Event) -> None:
+            check()
+            told(event)
+
+        yield listen
+
+
+@contextmanager
+def _telling(as_json: bool, quiet: bool) -> Iterator[events.Listener]:
     if as_json or quiet or not render.ERR.is_terminal:
         told = _json_line if as_json else _Lines()
         yield _only_warnings(told) if quiet else told
         return
     with render_run.Bars() as bars:
         yield bars
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], None]]:
+    """A check that raises where Ctrl-C was lost: raised within a destructor, Python drops any exception."""
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        asked = True
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if asked:
+            raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if mine:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield check
+    finally:
+        if mine:
+            signal.signal(signal.SIGINT, before)
 
 
 def _json_line(event: events.Event) -> None:
