@@ -231,6 +231,7 @@ import torch, timm
 from pathlib import Path
 from safetensors.torch import load_file
 here = Path(sys.argv[1])
+torch.set_num_threads(int(sys.argv[2]))  # other threads add up the same numbers in another order
 network = timm.create_model("resnet10t", num_classes=10).eval()
 network.load_state_dict(load_file(here / "student.safetensors"), strict=True)
 seen = load_file(here / "seen.safetensors")
@@ -249,7 +250,7 @@ def test_the_merged_student_loads_into_stock_timm_in_a_process_without_graftcli(
     save_file(merged.module.state_dict(), tmp_path / "student.safetensors")
     save_file(seen, tmp_path / "seen.safetensors")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LOAD, str(tmp_path)],
+        [sys.executable, "-W", "ignore", "-c", LOAD, str(tmp_path), str(torch.get_num_threads())],
         cwd=tmp_path,
         capture_output=True,
         text=True,
