@@ -11,7 +11,7 @@ from graftcli.errors import CheckpointError, UsageError
 from graftcli.graft import hybrid
 from graftcli.nets import weights
 from graftcli.nets.network import Network, Preprocess
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_output, rebuild
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_output, no_output, rebuild
 from graftcli.nets.spec import build
 from graftcli.store import card
 from graftcli.store.written import read_facts, read_tensors
@@ -65,8 +65,7 @@ def read_document(path: Path) -> tuple[dict[str, Any], Path]:
     try:
         return json.loads(facts.read_text(encoding="utf-8")), path / WEIGHTS_FILE
     except FileNotFoundError as err:
-        found = f"The folder `{path}` holds no {FACTS_FILE}: it is no run, or one that is not finished."
-        raise CheckpointError(found, "A run is finished by its own command, given again; else name another.") from err
+        raise no_output(path) from err
     except OSError as err:
         raise CheckpointError(f"`{facts}` cannot be read: {err.strerror or err}.", mend) from err
     except ValueError as err:

@@ -71,7 +71,9 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
         cuts = ", ".join(map(str, stay))
         listen(Warned(f"the adapters behind block {cuts} stay in the student: no layer of it can take them in"))
     if len(chosen) < len(plan.blocks) and not any(_saves(plan, block) for block in chosen):
-        listen(Warned(f"replacing {numbers(chosen)} saves nothing: the student has there what the teacher has"))
+        listen(
+            Warned(f"replacing {numbers(chosen)} saves nothing: the student has there what the teacher has, or more")
+        )
     held = images_of(asked.val_images, fit, how, listen) if asked.val_images is not None else None
     if held is not None and (both := len(held.files & pictured().files)):
         listen(Warned(f"{both} of the {len(held.pixels)} images to measure on are trained on too: agreement flatters"))

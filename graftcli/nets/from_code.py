@@ -58,7 +58,7 @@ def network(where: str, call: str, wishes: Asked) -> Network:
         module=made,
         name=factory,
         source="file" if file else "package",
-        weights="random",
+        weights="as its factory made them",
         input_size=size,
         num_classes=measured_width(made, size),
         preprocess=preprocess.for_channels(size[0]),
@@ -73,13 +73,13 @@ def network(where: str, call: str, wishes: Asked) -> Network:
 
 
 def own_weights(network: Network) -> Network:
-    """The network with a word on its weights: trained ones are the same when its factory makes them once more."""
+    """The network with a word on its weights: random ones are others when its factory makes them once more."""
     facts, before = network.origin, network.module.state_dict()
     with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):  # what it prints it has printed
         torch.manual_seed(1)
         after = module(facts["where"], facts["call"], facts["kwargs"]).state_dict()
     same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    return replace(network, weights="as its factory made them") if same else network
+    return network if same else replace(network, weights="random")
 
 
 def module(where: str, call: str, told: Mapping[str, Any], sha256: str | None = None) -> nn.Module:

@@ -118,12 +118,8 @@ def _on_disk(path: Path, given: Given) -> Source:
         origin.check_trust(facts, path, given.unsafe)
         return Source(lambda wishes: origin.again(facts), file=file)
     if path.is_dir():
-        found = f"The folder `{path}` holds no {origin.FACTS_FILE}: it is no run, or one that is not finished."
-        mends = (
-            "A run is finished by its own command, given again; of a folder of runs name one.",
-            f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it.",
-        )
-        raise CheckpointError(found, " ".join(mends))
+        mend = f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it."
+        raise origin.no_output(path, mend)
     return _self_named(path, given)
 
 

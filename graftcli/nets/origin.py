@@ -101,6 +101,13 @@ def is_output(path: Path) -> bool:
     return (path / FACTS_FILE).is_file() if path.is_dir() else bool(_metadata(path))
 
 
+def no_output(folder: Path, *mends: str) -> CheckpointError:
+    """The error for a folder in which graftcli wrote no network, or has not yet."""
+    found = f"The folder `{folder}` holds no {FACTS_FILE}: it is no run, or one that is not finished."
+    own = "A run is finished by its own command, given again; of a folder of runs name one."
+    return CheckpointError(found, " ".join((own, *mends)))
+
+
 def read_output(path: Path) -> tuple[dict[str, Any], Path]:
     """The origin of the network that graftcli wrote to `path`, and the file of its weights."""
     facts, key = (path / FACTS_FILE, "student") if path.is_dir() else (path, "origin")

@@ -20,7 +20,7 @@ from graftcli.store.written import writing
 class Rows:
     """A file of `count` rows, each of `shape`."""
 
-    def __init__(self, path: Path, count: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, path: Path, count: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.path, self.count, self.shape, self.dtype = path, count, tuple(shape), dtype
         self.row = dtype.itemsize * math.prod(shape)
         self.is_whole = path.is_file() and path.stat().st_size == count * self.row
