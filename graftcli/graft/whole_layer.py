@@ -12,7 +12,7 @@ from graftcli.graft.folding import Plain
 from graftcli.graft.one_layer import Seen
 from graftcli.nets.least_squares import Equations, in_double, solved, solved_from_few
 
-_ENOUGH, _A_NUMBER = 2**14, 8  # places at which a layer is looked at: at least, and for each number that it reads there
+_ENOUGH, _A_NUMBER = 2**13, 8  # places at which a layer is looked at: at least, and for each number that it reads there
 _MOST_NUMBERS = 8192  # that it reads at a place: above it the equations alone fill the memory
 _RIDGE, _FEW = 1e-2, 0.1  # of the mean of the diagonal: at least, and where there are as many places as numbers
 
@@ -92,5 +92,7 @@ def _seen_at(layer: Plain, read: Tensor, places: Tensor) -> Tensor:
     padded = _padded(layer, read)
     width = _map_of(layer, padded)[1]
     rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
-    taps = [padded[:, :, rows + i * down, columns + j * right] for i in range(high) for j in range(wide)]
-    return torch.stack(taps, 2).movedim(3, 1).flatten(2).flatten(0, 1)
+    taps = [(rows + i * down) * padded.shape[3] + columns + j * right for i in range(high) for j in range(wide)]
+    channels_last = padded.flatten(2).transpose(1, 2).contiguous()  # what is read at a tap then lies side by side
+    found = channels_last[:, torch.stack(taps, 1).flatten()].unflatten(1, (len(places), -1))
+    return found.transpose(2, 3).flatten(2).flatten(0, 1)
