@@ -8,9 +8,14 @@ import timm
 import torch
 import torchvision
 
+from graftcli.api.loading import network_of
 from graftcli.errors import CheckpointError, PairError, UsageError
+from graftcli.nets.grammar import output_of
 from graftcli.nets.spec import build
+from graftcli.store.card import save_student
+from graftcli.students.make import made_from_teacher
 from tests.nets import randomise, resnet
+from tests.test_card import made, network
 
 
 @pytest.mark.parametrize(
@@ -60,6 +65,20 @@ def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeyp
     with pytest.raises(CheckpointError, match=r"it is no run, or one that is not finished") as caught:
         build("./resnet18")
     assert "local-dir:" in caught.value.mend
+
+
+def test_what_graftcli_wrote_under_a_networks_name_is_meant_where_a_path_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = network("torchvision:squeezenet1_1")
+    save_student(tmp_path / "resnet18", net.module, made(net))
+    assert (output_of("resnet18"), output_of("./resnet18")) == (None, Path("resnet18"))
+    assert network_of("resnet18", checkpoint="none").source == "timm"
+    for written in ("./resnet18", Path("resnet18")):
+        assert network_of(written).name == "squeezenet1_1"
+    (tmp_path / "resnet18/graft.json").write_text('{"kind": "hybrid"}')
+    assert not made_from_teacher("resnet18")
 
 
 def test_a_file_of_networks_is_no_network() -> None:

@@ -102,6 +102,7 @@ def stock(folder: Path) -> Network:
     ("document", "reason"),
     [
         ("{", "is not what graftcli writes"),
+        ("[]", "is not what graftcli writes"),
         ("{}", "does not say what network it holds"),
         (None, "it is no run, or one that is not finished"),
     ],

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from graftcli.errors import CheckpointError
+from graftcli.errors import CheckpointError, PairError
 from graftcli.nets.origin import FACTS_FILE, METADATA_KEY, WEIGHTS_FILE, check_trust, rebuild
 from graftcli.nets.spec import Network, build
 from tests.nets import randomise
@@ -55,6 +55,15 @@ def test_rebuilding_makes_the_same_architecture(spec: str) -> None:
     again = rebuild(json.loads(json.dumps(net.origin)))
     assert str(again) == str(net.module)
     assert not again.training
+
+
+def test_what_graftcli_wrote_takes_the_size_asked_for_where_it_runs_at_it(tmp_path: Path) -> None:
+    folder = str(written_folder(made("timm:resnet10t"), tmp_path / "convolutions"))
+    assert build(folder, img_size=64).made_for.img_size == (64, 64)
+    folder = str(written_folder(made("timm:vit_tiny_patch16_224"), tmp_path / "tokens"))
+    assert build(folder, img_size=48).made_for.img_size == (48, 48)
+    with pytest.raises(PairError, match="as it was written for 48x48, does not run on images of 64x64"):
+        build(folder, img_size=64)
 
 
 def test_a_student_may_be_what_graftcli_wrote(tmp_path: Path) -> None:

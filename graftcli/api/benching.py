@@ -21,6 +21,7 @@ from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit
 from graftcli.measure.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
 from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.grammar import path_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
@@ -87,7 +88,8 @@ def bench(
 
     Of the images, `most` are looked at. `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
-    runs = {model: asked_of(Path(model)) for model in models if (Path(model) / RUN_FILE).is_file()}
+    paths = {model: path_of(model) for model in models}
+    runs = {model: asked_of(path) for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
     look = _over(look or Look(), next(iter(runs.values())).look if runs else Look())
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
     named = list(_named(models, runs, teacher, weights, {"img_size": look.img_size, **building}))
@@ -178,7 +180,7 @@ def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[
     settings = read_run(folder)["settings"]
     whole = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
     what = settings["student"]["name"] if whole else f"{numbers(settings['blocks'])} replaced"
-    own = network_of(str(folder), img_size=building.get("img_size"), unsafe=bool(building.get("unsafe")))
+    own = network_of(folder, img_size=building.get("img_size"), unsafe=bool(building.get("unsafe")))
     yield _Named(f"{what} (student)" if alone else f"{folder.name}: {what}", own.module, run=folder)
     for file in sorted(folder.glob("*.onnx"), key=_rank):
         yield _Named(file.name if alone else f"{folder.name}: {file.name}", file=file, run=folder)

@@ -22,7 +22,7 @@ from graftcli.export.form import Exported, Form, Subject, about
 from graftcli.export.write import exported, write
 from graftcli.images.labels import class_names
 from graftcli.images.pixels import Fit
-from graftcli.nets.origin import is_output
+from graftcli.nets.grammar import output_of
 from graftcli.store.card import Made, write_weights
 from graftcli.store.runs import RUN_FILE, read_run
 from graftcli.store.written import TEMPORARY
@@ -68,7 +68,7 @@ def export(
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
     form, seen = form or Form(), seen or Seen()
-    found = _found(str(model), checkpoint, seen.look, building)
+    found = _found(str(model.absolute()) if isinstance(model, Path) else model, checkpoint, seen.look, building)
     path = Path(out) if out is not None else found.base.with_name(found.base.name + form.ending)
     if path.exists() and not overwrite:
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
@@ -83,13 +83,12 @@ def export(
 
 
 def _found(model: str, checkpoint: str | Path | None, look: Look, building: Mapping[str, Any]) -> _Found:
-    path = Path(model).expanduser()
-    ours = checkpoint is None and path.exists() and is_output(path)
-    document = read_document(path)[0] if ours else {}
+    path = output_of(model) if checkpoint is None else None
+    document = read_document(path)[0] if path else {}
     network = network_of(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
     fit, hybrid = fit_for(network, look), document.get("hybrid")
     made = Made(document.get("teacher", network.origin), network.origin, fit, "", 0, "", {}, hybrid)
-    if ours:
+    if path:
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
         return _Found(network.module, made, base, run, run is not None and _from_imagenet(run))

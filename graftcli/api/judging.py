@@ -36,7 +36,7 @@ class Judge:
             return None, run["result"]["agreement"]
 
         def find() -> Any:
-            return _shares(self._scoring.score(network_of(str(folder), unsafe=True)))  # the code that makes it just ran
+            return _shares(self._scoring.score(network_of(folder, unsafe=True)))  # the code that makes it just ran
 
         found = self.notebook.once("scores", [folder.name, run["ended"], *self._what], find)
         return found[0], found[1]

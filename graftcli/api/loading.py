@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.graft import hybrid
 from graftcli.nets import weights
+from graftcli.nets.grammar import output_of
 from graftcli.nets.network import Network, Preprocess
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, is_output, no_output, rebuild
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, check_trust, no_output, rebuild
 from graftcli.nets.spec import build
 from graftcli.store import card
 from graftcli.store.written import read_facts, read_tensors
-from graftcli.students.wanted import is_wanted
 
 
 def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
@@ -32,13 +32,18 @@ def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
     return _filled(module, tensors, file)
 
 
-def network_of(model: str, *, checkpoint: str | Path | None = None, unsafe: bool = False, **building: Any) -> Network:
-    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes."""
-    path = Path(model).expanduser()
-    known = checkpoint is None and not is_wanted(model) and path.exists() and is_output(path)
-    document = read_document(path)[0] if known else {}
-    if document.get("kind") != "hybrid":
-        return build(model, checkpoint=checkpoint, unsafe=unsafe, **building)
+def network_of(
+    model: str | Path, *, checkpoint: str | Path | None = None, unsafe: bool = False, **building: Any
+) -> Network:
+    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes.
+
+    A Path is a file or folder whatever it is called.
+    """
+    spec = str(model.expanduser().absolute()) if isinstance(model, Path) else model
+    path = output_of(spec) if checkpoint is None else None
+    document = read_document(path)[0] if path else {}
+    if path is None or document.get("kind") != "hybrid":
+        return build(spec, checkpoint=checkpoint, unsafe=unsafe, **building)
     size, seen = tuple(document["preprocess"]["size"]), document["preprocess"]
     wanted = building.get("img_size")
     if wanted is not None and tuple(wanted) != size:
@@ -63,7 +68,10 @@ def read_document(path: Path) -> tuple[dict[str, Any], Path]:
     facts = path / FACTS_FILE
     mend = "Name a folder, or a .safetensors file, that graftcli wrote."
     try:
-        return json.loads(facts.read_text(encoding="utf-8")), path / WEIGHTS_FILE
+        document = json.loads(facts.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError("no map")
+        return document, path / WEIGHTS_FILE
     except FileNotFoundError as err:
         raise no_output(path) from err
     except OSError as err:

@@ -94,5 +94,5 @@ def _seen_at(layer: Plain, read: Tensor, places: Tensor) -> Tensor:
     rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
     taps = [(rows + i * down) * padded.shape[3] + columns + j * right for i in range(high) for j in range(wide)]
     channels_last = padded.flatten(2).transpose(1, 2).contiguous()  # what is read at a tap then lies side by side
-    found = channels_last[:, torch.stack(taps, 1).flatten()].unflatten(1, (len(places), -1))
+    found: Tensor = channels_last[:, torch.stack(taps, 1).flatten()].unflatten(1, (len(places), -1))
     return found.transpose(2, 3).flatten(2).flatten(0, 1)

@@ -49,9 +49,8 @@ def source_of(text: str, given: Given) -> Source:
         return replace(source, hint=other if text in from_torchvision.names() else "")
     if text in from_torchvision.names():
         return _torchvision(text, given)
-    path = Path(text).expanduser()
-    if text and (_is_there(path) or text.endswith(_CHECKPOINT_ENDINGS)):
-        return _on_disk(path, given)
+    if (path := path_of(text)) or text.endswith(_CHECKPOINT_ENDINGS):
+        return _on_disk(path or Path(text).expanduser(), given)
     if match := _PACKAGE_CALL.fullmatch(text):
         return Source(partial(from_code.network, match[1], match[2]), from_code.own_weights)
     raise _unknown(text)
@@ -63,16 +62,24 @@ def from_anywhere(text: str) -> str:
         return f"local-dir:{Path(text.removeprefix('local-dir:')).expanduser().absolute()}"
     if match := _FILE_CALL.fullmatch(text):
         return f"{Path(match[1]).expanduser().absolute()}:{match[2]}"
+    path = path_of(text)
+    return str(path.absolute()) if path else text
+
+
+def path_of(text: str) -> Path | None:
+    """The file or folder that a spec stands for, if it stands for one that is there and not for a name."""
     named = _PREFIXED.fullmatch(text) or from_timm.known(text) or text in from_torchvision.names()
     path = Path(text).expanduser()
-    return str(path.absolute()) if not named and text and _is_there(path) else text
-
-
-def _is_there(path: Path) -> bool:
     try:
-        return path.exists()
+        return path if text and not named and path.exists() else None
     except OSError:  # a spec of many units is longer than a file's name can be
-        return False
+        return None
+
+
+def output_of(text: str) -> Path | None:
+    """The same where graftcli wrote it."""
+    path = path_of(text)
+    return path if path and origin.is_output(path) else None
 
 
 def _prefixed(prefix: str, name: str, given: Given) -> Source:
@@ -116,7 +123,7 @@ def _on_disk(path: Path, given: Given) -> Source:
     if path.exists() and origin.is_output(path):
         facts, file = origin.read_output(path)
         origin.check_trust(facts, path, given.unsafe)
-        return Source(lambda wishes: origin.again(facts), file=file)
+        return Source(partial(origin.again, facts), file=file)
     if path.is_dir():
         mend = f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it."
         raise origin.no_output(path, mend)

@@ -13,12 +13,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from graftcli.errors import CheckpointError
+from graftcli.errors import CheckpointError, PairError
 from graftcli.nets import derived, from_code, from_timm, from_torchvision
-from graftcli.nets.network import Network, Preprocess
+from graftcli.nets.network import Asked, Network, Preprocess
 
 FACTS_FILE = "graft.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -80,12 +81,15 @@ def rebuild(origin: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def again(origin: Mapping[str, Any]) -> Network:
-    """The network of a complete origin, before its weights are loaded."""
-    seen = origin["preprocess"]
-    channels, height, width = origin["input_size"]
+def again(origin: Mapping[str, Any], wishes: Asked) -> Network:
+    """The network of a complete origin, before its weights are loaded; the size asked for, if it runs at that."""
+    seen, module = origin["preprocess"], rebuild(origin)
+    channels, *own = origin["input_size"]
+    height, width = wishes.img_size or own
+    if (height, width) != tuple(own):
+        _check_runs(module, (channels, height, width), f"`{origin['name']}`, as it was written for {own[0]}x{own[1]},")
     return Network(
-        module=rebuild(origin),
+        module=module,
         name=origin["name"],
         source="graftcli",
         weights="random",
@@ -94,6 +98,15 @@ def again(origin: Mapping[str, Any]) -> Network:
         preprocess=Preprocess(tuple(seen["mean"]), tuple(seen["std"]), seen["crop_pct"], seen["interpolation"]),
         origin=dict(origin),
     )
+
+
+def _check_runs(module: nn.Module, size: tuple[int, int, int], who: str) -> None:
+    try:
+        with torch.no_grad():
+            module(torch.zeros(1, *size))
+    except Exception as err:  # whatever a network's own code raises at a size that it was not made for
+        found = f"{who} does not run on images of {size[1]}x{size[2]}: {type(err).__name__}."
+        raise PairError(found, "Leave --img-size out, or name the network anew, with its weights.") from err
 
 
 def is_output(path: Path) -> bool:

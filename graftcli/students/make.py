@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from graftcli.errors import UsageError
 from graftcli.nets.derived import KIND, origin_of, replace_modules
+from graftcli.nets.grammar import output_of
 from graftcli.nets.kept import Kept, narrow
 from graftcli.nets.network import Network
-from graftcli.nets.origin import is_output, read_output
+from graftcli.nets.origin import read_output
 from graftcli.nets.plan import example
 from graftcli.nets.trace import Traced, trace
 from graftcli.students.factors import decoupled, low_rank
@@ -100,8 +100,8 @@ def made_from_teacher(spec: str) -> bool:
     """Whether a spec stands for a student with weights out of a teacher: one to be made, or one that was written."""
     if is_wanted(spec):
         return True
-    path = Path(spec).expanduser()
-    return path.exists() and is_output(path) and read_output(path)[0]["kind"] == KIND
+    path = output_of(spec)
+    return path is not None and read_output(path)[0]["kind"] == KIND
 
 
 @contextmanager
