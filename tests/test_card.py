@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors import safe_open
+from timm.data import resolve_data_config
 from torch import Tensor, nn
 
 from graftcli.images.pixels import Fit
@@ -116,6 +118,17 @@ def test_timm_alone_gives_the_trained_student(
     }
 
 
+def test_images_that_are_squashed_are_squashed_wherever_the_network_is_read(tmp_path: Path) -> None:
+    net = network("timm:resnet10t")
+    squashed = replace(made(net), fit=replace(FIT, squash=True))
+    save_student(tmp_path, net.module, squashed)
+    assert build(str(tmp_path)).preprocess.squash and not build("timm:resnet10t", checkpoint="none").preprocess.squash
+    assert "to 71x71, whatever its proportions" in (tmp_path / "README.md").read_text()
+    assert build(f"local-dir:{tmp_path}").preprocess.squash
+    timms = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert resolve_data_config(timms.pretrained_cfg)["crop_mode"] == "squash"
+
+
 def test_the_keywords_that_the_network_was_built_with_are_told() -> None:
     net = network("timm:resnet10t")
     kwargs = {**net.origin["kwargs"], "output_stride": 16}
@@ -216,6 +229,7 @@ def test_graft_json_holds_both_origins_and_what_was_seen(tmp_path: Path) -> None
     assert (facts["format"], facts["kind"], facts["hybrid"], facts["classes"]) == (1, "student", None, 7)
     assert (facts["student"]["name"], facts["teacher"]["name"]) == ("resnet10t", "squeezenet1_1")
     seen = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7], "crop_pct": 0.9, "interpolation": "bilinear"}
+    seen |= {"squash": False}
     assert facts["preprocess"] == {"size": [64, 64], **seen} and facts["student"]["preprocess"] == seen
 
 

@@ -2,12 +2,14 @@
 
 import copy
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from graftcli.events import Event, Warned
 from graftcli.graft.answers import Answers
@@ -143,6 +145,35 @@ def test_a_compiled_run_trains_the_same(tmp_path: Path) -> None:
         modules.append(trained(plan(), Memory(tmp_path), on_blocks(), Settings(how=how)).merged.module)
     seen = torch.randn(4, 3, 16, 16)
     assert torch.allclose(modules[0](seen), modules[1](seen), rtol=1e-2, atol=1e-3)
+
+
+def test_every_unit_is_compiled_however_many_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[fx.GraphModule] = []
+
+    def backend(graph: fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=backend))
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)  # it is 8, and there are recipes with more units
+    how = Precision(torch.device("cpu"), compile=True)
+    trained(plan(), Memory(tmp_path), on_blocks(), Settings(how=how))
+    assert len(graphs) == 3
+
+
+def test_recalibrated_statistics_are_those_of_the_head_too(tmp_path: Path) -> None:
+    made = plan()
+    for module in (made.teacher.network.module, made.student.network.module):
+        assert isinstance(module, Stages)
+        module.stages.append(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(16)))
+    made = plans.make(made.teacher.network, made.student.network)
+    whole = on_blocks(name="finish", train="student", targets=[{"at": "features", "loss": "mse"}])
+    stage = whole.stages[0].model_copy(update={"batchnorm": "recalibrate"})
+    found = pieces(made, seams(made))
+    task = tasks(whole.model_copy(update={"stages": (stage,)}), 3, (1, 2, 3))[0]
+    fit(BlockTraining(task, material(found, tmp_path), MemoryUnit()), lambda _: None)
+    norms = [m for m in made.student.network.module.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(norm.running_mean is not None and bool(norm.running_mean.any()) for norm in norms)
 
 
 def test_the_loss_is_noted_at_the_same_steps_every_time(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ def test_settings_are_those_of_the_weights() -> None:
     net = build("timm:vit_small_patch16_384.augreg_in1k", checkpoint="none")
     assert (net.input_size, net.num_classes) == ((3, 384, 384), 1000)
     assert (net.preprocess.mean, net.preprocess.crop_pct, net.preprocess.interpolation) == ((0.5,) * 3, 1.0, "bicubic")
+    assert build("timm:convnext_tiny.fb_in22k_ft_in1k_384", checkpoint="none").preprocess.squash
 
 
 def test_a_network_without_classes_counts_its_features() -> None:

@@ -69,6 +69,10 @@ def test_weights_that_are_kept_in_nodes_count_too(tmp_path: Path) -> None:
             {"mean": "0.5", "std": "{}", "size": "big", "crop_pct": "[1]", "interpolation": "bicubic"},
             Told(interpolation="bicubic"),
         ),
+        (
+            {"crop_mode": "squash", "crop_pct": "1.0"},
+            Told(crop_pct=1.0, squash=True),
+        ),
     ],
 )
 def test_what_a_file_tells_of_its_images_is_read_where_it_can_be(

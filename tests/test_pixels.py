@@ -29,8 +29,9 @@ def fit(
     interpolation: str = "bicubic",
     channels: int = 3,
     whole: bool = False,
+    squash: bool = False,
 ) -> Fit:
-    return Fit(size, channels, MEAN[:channels], STD[:channels], crop_pct, interpolation, whole)
+    return Fit(size, channels, MEAN[:channels], STD[:channels], crop_pct, interpolation, whole, squash)
 
 
 def as_is(data: bytes, channels: int = 3) -> NDArray[np.uint8]:
@@ -48,6 +49,7 @@ def agrees_with_timm(data: bytes, by: Fit) -> None:
             mean=by.mean,
             std=by.std,
             crop_pct=by.crop_pct,
+            crop_mode="squash" if by.squash else "center",
             normalize=normalize,
         )
         with Image.open(BytesIO(data)) as image:
@@ -72,6 +74,8 @@ FITS = [
     fit((96, 96), 1.1, "bicubic"),
     fit((96, 64), 1.1, "bicubic"),
     fit((48, 48), 0.875, "bicubic", channels=1),
+    fit((64, 64), 1.0, "bicubic", squash=True),
+    fit((48, 64), 0.875, "bilinear", squash=True),
 ]
 
 

@@ -125,6 +125,14 @@ def test_a_teacher_keeps_its_classifier_and_a_student_may_get_a_fresh_one(tmp_pa
     assert torch.equal(student.module.get_parameter("conv1.weight"), net.get_parameter("conv1.weight"))
 
 
+def test_weights_for_images_of_another_size_are_refused(tmp_path: Path) -> None:
+    line = torchvision.models.ViT_B_16_Weights.IMAGENET1K_V1
+    in_torch_cache(tmp_path, line, torchvision.models.vit_b_16().state_dict())
+    for classes, role in ((None, "teacher"), (7, "student")):  # a fresh classifier is no excuse
+        with pytest.raises(CheckpointError, match=r"pos_embedding \(network 1x26x768, checkpoint 1x197x768\)"):
+            build("torchvision:vit_b_16", img_size=80, num_classes=classes, role=role)
+
+
 def test_a_grey_image_sees_the_sum_of_the_colours_filters(tmp_path: Path) -> None:
     net = randomise(torchvision.models.resnet18()).eval()
     in_torch_cache(tmp_path, torchvision.models.ResNet18_Weights.IMAGENET1K_V1, net.state_dict())

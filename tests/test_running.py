@@ -238,6 +238,17 @@ def test_a_stranger_is_told_what_is_wrong(finished: Path, place: Path, words: li
     assert "Traceback" not in told.stderr
 
 
+def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Path, place: Path) -> None:
+    shutil.copytree(finished, place / "begun")
+    run = json.loads((place / "begun/run.json").read_text())
+    del run["result"]
+    run |= {"status": "running", "fixed": {**run["fixed"], "device": "cuda:7"}}
+    (place / "begun/run.json").write_text(json.dumps(run))
+    told = call(*arguments(out="begun"))
+    assert told.exit_code == 7, told.stderr
+    assert "begun on the device cuda:7" in told.stderr and "--overwrite" in told.stderr
+
+
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:
     # every state is kept, so that a run which is killed moments after it began still comes to its end
     program = "from graftcli.graft import fit; fit._KEEP_EVERY = 0.0; from graftcli.cli import main; main()"

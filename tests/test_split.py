@@ -1,6 +1,7 @@
 """Law 1: join(split(net))(x) == net(x), bit for bit, in float32 and eval mode, also for another number of images."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -82,6 +83,32 @@ def test_blocks_work_for_any_number_of_images(count: int) -> None:
     batch = images(3, 64, 64, count=count)
     with torch.no_grad():
         assert torch.equal(join(blocks)(batch), network(batch))
+
+
+class Counting(nn.Module):
+    """Asks at its top how many images there are, and needs it at its end."""
+
+    def __init__(self, asked: Callable[[Tensor], int]) -> None:
+        super().__init__()
+        self.asked = asked
+        self.first, self.second, self.head = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 6, 3, 2), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = self.asked(x)
+        return self.head(self.second(self.first(x)).mean((2, 3)).reshape(count, -1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("asked", [lambda x: x.size(0), lambda x: x.size(dim=0), lambda x: x.size(-4), len])
+def test_how_many_images_there_are_is_known_however_it_is_asked(asked: Callable[[Tensor], int]) -> None:
+    network = randomise(Counting(asked)).eval()
+    batch = images(3, 32, 32, count=7)
+    with torch.no_grad():
+        assert torch.equal(join(behind(network, "first"))(batch), network(batch))
+
+
+def test_a_block_that_holds_the_number_of_images_it_was_made_with_is_refused() -> None:
+    with pytest.raises(PairError, match="computes something else than the whole"):
+        behind(Counting(lambda x: x.numel() // 3072).eval(), "first")
 
 
 def test_blocks_are_the_networks_own_modules() -> None:

@@ -44,7 +44,7 @@ def network_of(
     document = read_document(path)[0] if path else {}
     if path is None or document.get("kind") != "hybrid":
         return build(spec, checkpoint=checkpoint, unsafe=unsafe, **building)
-    size, seen = tuple(document["preprocess"]["size"]), document["preprocess"]
+    size = tuple(document["preprocess"]["size"])
     wanted = building.get("img_size")
     if wanted is not None and tuple(wanted) != size:
         made_for = "x".join(map(str, size))
@@ -56,7 +56,7 @@ def network_of(
         weights=f"{path.name}: as graftcli wrote them",
         input_size=(document["student"]["input_size"][0], *size),
         num_classes=document["classes"],
-        preprocess=Preprocess(tuple(seen["mean"]), tuple(seen["std"]), seen["crop_pct"], seen["interpolation"]),
+        preprocess=Preprocess.read(document["preprocess"]),
         origin=document["student"],
     )
 

@@ -45,8 +45,8 @@ def _preprocess(told: Told, channels: int) -> tuple[Preprocess, bool]:
     own = IMAGENET.for_channels(channels)
     crop, kernel = told.crop_pct or own.crop_pct, told.interpolation or own.interpolation
     if told.mean is None or told.std is None or {len(told.mean), len(told.std)} != {channels}:
-        return Preprocess(own.mean, own.std, crop, kernel), True
-    return Preprocess(told.mean, told.std, crop, kernel), False
+        return Preprocess(own.mean, own.std, crop, kernel, told.squash), True
+    return Preprocess(told.mean, told.std, crop, kernel, told.squash), False
 
 
 def _classes(rung: Rung) -> int:

@@ -9,7 +9,7 @@ from graftcli.nets import plan as plans
 from graftcli.nets.cuts import by_work, cuts
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan
+from graftcli.nets.plan import Plan, count_parameters
 from graftcli.nets.positions import Position, positions
 from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
@@ -67,6 +67,10 @@ class Inspection:
     traced: Traced
     cuts: tuple[Position, ...]  # the natural ones, or equal shares of the work where the image never shrinks
     by_work: bool
+
+    @property
+    def params(self) -> int:
+        return count_parameters(self.network.module)
 
     @property
     def positions(self) -> list[Position]:

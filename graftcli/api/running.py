@@ -13,9 +13,10 @@ from graftcli.api.checking import checked
 from graftcli.api.ready import Ready, ready
 from graftcli.api.result import Result, done_before, made_of, result_of, write_single
 from graftcli.api.reuse import take_over
+from graftcli.environment.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
-from graftcli.errors import GraftError, UsageError
+from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.events import Event, Listener, Saved, Started, Warned
 from graftcli.graft.precision import Precision
 from graftcli.graft.run import Outcome, run, weights_digest
@@ -130,11 +131,21 @@ def _check_free(single: Path, folder: Path) -> None:
 def _trained(start: Ready, store: Store, listen: Listener) -> Outcome:
     """All stages of the recipe, with what is fixed when a run starts."""
     fixed = store.fixed(lambda: fixed_now(start, store.folder))
+    _check_device(fixed["device"], store.folder)
     torch.set_num_threads(fixed["threads"])
     settings = settings_of(start, fixed)
     listen(checked(start.plan.teacher.network, start.train, start.fit, settings.how.device))
     listen(_started(start, settings, fixed["threads"], store))
     return run(start.plan, start.train, start.fit, start.recipe, settings, store, listen, start.held)
+
+
+def _check_device(name: str, folder: Path) -> None:
+    """Whether the device that `auto` meant when the run began is here too."""
+    try:
+        device_named(name)
+    except UsageError as err:
+        found = f"`{folder}` was begun on the device {name}, which this machine has not."
+        raise MachineError(found, "Go on where it was begun, or begin anew with --overwrite.") from err
 
 
 def _settings(start: Ready) -> dict[str, Any]:

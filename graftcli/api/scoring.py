@@ -15,9 +15,10 @@ from graftcli.environment.devices import device_named
 from graftcli.errors import PairError, UsageError
 from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit, centre
-from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits, parameters
+from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits
 from graftcli.measure.ladder import answers
 from graftcli.nets.network import Network, Preprocess
+from graftcli.nets.plan import count_parameters
 from graftcli.store.written import plain
 from graftcli.students.make import maker
 from graftcli.students.wanted import is_wanted, looks_at_images, wanted
@@ -73,7 +74,7 @@ class Scoring:
         given = self._answers(model)
         right = accuracy(given, self.labels.indices) if self.labels is not None else None
         like = likeness(given, self.says) if self.says is not None else None
-        count = model.rung.params if isinstance(model, OnnxModel) else parameters(model.module)
+        count = model.rung.params if isinstance(model, OnnxModel) else count_parameters(model.module)
         return Scored(model.name, model.source, count, right, like)
 
     def _answers(self, model: Model) -> Tensor:
@@ -111,6 +112,7 @@ def fit_for(network: Model, look: Look, *, whole: bool = False) -> Fit:
         crop_pct=look.crop_pct or own.crop_pct,
         interpolation=look.interpolation or own.interpolation,
         whole=whole,
+        squash=own.squash,
     )
 
 

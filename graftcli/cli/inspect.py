@@ -59,7 +59,7 @@ def inspect(
                 "name": network.name,
                 "source": network.source,
                 "weights": network.weights,
-                "params": sum(p.numel() for p in network.module.parameters()),
+                "params": found.params,
                 "macs": sum(found.traced.macs.values()),
                 "img_size": list(network.input_size),
                 "by_work": found.by_work,

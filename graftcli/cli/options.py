@@ -219,7 +219,10 @@ Amp = Annotated[
     bool, option("--amp", metavar="", rich_help_panel=RUNNING, help="Compute in bfloat16 where that is safe.")
 ]
 Compile = Annotated[
-    bool, option("--compile", metavar="", rich_help_panel=RUNNING, help="Compile each stage with torch.compile first.")
+    bool,
+    option(
+        "--compile", metavar="", rich_help_panel=RUNNING, help="Compile what trains blocks with torch.compile first."
+    ),
 ]
 CacheGb = Annotated[
     float | None,

@@ -93,10 +93,9 @@ def _stock(made: "Plan") -> str:
 def inspection(found: "Inspection", places: "Sequence[Position]") -> None:
     """Print a network's cuts, and what adapters could fold into at each."""
     network = found.network
-    params = sum(p.numel() for p in network.module.parameters())
     macs = human(sum(found.traced.macs.values()), "MACs")
     size = _shape(network.input_size)
-    line(f"{network.name} from {network.source}: {human(params)} parameters, {macs}, images of {size}")
+    line(f"{network.name} from {network.source}: {human(found.params)} parameters, {macs}, images of {size}")
     if not places:
         line("It cannot be cut: nowhere about the middle of its work does one tensor carry all that is still needed.")
     elif found.by_work:

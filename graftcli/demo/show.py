@@ -14,7 +14,8 @@ from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, w
 from graftcli.events import Listener
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
-from graftcli.measure import Accuracy, accuracy, logits, parameters
+from graftcli.measure import Accuracy, accuracy, logits
+from graftcli.nets.plan import count_parameters
 from graftcli.nets.spec import build
 
 # the steps of both are the same in all; what the recipes ship with is for larger networks
@@ -50,7 +51,7 @@ def show(folder: Path, listen: Listener) -> Shown:
 
     def line(name: str, module: torch.nn.Module, run: Result | None) -> Line:
         answers = logits(module, pixels, fit, torch.device("cpu"))
-        return Line(name, parameters(module), accuracy(answers, labels), run.seconds if run else None)
+        return Line(name, count_parameters(module), accuracy(answers, labels), run.seconds if run else None)
 
     student, other = (load(folder / name, unsafe=True) for name in ("grafted", "kd"))  # the code is our own
     facts = about("teacher", "student")

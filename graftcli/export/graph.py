@@ -169,6 +169,7 @@ def told(subject: Subject, form: Form) -> dict[str, str]:
         "size": json.dumps(fit.size),
         "crop_pct": json.dumps(fit.crop_pct),
         "interpolation": fit.interpolation,
+        "crop_mode": "squash" if fit.squash else "center",
         "precision": form.precision,
         "graftcli": __version__,
     }

@@ -108,6 +108,8 @@ class BlockTraining(Training):
         super().__init__(task.name, task, nn.ModuleList(moving_modules(task, pieces)), material, unit)
         self.order = Order(len(material.answers.views), self.batch, material.seed, task.name)
         self.targets = wanted(task, pieces, with_input=False)
+        if how.compile:
+            torch.compiler.reset()  # torch compiles one forward pass for eight networks at most, and units share theirs
         self._run = torch.compile(self.grafted) if how.compile else self.grafted
 
     def error(self) -> Tensor:
@@ -128,8 +130,9 @@ class BlockTraining(Training):
     def show(self, step: int) -> object:
         index = self.order.at(step)
         features = self._teachers(index) if self.task.stage.input == "teacher" else self._students(index)
+        last, blocks = self.task.last, self.material.pieces.blocks
         with torch.no_grad():
-            return self.grafted(features, {self.task.last})
+            return self.grafted(features, {last + 1 if last == blocks else last})  # the head too, where it is trained
 
     def _teachers(self, index: Tensor) -> Tensor:
         return self.material.answers.at(self.task.first - 1, index)

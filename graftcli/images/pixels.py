@@ -29,7 +29,8 @@ MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompressi
 
 @dataclass(frozen=True)
 class Fit:
-    """How an image becomes the network's pixels: short side to size / crop_pct, centre crop, mean and std.
+    """How an image becomes the network's pixels: short side to size / crop_pct, centre crop, mean and std; with
+    `squash` both sides, whatever the image's proportions.
 
     With `whole`, more than that crop is kept: `kept` pixels around the centre of the resized image, which for a
     square size is a square of its full short side, so that views can be cropped from it. `centre` then gives the crop.
@@ -42,6 +43,7 @@ class Fit:
     crop_pct: float
     interpolation: str
     whole: bool = False
+    squash: bool = False
 
     def __post_init__(self) -> None:
         if faults := list(_faults(self)):
@@ -133,6 +135,8 @@ def _start(length: int, crop: int) -> int:
 def _resized(width: int, height: int, fit: Fit) -> tuple[int, int]:
     """Width and height of the resized image, rounded as torchvision does for a square size and timm for any other."""
     tall, wide = fit.resized
+    if fit.squash:
+        return wide, tall
     if tall == wide:
         return (wide, int(wide * height / width)) if width <= height else (int(tall * width / height), tall)
     ratio = min(height / tall, width / wide)

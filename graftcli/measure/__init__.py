@@ -35,10 +35,6 @@ class Likeness:
     kl: float  # KL(teacher || network), averaged over the images, in nats
 
 
-def parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
 def size_of(module: nn.Module) -> int:
     """The bytes of its weights and buffers, which is what its file holds."""
     return sum(t.numel() * t.element_size() for t in module.state_dict().values())

@@ -18,9 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Fit, centre, normalise
-from graftcli.measure import accuracy, likeness, parameters
+from graftcli.measure import accuracy, likeness, size_of
 from graftcli.measure.latency import Latency, in_turns
 from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.plan import count_parameters
 
 SECONDS = 3.0  # of measuring, for each rung and batch
 _ANSWERED = 64  # images computed at once where nothing is timed
@@ -102,12 +103,11 @@ class _Session:
 def of_module(name: str, module: nn.Module, size: tuple[int, int, int], *, bytes_: int | None = None) -> Rung:
     """A rung that PyTorch runs as it is: eval mode, float32, no gradients, the layout that it was loaded with."""
     module = module.eval().cpu()
-    kept = module.state_dict().values()
-    stored = bytes_ if bytes_ is not None else sum(t.numel() * t.element_size() for t in kept)
+    stored = bytes_ if bytes_ is not None else size_of(module)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *size))
     macs = counter.get_total_flops() // 2
-    return Rung(name, "pytorch", "fp32", stored, parameters(module), macs, size, _Module(module))
+    return Rung(name, "pytorch", "fp32", stored, count_parameters(module), macs, size, _Module(module))
 
 
 def of_file(path: Path, threads: int, *, name: str | None = None, size: tuple[int, int, int] | None = None) -> Rung:

@@ -29,6 +29,7 @@ class Told:
     crop_pct: float | None = None
     interpolation: str | None = None
     classes: tuple[str, ...] = ()
+    squash: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def _told(model: Any) -> Told:
             continue
     lists = {"mean", "std", "size", "classes"}
     known = {key: value for key, value in known.items() if isinstance(value, tuple) == (key in lists)}
-    return Told(interpolation=said.get("interpolation"), **known)
+    return Told(interpolation=said.get("interpolation"), squash=said.get("crop_mode") == "squash", **known)
 
 
 def _beside(model: Any, path: Path) -> list[Path]:

@@ -97,7 +97,8 @@ def network(settings: Settings, wishes: Asked, source: str) -> Network:
     classes = own[0] if wishes.num_classes is None else wishes.num_classes
     made, kwargs = _sized(settings, {**settings.kwargs, "num_classes": classes, "in_chans": channels}, size)
     data = resolve_data_config(pretrained_cfg=dict(settings.pretrained))
-    preprocess = Preprocess(tuple(data["mean"]), tuple(data["std"]), data["crop_pct"], data["interpolation"])
+    # of timm's ways to crop, six old weights have a third, "border", which is taken for the centre
+    preprocess = Preprocess.read({**data, "squash": data["crop_mode"] == "squash"})
     return Network(
         module=made.eval(),
         name=settings.name,

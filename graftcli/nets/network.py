@@ -1,9 +1,9 @@
 """What every part of graftcli knows of a network: module, weights, input, classes, and where it came from."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,20 @@ class Preprocess:
     std: tuple[float, ...]
     crop_pct: float
     interpolation: str  # "bilinear", "bicubic", …
+    squash: bool = False  # whether both sides are resized, whatever the image's proportions
+
+    @classmethod
+    def read(cls, said: Mapping[str, Any]) -> "Preprocess":
+        """Out of the plain JSON in which graftcli keeps it; squash is younger than the others."""
+        numbers = tuple(said["mean"]), tuple(said["std"]), said["crop_pct"]
+        return cls(*numbers, said["interpolation"], said.get("squash", False))
 
     def for_channels(self, channels: int) -> "Preprocess":
         """The same for images of `channels` channels: each gets the average mean and std where the numbers differ."""
         if channels == len(self.mean):
             return self
         mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
-        return Preprocess((mean,) * channels, (std,) * channels, self.crop_pct, self.interpolation)
+        return replace(self, mean=(mean,) * channels, std=(std,) * channels)
 
 
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), crop_pct=0.875, interpolation="bilinear")

@@ -83,7 +83,7 @@ def rebuild(origin: Mapping[str, Any]) -> nn.Module:
 
 def again(origin: Mapping[str, Any], wishes: Asked) -> Network:
     """The network of a complete origin, before its weights are loaded; the size asked for, if it runs at that."""
-    seen, module = origin["preprocess"], rebuild(origin)
+    module = rebuild(origin)
     channels, *own = origin["input_size"]
     height, width = wishes.img_size or own
     if (height, width) != tuple(own):
@@ -95,7 +95,7 @@ def again(origin: Mapping[str, Any], wishes: Asked) -> Network:
         weights="random",
         input_size=(channels, height, width),
         num_classes=origin["num_classes"],
-        preprocess=Preprocess(tuple(seen["mean"]), tuple(seen["std"]), seen["crop_pct"], seen["interpolation"]),
+        preprocess=Preprocess.read(origin["preprocess"]),
         origin=dict(origin),
     )
 

@@ -54,7 +54,9 @@ def torchvision_weights(network: Network, line: Any, role: str) -> Network:
     matched = match(State(tensors), network.module)
     adapted = {name: adapt_input_conv(own.shape[1], other) for name, (own, other) in _stems(matched).items()}
     matched = match(State({**tensors, **adapted}), network.module)
-    if not matched.complete and not fresh:
+    of_classes = (network.num_classes,) if fresh else ()
+    others = [name for name, (own, _) in matched.differing.items() if own.shape[:1] != of_classes]
+    if matched.missing or matched.extra or others:
         raise refusal(matched, line.url, network.name)
     load_into(network.module, matched, line.url)
     stem = [_adapted(3, network)] if adapted else []
@@ -62,7 +64,9 @@ def torchvision_weights(network: Network, line: Any, role: str) -> Network:
 
 
 def _stems(matched: Matched) -> Mapping[str, tuple[Tensor, Tensor]]:
-    return {name: (own, other) for name, (own, other) in matched.differing.items() if own.shape[0] == other.shape[0]}
+    """The first convolutions, which read another number of channels; no position that has been learnt."""
+    pairs = matched.differing.items()
+    return {name: (own, other) for name, (own, other) in pairs if own.ndim == 4 and own.shape[0] == other.shape[0]}
 
 
 def _adapted(channels: int, network: Network) -> str:

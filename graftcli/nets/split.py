@@ -45,15 +45,22 @@ def _prove(traced: Traced, blocks: Sequence[fx.GraphModule]) -> None:
         expected, value = traced.module(images.clone()), images
         for block in blocks:
             version = value._version
-            result = block(value)
+            try:
+                result = block(value)
+            except Exception as error:  # what a graph raises that took sizes of the example for sizes of all images
+                raise _not_the_whole(traced, blocks) from error
             if value._version != version:
                 _clone_first(block)
             value = result
     if not same(value, expected):
-        raise PairError(
-            f"`{type(traced.module).__name__}` cut into {len(blocks)} blocks computes something else than the whole.",
-            "Choose other cuts with --split-teacher or --split-student; `graftcli inspect --all` lists them.",
-        )
+        raise _not_the_whole(traced, blocks)
+
+
+def _not_the_whole(traced: Traced, blocks: Sequence[fx.GraphModule]) -> PairError:
+    return PairError(
+        f"`{type(traced.module).__name__}` cut into {len(blocks)} blocks computes something else than the whole.",
+        "Choose other cuts with --split-teacher or --split-student; `graftcli inspect --all` lists them.",
+    )
 
 
 def _clone_first(block: fx.GraphModule) -> None:
@@ -103,7 +110,8 @@ class _Cutting:
         asked = self.traced.shapes.get(node.all_input_nodes[0])
         if value == asked and value[0] == example.shape[0]:
             return (self._batch(), *value[1:])
-        if node.target == "size" and node.args[1:] == (0,):
+        dims = (*node.args[1:], *node.kwargs.values())
+        if node.target == "size" and asked is not None and dims in ((0,), (-len(asked),)) and value == example.shape[0]:
             return self._batch()
         return value
 

@@ -61,7 +61,7 @@ def write_weights(path: Path, module: nn.Module, made: Made) -> None:
 def document(made: Made) -> dict[str, Any]:
     """The network as plain JSON, both origins saying what was really seen of the images."""
     fit = made.fit
-    seen = {"mean": fit.mean, "std": fit.std, "crop_pct": fit.crop_pct, "interpolation": fit.interpolation}
+    seen = {name: getattr(fit, name) for name in ("mean", "std", "crop_pct", "interpolation", "squash")}
     own = {"input_size": [fit.channels, *fit.size], "preprocess": seen}
     return {
         "format": FORMAT,
@@ -93,7 +93,7 @@ def timm_config(module: nn.Module, made: Made) -> dict[str, Any]:
             "fixed_input_size": bool(known.get("fixed_input_size")),
             "interpolation": fit.interpolation,
             "crop_pct": fit.crop_pct,
-            "crop_mode": "center",
+            "crop_mode": "squash" if fit.squash else "center",
             "mean": fit.mean,
             "std": fit.std,
             "num_classes": made.student["num_classes"],
@@ -111,6 +111,8 @@ def card(folder: Path, made: Made) -> str:
     fit, teacher = made.fit, made.teacher["name"]
     height, width = fit.size
     lines = [f"| {name} | {_number(value)} |" for name, value in made.numbers.items() if value is not None]
+    covered = "{}x{}".format(*fit.resized)
+    shape = f"to {covered}, whatever its proportions" if fit.squash else f"to just cover {covered}"
     return _FRONT.format(library="timm" if made.is_timm else "pytorch") + _BODY.format(
         what=_title(made),
         how=f"The recipe `{made.recipe}` trained it on {made.images:,} images to answer as `{teacher}` does.",
@@ -121,7 +123,7 @@ def card(folder: Path, made: Made) -> str:
         classes=made.student["num_classes"],
         channels={1: "grey", 3: "RGB"}.get(fit.channels, f"{fit.channels}-channel"),
         size=f"{height}x{width}",
-        resize=f"resized ({fit.interpolation}) to just cover {fit.resized[0]}x{fit.resized[1]}, then the centre",
+        resize=f"resized ({fit.interpolation}) {shape}, then the centre",
         mean=", ".join(f"{value:g}" for value in fit.mean),
         std=", ".join(f"{value:g}" for value in fit.std),
     )
