@@ -5,8 +5,10 @@ from torch import Tensor
 
 
 class Order:
-    """The views in an order that depends on seed, task and step alone, in rounds of whole batches: none is seen twice in
-    a round, and in each round others are left out where the batch does not divide their number."""
+    """The views in an order that depends on seed, task and step alone, in rounds of whole batches.
+
+    None is seen twice in a round; in each one others are left out where the batch does not divide their number.
+    """
 
     def __init__(self, views: int, batch: int, seed: int, name: str) -> None:
         self.views, self.batch = views, batch
