@@ -34,6 +34,7 @@ NET = """
     def hinted():
         net = Net(in_chans=2)
         net.pretrained_cfg = {"input_size": (2, 48, 40), "mean": (0.1, 0.2), "std": (0.3, 0.4), "crop_pct": 0.9}
+        net.pretrained_cfg["crop_mode"] = "squash"
         return net
 
     made = Net()
@@ -90,6 +91,7 @@ def test_the_input_is_what_the_network_says(file: Path) -> None:
     net = build(f"{file}:hinted")
     assert net.input_size == (2, 48, 40)
     assert (net.preprocess.mean, net.preprocess.std, net.preprocess.crop_pct) == ((0.1, 0.2), (0.3, 0.4), 0.9)
+    assert net.preprocess.squash
     small = build("tests.nets:resnet")
     assert (small.input_size, small.preprocess.crop_pct, small.source) == ((3, 32, 32), 1.0, "package")
 

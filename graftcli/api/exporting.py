@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from graftcli import images as pictures
 from graftcli.api.asked import asked_of
-from graftcli.api.loading import load, network_of, read_document
+from graftcli.api.loading import load, network_of, read_document, spec_of
 from graftcli.api.scoring import Look, fit_for
 from graftcli.errors import UsageError
 from graftcli.events import Decoded, Listener, Saved, Warned
@@ -68,7 +68,7 @@ def export(
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
     form, seen = form or Form(), seen or Seen()
-    found = _found(str(model.absolute()) if isinstance(model, Path) else model, checkpoint, seen.look, building)
+    found = _found(spec_of(model), checkpoint, seen.look, building)
     path = Path(out) if out is not None else found.base.with_name(found.base.name + form.ending)
     if path.exists() and not overwrite:
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")

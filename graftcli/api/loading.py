@@ -35,11 +35,8 @@ def load(path: str | Path, *, unsafe: bool = False) -> nn.Module:
 def network_of(
     model: str | Path, *, checkpoint: str | Path | None = None, unsafe: bool = False, **building: Any
 ) -> Network:
-    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes.
-
-    A Path is a file or folder whatever it is called.
-    """
-    spec = str(model.expanduser().absolute()) if isinstance(model, Path) else model
+    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `building` is what `build` takes."""
+    spec = spec_of(model)
     path = output_of(spec) if checkpoint is None else None
     document = read_document(path)[0] if path else {}
     if path is None or document.get("kind") != "hybrid":
@@ -59,6 +56,11 @@ def network_of(
         preprocess=Preprocess.read(document["preprocess"]),
         origin=document["student"],
     )
+
+
+def spec_of(model: str | Path) -> str:
+    """A Path is a file or folder whatever it is called; a text may be a name."""
+    return str(model.expanduser().absolute()) if isinstance(model, Path) else model
 
 
 def read_document(path: Path) -> tuple[dict[str, Any], Path]:

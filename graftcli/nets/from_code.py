@@ -124,6 +124,7 @@ def _input(made: nn.Module, wishes: Asked, kwargs: Mapping[str, Any]) -> tuple[t
     height, width = wishes.img_size or size[-2:]
     said = {key: settings[key] for key in ("mean", "std", "crop_pct", "interpolation") if settings.get(key)}
     said |= {key: tuple(said[key]) for key in ("mean", "std") if key in said}
+    said["squash"] = settings.get("crop_mode") == "squash"
     whole = replace(IMAGENET, crop_pct=1.0) if max(height, width) < _CROPPED_FROM else IMAGENET
     return (channels, height, width), replace(whole, **said)
 
