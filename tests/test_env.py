@@ -130,6 +130,11 @@ def idle_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return torch
 
 
+def test_a_driver_that_is_no_program_names_no_gpu(idle_gpu: Any, tmp_path: Path) -> None:
+    (tmp_path / "nvidia-smi").write_bytes(b"\x00garbage")
+    assert not [fault for fault in faults() if "GPU" in fault.found]
+
+
 def test_a_torch_for_the_cpu_alone_beside_a_gpu_is_found(idle_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle_gpu.version, "cuda", None)
     (fault,) = [fault for fault in faults() if "GPU 0: NVIDIA T4" in fault.found]

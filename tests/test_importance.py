@@ -1,11 +1,13 @@
 """How much channels matter to those that read them."""
 
+import pytest
 import torch
 from torch import nn
 
 from graftcli.graft.importance import importance
 from graftcli.nets.channels import channels
 from graftcli.nets.trace import trace
+from graftcli.students.coupled import mean_squares
 from tests.nets import randomise
 
 
@@ -19,6 +21,13 @@ def test_what_nobody_reads_does_not_matter_and_shares_make_a_whole() -> None:
     shares = [found[name] for name in names.gives["0"]]
     assert shares[1] == 0.0 and min(shares[:1] + shares[2:]) > 0.0
     assert abs(sum(shares) - 1.0) < 1e-9
+
+
+def test_each_image_counts_alike_however_many_there_are() -> None:
+    images = torch.zeros(18, 3, 2, 2)
+    images[:16, 0], images[16:, 1] = 1.0, 2.0
+    ((_, squares),) = mean_squares(nn.Sequential(nn.Conv2d(3, 4, 1)), images)
+    assert squares.tolist() == pytest.approx([16 / 18, 8 / 18, 0.0])
 
 
 def test_what_is_dead_on_the_images_does_not_matter() -> None:

@@ -38,6 +38,13 @@ def test_other_files_are_a_change(tmp_path: Path, text: str, file: str) -> None:
     assert changed(text.format(here=tmp_path), tmp_path / file)
 
 
+def test_a_change_behind_a_link_is_one(tmp_path: Path) -> None:
+    (tmp_path / "all/cat").mkdir(parents=True)
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few/cat").symlink_to(tmp_path / "all/cat", target_is_directory=True)
+    assert changed(str(tmp_path / "few"), tmp_path / "all/cat/1.png")
+
+
 @pytest.mark.parametrize(
     ("text", "file"),
     [

@@ -114,8 +114,18 @@ def test_by_a_factor_of_one_the_student_is_the_teacher() -> None:
 
 
 def test_a_network_without_channels_of_its_own_is_refused() -> None:
+    vectors = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), nn.ReLU(), nn.Linear(6, 5))
     with pytest.raises(PairError, match="no channels"):
-        narrower(traced(pairs.of_timm("vit_tiny_patch16_224", img_size=64, depth=2)), Narrower((0.5,)))
+        narrower(of(vectors, 8), Narrower((0.5,)))
+
+
+def test_the_hidden_channels_of_tokens_go_too() -> None:
+    net = pairs.of_timm("vit_tiny_patch16_224", img_size=64, depth=2)
+    kept, _ = narrower(traced(net), Narrower((0.5,)))
+    assert narrow(net.module, kept).get_parameter("blocks.1.mlp.fc1.weight").shape == (384, 192)
+    net = pairs.of_torchvision("convnext_tiny", 32)
+    kept, whole = narrower(traced(net), Narrower((0.5,)))
+    assert whole == [] and narrow(net.module, kept).get_parameter("features.1.0.block.3.weight").shape == (192, 48)
 
 
 def test_as_many_factors_as_blocks_are_needed() -> None:

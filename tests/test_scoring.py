@@ -53,6 +53,24 @@ def test_a_file_is_scored_by_what_it_says_of_its_images_and_classes(place: Path)
     assert found.models[0].parameters == pytest.approx(sum(p.numel() for p in small().parameters()), rel=0.01)
 
 
+def test_each_model_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
+    """The same weights twice, once for far brighter images: alone and beside one another."""
+    other = subject(small(), 32)
+    other = replace(other, fit=replace(other.fit, mean=(9.0,) * 3, std=(0.1,) * 3))
+    write(replace(other, facts={"classes": json.dumps(CALLED)}), Form(), tmp_path / "pale.onnx")
+    one, pale = str(place / "small.onnx"), str(tmp_path / "pale.onnx")
+    alone = [evaluate([model], place / "photos", device="cpu").models[0].accuracy for model in (one, pale)]
+    assert alone[0] != alone[1]
+    for models in ((one, pale), (pale, one)):
+        scored = evaluate(models, place / "photos", device="cpu").models
+        assert {model.name: model.accuracy for model in scored} == {"small.onnx": alone[0], "pale.onnx": alone[1]}
+
+
+def test_weights_beside_a_file_that_has_its_own_are_refused(place: Path) -> None:
+    with pytest.raises(UsageError, match="holds its own weights"):
+        evaluate([str(place / "small.onnx")], place / "photos", checkpoint=place / "small.pth")
+
+
 def test_answers_that_are_no_numbers_are_null_in_json(place: Path, tmp_path: Path) -> None:
     weights = torch.load(place / "small.pth", weights_only=True)
     torch.save(weights | {"linear.bias": torch.tensor([3e38, -3e38] * 5)}, tmp_path / "far.pth")

@@ -12,6 +12,7 @@ from graftcli.api.marks import state_of
 from graftcli.api.notebook import Notebook
 from graftcli.api.ready import teacher_of
 from graftcli.api.scoring import Scored, Scoring, scoring_on
+from graftcli.measure import accuracy
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,15 @@ class Judge:
     @property
     def teacher(self) -> float | None:
         """How often the teacher is right, where there is a test with class folders."""
-        accuracy: float | None = self._told[0] if self.test is not None else None
-        return accuracy
+        right: float | None = self._told[0] if self.test is not None else None
+        return right
 
     @property
     def said(self) -> str:
         """On what accuracy and agreement were measured."""
         if self.test is None:
-            return (
-                "agreement: with the teacher, on images that a run held out, a tenth of 40 or more; "
-                "accuracy: no --test images were given"
-            )
+            held_out = self.asked.val_images or "images that a run held out, a tenth of 40 or more"
+            return f"agreement: with the teacher, on {held_out}; accuracy: no --test images were given"
         _, count, rule = self._told
         by = f"; classes: {rule}" if rule else "; it has no class folders, so no accuracy"
         return f"accuracy and agreement with the teacher: on {count:,} images of {self.test}{by}"
@@ -66,7 +65,8 @@ class Judge:
 
         def find() -> Any:
             scoring = self._scoring
-            right = _shares(scoring.score(teacher_of(self.asked)))[0]
+            assert scoring.says is not None  # it stands beside the teacher
+            right = accuracy(scoring.says, scoring.labels.indices).top1.share if scoring.labels else None
             return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
 
         files = [state_of(networks.teacher), state_of(networks.teacher_checkpoint)]

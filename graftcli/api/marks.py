@@ -9,7 +9,7 @@ from typing import Any
 
 from graftcli.api.asked import Asked, as_kept
 from graftcli.api.ready import recipe_of
-from graftcli.images.sources import is_hidden
+from graftcli.images.sources import files_below, is_hidden
 from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, is_output
 from graftcli.store.written import plain
 from graftcli.students.wanted import is_wanted
@@ -42,7 +42,7 @@ def state_of(text: str | None) -> Any:
     front, code, _ = text.removeprefix("local-dir:").partition(".py:")
     path = Path(front + code.rstrip(":")).expanduser()
     if path.is_dir():
-        files = [path / FACTS_FILE, path / WEIGHTS_FILE] if is_output(path) else sorted(path.rglob("*"))
+        files = [path / FACTS_FILE, path / WEIGHTS_FILE] if is_output(path) else files_below(path)
         return [_stamp(file, path) for file in files if file.is_file() and not is_hidden(str(file.relative_to(path)))]
     return _stamp(path, path.parent) if path.is_file() else None
 

@@ -62,6 +62,7 @@ class Scoring:
     images: pictures.Images
     labels: naming.Labels | None
     fit: Fit
+    look: Look
     device: torch.device
     batch: int
     says: Tensor | None = None
@@ -78,9 +79,18 @@ class Scoring:
         return Scored(model.name, model.source, count, right, like)
 
     def _answers(self, model: Model) -> Tensor:
+        fit = self.fit
+        if _says_how(model):  # the same pixels, but normalised as this network was trained on them
+            own = fit_for(model, self.look)
+            fit = replace(fit, mean=own.mean, std=own.std)
         if isinstance(model, OnnxModel):
-            return answers(model.rung, centre(self.images.pixels, self.fit), self.fit)
-        return logits(model.module, self.images.pixels, self.fit, self.device, self.batch)
+            return answers(model.rung, centre(self.images.pixels, fit), fit)
+        return logits(model.module, self.images.pixels, fit, self.device, self.batch)
+
+
+def _says_how(model: Model) -> bool:
+    """Whether a model says itself how images are normalised; a user's own code mostly does not."""
+    return not model.mute if isinstance(model, OnnxModel) else model.source not in ("file", "package")
 
 
 def scoring_on(
@@ -97,7 +107,7 @@ def scoring_on(
     fit, called = fit_for(model, look), model.called if isinstance(model, OnnxModel) else ()
     loaded = pictures.load(Path(images), fit, jobs=jobs)
     labels = naming.read(Path(images), loaded.names, model.num_classes, Path(classes) if classes else None, called)
-    return Scoring(loaded, labels, fit, device_named(device), batch)
+    return Scoring(loaded, labels, fit, look, device_named(device), batch)
 
 
 def fit_for(network: Model, look: Look, *, whole: bool = False) -> Fit:
@@ -130,7 +140,9 @@ def evaluate(
     device: str = "auto",
     **building: Any,
 ) -> Evaluation:
-    """Each model's score; all of them see the same pixels, made ready as the first one wants them.
+    """Each model's score; all of them see the same pixels, cropped as the first one wants them.
+
+    Each is given its own mean and std; a user's own code, that of the first.
 
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
     """
@@ -143,6 +155,8 @@ def evaluate(
         spec: str, weights: str | Path | None, role: str, size: tuple[int, int] | None = look.img_size, **more: Any
     ) -> Model:
         if is_onnx(spec):
+            if weights is not None:
+                raise UsageError(f"`{spec}` holds its own weights; {weights} is another file of them.", "Name one.")
             return onnx_model(Path(spec), size)
         return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
 

@@ -61,7 +61,14 @@ ShotsFlag = Annotated[
     ),
 ]
 DrawsFlag = Annotated[
-    int, o.option("--draws", min=1, metavar="N", rich_help_panel=_GRID, help="Draws, with a seed each: 0 to N-1.")
+    int,
+    o.option(
+        "--draws",
+        min=1,
+        metavar="N",
+        rich_help_panel=_GRID,
+        help="Draws, with a seed each: that of --seed and those after it.",
+    ),
 ]
 Blocks = Annotated[
     list[str] | None,

@@ -212,7 +212,12 @@ Batch = Annotated[
 Jobs = Annotated[
     int | None,
     option(
-        "--jobs", "-j", min=1, metavar="N", rich_help_panel=RUNNING, help="Threads that decode images. Without it: all."
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        rich_help_panel=RUNNING,
+        help="Threads that decode images. Without it: one a core, 16 at most.",
     ),
 ]
 Amp = Annotated[

@@ -191,7 +191,10 @@ def _nvidia_gpus() -> list[str]:
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
-    asked = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=30)
+    try:
+        asked = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.SubprocessError):  # it is no program, or its driver hangs: it names no GPU
+        return []
     return [entry.partition(" (UUID")[0] for entry in asked.stdout.splitlines() if entry.startswith("GPU ")]
 
 

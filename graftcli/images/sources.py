@@ -121,10 +121,19 @@ def _kind(mode: int) -> str:
 
 
 def _walk(root: Path) -> Iterator[Entry]:
-    """The files below `root`, links followed, each folder once: a link to a parent ends there."""
     shut: list[OSError] = []
+    yield from (Entry(_printable(file, root), partial(_read_file, file)) for file in files_below(root, shut.append))
+    for error in shut:
+        if Path(error.filename) == root:
+            raise error
+        yield Entry(_printable(Path(error.filename), root) + "/", partial(_refuse, error.strerror or str(error)))
+
+
+def files_below(root: Path, shut: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """The files below `root`, links followed, each folder once: a link to a parent ends there. `shut` hears of folders
+    that cannot be read."""
     seen: set[tuple[int, int]] = set()
-    for folder, below, files in os.walk(root, followlinks=True, onerror=shut.append):
+    for folder, below, files in os.walk(root, followlinks=True, onerror=shut):
         here = Path(folder)
         facts = here.stat()
         if (facts.st_dev, facts.st_ino) in seen:
@@ -132,11 +141,7 @@ def _walk(root: Path) -> Iterator[Entry]:
             continue
         seen.add((facts.st_dev, facts.st_ino))
         below[:] = sorted(name for name in below if not is_hidden(name))
-        yield from (Entry(_printable(here / name, root), partial(_read_file, here / name)) for name in sorted(files))
-    for error in shut:
-        if Path(error.filename) == root:
-            raise error
-        yield Entry(_printable(Path(error.filename), root) + "/", partial(_refuse, error.strerror or str(error)))
+        yield from (here / name for name in sorted(files))
 
 
 def _printable(path: Path, root: Path) -> str:

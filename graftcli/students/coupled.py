@@ -44,7 +44,7 @@ class Coupled:
 def coupled(traced: Traced) -> tuple[list[Coupled], list[str]]:
     """All channels that may go, in the order in which the network makes them; the makers of those that have to stay.
 
-    The answer's own channels are in neither.
+    In neither are the answer's own channels and those of a vector made of vectors, as a head's hidden layer makes them.
     """
     import torch_pruning  # takes seconds to import
 
@@ -55,7 +55,7 @@ def coupled(traced: Traced) -> tuple[list[Coupled], list[str]]:
         warnings.simplefilter("ignore")  # of parameters outside layers, and of layers that do not run
         try:
             graph = torch_pruning.DependencyGraph().build_dependency(module, traced.example.clone())
-            groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d]))
+            groups = list(graph.get_all_groups(root_module_types=[nn.Conv2d, nn.Linear]))
         except Exception as error:  # whatever stops it at a network's own operations
             said = f"torch-pruning cannot follow the channels of `{type(module).__name__}`: {error}."
             raise PairError(
@@ -65,6 +65,8 @@ def coupled(traced: Traced) -> tuple[list[Coupled], list[str]]:
     order = {traced.paths[node]: i for i, node in enumerate(traced.nodes)}
     found.sort(key=lambda one: min(order.get(part.layer, len(order)) for part in one.parts if part.gives))
     last = _answering(traced)
+    vectors = {traced.paths[node] for node, shape in traced.shapes.items() if len(shape) == 2}
+    found = [one for one in found if not vectors.issuperset(one.makers(module))]
     inner = [one for one in found if not any(part.gives and part.layer in last for part in one.parts)]
     free = [one for one in inner if _can_go(one, module)]
     return free, [path for one in inner if one not in free for path in one.makers(module)]
@@ -156,12 +158,13 @@ def energies(groups: Sequence[Coupled], module: nn.Module, images: Tensor) -> li
 def mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tensor]]:
     """What each convolution and linear layer reads on the images: the mean square of each channel."""
     seen: dict[str, Tensor] = {}
+    share = 0.0  # of the images in the batch at hand
 
     def look(path: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def hook(layer: nn.Module, given: tuple[Tensor, ...]) -> None:
             value = given[0].double().square()
             value = value.movedim(1, -1) if isinstance(layer, nn.Conv2d) else value
-            seen[path] = seen.get(path, 0) + value.flatten(0, -2).mean(0)
+            seen[path] = seen.get(path, 0) + share * value.flatten(0, -2).mean(0)
 
         return hook
 
@@ -169,6 +172,7 @@ def mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tenso
     handles = [layer.register_forward_pre_hook(look(path)) for path, layer in layers]
     try:
         for some in images.split(16):
+            share = len(some) / len(images)
             module(some)
     finally:
         for handle in handles:
