@@ -118,6 +118,20 @@ def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) ->
     assert found[1]["agreement"] == 1  # its block is the teacher's own, and hardly trained
 
 
+def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) -> None:
+    shutil.copytree("run", "other")
+    run = json.loads((place / "other/run.json").read_text())
+    run["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
+    (place / "other/run.json").write_text(json.dumps(run))
+    told = call("run", "other")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "other was measured beside another teacher than its own" in told.stderr
+    assert (place / "run/bench.json").exists() and not (place / "other/bench.json").exists()
+    (place / "run/bench.json").unlink()
+    call("run", "--teacher", f"{NETS}:resnet(depth=20)", "--teacher-checkpoint", "none")
+    assert not (place / "run/bench.json").exists()
+
+
 def test_specs_are_measured_without_a_run_or_images() -> None:
     specs = (f"{NETS}:resnet(depth=8)", f"{NETS}:resnet(depth=14)")
     told = call(*specs, "--checkpoint", "none", "--json", "--quiet")

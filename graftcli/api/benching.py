@@ -21,7 +21,7 @@ from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit
 from graftcli.measure.ladder import SECONDS, Measured, Rung, ladder, ladder_json, of_file, of_module
 from graftcli.measure.onnx_facts import read_onnx
-from graftcli.nets.grammar import path_of
+from graftcli.nets.grammar import from_anywhere, path_of
 from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
@@ -112,7 +112,7 @@ def bench(
         seconds=seconds,
         told=lambda size, share: listen(Timed(size, round(100 * share), 100)),
     )
-    _write(measured, named, listen)
+    _write(measured, named, runs, teacher, listen)
     count = len(shown.pixels) if shown.source is not None else 0
     return Bench(cpu().name, many, batch, shown.source, count, shown.rule, measured)
 
@@ -277,9 +277,15 @@ def _pictures(
     return _Pictures(noise, None)
 
 
-def _write(measured: Sequence[Measured], named: Sequence[_Named], listen: Listener) -> None:
-    """Each run's folder gets its own rungs and those of no run."""
-    for folder in dict.fromkeys(one.run for one in named if one.run is not None):
+def _write(
+    measured: Sequence[Measured], named: Sequence[_Named], runs: dict[str, Asked], teacher: str | None, listen: Listener
+) -> None:
+    """Each run's folder gets its own rungs and those of no run, where the teacher among them is its own."""
+    teachers = {Path(run): (asked.networks.teacher, asked.networks.teacher_checkpoint) for run, asked in runs.items()}
+    for folder, its in teachers.items():
+        if its != next(iter(teachers.values())) or (teacher is not None and from_anywhere(teacher) != its[0]):
+            listen(Warned(f"{folder} was measured beside another teacher than its own: it gets no {BENCH_FILE}"))
+            continue
         own = [found for found, one in zip(measured, named, strict=True) if one.run in (None, folder)]
         write_json(folder / BENCH_FILE, ladder_json(own))
         listen(Saved(str(folder / BENCH_FILE)))
