@@ -111,7 +111,7 @@ def test_a_factory_may_insist_on_its_numbers_and_is_then_refused(file: Path) -> 
         ("missing", "no `missing`"),
         ("made", "`made` in .* is a Net"),
         ("nothing", "made a NoneType, not a torch.nn.Module"),
-        ("broken", "stopped at line 27 while `broken` made its network: RuntimeError: no such depth"),
+        ("broken", "stopped at line 28 while `broken` made its network: RuntimeError: no such depth"),
         ("leaves", "SystemExit: 3"),
         ("small(depth=3)", "unexpected keyword argument 'depth'"),
     ],

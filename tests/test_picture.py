@@ -38,9 +38,16 @@ def test_a_cut_tells_of_its_adapters() -> None:
     blocks[0]["seam"] = {"kind": "identity", "folds": None, "into": [], "blocker": None}
     blocks[1]["seam"] = {"kind": "adapter", "folds": None, "into": [], "blocker": "grouped"}
     changed = replace(told(), plan={**told().plan, "blocks": blocks})
-    assert [cut.text for cut in picture(changed, (1,)).cuts] == [
+    assert [cut.text for cut in picture(changed, (1, 2)).cuts] == [
         "cut 1: 8 channels both, no adapter",
         "cut 2: adapters 12 ⇄ 8 channels, kept",
+    ]
+
+
+def test_between_blocks_of_the_teacher_there_are_no_adapters() -> None:
+    assert [cut.text for cut in picture(told(), (3,)).cuts] == [
+        "cut 1: the teacher on both sides",
+        "cut 2: adapters 12 ⇄ 8 channels, folded",
     ]
 
 

@@ -60,7 +60,8 @@ def picture(facts: Facts, replaced: Sequence[int]) -> Picture:
         for role in ("teacher", "student")
     ]
     cuts = [
-        _cut(block, names, channels) for block, names, channels in zip(blocks, facts.cuts, facts.channels, strict=False)
+        _cut(block, names, channels, not {block["index"], block["index"] + 1}.isdisjoint(replaced))
+        for block, names, channels in zip(blocks, facts.cuts, facts.channels, strict=False)
     ]
     height = _top(len(blocks)) + _BOX_HEIGHT + _FOOT
     return Picture(height, tuple(boxes), tuple(cuts))
@@ -87,10 +88,12 @@ def _box(block: dict[str, Any], role: str, most: int, used: bool) -> Box:
     )
 
 
-def _cut(block: dict[str, Any], names: tuple[str, str], channels: tuple[int, int]) -> Cut:
+def _cut(block: dict[str, Any], names: tuple[str, str], channels: tuple[int, int], meets: bool) -> Cut:
     seam = block["seam"]
     ours, theirs = channels
-    if seam["kind"] == "identity":
+    if not meets:
+        text = f"cut {block['index']}: the teacher on both sides"
+    elif seam["kind"] == "identity":
         text = f"cut {block['index']}: {ours} channels both, no adapter"
     elif seam["blocker"]:
         text = f"cut {block['index']}: adapters {ours} ⇄ {theirs} channels, kept"
