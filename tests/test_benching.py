@@ -128,8 +128,10 @@ def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) 
     assert "other was measured beside another teacher than its own" in told.stderr
     assert (place / "run/bench.json").exists() and not (place / "other/bench.json").exists()
     (place / "run/bench.json").unlink()
-    call("run", "--teacher", f"{NETS}:resnet(depth=20)", "--teacher-checkpoint", "none")
+    call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none")  # other weights
     assert not (place / "run/bench.json").exists()
+    call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    assert (place / "run/bench.json").exists()
 
 
 def test_specs_are_measured_without_a_run_or_images() -> None:

@@ -69,22 +69,25 @@ def as_kept(asked: Asked) -> dict[str, Any]:
         networks,
         teacher=from_anywhere(networks.teacher),
         student=from_anywhere(networks.student),
-        teacher_checkpoint=_absolute(networks.teacher_checkpoint),
-        student_checkpoint=_absolute(networks.student_checkpoint),
+        teacher_checkpoint=absolute(networks.teacher_checkpoint),
+        student_checkpoint=absolute(networks.student_checkpoint),
     )
-    recipe = how.recipe if how.recipe in shipped() else _absolute(how.recipe)
+    recipe = how.recipe if how.recipe in shipped() else absolute(how.recipe)
     kept = replace(
         asked,
         networks=full,
-        images=_absolute(asked.images) or asked.images,
-        val_images=_absolute(asked.val_images),
+        images=absolute(asked.images) or asked.images,
+        val_images=absolute(asked.val_images),
         how=replace(how, recipe=recipe or how.recipe),
     )
     return asdict(kept)
 
 
-def _absolute(path: str | None) -> str | None:
-    return path if path in (None, "none") else str(Path(path or "").expanduser().absolute())
+def absolute(path: str | Path | None) -> str | None:
+    """The same path, whatever folder it is read in; "none" is none."""
+    if path is None:
+        return None
+    return "none" if str(path) == "none" else str(Path(path).expanduser().absolute())
 
 
 def asked_of(folder: Path) -> Asked:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli import images as pictures
-from graftcli.api.asked import Asked, asked_of
+from graftcli.api.asked import Asked, absolute, asked_of
 from graftcli.api.loading import network_of
 from graftcli.api.onnx_models import onnx_model
 from graftcli.api.reporting import report
@@ -112,7 +112,7 @@ def bench(
         seconds=seconds,
         told=lambda size, share: listen(Timed(size, round(100 * share), 100)),
     )
-    _write(measured, named, runs, teacher, listen)
+    _write(measured, named, runs, (from_anywhere(teacher), absolute(teacher_checkpoint)) if teacher else None, listen)
     count = len(shown.pixels) if shown.source is not None else 0
     return Bench(cpu().name, many, batch, shown.source, count, shown.rule, measured)
 
@@ -278,12 +278,16 @@ def _pictures(
 
 
 def _write(
-    measured: Sequence[Measured], named: Sequence[_Named], runs: dict[str, Asked], teacher: str | None, listen: Listener
+    measured: Sequence[Measured],
+    named: Sequence[_Named],
+    runs: dict[str, Asked],
+    given: tuple[str, str | None] | None,
+    listen: Listener,
 ) -> None:
-    """Each run's folder gets its own rungs and those of no run, where the teacher among them is its own."""
+    """Each run's folder gets its own rungs and those of no run, if the teacher, `given` or the first one's, is its."""
     teachers = {Path(run): (asked.networks.teacher, asked.networks.teacher_checkpoint) for run, asked in runs.items()}
     for folder, its in teachers.items():
-        if its != next(iter(teachers.values())) or (teacher is not None and from_anywhere(teacher) != its[0]):
+        if its != (given or next(iter(teachers.values()))):
             listen(Warned(f"{folder} was measured beside another teacher than its own: it gets no {BENCH_FILE}"))
             continue
         own = [found for found, one in zip(measured, named, strict=True) if one.run in (None, folder)]
