@@ -20,7 +20,7 @@ def test_the_facts_of_a_file(tmp_path: Path) -> None:
     path = write(tmp_path / "x.onnx", Tiny())
     found = read_onnx(path)
     assert (found.precision, found.params, found.macs) == ("fp32", PARAMS, MACS)
-    assert (found.input_name, found.input_type, found.input_shape) == ("images", "float32", (None, 3, 16, 16))
+    assert (found.input_type, found.input_shape) == ("float32", (None, 3, 16, 16))
     assert found.bytes == path.stat().st_size
 
 

@@ -44,6 +44,14 @@ def test_a_cut_tells_of_its_adapters() -> None:
     ]
 
 
+def test_what_a_run_says_of_its_adapters_goes_before_what_the_plan_foresaw() -> None:
+    kept = ["to_student at cut 2 stays a layer: folded, it would cost more"]
+    assert [cut.text for cut in picture(told(), (2,), kept).cuts] == [
+        "cut 1: adapters 8 ⇄ 6 channels, folded",
+        "cut 2: adapters 12 ⇄ 8 channels, kept",
+    ]
+
+
 def test_between_blocks_of_the_teacher_there_are_no_adapters() -> None:
     assert [cut.text for cut in picture(told(), (3,)).cuts] == [
         "cut 1: the teacher on both sides",

@@ -38,7 +38,6 @@ class OnnxFacts:
     bytes: int  # on disk, with the files of weights beside it
     params: int  # numbers it multiplies with or adds: what BatchNorm was folded away is gone
     macs: int | None  # for one image; None where the graph does not tell its shapes
-    input_name: str
     input_type: str  # float32, float16, uint8
     input_shape: tuple[int | None, ...]  # None where any size does
     told: Told
@@ -62,7 +61,7 @@ def read_onnx(path: Path) -> OnnxFacts:
     type_ = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name
     bytes_ = path.stat().st_size + sum(file.stat().st_size for file in _beside(model, path))
     described = (_precision(graph), bytes_, _params(graph), _macs(model))
-    return OnnxFacts(*described, inputs[0].name, type_, shape, _told(model))
+    return OnnxFacts(*described, type_, shape, _told(model))
 
 
 def _told(model: Any) -> Told:

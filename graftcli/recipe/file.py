@@ -1,11 +1,10 @@
-"""A recipe as a file: found, read, overridden, checked and written. All its faults are reported at once, with places.
+"""A recipe as a file: found, read, overridden and checked. All its faults are reported at once, with places.
 
 load("graft", ["stages.finish.lr=1e-3"], steps_scale=0.1)
-load(dump) == recipe, where the file `dump` holds to_yaml(recipe)
+load(dump) == recipe, where the file `dump` holds the recipe as JSON, which is YAML too
 """
 
 import difflib
-import hashlib
 import json
 import math
 import re
@@ -15,13 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from graftcli.errors import UsageError
 from graftcli.recipe import Recipe, scaled
-from graftcli.recipe.yaml_source import Fault, Loc, Source, dotted, read, scalar
+from graftcli.recipe.yaml_source import Fault, Loc, Source, dotted, read
 
 
 def shipped() -> dict[str, Path]:
@@ -65,28 +63,6 @@ def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 
     for override in overrides:
         _override(source, override)
     return scaled(_checked(source, shown), steps_scale)
-
-
-def to_yaml(recipe: Recipe) -> str:
-    """The recipe as text, with every default written out."""
-    data = recipe.model_dump(mode="json", exclude_none=True)
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120, default_flow_style=None)
-
-
-def digest(recipe: Recipe) -> str:
-    """The same for equal recipes, and only for them: the SHA-256 of all that they say."""
-    return hashlib.sha256(json.dumps(recipe.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
-
-
-class _Dumper(yaml.SafeDumper):
-    """Quotes each text that `scalar` would read as something else, as 1e-3."""
-
-
-def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) == text else '"')
-
-
-_Dumper.add_representer(str, _quoted)
 
 
 def _override(source: Source, text: str) -> None:

@@ -50,8 +50,11 @@ class Picture:
     gap: int = _GAP
 
 
-def picture(facts: Facts, replaced: Sequence[int]) -> Picture:
-    """Where every box and cut lies; `replaced` are the blocks that were taken from the student."""
+def picture(facts: Facts, replaced: Sequence[int], kept: Sequence[str] | None = None) -> Picture:
+    """Where every box and cut lies; `replaced` are the blocks that were taken from the student.
+
+    `kept` are the run's sentences about the adapters that stay; before there are any, the plan's foresight stands in.
+    """
     blocks = facts.plan["blocks"]
     most = max(block[role]["macs"] for block in blocks for role in ("teacher", "student")) or 1
     boxes = [
@@ -60,7 +63,7 @@ def picture(facts: Facts, replaced: Sequence[int]) -> Picture:
         for role in ("teacher", "student")
     ]
     cuts = [
-        _cut(block, names, channels, not {block["index"], block["index"] + 1}.isdisjoint(replaced))
+        _cut(block, names, channels, {block["index"], block["index"] + 1} & {*replaced}, kept)
         for block, names, channels in zip(blocks, facts.cuts, facts.channels, strict=False)
     ]
     height = _top(len(blocks)) + _BOX_HEIGHT + _FOOT
@@ -88,19 +91,25 @@ def _box(block: dict[str, Any], role: str, most: int, used: bool) -> Box:
     )
 
 
-def _cut(block: dict[str, Any], names: tuple[str, str], channels: tuple[int, int], meets: bool) -> Cut:
-    seam = block["seam"]
+def _cut(
+    block: dict[str, Any],
+    names: tuple[str, str],
+    channels: tuple[int, int],
+    near: set[int],
+    kept: Sequence[str] | None,
+) -> Cut:
+    """The line of a cut; `near` are the replaced blocks beside it."""
+    index, seam = block["index"], block["seam"]
+    stays = seam["blocker"] if kept is None else any(f" at cut {index} " in line for line in kept)
     ours, theirs = channels
-    if not meets:
-        text = f"cut {block['index']}: the teacher on both sides"
+    if not near:
+        text = f"cut {index}: the teacher on both sides"
     elif seam["kind"] == "identity":
-        text = f"cut {block['index']}: {ours} channels both, no adapter"
-    elif seam["blocker"]:
-        text = f"cut {block['index']}: adapters {ours} ⇄ {theirs} channels, kept"
+        text = f"cut {index}: {ours} channels both, no adapter"
     else:
-        text = f"cut {block['index']}: adapters {ours} ⇄ {theirs} channels, folded"
+        text = f"cut {index}: adapters {ours} ⇄ {theirs} channels, {'kept' if stays else 'folded'}"
     where = f"behind {names[0]} of the teacher and {names[1]} of the student"
-    return Cut(_top(block["index"]) + _BOX_HEIGHT + _GAP // 2, text, f"{text}; {where}")
+    return Cut(_top(index) + _BOX_HEIGHT + _GAP // 2, text, f"{text}; {where}")
 
 
 def shortened(text: str, letters: int) -> str:
