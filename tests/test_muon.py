@@ -12,7 +12,7 @@ def test_all_directions_of_a_matrix_become_about_equally_long(shape: tuple[int, 
     torch.manual_seed(0)
     left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     values = torch.logspace(0, -2, min(shape))
-    found = orthogonal(left @ values.diag() @ right)
+    (found,) = orthogonal((left @ values.diag() @ right)[None])
     inner = left.T @ found @ right.T
     assert inner.diagonal().min() > 0.67 and inner.diagonal().max() < 1.21
     assert (inner - inner.diagonal().diag()).abs().max() < 1e-2  # no direction has become another
@@ -21,7 +21,7 @@ def test_all_directions_of_a_matrix_become_about_equally_long(shape: tuple[int, 
 @pytest.mark.parametrize("size", [0.0, 1e-36, 1e-25, 1e-14])
 def test_nothing_to_learn_is_no_move(size: float) -> None:
     torch.manual_seed(0)
-    assert orthogonal(size * torch.randn(3, 5)).abs().max() < 0.05
+    assert orthogonal(size * torch.randn(1, 3, 5)).abs().max() < 0.05
 
 
 def test_what_has_no_gradient_any_more_comes_to_rest() -> None:
@@ -73,9 +73,25 @@ def test_momentum_and_weight_decay_are_those_of_the_formula() -> None:
         weight.grad = torch.randn(4, 6)
         average = 0.8 * average + 0.2 * weight.grad
         ahead = 0.2 * weight.grad + 0.8 * average
-        expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * 6**0.5 * orthogonal(ahead)
+        expected = expected * (1 - 0.1 * 0.5) - 0.1 * 0.2 * 6**0.5 * orthogonal(ahead[None])[0]
         muon.step()
     torch.testing.assert_close(weight.detach(), expected)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3, 3), (300, 256)])
+def test_matrices_of_one_shape_move_as_each_does_alone(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    together = [nn.Parameter(torch.randn(shape)) for _ in range(3)]
+    alone = [nn.Parameter(weight.detach().clone()) for weight in together]
+    optimisers = [Muon([{"params": each, "lr": 0.1}]) for each in (together, *([one] for one in alone))]
+    for _ in range(3):
+        for ours, theirs in zip(together, alone, strict=True):
+            ours.grad = torch.randn(shape)
+            theirs.grad = ours.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for ours, theirs in zip(together, alone, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
 def test_it_learns_a_matrix() -> None:

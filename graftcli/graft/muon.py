@@ -15,6 +15,7 @@ _BETAS = (0.9, 0.999)  # of Adam, for what is no matrix
 _SMALL = 1e-8  # of gradients, as Adam's: smaller ones move nothing
 # x -> ax + bx^3 + cx^5, five times: brings singular values from 0 to 1 near 1 (Jordan's coefficients)
 _A, _B, _C, _TIMES = 3.4445, -4.7750, 2.0315, 5
+_FEW = 2**16  # numbers of a matrix that is small
 _AS_ADAM = 0.2  # the usual size of a number in a step of Adam, in rates: so one rate serves both (Liu et al., 2025)
 
 
@@ -27,12 +28,26 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # no stage computes a gradient twice
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                move = _turned if is_matrix(parameter) else _scaled
-                parameter.sub_(move(self.state[parameter], parameter.grad, group["momentum"]), alpha=group["lr"])
+            rate, momentum = group["lr"], group["momentum"]
+            gradients = {one: one.grad for one in group["params"] if one.grad is not None}
+            for parameter, gradient in gradients.items():
+                parameter.mul_(1 - rate * group["weight_decay"])
+                if not is_matrix(parameter):
+                    parameter.sub_(_scaled(self.state[parameter], gradient), alpha=rate)
+            for alike in _alike(filter(is_matrix, gradients)):
+                ahead = [_ahead(self.state[one], gradients[one], momentum).flatten(1) for one in alike]
+                turned = orthogonal(torch.stack(ahead))
+                size = _AS_ADAM * math.sqrt(max(turned.shape[1:]))
+                for parameter, move in zip(alike, turned, strict=True):
+                    parameter.sub_(move.reshape(parameter.shape), alpha=rate * size)
+
+
+def _alike(matrices: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Small matrices of one shape together: of these the calls take longer than the numbers in them."""
+    found: dict[object, list[Tensor]] = {}
+    for matrix in matrices:
+        found.setdefault(matrix.shape if matrix.numel() <= _FEW else id(matrix), []).append(matrix)
+    return found.values()
 
 
 def is_matrix(parameter: Tensor) -> bool:
@@ -43,16 +58,16 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
 
 
-def _turned(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tensor:
+def _ahead(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tensor:
+    """The momentum with a look ahead, as Nesterov's."""
     if not state:
         state["average"] = torch.zeros_like(gradient)
     state["average"].lerp_(gradient, 1 - momentum)
-    matrix = gradient.lerp(state["average"], momentum).flatten(1)  # a look ahead, as Nesterov's
-    size = _AS_ADAM * math.sqrt(max(matrix.shape))
-    return (size * orthogonal(matrix)).reshape(gradient.shape)
+    found: Tensor = gradient.lerp(state["average"], momentum)
+    return found
 
 
-def _scaled(state: dict[str, Any], gradient: Tensor, _: float) -> Tensor:
+def _scaled(state: dict[str, Any], gradient: Tensor) -> Tensor:
     if not state:
         state.update(step=torch.zeros(()), average=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
     state["step"] += 1
@@ -63,24 +78,26 @@ def _scaled(state: dict[str, Any], gradient: Tensor, _: float) -> Tensor:
     return move
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """U V' of matrix = U S V', nearly: 0.68 to 1.17 for the singular values above 0.5% of the matrix's norm.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """U V' of each matrix = U S V', nearly: 0.68 to 1.17 for the singular values above 0.5% of the matrix's norm.
 
     Every iterate is a small square matrix times the one at the start, so only the small ones are multiplied.
     """
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    wide = wide / (wide.norm() + _SMALL)  # what has no gradient any more comes to rest
-    gram = wide @ wide.T
-    unity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    is_wide = matrices.shape[-2] <= matrices.shape[-1]
+    wide = matrices if is_wide else matrices.mT
+    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + _SMALL)  # what has no gradient any more comes to rest
+    gram = wide @ wide.mT
+    unity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     factor = turn = _turn(gram, unity)
     for _ in range(_TIMES - 1):
         gram = turn @ gram @ turn
         turn = _turn(gram, unity)
         factor = turn @ factor
     found: Tensor = factor @ wide
-    return found if matrix.shape[0] <= matrix.shape[1] else found.T
+    return found if is_wide else found.mT
 
 
 def _turn(gram: Tensor, unity: Tensor) -> Tensor:
     """What an iterate with this gram matrix is multiplied by to be the next one."""
-    return _A * unity + _B * gram + _C * (gram @ gram)
+    found: Tensor = torch.baddbmm(_A * unity + _B * gram, gram, gram, alpha=_C)
+    return found
