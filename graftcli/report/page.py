@@ -82,7 +82,7 @@ def _environment() -> Environment:
     }
     made.filters |= offered
     made.globals |= {
-        "picture": lambda run: picture(run.facts, run.settings["blocks"], run.result["kept"] if run.result else None),
+        "picture": lambda run: picture(run.facts, run.settings["blocks"], (run.result or {}).get("kept")),
         "block_rows": block_rows,
         "curves": _curves,
         "colour": lambda index: f"var(--c{index % COLOURS + 1})",
