@@ -27,7 +27,7 @@ IDEAS: dict[str, tuple[str, ...]] = {
     "graft-own-input": ("stages.graft.input=student",),
     "graft-both-inputs": ("stages.graft.input=mix", "stages.graft.mu=0.5"),
     "graft-lr-2e-3": ("stages.graft.lr=2e-3",),
-    "lr-halves": ("stages.graft.lr=5e-3", "stages.finish.lr=3e-3"),
+    "lr-doubled": ("stages.graft.lr=1e-2", "stages.finish.lr=6e-3"),
     "finish-9000": ("stages.finish.steps=9000",),
     "finish-lr-1e-2": ("stages.finish.lr=1e-2",),
     "finish-lr-1e-3": ("stages.finish.lr=1e-3",),
