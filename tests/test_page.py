@@ -67,7 +67,8 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
     read = Reader(everything(tmp_path))
     assert read.open == [] and read.outside == []
     for part in (
-        *("The plan", "cut 1: adapters 8", "Parameters and MACs of each block", "Loss and agreement of each stage"),
+        *("The plan", "cut 1: adapters 8", "cut 2: adapters 12", "channels, kept"),
+        *("Parameters and MACs of each block", "Loss and agreement of each stage"),
         *(
             "The ladder",
             "4.00 5.00",

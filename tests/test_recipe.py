@@ -131,6 +131,11 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
             "found train, but one image (`batch: 1`) has no statistics",
         ),
         (
+            {"train": "student", "targets": [{"at": "logits", "loss": "kl"}, {"at": "output", "loss": "mse"}]},
+            ("targets", 1, "at"),
+            "found output, which is one block's: with `train: student` take outputs, features or logits",
+        ),
+        (
             {"train": "layers", "targets": [{"at": "output", "loss": "mse"}, {"at": "logits", "loss": "kl"}]},
             ("targets", 1, "at"),
             "found logits, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
@@ -181,7 +186,7 @@ def test_least_squares_has_its_own_usual_values() -> None:
 
 
 def test_rules_are_reported_beside_the_faults_inside_what_they_rule() -> None:
-    faulty = STAGE | {"train": "student", "targets": [{"at": "head", "loss": "l3"}], "steps": "many", "epochs": 3}
+    faulty = STAGE | {"train": "student", "targets": [{"at": "output", "loss": "l3"}], "steps": "many", "epochs": 3}
     found = faults(Recipe, RECIPE | {"stages": [faulty, STAGE, 7]})
     assert set(found) >= {
         ("stages", 0, "steps", 0),

@@ -147,7 +147,7 @@ stages:
   - name: graft
     train: student
     mu: 0.5
-    targets: [{at: head, loss: mse}]
+    targets: [{at: output, loss: mse}]
     lr: [1e-3, 2e-3]
     momentun: 0.9
   - 7
@@ -170,8 +170,8 @@ stages:
         "15: `stages.1.name` found graft again: each stage has its own",
         "15: `stages.1.epochs` is missing, and so is steps: one of them says how long the stage lasts",
         "17: `stages.1.mu` found 0.5, but `input` is teacher: leave mu out, or take `input: mix`",
-        "18: `stages.1.targets.0.at` found head alone, and blocks before the last have none: take logits, or add "
-        "output",
+        "18: `stages.1.targets.0.at` found output, which is one block's: with `train: student` take outputs, features"
+        " or logits",
         "19: `stages.1.lr` found 2 values, but `train: student` trains one unit: give one",
         "20: `stages.1.momentun` is no key here; the nearest is momentum",
         "21: `stages.2` found 7; allowed: a list with at least one stage, a map each",

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.seams import seams
-from graftcli.graft.stages import Task, pieces, tasks, values_of
+from graftcli.graft.stages import pieces
 from graftcli.nets import plan as plans
-from graftcli.recipe import Target
-from graftcli.recipe.file import load
 from tests.engine import Stages, network
 from tests.nets import randomise
 
@@ -65,17 +63,3 @@ def test_maps_that_happen_to_be_as_many_as_classes_are_features() -> None:
     made = plans.make(network(Wider(), "a"), network(Wider(), "b"))
     last = pieces(made, seams(made)).last_maps
     assert last is not None and [place.channels for place in last] == [5, 5]
-
-
-def test_the_output_of_a_whole_student_is_its_last_map_and_that_of_a_block_lies_at_its_cut() -> None:
-    made = plans.make(network(Stages((8, 12, 16), 2), "a"), network(Stages((6, 8, 10), 1), "b"))
-    found = pieces(made, seams(made))
-    output, features = (Target(at=at, loss="mse") for at in ("output", "features"))
-
-    def met(chosen: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-        last: Task = tasks(load("graft"), found.blocks, chosen)[-1]
-        return values_of(output, last, found), values_of(features, last, found)
-
-    assert found.blocks == 2
-    assert met((1, 2)) == ((2,), (2,))
-    assert met((1,)) == ((1,), (2,))

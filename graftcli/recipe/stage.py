@@ -154,8 +154,11 @@ class Stage(Part):
             losses = enumerate(of_items(value, "loss"))
             far = {(i, "loss"): f"found {loss}, {said}" for i, loss in losses if loss == "norm-l2"}
             return together(value, check, {**others, **more, **far})
-        alone = "found head alone, and blocks before the last have none: take logits, or add output"
-        return together(value, check, {(0, "at"): alone} if set(places) == {"head"} else {})
+        said = "found output, which is one block's: with `train: student` take outputs, features or logits"
+        cuts = {(index, "at"): said for index, at in enumerate(places) if train == "student" and at == "output"}
+        if set(places) == {"head"}:
+            cuts[0, "at"] = "found head alone, and blocks before the last have none: take logits, or add output"
+        return together(value, check, cuts)
 
     @rule("epochs")
     @classmethod
