@@ -4,13 +4,21 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+from graftcli.api.benching import bench
 from graftcli.cli import app
+from graftcli.events import Event, Warned
+from graftcli.export import write as export
+from graftcli.export.form import Form
+from tests.exports import small, subject
 from tests.files import Tiny, write
 from tests.nets import randomise, resnet
 from tests.pictures import folder_of, noise, saved
@@ -148,6 +156,43 @@ def test_files_alone_are_measured(place: Path) -> None:
     told = call("alone.onnx", "--json")
     assert told.exit_code == 0, told.output + told.stderr
     assert json.loads(told.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
+
+
+def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
+    """The same weights twice, once for far brighter images: alone and beside one another."""
+    usual = subject(small(), 32)
+    pale = replace(usual, fit=replace(usual.fit, mean=(9.0,) * 3, std=(0.1,) * 3))
+    for name, made in (("usual", usual), ("pale", pale)):
+        export.write(replace(made, facts={"classes": json.dumps([*"abcdefghij"])}), Form(), tmp_path / f"{name}.onnx")
+    with torch.no_grad():
+        said = usual.module(usual.shown(usual.images, Form())).argmax(1).tolist()
+    drawn = zip(usual.images.permute(0, 2, 3, 1).numpy(), said, strict=True)
+    files = {
+        f"test/{'abcdefghij'[answer]}/{i}.png": saved(Image.fromarray(image)) for i, (image, answer) in enumerate(drawn)
+    }
+    folder_of(tmp_path, files)
+
+    def top1(*names: str) -> dict[str, float]:
+        told = call(*(str(tmp_path / f"{name}.onnx") for name in names), "--images", str(tmp_path / "test"), "--json")
+        assert told.exit_code == 0, told.output + told.stderr
+        return {rung["name"]: rung["top1"] for rung in json.loads(told.stdout)["rungs"]}
+
+    alone = top1("usual") | top1("pale")
+    assert alone["usual.onnx"] == 1 > alone["pale.onnx"]
+    assert top1("usual", "pale") == top1("pale", "usual") == alone
+
+
+def test_a_glance_replaces_no_ladder_that_saw_more_images(place: Path) -> None:
+    folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
+    assert call("run").exit_code == 0
+    careful = (place / "run/bench.json").read_bytes()
+    heard: list[Event] = []
+    few: dict[str, Any] = {"images": place / "few", "seconds": 0.0, "threads": 1, "listen": heard.append}
+    bench(["run"], glance=True, **few)
+    assert (place / "run/bench.json").read_bytes() == careful
+    assert any("was measured on more images and stays" in event.text for event in heard if isinstance(event, Warned))
+    bench(["run"], **few)
+    assert (place / "run/bench.json").read_bytes() != careful
 
 
 def test_images_that_are_gone_leave_the_times(place: Path) -> None:

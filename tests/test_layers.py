@@ -13,8 +13,8 @@ import graftcli
 LAYERS = (
     ("errors", "events"),
     ("recipe",),
-    ("nets",),
-    ("students", "images", "environment"),
+    ("nets", "environment"),
+    ("students", "images"),
     ("measure", "store"),
     ("graft",),
     ("export", "report"),
@@ -185,8 +185,8 @@ def test_a_module_that_breaks_the_design_is_found_line_by_line() -> None:
         ("graftcli.nets.cuts", "from ..measure import macs", ["graftcli.nets.cuts:1 measure is above nets"]),
         (
             "graftcli.images",
-            "from graftcli.environment import memory",
-            ["graftcli.images:1 environment stands beside images"],
+            "from graftcli.students import make",
+            ["graftcli.images:1 students stands beside images"],
         ),
         ("graftcli.images", "from graftcli.images.pixels import decode", []),
         ("graftcli.api", "import sys; sys.exit(1)", ["graftcli.api:1 sys.exit"]),

@@ -79,10 +79,7 @@ class Scoring:
         return Scored(model.name, model.source, count, right, like)
 
     def _answers(self, model: Model) -> Tensor:
-        fit = self.fit
-        if _says_how(model):  # the same pixels, but normalised as this network was trained on them
-            own = fit_for(model, self.look)
-            fit = replace(fit, mean=own.mean, std=own.std)
+        fit = fit_of(model, self.fit, self.look)
         if isinstance(model, OnnxModel):
             return answers(model.rung, centre(self.images.pixels, fit), fit)
         return logits(model.module, self.images.pixels, fit, self.device, self.batch)
@@ -104,10 +101,17 @@ def scoring_on(
     device: str = "auto",
 ) -> Scoring:
     """A folder's images as the model wants them, with their labels where they lie in class folders."""
-    fit, called = fit_for(model, look), model.called if isinstance(model, OnnxModel) else ()
+    fit = fit_for(model, look)
     loaded = pictures.load(Path(images), fit, jobs=jobs)
-    labels = naming.read(Path(images), loaded.names, model.num_classes, Path(classes) if classes else None, called)
-    return Scoring(loaded, labels, fit, look, device_named(device), batch)
+    return Scoring(loaded, labels_of(images, loaded, model, classes), fit, look, device_named(device), batch)
+
+
+def labels_of(
+    images: str | Path, loaded: pictures.Images, model: Model, classes: str | Path | None
+) -> naming.Labels | None:
+    """What the class folders of the images say, in the order of the model's classes."""
+    called = model.called if isinstance(model, OnnxModel) else ()
+    return naming.read(Path(images), loaded.names, model.num_classes, Path(classes) if classes else None, called)
 
 
 def fit_for(network: Model, look: Look, *, whole: bool = False) -> Fit:
@@ -124,6 +128,14 @@ def fit_for(network: Model, look: Look, *, whole: bool = False) -> Fit:
         whole=whole,
         squash=own.squash,
     )
+
+
+def fit_of(model: Model, shared: Fit, look: Look) -> Fit:
+    """The pixels that all models share, normalised as this one was trained on them, where it says how."""
+    if not _says_how(model):
+        return shared
+    own = fit_for(model, look)
+    return replace(shared, mean=own.mean, std=own.std)
 
 
 def evaluate(

@@ -3,7 +3,6 @@
 A file that cannot be read or decoded is named with the reason; it never ends the work on the others.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,11 +12,14 @@ from typing import TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
+from graftcli.environment.machine import usable_cores
 from graftcli.errors import MachineError
 from graftcli.images.pixels import FORMATS
 from graftcli.images.sources import FOREIGN, Entry, Refused
 
 T = TypeVar("T")
+
+_MOST_WORKERS = 16  # more of them wait for the one thread that reads
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,11 @@ class File:
 
 def each(entries: Sequence[Entry], work: Callable[[File], T], jobs: int | None = None) -> Iterator[T | Broken]:
     """What `work` makes of each entry's bytes, or why it could not, in the order of the entries."""
-    workers = _cores() if jobs is None else max(1, jobs)
+    workers = min(_MOST_WORKERS, usable_cores()) if jobs is None else max(1, jobs)
     Image.init()  # here, because it is not made for several threads at once
     with ThreadPoolExecutor(workers) as pool:
         files = (_fetched(row, entry) for row, entry in enumerate(entries))
         yield from _in_order(pool, partial(_settled, work), files, ahead=2 * workers)
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
 
 
 def _in_order(

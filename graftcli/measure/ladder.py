@@ -49,6 +49,7 @@ class Rung:
     macs: int | None
     size: tuple[int, int, int]  # channels, height and width of its input
     runner: Runner
+    fit: Fit | None = None  # how it wants pixels normalised; None: as the ladder does
 
 
 @dataclass(frozen=True)
@@ -153,15 +154,16 @@ def ladder(
 ) -> tuple[Measured, ...]:
     """Every rung measured on the same images, uint8 [images, channels, height, width], beside the first.
 
-    `compared` is False where the images are noise: then only time is measured. Sessions keep the threads that they were
-    made with; PyTorch gets `threads` while this runs. `told` hears the batch and the share of its measuring done.
+    `fit` says how they are cut, and how they are normalised for a rung that does not say it. `compared` is False where
+    the images are noise: then only time is measured. Sessions keep the threads that they were made with; PyTorch gets
+    `threads` while this runs. `told` hears the batch and the share of its measuring done.
     """
     if double := {rung.name for rung in rungs if [other.name for other in rungs].count(rung.name) > 1}:
         raise ValueError(f"rungs of one name: {sorted(double)}")
     pixels = centre(pixels, fit)
     with _threads(threads):
         times = {size: _timed(rungs, pixels, fit, size, seconds, told) for size in sorted({1, batch})}
-        said = [answers(rung, pixels, fit) if compared else None for rung in rungs]
+        said = [answers(rung, pixels, rung.fit or fit) if compared else None for rung in rungs]
     first = times[1].get(rungs[0].name)
     return tuple(
         _measured(rung, times, first, answer, said[0], labels, threads)
@@ -186,7 +188,7 @@ def _timed(
     works = {}
     for rung in rungs:
         if rung.runner.batch in (None, batch):
-            works[rung.name] = _ready(rung.runner, _repeated(pixels, batch), fit)
+            works[rung.name] = _ready(rung.runner, _repeated(pixels, batch), rung.fit or fit)
     return in_turns(works, seconds, lambda share: told(batch, share)) if works else {}
 
 

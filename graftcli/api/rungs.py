@@ -1,0 +1,126 @@
+"""What `bench` measures: runs, specs and ONNX files, each a rung of the ladder under a name of its own."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from graftcli.api.asked import Asked
+from graftcli.api.loading import network_of
+from graftcli.api.onnx_models import OnnxModel, onnx_model
+from graftcli.api.scoring import Look, Model, fit_of
+from graftcli.errors import UsageError
+from graftcli.images.pixels import Fit
+from graftcli.measure.ladder import Rung, of_module
+from graftcli.measure.onnx_facts import read_onnx
+from graftcli.nets.network import Network
+from graftcli.nets.origin import WEIGHTS_FILE
+from graftcli.nets.spec import build
+from graftcli.report.words import numbers
+from graftcli.store.runs import read_run
+
+_PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Named:
+    """A rung before it is made: a network, or an ONNX file, and the run's folder that it lies in."""
+
+    name: str
+    what: Network | Path
+    run: Path | None = None
+
+
+# -- which there are ----------------------------------------------------------------------------------------------
+
+
+def named(
+    models: Sequence[str],
+    runs: dict[str, Asked],
+    teacher: str | None,
+    weights: dict[str, str | Path | None],
+    building: dict[str, Any],
+) -> Iterator[Named]:
+    """Every rung once, the teacher first, each under a name of its own."""
+    found: list[Named] = []
+    if teacher is not None:
+        network = build(teacher, checkpoint=weights["teacher"], role="teacher", **building)
+        found.append(Named(f"{network.name} (teacher)", network))
+    elif runs:
+        network = _teacher(next(iter(runs.values())), building)
+        found.append(Named(f"{network.name} (teacher)", network))
+    for model in models:
+        if model in runs:
+            found += _of_run(Path(model), building, alone=len(runs) == 1)
+        elif Path(model).suffix == ".onnx":
+            found.append(Named(Path(model).name, Path(model)))
+        else:
+            network = network_of(model, checkpoint=weights["model"], role="model", **building)
+            found.append(Named(network.name, network))
+    seen: dict[str, int] = {}
+    for one in {one.what.resolve() if isinstance(one.what, Path) else object(): one for one in found}.values():
+        seen[one.name] = seen.get(one.name, 0) + 1
+        yield one if seen[one.name] == 1 else replace(one, name=f"{one.name} #{seen[one.name]}")
+
+
+def _teacher(asked: Asked, building: dict[str, Any]) -> Network:
+    networks = asked.networks
+    own = {"num_classes": networks.num_classes, "in_chans": networks.in_chans, "ema": networks.ema}
+    given = {key: value for key, value in building.items() if value not in (None, False)}
+    settings = {**own, "unsafe": networks.unsafe_load, **given}
+    return build(networks.teacher, checkpoint=networks.teacher_checkpoint, role="teacher", **settings)
+
+
+def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[Named]:
+    """What came out of the run, and every ONNX file in the folder."""
+    settings = read_run(folder)["settings"]
+    whole = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
+    what = settings["student"]["name"] if whole else f"{numbers(settings['blocks'])} replaced"
+    own = network_of(folder, img_size=building.get("img_size"), unsafe=bool(building.get("unsafe")))
+    yield Named(f"{what} (student)" if alone else f"{folder.name}: {what}", own, folder)
+    for file in sorted(folder.glob("*.onnx"), key=_rank):
+        yield Named(file.name if alone else f"{folder.name}: {file.name}", file, folder)
+
+
+def _rank(file: Path) -> tuple[int, str]:
+    """Files from fp32 down to int8."""
+    return (_PRECISIONS.index(read_onnx(file).precision), file.name)
+
+
+# -- what they are ------------------------------------------------------------------------------------------------
+
+
+def first_of(every: Sequence[Named], look: Look) -> Model:
+    """What says how images are cut, and which classes there are: the first network; among files alone the first."""
+    network = next((one.what for one in every if isinstance(one.what, Network)), None)
+    return network or _model(every[0], look.img_size)
+
+
+def _model(one: Named, size: tuple[int, int] | None, threads: int | None = None) -> Model:
+    return onnx_model(one.what, size, threads) if isinstance(one.what, Path) else one.what
+
+
+def rungs(every: Sequence[Named], fit: Fit, look: Look, threads: int) -> list[Rung]:
+    """All of them made, which take images of one size; each normalises them as it was trained to."""
+    models = [_model(one, fit.size, threads) for one in every]
+    size = (fit.channels, *fit.size)
+    takes = [model.rung.size if isinstance(model, OnnxModel) else (model.input_size[0], *fit.size) for model in models]
+    if others := [f"{one.name} takes {_x(its)}" for one, its in zip(every, takes, strict=True) if its != size]:
+        raise UsageError(
+            f"the ladder is measured on images of {_x(size)}, but {', '.join(others)}.",
+            "Give --img-size, or measure them apart.",
+        )
+    pairs = zip(every, models, strict=True)
+    return [replace(_rung(one, model, size), fit=fit_of(model, fit, look)) for one, model in pairs]
+
+
+def _rung(one: Named, model: Model, size: tuple[int, int, int]) -> Rung:
+    if isinstance(model, OnnxModel):
+        return replace(model.rung, name=one.name)
+    stored = one.run / WEIGHTS_FILE if one.run is not None else None
+    bytes_ = stored.stat().st_size if stored is not None and stored.is_file() else None
+    return of_module(one.name, model.module, size, bytes_=bytes_)
+
+
+def _x(size: Sequence[int]) -> str:
+    return "x".join(map(str, size))
