@@ -156,6 +156,14 @@ class Rehearsed(Event):
 
 
 @dataclass(frozen=True)
+class Foreseen(Event):
+    """Roughly, from the pace of the first looks: a run with so many steps takes so many seconds in all."""
+
+    steps: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Saved(Event):
     path: str
 

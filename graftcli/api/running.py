@@ -10,6 +10,7 @@ import torch
 
 from graftcli.api.asked import Asked, as_kept, asked_of, laid_over
 from graftcli.api.checking import checked
+from graftcli.api.foresight import foreseeing
 from graftcli.api.ready import Ready, ready
 from graftcli.api.result import Result, done_before, made_of, result_of, write_single
 from graftcli.api.reuse import take_over
@@ -136,7 +137,8 @@ def _trained(start: Ready, store: Store, listen: Listener) -> Outcome:
     settings = settings_of(start, fixed)
     listen(checked(start.plan.teacher.network, start.train, start.fit, settings.how.device))
     listen(_started(start, settings, fixed["threads"], store))
-    return run(start.plan, start.train, start.fit, start.recipe, settings, store, listen, start.held)
+    told = foreseeing(start, listen)
+    return run(start.plan, start.train, start.fit, start.recipe, settings, store, told, start.held)
 
 
 def _check_device(name: str, folder: Path) -> None:

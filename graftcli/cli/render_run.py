@@ -7,7 +7,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
-from graftcli.report.words import numbers
+from graftcli.report.words import duration, numbers
 
 if TYPE_CHECKING:
     from graftcli.api.result import Result
@@ -29,6 +29,9 @@ def said(event: events.Event) -> str | None:
             return f"cell {done + 1} of {total}: {cell}"
         case events.Rehearsed(steps, seconds):
             return f"rehearsed: {steps:,} steps are expected to take {seconds:.0f} s"
+        case events.Foreseen(steps, seconds):
+            shorter = "--steps-scale 0.1 is a tenth of the recipe's steps"
+            return f"expected: about {duration(seconds)} in all for {steps:,} steps; {shorter}"
         case events.Saved(path):
             return f"written: {path}"
         case events.Decoded() | events.Synthesised() | events.Looked() | events.Timed() | events.Searched():

@@ -1,0 +1,58 @@
+"""How long a run will take, told while the teacher looks at its first views: what a multiply-add takes there, it takes
+later on.
+
+This is rough, but early: on a processor a long run's looks alone may take an hour. A rehearsal is exact, and not free.
+"""
+
+import time
+from collections.abc import Callable
+
+from graftcli.api.ready import Ready, trained_on
+from graftcli.events import Event, Foreseen, Listener, Looked
+from graftcli.graft.looks import looks
+from graftcli.graft.stages import Task, tasks
+from graftcli.nets.plan import Plan
+
+# A step in passes forwards. What is not trained: forwards and back. What is trained: three, and about one more for what
+# has no multiply-adds, as BatchNorms and the optimiser.
+_BEHIND, _TRAINED = 2, 4
+_WATCHED = 3.0  # seconds of looking before anything is said
+_LONG = 600.0  # who waits for less sees the end coming
+
+
+def foreseeing(start: Ready, listen: Listener, clock: Callable[[], float] = time.monotonic) -> Listener:
+    """A listener that passes everything on, and tells of a long run once, soon after the teacher began to look."""
+    images = trained_on(start)
+    every = tasks(start.recipe, len(start.plan.blocks), start.blocks)
+    if any(task.stage.train == "layers" for task in every):  # its steps are as long as a layer is large
+        return listen
+    steps = sum(task.steps(images) for task in every)
+    worth = images * sum(looks(start.recipe, every, images).values()) + sum(
+        task.steps(images) * task.batch(images) * looks_worth(task, start.plan) for task in every
+    )
+    first: tuple[float, int] | None = None  # when the looks began, and at which view
+    told = False
+
+    def tell(event: Event) -> None:
+        nonlocal first, told
+        listen(event)
+        if told or not isinstance(event, Looked):
+            return
+        now = clock()
+        first = first or (now, event.done)
+        spent, seen = now - first[0], event.done - first[1]
+        if seen and (spent >= _WATCHED or event.done == event.total):
+            told = True
+            if spent / seen * worth >= _LONG:
+                listen(Foreseen(steps, spent / seen * worth))
+
+    return tell
+
+
+def looks_worth(task: Task, plan: Plan) -> float:
+    """How many looks of the whole teacher a view takes as long as, when this is trained on it."""
+    ours, theirs = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
+    to_the_end = any(target.at in ("features", "logits") for target in task.stage.targets)
+    behind = sum(ours[task.last :]) if to_the_end else 0
+    before, trained = (sum(theirs[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
+    return (before + _TRAINED * trained + _BEHIND * behind) / sum(ours)

@@ -1,0 +1,78 @@
+"""What is foretold of a run's length: once, early, of long runs alone, in proportion to what there is to compute."""
+
+from pathlib import Path
+
+import pytest
+
+from graftcli.api.asked import How
+from graftcli.api.foresight import foreseeing, looks_worth
+from graftcli.api.ready import Ready
+from graftcli.cli.render_run import said
+from graftcli.events import Event, Foreseen, Looked
+from graftcli.graft.stages import tasks
+from graftcli.nets.plan import Plan, as_json
+from graftcli.recipe.file import load
+from tests.beginning import begun, furnished
+from tests.engine import plan
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnished(tmp_path_factory.mktemp("foresight"), 6)
+
+
+def told(start: Ready, *looks: tuple[float, int]) -> list[Foreseen]:
+    """What is foretold where the clock says so many seconds when so many views of a thousand are seen."""
+    heard: list[Event] = []
+    now = iter(seconds for seconds, _ in looks)
+    listen = foreseeing(start, heard.append, lambda: next(now))
+    for _, done in looks:
+        listen(Looked(done, 1000))
+    assert [event for event in heard if isinstance(event, Looked)] == [Looked(done, 1000) for _, done in looks]
+    return [event for event in heard if isinstance(event, Foreseen)]
+
+
+def macs(of: Plan, side: str) -> list[int]:
+    return [block[side]["macs"] for block in as_json(of)["blocks"]]
+
+
+def test_a_long_run_is_foretold_by_what_there_is_to_compute(place: Path) -> None:
+    """Two seconds a look: the views that there are, and steps of the whole student, forwards, back and a bit."""
+    length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
+    how = How(recipe="kd", overrides=length)
+    start = begun(place, how)
+    (found,) = told(start, (50.0, 0), (52.0, 1), (54.0, 2), (90.0, 20))
+    share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
+    assert found.steps == 300
+    assert found.seconds == pytest.approx(2.0 * (6 * 100 + 300 * 4 * 4 * share))
+
+
+def test_it_is_said_once_and_not_before_there_is_something_to_go_by(place: Path) -> None:
+    start = begun(place, How())
+    assert told(start, (0.0, 0), (2.9, 1)) == []
+    assert len(told(start, (0.0, 0), (2.9, 1), (3.1, 2), (60.0, 9))) == 1
+    assert len(told(start, (0.0, 0), (1.0, 1000))) == 1  # there is nothing more to see
+
+
+def test_a_short_run_is_not_foretold(place: Path) -> None:
+    start = begun(place, How(steps_scale=0.001))
+    assert told(start, (0.0, 0), (3.5, 900)) == []
+
+
+def test_of_steps_that_differ_from_layer_to_layer_nothing_is_said(place: Path) -> None:
+    start = begun(place, How(recipe="cross"), "teacher*0.5")
+    assert told(start, (0.0, 0), (3.5, 1)) == []
+
+
+@pytest.mark.parametrize(("recipe", "behind"), [("graft", 0), ("netgraft", 2)])
+def test_a_block_alone_is_dearer_where_its_target_lies_at_the_end(recipe: str, behind: int) -> None:
+    """Towards the logits, what the teacher has behind the block is computed forwards and back."""
+    made = plan()
+    ours, theirs = macs(made, "teacher"), macs(made, "student")
+    first = tasks(load(recipe), len(made.blocks), range(1, len(made.blocks) + 1))[0]
+    assert looks_worth(first, made) == pytest.approx((4 * theirs[0] + behind * sum(ours[1:])) / sum(ours))
+
+
+def test_who_is_told_of_hours_is_told_what_would_be_shorter() -> None:
+    text = said(Foreseen(7500, 107_000.0)) or ""
+    assert "about 29.7 h in all for 7,500 steps" in text and "--steps-scale 0.1" in text
