@@ -157,7 +157,7 @@ class Rehearsed(Event):
 
 @dataclass(frozen=True)
 class Foreseen(Event):
-    """Roughly, from the pace of the first looks: a run with so many steps takes so many seconds in all."""
+    """Roughly, from the pace of the first looks: from there on so many steps are to end within so many seconds."""
 
     steps: int
     seconds: float

@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from graftcli.api.benching import bench
+from graftcli.api import benching
 from graftcli.cli import app
 from graftcli.events import Event, Warned
 from graftcli.export import write as export
 from graftcli.export.form import Form
+from graftcli.measure.ladder import Measured, Rung, ladder
 from tests.exports import small, subject
 from tests.files import Tiny, write
 from tests.nets import randomise, resnet
@@ -182,17 +183,45 @@ def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None
     assert top1("usual", "pale") == top1("pale", "usual") == alone
 
 
-def test_a_glance_replaces_no_ladder_that_saw_more_images(place: Path) -> None:
+def test_what_a_run_was_asked_for_is_not_said_of_others(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("run", tmp_path / "dark")
+    run = json.loads((place / "run/run.json").read_text())
+    run["sessions"][-1]["asked"]["look"]["mean"] = [0.1, 0.1, 0.1]
+    (tmp_path / "dark/run.json").write_text(json.dumps(run))
+    export.write(subject(small(), 32), Form(), tmp_path / "other.onnx")
+    seen: list[Rung] = []
+
+    def watched(rungs: list[Rung], *given: Any, **more: Any) -> tuple[Measured, ...]:
+        seen.extend(rungs)
+        return ladder(rungs, *given, **more)
+
+    monkeypatch.setattr(benching, "ladder", watched)
+    benching.bench([str(tmp_path / "dark"), str(tmp_path / "other.onnx")], threads=1, batch=2, seconds=0)
+    assert [rung.fit.mean[0] for rung in seen if rung.fit is not None] == [0.1, 0.485, 0.4]
+
+
+def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "_SHORTLY", 0.0)
     folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
-    assert call("run").exit_code == 0
-    careful = (place / "run/bench.json").read_bytes()
-    heard: list[Event] = []
-    few: dict[str, Any] = {"images": place / "few", "seconds": 0.0, "threads": 1, "listen": heard.append}
-    bench(["run"], glance=True, **few)
-    assert (place / "run/bench.json").read_bytes() == careful
-    assert any("was measured on more images and stays" in event.text for event in heard if isinstance(event, Warned))
-    bench(["run"], **few)
-    assert (place / "run/bench.json").read_bytes() != careful
+    folder_of(place / "unlabelled", {f"{i}.png": saved(noise(32, 32, i)) for i in range(9)})
+    file, kept = write(place / "run/new.onnx", Tiny(classes=10), size=32), place / "run/bench.json"
+
+    def after(images: str) -> list[str]:
+        heard: list[Event] = []
+        benching.after_export("run", str(file), images=place / images, threads=1, batch=2, listen=heard.append)
+        return [event.text for event in heard if isinstance(event, Warned)]
+
+    try:
+        for careful, fewer in ((("run",), "few"), (("run", "--images", "photos"), "unlabelled")):
+            assert call(*careful).exit_code == 0
+            before = kept.read_bytes()
+            assert "stays; `graftcli bench` replaces it" in " ".join(after(fewer))
+            assert kept.read_bytes() == before
+        assert "stays" not in " ".join(after("photos")) and kept.read_bytes() != before
+    finally:
+        file.unlink()
 
 
 def test_images_that_are_gone_leave_the_times(place: Path) -> None:

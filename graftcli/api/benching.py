@@ -21,7 +21,8 @@ from graftcli.images.pixels import Fit
 from graftcli.measure.ladder import SECONDS, Measured, ladder, ladder_json
 from graftcli.nets.grammar import from_anywhere, path_of
 from graftcli.nets.network import Network
-from graftcli.report.shown import ladder as written
+from graftcli.report.shown import Rung
+from graftcli.report.shown import ladder as known_of
 from graftcli.store import BENCH_FILE
 from graftcli.store.runs import RUN_FILE
 from graftcli.store.written import write_json
@@ -77,7 +78,8 @@ def bench(
     """
     paths = {model: path_of(model) for model in models}
     runs = {model: asked_of(path) for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
-    look = _over(look or Look(), next(iter(runs.values())).look if runs else Look())
+    said = look or Look()
+    look = _over(said, next(iter(runs.values())).look if runs else Look())  # of the first run, for what is shown
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
     every = list(named(models, runs, teacher, weights, {"img_size": look.img_size, **building}))
     for one in every:
@@ -89,7 +91,7 @@ def bench(
             Warned(f"{first.name} does not say how images are normalised; ImageNet's way is taken: --mean and --std")
         )
     fit, many = fit_for(first, look), threads or usable_cores()
-    made = rungs(every, fit, look, many)
+    made = rungs(every, first, fit, said, many)
     shown = _pictures(images, classes, runs, fit, first, most, jobs, listen)
     measured = ladder(
         made,
@@ -178,14 +180,20 @@ def _write(
         if its != (given or next(iter(teachers.values()))):
             listen(Warned(f"{folder} was measured beside another teacher than its own: it gets no {BENCH_FILE}"))
             continue
-        if glance and any(rung.images > measured[0].images for rung in written(folder / BENCH_FILE)):
-            again = f"`graftcli bench {folder}` measures it anew with every file"
-            listen(Warned(f"{folder / BENCH_FILE} was measured on more images and stays as it is: {again}"))
+        if glance and _tells_more(known_of(folder / BENCH_FILE), measured):
+            kept = f"{folder / BENCH_FILE} tells of more images, or of labels, and stays"
+            listen(Warned(f"{kept}; `graftcli bench` replaces it"))
             continue
         own = [found for found, one in zip(measured, every, strict=True) if one.run in (None, folder)]
         write_json(folder / BENCH_FILE, ladder_json(own))
         listen(Saved(str(folder / BENCH_FILE)))
         report([folder], listen=listen)  # which shows the ladder
+
+
+def _tells_more(known: Sequence[Rung], measured: Sequence[Measured]) -> bool:
+    """Whether an earlier ladder was measured on more images, or knows what was right where the new one does not."""
+    labelled = any(rung.top1 is not None for rung in known) and measured[0].top1 is None
+    return labelled or any(rung.images > measured[0].images for rung in known)
 
 
 def bench_json(found: Bench) -> dict[str, Any]:

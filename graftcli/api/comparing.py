@@ -27,7 +27,7 @@ from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import GateError, PairError, UsageError, few
-from graftcli.events import Entered, Event, Listener, Saved, Warned
+from graftcli.events import Entered, Event, Foreseen, Listener, Saved, Warned
 from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
 from graftcli.report.page import comparison_page
 from graftcli.report.shown import records, stages
@@ -89,11 +89,11 @@ def _text(path: str | Path | None) -> str | None:
 
 
 def _once(listen: Listener) -> Listener:
-    """A listener that hears each warning once, though many cells give it."""
+    """A listener that hears each warning once, though many cells give it, and nothing of how long one cell takes."""
     heard: set[str] = set()
 
     def tell(event: Event) -> None:
-        if not isinstance(event, Warned) or event.text not in heard:
+        if not isinstance(event, Foreseen) and (not isinstance(event, Warned) or event.text not in heard):
             listen(event)
         if isinstance(event, Warned):
             heard.add(event.text)

@@ -15,22 +15,27 @@ from graftcli.nets.plan import Plan
 
 # A step in passes forwards. What is not trained: forwards and back. What is trained: three, and about one more for what
 # has no multiply-adds, as BatchNorms and the optimiser.
-_BEHIND, _TRAINED = 2, 4
+_BETWEEN, _TRAINED = 2, 4
 _WATCHED = 3.0  # seconds of looking before anything is said
 _LONG = 600.0  # who waits for less sees the end coming
 
 
-def foreseeing(start: Ready, listen: Listener, clock: Callable[[], float] = time.monotonic) -> Listener:
-    """A listener that passes everything on, and tells of a long run once, soon after the teacher began to look."""
+def foreseeing(
+    start: Ready, behind: Callable[[str], float], listen: Listener, clock: Callable[[], float] = time.monotonic
+) -> Listener:
+    """A listener that passes everything on, and tells of a long run once, soon after the teacher began to look.
+
+    `behind` gives the steps of a unit that were taken before. Nothing is said on a GPU, where multiply-adds do not tell
+    the time of small networks, and where a recipe goes from layer to layer, its steps as long as a layer is large.
+    """
     images = trained_on(start)
     every = tasks(start.recipe, len(start.plan.blocks), start.blocks)
-    if any(task.stage.train == "layers" for task in every):  # its steps are as long as a layer is large
+    if start.device.type != "cpu" or any(task.stage.train == "layers" for task in every):
         return listen
-    steps = sum(task.steps(images) for task in every)
-    worth = images * sum(looks(start.recipe, every, images).values()) + sum(
-        task.steps(images) * task.batch(images) * looks_worth(task, start.plan) for task in every
-    )
-    first: tuple[float, int] | None = None  # when the looks began, and at which view
+    left = {task: int(max(0, task.steps(images) - max(0, behind(task.name)))) for task in every}
+    trained = sum(steps * task.batch(images) * looks_worth(task, start.plan) for task, steps in left.items())
+    views = images * sum(looks(start.recipe, every, images).values())
+    first: tuple[float, int] | None = None  # when the present looks began, and at which view
     told = False
 
     def tell(event: Event) -> None:
@@ -39,12 +44,15 @@ def foreseeing(start: Ready, listen: Listener, clock: Callable[[], float] = time
         if told or not isinstance(event, Looked):
             return
         now = clock()
-        first = first or (now, event.done)
+        if first is None or event.done <= first[1]:
+            first = (now, event.done)
+            return
         spent, seen = now - first[0], event.done - first[1]
-        if seen and (spent >= _WATCHED or event.done == event.total):
+        if spent >= _WATCHED or event.done == event.total:
             told = True
-            if spent / seen * worth >= _LONG:
-                listen(Foreseen(steps, spent / seen * worth))
+            seconds = spent / seen * (views - first[1] + trained)
+            if seconds >= _LONG:
+                listen(Foreseen(sum(left.values()), seconds))
 
     return tell
 
@@ -53,6 +61,7 @@ def looks_worth(task: Task, plan: Plan) -> float:
     """How many looks of the whole teacher a view takes as long as, when this is trained on it."""
     ours, theirs = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
     to_the_end = any(target.at in ("features", "logits") for target in task.stage.targets)
-    behind = sum(ours[task.last :]) if to_the_end else 0
+    way = range(task.first, (len(ours) if to_the_end else task.last) + 1)
+    between = sum(ours[block - 1] for block in way if block not in task.blocks)
     before, trained = (sum(theirs[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
-    return (before + _TRAINED * trained + _BEHIND * behind) / sum(ours)
+    return (before + _TRAINED * trained + _BETWEEN * between) / sum(ours)

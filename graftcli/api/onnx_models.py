@@ -32,10 +32,12 @@ def is_onnx(spec: str | Path) -> bool:
     return Path(spec).suffix == ".onnx"
 
 
-def onnx_model(file: Path, size: tuple[int, int] | None = None, threads: int | None = None) -> OnnxModel:
-    """The model in a file, run by so many threads; `size` is that of its images, where it takes any."""
+def onnx_model(
+    file: Path, size: tuple[int, int] | None = None, channels: int | None = None, threads: int | None = None
+) -> OnnxModel:
+    """The model in a file, run by so many threads; `size` and `channels` are its images', where it takes any."""
     told = read_onnx(file).told
-    channels = len(told.mean or IMAGENET.mean)
+    channels = channels or len(told.mean or IMAGENET.mean)
     rung = of_file(file, threads or usable_cores(), size=(channels, *(size or told.size or _OPEN)))
     own, mute = _preprocess(told, rung.size[0])
     return OnnxModel(rung, file.name, rung.size, _classes(rung), own, told.classes, mute)

@@ -93,25 +93,31 @@ def _rank(file: Path) -> tuple[int, str]:
 def first_of(every: Sequence[Named], look: Look) -> Model:
     """What says how images are cut, and which classes there are: the first network; among files alone the first."""
     network = next((one.what for one in every if isinstance(one.what, Network)), None)
-    return network or _model(every[0], look.img_size)
+    if network is not None:
+        return network
+    assert isinstance(every[0].what, Path)
+    return onnx_model(every[0].what, look.img_size)
 
 
-def _model(one: Named, size: tuple[int, int] | None, threads: int | None = None) -> Model:
-    return onnx_model(one.what, size, threads) if isinstance(one.what, Path) else one.what
-
-
-def rungs(every: Sequence[Named], fit: Fit, look: Look, threads: int) -> list[Rung]:
-    """All of them made, which take images of one size; each normalises them as it was trained to."""
-    models = [_model(one, fit.size, threads) for one in every]
+def rungs(every: Sequence[Named], first: Model, fit: Fit, look: Look, threads: int) -> list[Rung]:
+    """All of them made, which take images of one size. The first normalises them as `fit` says, the others as they were
+    trained to, or as `look` has it."""
+    models = [
+        onnx_model(one.what, fit.size, fit.channels, threads) if isinstance(one.what, Path) else one.what
+        for one in every
+    ]
     size = (fit.channels, *fit.size)
     takes = [model.rung.size if isinstance(model, OnnxModel) else (model.input_size[0], *fit.size) for model in models]
     if others := [f"{one.name} takes {_x(its)}" for one, its in zip(every, takes, strict=True) if its != size]:
         raise UsageError(
             f"the ladder is measured on images of {_x(size)}, but {', '.join(others)}.",
-            "Give --img-size, or measure them apart.",
+            "Give --img-size or --in-chans, or measure them apart.",
         )
     pairs = zip(every, models, strict=True)
-    return [replace(_rung(one, model, size), fit=fit_of(model, fit, look)) for one, model in pairs]
+    return [
+        replace(_rung(one, model, size), fit=fit if model is first else fit_of(model, fit, look))
+        for one, model in pairs
+    ]
 
 
 def _rung(one: Named, model: Model, size: tuple[int, int, int]) -> Rung:

@@ -137,7 +137,7 @@ def _trained(start: Ready, store: Store, listen: Listener) -> Outcome:
     settings = settings_of(start, fixed)
     listen(checked(start.plan.teacher.network, start.train, start.fit, settings.how.device))
     listen(_started(start, settings, fixed["threads"], store))
-    told = foreseeing(start, listen)
+    told = foreseeing(start, lambda unit: store.unit(unit).step, listen)
     return run(start.plan, start.train, start.fit, start.recipe, settings, store, told, start.held)
 
 

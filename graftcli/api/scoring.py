@@ -134,8 +134,8 @@ def fit_of(model: Model, shared: Fit, look: Look) -> Fit:
     """The pixels that all models share, normalised as this one was trained on them, where it says how."""
     if not _says_how(model):
         return shared
-    own = fit_for(model, look)
-    return replace(shared, mean=own.mean, std=own.std)
+    own = model.preprocess
+    return replace(shared, mean=look.mean or own.mean, std=look.std or own.std)
 
 
 def evaluate(

@@ -30,8 +30,7 @@ def said(event: events.Event) -> str | None:
         case events.Rehearsed(steps, seconds):
             return f"rehearsed: {steps:,} steps are expected to take {seconds:.0f} s"
         case events.Foreseen(steps, seconds):
-            shorter = "--steps-scale 0.1 is a tenth of the recipe's steps"
-            return f"expected: about {duration(seconds)} in all for {steps:,} steps; {shorter}"
+            return f"expected: about {duration(seconds)} from here, for {steps:,} steps; --steps-scale takes fewer"
         case events.Saved(path):
             return f"written: {path}"
         case events.Decoded() | events.Synthesised() | events.Looked() | events.Timed() | events.Searched():

@@ -157,7 +157,8 @@ class Stage(Part):
         said = "found output, which is one block's: with `train: student` take outputs, features or logits"
         cuts = {(index, "at"): said for index, at in enumerate(places) if train == "student" and at == "output"}
         if set(places) == {"head"}:
-            cuts[0, "at"] = "found head alone, and blocks before the last have none: take logits, or add output"
+            other = "features" if train == "student" else "output"
+            cuts[0, "at"] = f"found head alone, and blocks before the last have none: take logits, or add {other}"
         return together(value, check, cuts)
 
     @rule("epochs")
