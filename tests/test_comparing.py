@@ -17,6 +17,7 @@ from graftcli.api.marks import state_of
 from graftcli.api.running import distill
 from graftcli.cli import app
 from graftcli.errors import GateError
+from graftcli.events import Event, Foreseen, Saved, Warned
 from graftcli.store import UnitState, read_run
 from graftcli.store.written import read_tensors
 from tests.nets import randomise, resnet
@@ -267,6 +268,14 @@ def test_a_budgets_batch_goes_before_the_one_that_is_asked_for(place: Path) -> N
     cells = [place / f"batches/cells/{name}-resnet-depth-8-1shot-draw0/run.json" for name in ("tiny", "kd")]
     recipes = [json.loads(cell.read_text())["settings"]["recipe"] for cell in cells]
     assert [stage["batch"] for recipe in recipes for stage in recipe["stages"]] == [32, 32, 2]
+
+
+def test_of_many_cells_a_warning_is_told_once_and_no_cells_length() -> None:
+    heard: list[Event] = []
+    tell = comparing._once(heard.append)
+    for event in (Warned("a"), Foreseen(9, 1e4), Warned("b"), Warned("a"), Saved("x"), Saved("x")):
+        tell(event)
+    assert heard == [Warned("a"), Warned("b"), Saved("x"), Saved("x")]
 
 
 def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
