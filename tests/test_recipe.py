@@ -118,7 +118,11 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
         ({"train": "student", "lr": [1e-3, 1e-4]}, ("lr",), "found 2 values, but `train: student` trains one unit"),
         ({"train": "half", "steps": [1, 2, 3]}, ("steps",), "found 3 values, but `train: half` trains one unit"),
         ({"targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone, and blocks before"),
-        ({"train": "student", "targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone"),
+        (
+            {"train": "student", "targets": [{"at": "head", "loss": "kl"}]},
+            ("targets", 0, "at"),
+            "found head alone, and blocks before the last have none: take logits, or add features",
+        ),
         ({"optimizer": "muon", "momentum": 1}, ("momentum",), "found 1, with which no gradient counts"),
         ({"momentum": 0.9}, ("momentum",), "is given, but adam has none"),
         ({"optimizer": "muon", "betas": [0.9, 0.99]}, ("betas",), "is given, but muon has none"),
