@@ -1,6 +1,6 @@
 """`bench`: runs, specs and ONNX files -> the ladder, and bench.json in each run's folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -82,17 +82,11 @@ def bench(
     look = _over(said, next(iter(runs.values())).look if runs else Look())  # of the first run, for what is shown
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
     every = list(named(models, runs, teacher, weights, {"img_size": look.img_size, **building}))
-    for one in every:
-        if isinstance(one.what, Network) and one.what.weights == "random":
-            listen(Warned(f"{one.name} has random weights: its answers mean nothing"))
     first = first_of(every, look)
-    if images is not None and isinstance(first, OnnxModel) and first.mute and None in (look.mean, look.std):
-        listen(
-            Warned(f"{first.name} does not say how images are normalised; ImageNet's way is taken: --mean and --std")
-        )
+    for doubt in _doubts(every, first if images is not None else None, look):
+        listen(Warned(doubt))
     fit, many = fit_for(first, look), threads or usable_cores()
-    made = rungs(every, first, fit, said, many)
-    shown = _pictures(images, classes, runs, fit, first, most, jobs, listen)
+    made, shown = rungs(every, first, fit, said, many), _pictures(images, classes, runs, fit, first, most, jobs, listen)
     measured = ladder(
         made,
         shown.pixels,
@@ -120,6 +114,15 @@ def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **
     except GraftError as fault:
         listen(Warned(f"the ladder was not measured: {fault.found}"))
         return None
+
+
+def _doubts(every: Sequence[Named], first: Model | None, look: Look) -> Iterator[str]:
+    """Why answers may mean nothing; `first` is what says how given images are normalised."""
+    for one in every:
+        if isinstance(one.what, Network) and one.what.weights == "random":
+            yield f"{one.name} has random weights: its answers mean nothing"
+    if isinstance(first, OnnxModel) and first.mute and None in (look.mean, look.std):
+        yield f"{first.name} does not say how images are normalised; ImageNet's way is taken: --mean and --std"
 
 
 def _over(first: Look, second: Look) -> Look:

@@ -1,6 +1,7 @@
 """ONNX files as models that are scored and measured: what a command knows of a network, read from the file."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -21,11 +22,17 @@ class OnnxModel:
     rung: Rung
     name: str
     input_size: tuple[int, int, int]  # C, H, W
-    num_classes: int
     preprocess: Preprocess
     called: tuple[str, ...]  # its classes, where it says so
     mute: bool  # whether it does not say how images are normalised; then ImageNet's way is taken
     source: str = "onnx"
+
+    @cached_property
+    def num_classes(self) -> int:
+        """The model is asked, once and where it matters, for not every file says so."""
+        channels, *size = self.rung.size
+        fit = Fit((size[0], size[1]), channels, (0.0,) * channels, (1.0,) * channels, 1.0, "bilinear")
+        return answers(self.rung, torch.zeros(1, *self.rung.size, dtype=torch.uint8), fit).shape[1]
 
 
 def is_onnx(spec: str | Path) -> bool:
@@ -40,7 +47,7 @@ def onnx_model(
     channels = channels or len(told.mean or IMAGENET.mean)
     rung = of_file(file, threads or usable_cores(), size=(channels, *(size or told.size or _OPEN)))
     own, mute = _preprocess(told, rung.size[0])
-    return OnnxModel(rung, file.name, rung.size, _classes(rung), own, told.classes, mute)
+    return OnnxModel(rung, file.name, rung.size, own, told.classes, mute)
 
 
 def _preprocess(told: Told, channels: int) -> tuple[Preprocess, bool]:
@@ -49,10 +56,3 @@ def _preprocess(told: Told, channels: int) -> tuple[Preprocess, bool]:
     if told.mean is None or told.std is None or {len(told.mean), len(told.std)} != {channels}:
         return Preprocess(own.mean, own.std, crop, kernel, told.squash), True
     return Preprocess(told.mean, told.std, crop, kernel, told.squash), False
-
-
-def _classes(rung: Rung) -> int:
-    """The model is asked, for not every file says so."""
-    channels, *size = rung.size
-    fit = Fit((size[0], size[1]), channels, (0.0,) * channels, (1.0,) * channels, 1.0, "bilinear")
-    return answers(rung, torch.zeros(1, *rung.size, dtype=torch.uint8), fit).shape[1]
