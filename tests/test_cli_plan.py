@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from graftcli.cli import app
 
-HOSTILE = Path(__file__).with_name("hostile.py")
+HOSTILE = Path(__file__).with_name("odd_networks.py")
 
 
 def call(*words: str) -> Result:
@@ -78,7 +78,7 @@ def test_a_channels_last_network_is_like_any_other() -> None:
         ((theirs("one_size"), theirs("plain"), "--img-size", "32"), 3, ("OneSize", "cannot be cut")),
         ((theirs("two_inputs"), theirs("plain"), "--img-size", "32"), 3, ("TwoInputs", "'y'")),
         ((theirs("dict_output"), theirs("plain"), "--img-size", "32"), 3, ("DictOutput", "dict")),
-        ((theirs("wild"), theirs("plain"), "--img-size", "32"), 3, ("Wild", "hostile.py")),
+        ((theirs("wild"), theirs("plain"), "--img-size", "32"), 3, ("Wild", "odd_networks.py")),
         ((theirs("plain"), theirs("insists"), "--img-size", "32"), 3, ("7", "10")),
         (("torchvision:vgg11", "torchvision:resnet18", "--img-size", "8"), 3, ("8x8", "--img-size")),
         (("resnet34x", "resnet18"), 3, ("`resnet34x`", "resnet34,")),
@@ -188,7 +188,7 @@ def test_inspect_says_how_a_network_without_natural_cuts_is_cut_or_that_it_is_no
 
 def test_inspect_names_modules_that_are_kept_whole() -> None:
     told = call("inspect", theirs("inside"), "--img-size", "32").stdout
-    assert "note: `b.0` is kept whole: its code depends on the numbers" in told and "hostile.py:" in told
+    assert "note: `b.0` is kept whole: its code depends on the numbers" in told and "odd_networks.py:" in told
     found = json.loads(call("inspect", theirs("inside"), "--img-size", "32", "--json").stdout)
     assert list(found["opaque"]) == ["b.0"]
     assert found.keys() == {"name", "source", "weights", "params", "macs", "img_size", "by_work", "cuts", "opaque"}

@@ -13,8 +13,8 @@ from graftcli.errors import GraftError, PairError, UsageError
 from graftcli.nets.cuts import cuts, work_before
 from graftcli.nets.pair import Choice, Pair, pair
 from graftcli.nets.trace import Traced, trace
-from tests.hostile import Plain
 from tests.nets import resnet
+from tests.odd_networks import Plain
 
 
 def traced(network: nn.Module, size: int = 64) -> Traced:

@@ -13,8 +13,8 @@ from graftcli import api
 from graftcli.errors import PairError
 from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.plan import Plan, as_json, head_params, make, stem_params
-from tests.hostile import Inside, Plain
 from tests.nets import randomise, same_weights
+from tests.odd_networks import Inside, Plain
 
 
 def of(module: nn.Module, classes: int = 10, size: tuple[int, int, int] = (3, 32, 32)) -> Network:
@@ -193,7 +193,7 @@ def test_modules_that_are_kept_whole_are_noted_with_their_line() -> None:
     made = make(of(Inside()), of(Plain()))
     assert len(made.notes) == 1
     assert made.notes[0].startswith("1 module of the teacher kept whole, as `b.0`: its code depends on the numbers")
-    assert "hostile.py" in made.notes[0]
+    assert "odd_networks.py" in made.notes[0]
 
 
 def test_a_network_that_answers_with_no_numbers_is_planned_and_noted() -> None:

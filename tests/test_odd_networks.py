@@ -14,14 +14,14 @@ from graftcli.nets.network import IMAGENET, Network
 from graftcli.nets.plan import Plan, make
 from graftcli.nets.positions import positions
 from graftcli.nets.split import join
-from tests import hostile
+from tests import odd_networks
 from tests.nets import randomise
 
-FILE = Path(hostile.__file__)
+FILE = Path(odd_networks.__file__)
 
 
 def plan(teacher: str, student: str, *more: str) -> Result:
-    """The two factories of hostile.py, planned by the command for images of 32x32."""
+    """The two factories of odd_networks.py, planned by the command for images of 32x32."""
     words = ["plan", "--teacher", f"{FILE}:{teacher}", "--student", f"{FILE}:{student}", "--img-size", "32", *more]
     return CliRunner().invoke(app, words)
 
@@ -30,7 +30,7 @@ def planned(module: nn.Module) -> Plan:
     """A network as teacher of a plain one."""
     teacher, student = (
         Network(randomise(net).eval(), "net", "package", "random", (3, 32, 32), 10, IMAGENET, {})
-        for net in (module, hostile.plain())
+        for net in (module, odd_networks.plain())
     )
     return make(teacher, student)
 
@@ -40,7 +40,7 @@ def planned(module: nn.Module) -> Plan:
 
 @pytest.mark.parametrize("factory", ["chain", "inside", "batch_minded", "hasty", "hooked", "channels_last", "training"])
 def test_it_is_cut_exactly(factory: str) -> None:
-    network: nn.Module = getattr(hostile, factory)()
+    network: nn.Module = getattr(odd_networks, factory)()
     made = planned(network)
     assert [cut.size for cut in made.teacher.cuts] == [(32, 32), (16, 16)]
     for count in (1, 2, 5):
@@ -60,7 +60,7 @@ def test_the_command_says_so(factory: str) -> None:
 
 
 def test_a_shared_stage_is_cut_and_counted_once() -> None:
-    module = hostile.tied()
+    module = odd_networks.tied()
     made = planned(module)
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def test_a_shared_stage_is_cut_and_counted_once() -> None:
 
 
 def test_features_between_blocks_are_never_written_into() -> None:
-    made = planned(hostile.hasty())
+    made = planned(odd_networks.hasty())
     value = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         for block in made.teacher.blocks:
@@ -82,7 +82,7 @@ def test_features_between_blocks_are_never_written_into() -> None:
 
 
 def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
-    module = hostile.training()
+    module = odd_networks.training()
     made = planned(module)
     state = copy.deepcopy(module.state_dict())
     assert not any(part.training for part in module.modules())
@@ -100,7 +100,7 @@ def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
         ("plain", "dict_output", ("DictOutput", "dict", "logits alone")),
         ("plain", "two_inputs", ("TwoInputs", "'y'", "images alone")),
         ("noisy", "plain", ("Noisy", "differently each time", "F.dropout")),
-        ("wild", "plain", ("Wild", "hostile.py:", "x.mean() > 0", "a module of its own")),
+        ("wild", "plain", ("Wild", "odd_networks.py:", "x.mean() > 0", "a module of its own")),
         ("plain", "one_size", ("the student, a `OneSize`", "cannot be cut", "--split-student")),
         ("grey", "plain", ("3 input channels", "the teacher has 1")),
         ("plain", "insists", ("7", "10")),
