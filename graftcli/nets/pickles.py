@@ -8,6 +8,7 @@ a small file cannot take much memory or time.
 """
 
 import argparse
+import gc
 import hashlib
 import json
 import pickletools
@@ -61,9 +62,9 @@ _MAGIC = {
 }
 _MOST_HEADER = 32 << 20  # bytes of a list of tensors: some 200,000 of them
 _MOST_PICKLE = 128 << 20  # bytes of everything in a checkpoint that is no tensor
-_MOST_STEPS = 3_000_000  # instructions of a pickle; a network of 10,000 tensors with its optimiser has 1,400,000
+_MOST_STEPS = 2_000_000  # instructions of a pickle; a network of 10,000 tensors with its optimiser has 1,400,000
 _MOST_WORK = 5_000_000  # values that are hashed or copied while a pickle is loaded
-_DEEPEST = 1000  # containers in containers
+_DEEPEST = 100  # containers in containers, and dimensions of a tensor
 _MOST_SHRUNK = 10  # how many times smaller than its members an archive may be
 _PIECE = 1 << 20
 _SPREAD = 1 << 26  # bytes that a tensor may take beyond what is stored of it: by strides of 0
@@ -342,6 +343,8 @@ def _check_pickles(file: Path, data: bytes | None) -> None:
     names of the tensors' data. Memory that no data is read into would hold what happened to lie there.
     """
     machine = _Machine()
+    collects = gc.isenabled()
+    gc.disable()  # it would look through millions of values again and again
     try:
         if data is not None:
             machine.run(pickletools.genops(data))
@@ -359,6 +362,9 @@ def _check_pickles(file: Path, data: bytes | None) -> None:
         return  # torch refuses it, at that place and by its name
     except Exception as err:
         raise _damaged(file, err) from err
+    finally:
+        if collects:
+            gc.enable()
     if machine.storages - filled:
         raise _damaged(file, ValueError("it names tensors whose data it does not list"))
 
@@ -553,8 +559,9 @@ def _globals(stream: IO[bytes]) -> Iterator[str]:
 def _check_tensors(file: Path, value: Any) -> None:
     """Every tensor is as large as what is stored of it, so that nothing explodes where one is copied."""
     for name, tensor in _tensors_in(value):
-        if tensor.is_nested:
-            raise CheckpointError(f"`{name}` in `{file}` is a nested tensor.", "Save it as a plain tensor.")
+        if tensor.is_nested or tensor.dim() > _DEEPEST:
+            kind = "a nested tensor" if tensor.is_nested else f"a tensor of {tensor.dim():,} dimensions"
+            raise CheckpointError(f"`{name}` in `{file}` is {kind}.", "Save it as a plain tensor.")
         if tensor.layout != torch.strided or tensor.is_meta:
             continue  # the network refuses it by its name
         size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()

@@ -1,0 +1,105 @@
+"""Cases run in forked children, in batches: how each ended, how long it took, how much memory it needed.
+
+A case that ends its process, or that takes longer than the limit, ends its batch; the next one begins behind it.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+from graftcli.errors import GraftError
+
+LIMIT = 20.0  # seconds
+MOST_MEMORY = 2 << 30
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`word` is what the case returned; or refused, traceback, hang, crash."""
+
+    case: str
+    word: str
+    message: str
+    seconds: float
+    memory: int  # bytes: the most that the process or a child of it has held, since its batch began
+
+
+def outcomes(
+    cases: Sequence[str], run: Callable[[str], str], *, limit: float = LIMIT, batch: int = 50
+) -> Iterator[Outcome]:
+    """How each case ends in a child of this process; `run` returns a word, or raises a GraftError as a refusal."""
+    done = 0
+    while done < len(cases):
+        part = cases[done : done + batch]
+        found = list(_batch(part, run, limit))
+        yield from found
+        done += len(found)
+
+
+def _batch(cases: Sequence[str], run: Callable[[str], str], limit: float) -> Iterator[Outcome]:
+    reading, writing = os.pipe()
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        _in_child(cases, run, limit, writing)
+    os.close(writing)
+    ended = 0
+    with os.fdopen(reading) as lines:
+        for line in lines:
+            yield Outcome(**json.loads(line))
+            ended += 1
+    _, status, usage = os.wait4(child, 0)
+    if ended < len(cases):
+        code = os.waitstatus_to_exitcode(status)
+        word, taken = ("hang", limit) if code == -signal.SIGALRM else ("crash", 0.0)
+        yield Outcome(cases[ended], word, f"exit code {code}", taken, usage.ru_maxrss * 1024)
+
+
+def _in_child(cases: Sequence[str], run: Callable[[str], str], limit: float, writing: int) -> None:
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        for case in cases:
+            signal.setitimer(signal.ITIMER_REAL, limit)
+            began = time.perf_counter()
+            found = replace(_ended(case, run), seconds=time.perf_counter() - began, memory=_memory())
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            os.write(writing, (json.dumps(asdict(found)) + "\n").encode())
+    finally:
+        os._exit(0)
+
+
+def _ended(case: str, run: Callable[[str], str]) -> Outcome:
+    try:
+        return Outcome(case, run(case), "", 0, 0)
+    except GraftError as refused:
+        word = "refused" if refused.found and refused.mend else "refused without a fix"
+        return Outcome(case, word, str(refused)[:2000], 0, 0)
+    except BaseException:
+        return Outcome(case, "traceback", traceback.format_exc(limit=-6)[-3000:], 0, 0)
+
+
+def _memory() -> int:
+    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * 1024
+
+
+COLUMNS = "campaign", "cases", "tracebacks", "hangs (> 20 s)", "over 2 GB", "silent", "outcomes", "seconds"
+HEAD = f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|"
+
+
+def row(name: str, found: Sequence[Outcome], seconds: float) -> str:
+    """One line of a table in Markdown."""
+    words = Counter(one.word for one in found)
+    hangs = sum(one.word == "hang" or one.seconds > LIMIT for one in found)
+    over = sum(one.memory > MOST_MEMORY for one in found)
+    bugs = words["traceback"] + words["crash"]
+    told = ", ".join(f"{count:,} {word}" for word, count in words.most_common())
+    return f"| {name} | {len(found):,} | {bugs} | {hangs} | {over} | {words['silent']} | {told} | {seconds:.0f} |"
