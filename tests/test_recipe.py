@@ -162,7 +162,7 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
         ({**SOLVED, "lr": 1e-3}, ("lr",), "is given, but least-squares solves its equations at once: leave it out"),
         ({**SOLVED, "ema": 0.9}, ("ema",), "is given, but least-squares solves its equations at once: leave it out"),
         ({**SOLVED, "momentum": 0.9}, ("momentum",), "is given, but least-squares has none: leave it out"),
-        ({"lr": None}, ("lr",), "is missing: it is a number above 0, or a list of them, one a block"),
+        ({"lr": None}, ("lr",), "is missing: it is a number above 0"),
         (
             {"targets": [{"at": "output", "loss": "kl"}]},
             ("targets", 0, "loss"),

@@ -120,7 +120,7 @@ def test_a_name_is_a_shipped_recipe_and_a_path_is_a_file(good: Path) -> None:
 def test_what_is_no_text_is_one_message(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"name: \xff\xfe")
-    with pytest.raises(UsageError, match=r"mine.yaml is no text: byte 6 is not UTF-8"):
+    with pytest.raises(UsageError, match=r"mine.yaml is not a text file: byte 6 is not UTF-8"):
         load(str(path))
 
 
@@ -153,10 +153,10 @@ stages:
   - 7
 """
     assert faults(written(tmp_path, text)) == [
-        "1: `about` is missing; allowed: a line of text: what the recipe is for",
+        "1: `about` is missing; allowed: 1 to 1000 characters: what the recipe is for",
         '2: `init` found "randm"; allowed: one of random, inherit, least-squares, pretrained, checkpoint',
         "3: `adaptors` is no key here; the nearest is adapters",
-        "4: `views.count` found 0; allowed: a whole number from 1, or null: a fresh view at each step",
+        "4: `views.count` found 0; allowed: a whole number from 1 to 1e9, or null: a fresh view at each step",
         '4: `views.augment.flip` found "yes"; allowed: true or false',
         '4: `views.augment.colour.strength` found "strong"; '
         "allowed: a number from 0 to 1: how far brightness, contrast and saturation move",
@@ -165,7 +165,7 @@ stages:
         "but only kl has a temperature, and the loss is norm-l2: leave it out",
         "11: `stages.0.targets.1.loss` found kl, which compares classes: "
         "it goes with `at: logits` or head; with output take mse",
-        "12: `stages.0.steps.1` found -1; allowed: a whole number from 1, or a list of them, one a block",
+        "12: `stages.0.steps.1` found -1; allowed: a whole number from 1 to 1e9, or a list of them, one a block",
         "14: `stages.0.lr` is given twice, first at 13",
         "15: `stages.1.name` found graft again: each stage has its own",
         "15: `stages.1.epochs` is missing, and so is steps: one of them says how long the stage lasts",
@@ -263,7 +263,7 @@ def test_faults_of_settings_and_of_the_file_are_reported_together(tmp_path: Path
             "--set views.count=[1, expected ',' or ']', but got '<stream end>'",
             "--set stage.0.lr=3: `stage` is no key here; the nearest is stages",
             '--set stages.finish.lr=fast: `stages.1.lr` found "fast"; '
-            "allowed: a number above 0, or a list of them, one a block",
+            "allowed: a number above 0, from 1e-12 to 100, or a list of them, one a block",
             "--set stages.0.epochs=3: `stages.0.epochs` is given beside steps: "
             "one of them says how long the stage lasts (null takes one away)",
         ]

@@ -9,7 +9,7 @@ from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
 from graftcli.recipe.stage import Stage, Target
-from graftcli.recipe.values import NAME, Check, Many, Name, Part, T, Views, of_items, together
+from graftcli.recipe.values import MOST_STEPS, NAME, Check, Many, Name, Part, T, Views, of_items, together
 
 __all__ = ["Adapters", "Recipe", "Stage", "Target", "check_units", "nth", "scaled"]
 
@@ -30,7 +30,7 @@ class Recipe(Part):
     """
 
     name: Name = Field(description=NAME)
-    about: str = Field(min_length=1, description="a line of text: what the recipe is for")
+    about: str = Field(min_length=1, max_length=1000, description="1 to 1000 characters: what the recipe is for")
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
     views: Views = Field(default=Views(), description="a map with `count` or `total`, `augment` and `synthetic`")
@@ -82,4 +82,8 @@ def scaled(recipe: Recipe, share: float) -> Recipe:
         stage.model_copy(update={"steps": shorter(stage.steps), "epochs": shorter(stage.epochs)})
         for stage in recipe.stages
     )
+    for stage in stages:
+        if (most := max(*(stage.steps or ()), *(stage.epochs or ()), 0, 0)) > MOST_STEPS:
+            found = f"--steps-scale {share:g} gives the stage {stage.name} {most:,} steps or epochs."
+            raise UsageError(found, f"Give a smaller scale: a stage has at most {MOST_STEPS:,}.")
     return recipe.model_copy(update={"stages": stages})

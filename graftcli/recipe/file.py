@@ -6,7 +6,6 @@ load(dump) == recipe, where the file `dump` holds the recipe as JSON, which is Y
 
 import difflib
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +19,10 @@ from pydantic_core import ErrorDetails
 from graftcli.errors import UsageError
 from graftcli.recipe import Recipe, scaled
 from graftcli.recipe.yaml_source import Fault, Loc, Source, dotted, read
+
+_LARGEST = 1_000_000  # bytes of a recipe's file
+_LONGEST_ORIGIN = 200  # characters of a setting that a fault shows
+_LEAST_SCALE, _MOST_SCALE = 1e-6, 10_000
 
 
 def shipped() -> dict[str, Path]:
@@ -46,17 +49,23 @@ def find(name_or_path: str) -> Path:
 def text_of(path: Path) -> str:
     """The text of a recipe's file."""
     try:
+        if (size := path.stat().st_size) > _LARGEST:
+            found = f"{path} has {size:,} bytes; a recipe has at most {_LARGEST:,}."
+            raise UsageError(found, "A recipe is a YAML file.")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is no text: byte {error.start} is not UTF-8.", "A recipe is a YAML file.") from error
+        raise UsageError(
+            f"{path} is not a text file: byte {error.start} is not UTF-8.", "A recipe is a YAML file."
+        ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
 
 
 def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 1.0) -> Recipe:
     """The recipe of that name or file, with `overrides` as `stages.0.lr=1e-3`, and `steps_scale` of its steps."""
-    if not (math.isfinite(steps_scale) and steps_scale > 0):
-        raise UsageError(f"--steps-scale is {steps_scale}.", "Give a number above 0, as 0.1 for a tenth of the steps.")
+    if not _LEAST_SCALE <= steps_scale <= _MOST_SCALE:  # so is a NaN
+        allowed = f"a number from {_LEAST_SCALE:g} to {_MOST_SCALE:,}, as 0.1 for a tenth of the steps"
+        raise UsageError(f"--steps-scale is {steps_scale:g}.", f"Give {allowed}.")
     path = find(name_or_path)
     shown = path.name if name_or_path in shipped() else str(path)
     source = read(text_of(path), lambda line: f"{shown}:{line}")
@@ -67,7 +76,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 
 
 def _override(source: Source, text: str) -> None:
     """Put the value of `PATH=VALUE` into the source; what cannot be put becomes a fault of it."""
-    origin = f"--set {text}"
+    origin = f"--set {text if len(text) <= _LONGEST_ORIGIN else f'{text[:_LONGEST_ORIGIN]}…'}"
     path, equals, value = text.partition("=")
     part = read(value, lambda _: origin)
     source.faults += [replace(fault, subject=f"`{path}`") for fault in part.faults]
@@ -183,5 +192,8 @@ def _allowed(loc: Loc) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except RecursionError:
+        return "a value that is nested too deeply"
     return text if len(text) <= 60 else text[:57] + "..."

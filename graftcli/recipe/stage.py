@@ -12,12 +12,17 @@ from pydantic import field_validator as rule
 
 from graftcli.recipe.values import (
     COUNTS,
+    FEW,
+    INSIDE,
     NAME,
+    POSITIVE,
     RATES,
     SHARE,
     Augment,
     Check,
     Count,
+    Decay,
+    Few,
     Inside,
     Many,
     Name,
@@ -25,6 +30,8 @@ from graftcli.recipe.values import (
     Part,
     PerUnit,
     Positive,
+    Rate,
+    Ridge,
     Share,
     of_items,
     rising,
@@ -50,8 +57,8 @@ class Target(Part):
 
     at: Literal["logits", "output", "outputs", "features", "head"]
     loss: Literal["norm-l2", "mse", "kl"]
-    temperature: Positive | None = Field(default=None, description="a number above 0, with `loss: kl` (there: 4)")
-    weight: Positive = Field(default=1.0, description="a number above 0")
+    temperature: Positive | None = Field(default=None, description=f"{POSITIVE}, with `loss: kl` (there: 4)")
+    weight: Positive = Field(default=1.0, description=POSITIVE)
 
     @rule("loss")
     @classmethod
@@ -95,34 +102,35 @@ class Stage(Part):
     targets: Many[Target] = Field(description="a list with at least one map of `at`, `loss`, `weight`")
     steps: PerUnit[Count] | None = Field(default=None, description=COUNTS)
     epochs: PerUnit[Count] | None = Field(default=None, description=COUNTS)
-    batch: Count = Field(default=64, description="a whole number from 1")
+    batch: Few = Field(default=64, description=FEW)
     optimizer: Literal["muon", "adam", "adamw", "sgd", "least-squares"] = "adam"
     solve: Literal["outputs", "inputs"] | None = Field(
         default=None, description="outputs or inputs, with `optimizer: least-squares` (there: outputs)"
     )
-    ridge: Positive | None = Field(
+    ridge: Ridge | None = Field(
         default=None,
-        description="a number above 0, of the mean of the diagonal, with `optimizer: least-squares` (there: 1e-3)",
+        description="a number above 0, from 1e-12 to 1e6, of the mean of the diagonal, with `optimizer: least-squares`"
+        " (there: 1e-3)",
     )
     momentum: Share | None = Field(default=None, description=f"{SHARE}, with `optimizer: sgd` and muon (there: 0.9)")
     betas: Pair[Inside] | None = Field(
-        default=None, description="two numbers between 0 and 1, with adam and adamw (there: [0.9, 0.999])"
+        default=None, description=f"two numbers {INSIDE}, with adam and adamw (there: [0.9, 0.999])"
     )
-    weight_decay: float = Field(default=0.0, ge=0, description="a number from 0")
-    lr: PerUnit[Positive] | None = Field(default=None, description=RATES)
-    adapter_lr: PerUnit[Positive] | None = Field(default=None, description=f"{RATES}; null: as `lr`")
-    lr_scale_with_batch: Count | None = Field(
-        default=None, description="a whole number from 1: the batch that the rates are meant for, or null"
+    weight_decay: Decay = Field(default=0.0, description="a number from 0 to 100")
+    lr: PerUnit[Rate] | None = Field(default=None, description=RATES)
+    adapter_lr: PerUnit[Rate] | None = Field(default=None, description=f"{RATES}; null: as `lr`")
+    lr_scale_with_batch: Few | None = Field(
+        default=None, description=f"{FEW}: the batch that the rates are meant for, or null"
     )
     schedule: Literal["constant", "cosine", "step"] = "constant"
     step_at: Many[Inside] | None = Field(
-        default=None, description="a rising list of numbers between 0 and 1, with `schedule: step` (there: [0.4, 0.8])"
+        default=None, description=f"a rising list of numbers {INSIDE}, with `schedule: step` (there: [0.4, 0.8])"
     )
     warmup: Share = Field(default=0.0, description=f"{SHARE}, of the steps")
     augment: Augment | None = Field(default=None, description="a map as in `views.augment`, or null: as there")
     batchnorm: Literal["frozen", "train", "recalibrate"] = "frozen"
-    ema: Inside | None = Field(default=None, description="a number between 0 and 1: the averages' decay, or null")
-    clip: Positive | None = Field(default=None, description="a number above 0: the largest norm of a gradient, or null")
+    ema: Inside | None = Field(default=None, description=f"a number {INSIDE}: the averages' decay, or null")
+    clip: Positive | None = Field(default=None, description=f"{POSITIVE}: the largest norm of a gradient, or null")
     dropout: bool = Field(default=False, description="true or false")
 
     @rule("input")

@@ -19,6 +19,8 @@ from pydantic import (
 from pydantic_core import InitErrorDetails
 
 T = TypeVar("T")
+MOST_STEPS = 1_000_000_000
+_MOST_ITEMS = 1_000  # of a list: blocks, stages, targets
 
 
 def _listed(value: Any) -> Any:
@@ -29,6 +31,8 @@ def _some(values: tuple[T, ...]) -> tuple[T, ...]:
     # not by a length that pydantic checks: it counts faulty items out, and tells of a list that is none too short
     if not values:
         raise ValueError("found []: at least one is needed")
+    if len(values) > _MOST_ITEMS:
+        raise ValueError(f"found {len(values):,} items: at most {_MOST_ITEMS:,} are read")
     return values
 
 
@@ -71,19 +75,29 @@ PerUnit = Annotated[
     AfterValidator(_some),
     PlainSerializer(lambda values: values[0] if len(values) == 1 else list(values)),
 ]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]  # it becomes a part of the names of files
+# bounds: what is beyond them is a mistyped number, or is nothing in float32, or fits no memory
+Count = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+Few = Annotated[int, Field(ge=1, le=65_536)]
+Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
+Rate = Annotated[float, Field(ge=1e-12, le=100.0)]
+Decay = Annotated[float, Field(ge=0, le=100.0)]
+Ridge = Annotated[float, Field(ge=1e-12, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Area = Annotated[float, Field(gt=0, le=1)]
-Inside = Annotated[float, Field(gt=0, lt=1)]
+Aspect = Annotated[float, Field(ge=0.01, le=100)]
+Area = Annotated[float, Field(ge=0.0001, le=1)]
+Inside = Annotated[float, Field(ge=1e-6, le=1 - 1e-9)]
 Pair = Annotated[tuple[T, T], Strict(False)]
 Span = Annotated[tuple[T, T], Strict(False), AfterValidator(rising)]
 
-NAME = "lower-case letters, digits and dashes, a letter first"
+NAME = "lower-case letters, digits and dashes, a letter first, 64 characters at most"
 SHARE = "a number from 0 to 1"
-RATES = "a number above 0, or a list of them, one a block"
-COUNTS = "a whole number from 1, or a list of them, one a block"
+POSITIVE = "a number above 0, from 1e-6 to 1e6"
+WHOLE = "a whole number from 1 to 1e9"
+FEW = "a whole number from 1 to 65536"
+INSIDE = "between 0 and 1, from 1e-6 to 0.999999999"
+RATES = "a number above 0, from 1e-12 to 100, or a list of them, one a block"
+COUNTS = "a whole number from 1 to 1e9, or a list of them, one a block"
 
 
 class Part(BaseModel):
@@ -97,19 +111,21 @@ class Crop(Part):
 
 
 class ResizedCrop(Part):
-    scale: Span[Area] = Field(description="two numbers above 0 and up to 1, rising: the share of the image's area")
-    ratio: Span[Positive] = Field(default=(3 / 4, 4 / 3), description="two numbers above 0, rising: width over height")
+    scale: Span[Area] = Field(description="two numbers from 0.0001 to 1, rising: the share of the image's area")
+    ratio: Span[Aspect] = Field(
+        default=(3 / 4, 4 / 3), description="two numbers from 0.01 to 100, rising: width over height"
+    )
     share: Share = Field(default=1.0, description=f"{SHARE}, of the views that are zoomed")
 
 
 class Mix(Part):
     share: Share = Field(description=f"{SHARE}, of the views that are blended with another")
-    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of the weight")
+    alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: of the Beta distribution of the weight")
 
 
 class Paste(Part):
     share: Share = Field(description=f"{SHARE}, of the views on which a part of another is pasted")
-    alpha: Positive = Field(default=1.0, description="a number above 0: of the Beta distribution of that part's area")
+    alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: of the Beta distribution of that part's area")
     shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the form of that part")
 
 
@@ -135,11 +151,9 @@ class Augment(Part):
 class Synthetic(Part):
     """Images that are made where there are few, from the statistics in a teacher's BatchNorms."""
 
-    images: Count = Field(description="a whole number from 1: so many images are to be there in all")
-    below: Count | None = Field(
-        default=None, description="a whole number from 1: where fewer are trained on; null: fewer than `images`"
-    )
-    steps: Count = Field(default=40, description="a whole number from 1: along the teacher's gradient")
+    images: Few = Field(description=f"{FEW}: the images that there are with the synthetic ones")
+    below: Few | None = Field(default=None, description=f"{FEW}: where fewer are trained on; null: fewer than `images`")
+    steps: Few = Field(default=40, description=f"{FEW}: along the teacher's gradient")
 
     def lacking(self, images: int) -> int:
         """How many are to be made beside so many that there are."""
@@ -149,8 +163,8 @@ class Synthetic(Part):
 class Views(Part):
     """The looks at the images. With a `count` for each image, or a `total` that images share, they are remembered."""
 
-    count: Count | None = Field(default=None, description="a whole number from 1, or null: a fresh view at each step")
-    total: Count | None = Field(default=None, description="a whole number from 1, or null; `count` goes before it")
+    count: Count | None = Field(default=None, description=f"{WHOLE}, or null: a fresh view at each step")
+    total: Count | None = Field(default=None, description=f"{WHOLE}, or null; `count` goes before it")
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
     synthetic: Synthetic | None = Field(default=None, description="a map with `images`, `below` and `steps`, or null")
 
