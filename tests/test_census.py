@@ -76,6 +76,12 @@ def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     assert "b.png: it is damaged" in told.value.found
 
 
+def test_images_of_one_shade_alone_are_counted_too(tmp_path: Path) -> None:
+    files = {f"{shade}.png": saved(Image.new("RGB", (30, 20), shade)) for shade in ("red", "white")}
+    found = survey(folder_of(tmp_path, files), FIT)
+    assert (found.plain, found.near) == (("red.png", "white.png"), ())
+
+
 def test_images_in_memory_are_compared_too() -> None:
     generator = torch.Generator().manual_seed(0)
     rows = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=generator)

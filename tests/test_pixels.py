@@ -16,8 +16,9 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms._presets import ImageClassification
 
 from graftcli.errors import UsageError
-from graftcli.images.pixels import Fit, centre, decode, normalise
-from graftcli.images.sources import Refused
+from graftcli.images.limits import Allowance, Budget, Limits
+from graftcli.images.pixels import Fit, centre, decode, normalise, reading
+from graftcli.images.refusal import Refused
 from tests.pictures import noise, ramp16, real_data, saved
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -272,6 +273,71 @@ def test_a_bomb_is_refused_from_its_header() -> None:
 def test_a_thread_that_would_become_a_bomb_is_refused() -> None:
     with pytest.raises(Refused, match=r"20000x1 pixels.*4480000x224"):
         decode(saved(Image.new("L", (20_000, 1))), fit((224, 224), 1.0))
+
+
+def within(budget: int) -> Allowance:
+    return Allowance(Limits(Budget(budget)))
+
+
+def test_an_image_beyond_the_memory_budget_is_refused_with_both_sizes() -> None:
+    data = saved(Image.new("RGB", (2000, 2000)))
+    assert np.array_equal(decode(data, fit(), within(2**25)), decode(data, fit()))
+    with pytest.raises(Refused, match=r"needs 1[5-7] MiB of memory; 8 MiB is the most"):
+        decode(data, fit(), within(2**23))
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_a_jpeg_beyond_the_memory_budget_is_decoded_at_a_smaller_scale(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient = Image.linear_gradient("L").resize((2000, 1200)).convert("RGB")
+    data = saved(gradient, "JPEG", quality=95, exif=exif)
+    small, whole = decode(data, fit(), within(2**21)), decode(data, fit())
+    assert small.shape == whole.shape and np.abs(small.astype(int) - whole).max() < 12
+    with reading(data, 3, fit(), within(2**21)) as picture:
+        shown = (1200, 2000) if orientation == 6 else (2000, 1200)
+        assert (picture.stored.width, picture.stored.height) == shown
+        assert picture.flat.width < shown[0] and min(picture.flat.size) > 27
+    with pytest.raises(Refused, match="of memory"):
+        decode(data, fit((800, 800)), within(2**21))
+
+
+def test_a_progressive_jpeg_counts_what_its_decoder_holds() -> None:
+    image = Image.new("RGB", (2000, 2000))
+    plain = saved(image, "JPEG", subsampling=0)
+    progressive = saved(image, "JPEG", subsampling=0, progressive=True)
+    with reading(plain, 3, None, within(20 * 2**20)) as picture:
+        assert picture.flat.size == (2000, 2000)
+    with reading(progressive, 3, None, within(30 * 2**20)) as picture:
+        assert picture.flat.size == (250, 250)
+
+
+def test_tiles_give_the_pixels_of_the_whole() -> None:
+    """Larger than a tile, so that each conversion is made in several."""
+    rng = np.random.default_rng(0)
+    clear = Image.fromarray(rng.integers(0, 256, (900, 1500, 4), dtype=np.uint8))
+    white = Image.new("RGBA", clear.size, "white")
+    white.alpha_composite(clear)
+    by = fit((900, 1500), 1.0, "nearest")
+    assert np.array_equal(decode(saved(clear), by).transpose(1, 2, 0), np.asarray(white)[..., :3])
+    deep = rng.integers(0, 65536, (900, 1500)).astype(np.uint16)
+    assert np.array_equal(decode(saved(Image.fromarray(deep)), by)[0], np.rint(deep / 257).astype(np.uint8))
+    real = rng.uniform(-3, 8, (900, 1500)).astype(np.float32)
+    low, high = float(real.min()), float(real.max())
+    expected = ((real.astype(np.float64) - low) * 255 / (high - low)).round().astype(np.uint8)
+    assert np.array_equal(decode(saved(Image.fromarray(real), "TIFF"), by)[0], expected)
+
+
+def test_more_scans_than_any_encoder_writes_are_refused() -> None:
+    data = saved(noise(16, 16), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert decode(data[:-2] + data[last:-2] * 400 + data[-2:], fit()).shape == (3, 24, 24)
+    with pytest.raises(Refused, match="more than 500 scans"):
+        decode(data[:-2] + data[last:-2] * 600 + data[-2:], fit())
+    video = data + b"\xff\xda" * 1000  # as phones append to a photo
+    assert np.array_equal(decode(video, fit()), decode(data, fit()))
+    with pytest.raises(Refused, match="more than 65,536 segments"):
+        decode(data[:2] + b"\xff\xfe\0\2" * 70_000 + data[2:], fit())
 
 
 def test_other_formats_are_not_opened(tmp_path: Path) -> None:

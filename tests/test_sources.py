@@ -13,7 +13,9 @@ import pytest
 
 from graftcli.errors import ImagesError
 from graftcli.images import sources
-from graftcli.images.sources import Refused, opened
+from graftcli.images.refusal import LARGEST_FILE, Refused
+from graftcli.images.sources import opened
+from graftcli.images.special import special_devices
 from tests.pictures import folder_of
 
 FILES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3", "deep/notes.txt": b"4", "README": b"5"}
@@ -149,7 +151,7 @@ def test_files_of_absurd_size_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:
-    bomb = {"bomb.png": bytes(sources.LARGEST_FILE + 1)}
+    bomb = {"bomb.png": bytes(LARGEST_FILE + 1)}
     assert "256 MiB is the most" in refusals(zipped(tmp_path / "x.zip", bomb))["bomb.png"]
     assert "256 MiB is the most" in refusals(tarred(tmp_path / "x.tar.gz", bomb, "w:gz"))["bomb.png"]
 
@@ -189,6 +191,54 @@ def test_a_name_that_is_no_utf8_can_be_printed(tmp_path: Path) -> None:
     except OSError:
         pytest.skip("this file system takes UTF-8 names only")
     assert contents(tmp_path) == {r"caf\xe9.jpg": b"1"}
+
+
+def test_names_that_no_terminal_takes_are_escaped(tmp_path: Path) -> None:
+    names = {
+        b"caf\xe9.jpg": r"caf\xe9.jpg",
+        b"a\x1b[31m.jpg": r"a\x1b[31m.jpg",
+        b"line\nbreak.jpg": r"line\x0abreak.jpg",
+    }
+    path = tarred(tmp_path / "x.tar", {os.fsdecode(name): b"1" for name in names})
+    assert set(contents(path)) == set(names.values())
+
+
+def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    with pytest.raises(ImagesError, match=r"caf\\xe9` is not UTF-8") as caught:
+        contents(folder)
+    assert str(caught.value).encode() and "Rename" in caught.value.mend
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+
+
+@needs_proc
+@pytest.mark.parametrize("name", ["/proc", "/proc/self/fd", "/sys", "/dev"])
+def test_special_file_systems_are_refused(name: str) -> None:
+    with pytest.raises(ImagesError, match=r"is on a special file system \(.*\), which holds no images"):
+        contents(Path(name))
+
+
+@needs_proc
+def test_a_link_to_a_special_file_system_is_refused_by_name(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"a.jpg": b"1"})
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/link").symlink_to("/proc")
+    (tmp_path / "b.jpg").symlink_to("/proc/cpuinfo")
+    with opened(tmp_path) as source:
+        assert [entry.name for entry in source.entries] == ["a.jpg", "b.jpg", "deep/link/"]
+        for entry in source.entries[1:]:
+            with pytest.raises(Refused, match=r"on a special file system \(proc\)"):
+                entry.read()
+
+
+def test_without_a_table_of_mounts_only_mount_points_are_special(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"dev/a.jpg": b"1"})
+    assert special_devices(tmp_path) == {}
+    table = "none /proc tmpfs rw 0 0\nnone /nowhere\\040at\\040all proc rw 0 0\nbroken\n"
+    folder_of(tmp_path, {"proc/mounts": table.encode()})
+    assert special_devices(tmp_path) == {}
 
 
 def test_a_missing_folder_names_what_exists(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from graftcli.errors import ImagesError, MachineError
 from graftcli.images.decoding import Broken, File, each
+from graftcli.images.limits import SHARED, Limits
 from graftcli.images.pixels import Fit, centre, decode, normalise
 from graftcli.images.sources import SUFFIXES, WANTED, Entry, Source, opened
 
@@ -50,11 +51,12 @@ def load(
     strict: bool = False,
     jobs: int | None = None,
     most: int | None = None,
+    limits: Limits = SHARED,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
     """The images of a folder or archive, each decoded once, by `jobs` threads; `strict` refuses broken ones.
 
-    Where there are more than `most` files, so many of them are read, spread evenly over all.
+    Of more than `most` files, `most` are read, spread evenly over all. `limits` are those of decoding.
 
     `on_progress` hears (files done, files in all) after each file, in the calling thread.
     """
@@ -63,7 +65,7 @@ def load(
         if most is not None and len(entries) > most:
             entries = tuple(entries[index * len(entries) // most] for index in range(most))
         pixels = _room(len(entries), fit)
-        results = _decoded(entries, pixels.numpy(), fit, jobs, on_progress)
+        results = _decoded(entries, pixels.numpy(), fit, jobs, limits, on_progress)
     broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda one: one.name)
     good = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda one: (one.digest, one.name))
     if strict and broken:
@@ -90,22 +92,31 @@ def _decoded(
     rows: NDArray[np.uint8],
     fit: Fit,
     jobs: int | None,
+    limits: Limits,
     on_progress: Callable[[int, int], None] | None,
 ) -> list[_Decoded | Broken]:
     """What became of each entry, in their order; entry i is decoded into rows[i]."""
-    results = []
+    results: list[_Decoded | Broken] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, mostly: what spoils the image is an exception
-        for result in each(entries, partial(_settled, rows, fit), jobs):
-            results.append(result)
+        for result in each(entries, partial(_settled, fit), jobs, limits):
+            results.append(_placed(rows, result))
             if on_progress:
                 on_progress(len(results), len(entries))
     return results
 
 
-def _settled(rows: NDArray[np.uint8], fit: Fit, file: File) -> _Decoded:
-    rows[file.row] = decode(file.data, fit)
-    return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest())
+def _settled(fit: Fit, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
+    pixels = decode(file.data, fit, file.allowance)
+    return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest()), pixels
+
+
+def _placed(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:
+    """The result, its pixels in their row: by one thread, for one that was abandoned must not write any more."""
+    if isinstance(result, Broken):
+        return result
+    decoded, rows[result[0].row] = result
+    return decoded
 
 
 def _arrange(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
@@ -124,7 +135,7 @@ def _arrange(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
 
 def _not_all(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
     found = f"{len(broken)} of {count} images under `{source}` cannot be read:\n{_lines(broken)}"
-    return ImagesError(found, "Mend or remove them; without --strict they are left out.")
+    return ImagesError(found, "Fix or remove them; without --strict they are left out.")
 
 
 def _too_few(source: Path, found: Source, good: int, broken: Sequence[Broken]) -> ImagesError:

@@ -21,7 +21,7 @@ from graftcli.errors import ImagesError
 from graftcli.images import duplicates
 from graftcli.images.decoding import Broken, File, each
 from graftcli.images.duplicates import Fingerprint, Groups, fingerprint
-from graftcli.images.pixels import Fit, Stored, fitted, read
+from graftcli.images.pixels import Fit, Stored, fitted, reading
 from graftcli.images.sources import SUFFIXES, WANTED, opened
 
 Size = tuple[int, int]  # width, height
@@ -111,9 +111,10 @@ def _picture(row: NDArray[np.uint8]) -> Image.Image:
 
 
 def _looked(fit: Fit | None, file: File) -> _Seen:
-    flat, stored = read(file.data, fit.channels if fit is not None else 3)
-    digest = hashlib.sha256(file.data).digest()
-    return _Seen(file.name, stored, digest, fingerprint(flat), fitted(flat, fit) if fit is not None else None)
+    with reading(file.data, fit.channels if fit is not None else 3, fit, file.allowance) as picture:
+        seen = fingerprint(picture.flat)
+        pixels = fitted(picture, fit) if fit is not None else None
+    return _Seen(file.name, picture.stored, hashlib.sha256(file.data).digest(), seen, pixels)
 
 
 class _Batches:
@@ -155,10 +156,11 @@ class _Duplicates:
 
     def found(self) -> tuple[Groups, Groups, tuple[str, ...]]:
         names = [name for name, _ in self._prints]
-        bits = np.array([seen.bits for _, seen in self._prints], np.uint64)
-        joined = b"".join(seen.picture for _, seen in self._prints)
-        pictures = np.frombuffer(joined, np.uint8).reshape(len(names), -1)
-        near = duplicates.near(names, bits, pictures) if names else ()
+        near: Groups = ()
+        if names:
+            bits = np.array([seen.bits for _, seen in self._prints], np.uint64)
+            joined = b"".join(seen.picture for _, seen in self._prints)
+            near = duplicates.near(names, bits, np.frombuffer(joined, np.uint8).reshape(len(names), -1))
         return duplicates.ordered(self._again.values()), near, tuple(sorted(self._plain))
 
 

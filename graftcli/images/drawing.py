@@ -4,11 +4,13 @@ Class folders say which images are drawn, as a user would choose them; what is d
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from graftcli.errors import ImagesError, few
+from graftcli.images.decoding import File, each
 from graftcli.images.pixels import Fit, decode
 from graftcli.images.sources import Entry, opened
 
@@ -29,10 +31,11 @@ def drawn(source: Path, shots: int, draw: int) -> tuple[Drawn, ...]:
     with opened(source) as whole:
         for folder, entries in _classes(source, whole.entries).items():
             before = len(found)
-            for one in _readable(entries, draw):
-                if len(found) == before + shots:
-                    break
-                found.setdefault(one.name, one)
+            with closing(_readable(entries, draw)) as readable:
+                for one in readable:
+                    if len(found) == before + shots:
+                        break
+                    found.setdefault(one.name, one)
             if len(found) < before + shots:
                 short.append(f"`{folder}` has {len(found) - before}" if folder else f"it has {len(found) - before}")
     if short:
@@ -68,14 +71,14 @@ def _classes(source: Path, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     return dict(sorted(found.items()))
 
 
-def _readable(entries: Sequence[Entry], draw: int) -> Iterator[Drawn]:
+def _readable(entries: Sequence[Entry], draw: int) -> Generator[Drawn]:
     """The images that can be read, shuffled by their names and the number of the draw."""
-    for entry in sorted(entries, key=lambda one: hashlib.sha256(f"{draw}/{one.name}".encode()).digest()):
-        try:
-            data = entry.read()
-            decode(data, _ANY)
-        except MemoryError:
-            raise
-        except Exception:  # damaged bytes lead a decoder to any exception there is; the next image is as good
-            continue
-        yield Drawn(f"{hashlib.sha256(data).hexdigest()[:24]}{PurePosixPath(entry.name).suffix.lower()}", data)
+    shuffled = sorted(entries, key=lambda one: hashlib.sha256(f"{draw}/{one.name}".encode()).digest())
+    # by one thread: with more of them, more images than are drawn would be read ahead
+    return (one for one in each(shuffled, _drawn, jobs=1) if isinstance(one, Drawn))
+
+
+def _drawn(file: File) -> Drawn:
+    decode(file.data, _ANY, file.allowance)
+    suffix = PurePosixPath(file.name).suffix.lower()
+    return Drawn(f"{hashlib.sha256(file.data).hexdigest()[:24]}{suffix}", file.data)

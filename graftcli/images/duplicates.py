@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from graftcli.images.flat import tiles
+
 NEAR = 5  # bits of 64
 ALIKE = 6.0  # of 255 grey levels, on average, with the brightness of both the same
 _WIDTH, _HEIGHT = 18, 16  # of the small picture; the hash is taken from its 2x2 means, 9x8
@@ -38,11 +40,23 @@ class Fingerprint:
 
 def fingerprint(image: Image.Image) -> Fingerprint:
     """The difference hash (is a pixel brighter than its left neighbour?) of the image, and what it was taken from."""
-    small = image.convert("L").resize((_WIDTH, _HEIGHT), Image.Resampling.BOX, reducing_gap=2.0)
-    picture = np.asarray(small)
+    factors = (int(image.width / _WIDTH / 2) or 1, int(image.height / _HEIGHT / 2) or 1)
+    reduced = _reduced(image, factors)
+    box = (0, 0, image.width / factors[0], image.height / factors[1])
+    picture = np.asarray(reduced.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX, box))
     means = picture.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).astype(np.uint16).sum((1, 3))
     bits = np.packbits(means[:, 1:] > means[:, :-1])
     return Fingerprint(int.from_bytes(bits.tobytes(), "big"), picture.tobytes())
+
+
+def _reduced(image: Image.Image, factors: tuple[int, int]) -> Image.Image:
+    """image.convert("L").reduce(factors), a tile at a time: a grey copy of a large image would double its memory."""
+    columns, rows = factors
+    whole = Image.new("L", (-(-image.width // columns), -(-image.height // rows)))
+    for left, top, right, bottom in tiles(image.size, multiple=factors):
+        part = image if (right - left, bottom - top) == image.size else image.crop((left, top, right, bottom))
+        whole.paste(part.convert("L").reduce(factors), (left // columns, top // rows))
+    return whole
 
 
 def near(names: Sequence[str], bits: NDArray[np.uint64], pictures: NDArray[np.uint8]) -> Groups:

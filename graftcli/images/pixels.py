@@ -4,20 +4,22 @@ normalise(decode(data, fit), fit) is what timm's and torchvision's evaluation tr
 centre(decode(data, whole), fit) == decode(data, fit), bit for bit
 """
 
-import io
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile
 from torch import Tensor
 
 from graftcli.errors import UsageError
-from graftcli.images.sources import Refused
+from graftcli.images.flat import WORKING, flat, flat_mode
+from graftcli.images.headers import Watched, is_on_side, is_turned, pixel_bytes, scans, upright, working_bytes
+from graftcli.images.limits import Allowance
+from graftcli.images.refusal import Refused
 
 # By name, and these alone: newer Pillows have more, and a recipe must mean the same on every machine.
 KERNELS = {
@@ -25,6 +27,7 @@ KERNELS = {
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+_FOR_FINGERPRINTS = 128  # pixels of each side, with which the small picture of a fingerprint is as good as with more
 
 
 @dataclass(frozen=True)
@@ -73,26 +76,114 @@ class Stored:
     mode: str  # Pillow's: RGB, L, RGBA, P, CMYK, I;16, …
 
 
-def decode(data: bytes, fit: Fit) -> NDArray[np.uint8]:
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image: upright, 8 bit grey or RGB."""
+
+    flat: Image.Image
+    stored: Stored
+
+
+def decode(data: bytes, fit: Fit, allowance: Allowance | None = None) -> NDArray[np.uint8]:
     """The image in `data` as uint8 [channels, *fit.kept]; raises Refused, or what Pillow raises for damaged data."""
-    return fitted(read(data, fit.channels)[0], fit)
+    with reading(data, fit.channels, fit, allowance) as picture:
+        return fitted(picture, fit)
 
 
-def read(data: bytes, channels: int) -> tuple[Image.Image, Stored]:
-    """The image in `data`, upright, as 8 bit grey or RGB, and what it was; raises as `decode`."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+@contextmanager
+def reading(
+    data: bytes, channels: int, fit: Fit | None = None, allowance: Allowance | None = None
+) -> Iterator[Picture]:
+    """The image in `data`, upright, as 8 bit grey or RGB, its memory reserved inside the context; raises as `decode`.
+
+    `fit` is what it will be fitted to. A JPEG that exceeds the memory budget is decoded at a smaller scale, which is
+    no smaller than that.
+    """
+    allowance = allowance or Allowance()
+    allowance.check()
+    passes = scans(data)
+    with Image.open(Watched(data, allowance), formats=FORMATS) as image:
         _bounded(image.size, "it has")
-        kind, mode = image.format or "", image.mode
-        flat = _flat(ImageOps.exif_transpose(image), kind, channels)
-    return flat, Stored(*flat.size, kind, mode)
+        opened = _Opened(image, image.size, data, passes, is_turned(image, data), channels)
+        if opened.need(fit) > allowance.most and image.format in ("JPEG", "MPO"):
+            image.draft(None, _least(image, fit))
+        with allowance.room(opened.need(fit)):
+            try:
+                picture = _picture(opened)
+                yield picture
+                picture.flat.close()
+            finally:
+                image.close()  # its pixels too, before the room for them is given back
 
 
-def fitted(flat: Image.Image, fit: Fit) -> NDArray[np.uint8]:
+def fitted(picture: Picture, fit: Fit) -> NDArray[np.uint8]:
     """What `decode` keeps of an image that was read."""
-    size = _resized(*flat.size, fit)
-    _bounded(size, f"it has {flat.width}x{flat.height} pixels and would be resized to")
-    small = flat.resize(size, KERNELS[fit.interpolation]).crop(_box(*size, fit))
+    shown = picture.stored
+    size = _resized(shown.width, shown.height, fit)
+    _bounded(size, f"it has {shown.width}x{shown.height} pixels and would be resized to")
+    small = picture.flat.resize(size, KERNELS[fit.interpolation]).crop(_box(*size, fit))
+    mode = "L" if fit.channels == 1 else "RGB"
+    if small.mode != mode:  # grey, resized before it is expanded: the same values from a third of the memory
+        small = small.convert(mode)
     return np.asarray(small).reshape(*fit.kept, fit.channels).transpose(2, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An image whose header was read."""
+
+    image: ImageFile.ImageFile
+    size: tuple[int, int]  # of the whole image; `image` has a smaller one once it is to be decoded at a smaller scale
+    data: bytes
+    passes: int
+    turned: bool
+    channels: int
+
+    def need(self, fit: Fit | None) -> int:
+        """Bytes for the file, the decoder, the pixels as they are stored, and what they are converted to."""
+        image, pixels = self.image, self.image.width * self.image.height
+        source = pixels * pixel_bytes(image.mode)
+        mode = flat_mode(image, self.channels)
+        same = image.mode == mode and not image.has_transparency_data
+        flat_ = pixels * pixel_bytes(mode)
+        copies = (working_bytes(image, self.size, self.data, self.passes), 0 if same else flat_ + WORKING)
+        decoding = source + max(*copies, source if self.turned else 0)
+        return len(self.data) + max(decoding, flat_ + (_resizing(self.size, fit) * pixel_bytes(mode) if fit else 0))
+
+
+def _resizing(size: tuple[int, int], fit: Fit) -> int:
+    """Pixels of the resized image and of one that is resized along one side, whichever way the image stands."""
+
+    def pixels(width: int, height: int) -> int:
+        wide, tall = _resized(width, height, fit)
+        return min(MOST_PIXELS, wide * tall) + max(wide * height, width * tall)
+
+    return max(pixels(*size), pixels(*size[::-1]))
+
+
+def _least(image: ImageFile.ImageFile, fit: Fit | None) -> tuple[int, int]:
+    """The least width and height at which an image serves, as it lies in its file."""
+    on_side = is_on_side(image)
+    width, height = image.size[::-1] if on_side else image.size
+    wide, tall = _resized(width, height, fit) if fit else (1, 1)
+    wide, tall = max(wide, _FOR_FINGERPRINTS), max(tall, _FOR_FINGERPRINTS)
+    return (tall, wide) if on_side else (wide, tall)
+
+
+def _picture(opened: _Opened) -> Picture:
+    """The pixels, with no more of them in memory than are needed at once."""
+    image, kind, mode = opened.image, opened.image.format or "", opened.image.mode
+    whole = opened.size if image.size != opened.size else None
+    on_side = whole is not None and is_on_side(image)
+    image.load()
+    standing = upright(image)
+    if standing is not image:
+        image.close()
+    plain = flat(standing, kind, opened.channels)
+    if plain is not standing:
+        standing.close()
+    width, height = (whole[::-1] if on_side else whole) if whole else plain.size
+    return Picture(plain, Stored(width, height, kind, mode))
 
 
 def centre(pixels: Tensor, fit: Fit) -> Tensor:
@@ -157,28 +248,3 @@ def _box(width: int, height: int, fit: Fit) -> tuple[int, int, int, int]:
 def _bounded(size: tuple[int, int], found: str) -> None:
     if size[0] * size[1] > MOST_PIXELS:
         raise Refused(f"{found} {size[0]}x{size[1]} pixels; {MOST_PIXELS / 1e6:.0f} million are the most that are read")
-
-
-def _flat(image: Image.Image, stored: str, channels: int) -> Image.Image:
-    """The image as 8 bit grey or RGB, on white where it is transparent; `stored` is the format of its file."""
-    if image.mode.startswith("I;16") or (image.mode == "I" and stored == "PNG"):
-        image = Image.fromarray(_levels(np.asarray(image), 65535))
-    elif image.mode in ("I", "F"):
-        image = Image.fromarray(_levels(np.asarray(image)))
-    if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        white.alpha_composite(image.convert("RGBA"))
-        image = white
-    return image.convert("L" if channels == 1 else "RGB")
-
-
-def _levels(values: NDArray[Any], top: int | None = None) -> NDArray[np.uint8]:
-    """`values` in 0..top as 0..255; without `top`, in the first usual range that holds them, else from min to max."""
-    shades = values.astype(np.float64)
-    real = shades[np.isfinite(shades)]
-    low, high = (float(real.min()), float(real.max())) if real.size else (0.0, 0.0)
-    usual = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
-    top = top or next((end for end in usual if low >= 0 and high <= end), None)
-    start, span = (0.0, top) if top else (low, (high - low) or 1.0)
-    shades = np.nan_to_num(shades, nan=low, posinf=high, neginf=low)
-    return ((shades - start) * 255 / span).round().astype(np.uint8)

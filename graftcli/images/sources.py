@@ -5,30 +5,32 @@ A file that must not or cannot be read raises `Refused`, which says why, when it
 """
 
 import difflib
-import lzma
+import errno
 import os
+import re
 import stat
-import tarfile
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from graftcli.errors import ImagesError
+from graftcli.images import archives
+from graftcli.images.refusal import LARGEST_FILE, Refused, bounded
+from graftcli.images.special import special_devices
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 # Pictures for a person's eye, but not for this reader: naming them is kinder than passing them over.
 FOREIGN = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
 # Folders of miniatures and forks that other systems leave behind.
 DEBRIS = ("__MACOSX", "@eaDir")
-LARGEST_FILE = 256 * 2**20
-# What a folder, a .zip or a .tar raises when it cannot be listed.
-UNREADABLE = (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+# What a folder or an archive raises when it cannot be listed.
+UNREADABLE = (OSError, ValueError, archives.Unreadable)
 WANTED = "a folder of images, or one .zip or .tar of them"
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISFIFO, "a named pipe"),
@@ -37,10 +39,6 @@ KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
     (stat.S_ISBLK, "a device"),
     (stat.S_ISDIR, "a folder"),
 )
-
-
-class Refused(Exception):
-    """Why one file is not read."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +59,12 @@ class Source:
 def opened(path: Path) -> Iterator[Source]:
     """What lies at `path`; the bytes of its entries can be read until the context ends."""
     path = path.expanduser()
+    _require_utf8(path)
     with ExitStack() as held:
         try:
             files = [entry for entry in _listed(path, held) if not is_hidden(entry.name)]
         except UNREADABLE as error:
-            raise ImagesError(f"`{path}` cannot be read: {error}", f"Give {WANTED}.") from error
+            raise ImagesError(f"`{path}` cannot be read: {printable(str(error))}", f"Give {WANTED}.") from error
         images = tuple(entry for entry in files if _suffix(entry.name) in (*SUFFIXES, *FOREIGN, "/"))
         yield Source(images, Counter(_suffix(entry.name) or "without a suffix" for entry in files))
 
@@ -88,11 +87,9 @@ def _listed(path: Path, held: ExitStack) -> list[Entry]:
         raise ImagesError(f"`{path}` is {_kind(mode)}.", f"Give {WANTED}.")
     if path.suffix.lower() in SUFFIXES:
         raise ImagesError(f"`{path}` is one image; two at least are needed.", f"Give {WANTED}.")
-    # tar first: a .tar whose last member is a .zip would be taken for that .zip
-    if tarfile.is_tarfile(path):
-        return _in_tar(held.enter_context(tarfile.open(path)))
-    if zipfile.is_zipfile(path):
-        return _in_zip(held.enter_context(zipfile.ZipFile(path)))
+    members = archives.listed(path, held)
+    if members is not None:
+        return [Entry(printable(name), read) for name, read in members]
     raise ImagesError(f"`{path}` is a file, but neither a .zip nor a .tar.", f"Give {WANTED}.")
 
 
@@ -121,17 +118,26 @@ def _kind(mode: int) -> str:
 
 
 def _walk(root: Path) -> Iterator[Entry]:
+    special = special_devices()
+    if kind := special.get(root.stat().st_dev):
+        raise ImagesError(f"`{root}` is on a special file system ({kind}), which holds no images.", f"Give {WANTED}.")
     shut: list[OSError] = []
-    yield from (Entry(_printable(file, root), partial(_read_file, file)) for file in files_below(root, shut.append))
+    for file in files_below(root, shut.append, special):
+        yield Entry(_name(file, root), partial(_read_file, file, special))
     for error in shut:
         if Path(error.filename) == root:
             raise error
-        yield Entry(_printable(Path(error.filename), root) + "/", partial(_refuse, error.strerror or str(error)))
+        yield Entry(_name(Path(error.filename), root) + "/", partial(_refuse, error.strerror or str(error)))
 
 
-def files_below(root: Path, shut: Callable[[OSError], None] | None = None) -> Iterator[Path]:
-    """The files below `root`, links followed, each folder once: a link to a parent ends there. `shut` hears of folders
-    that cannot be read."""
+def files_below(
+    root: Path, shut: Callable[[OSError], None] | None = None, special: Mapping[int, str] | None = None
+) -> Iterator[Path]:
+    """The files below `root`, links followed, each folder once: a link to a parent ends there.
+
+    `shut` hears of folders that cannot be read or are on one of the `special` file systems.
+    """
+    special = special_devices() if special is None else special
     seen: set[tuple[int, int]] = set()
     for folder, below, files in os.walk(root, followlinks=True, onerror=shut):
         here = Path(folder)
@@ -140,57 +146,51 @@ def files_below(root: Path, shut: Callable[[OSError], None] | None = None) -> It
             below.clear()
             continue
         seen.add((facts.st_dev, facts.st_ino))
+        if kind := special.get(facts.st_dev):
+            below.clear()
+            if shut:
+                shut(OSError(errno.EINVAL, _on_special(kind), folder))
+            continue
         below[:] = sorted(name for name in below if not is_hidden(name))
         yield from (here / name for name in sorted(files))
 
 
-def _printable(path: Path, root: Path) -> str:
-    """The name relative to `root`, with "/"; bytes that are no UTF-8 appear as \\xNN, so that any terminal takes it."""
-    return os.fsencode(path.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+def _on_special(kind: str) -> str:
+    return f"it is on a special file system ({kind}), which holds no images"
+
+
+def _name(path: Path, root: Path) -> str:
+    return printable(path.relative_to(root).as_posix())
+
+
+def printable(name: str) -> str:
+    """A name that any terminal and any file takes: bytes that are no UTF-8 and control characters appear as \\xNN."""
+    text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+
+
+def _require_utf8(path: Path) -> None:
+    try:
+        str(path).encode("utf-8")
+    except UnicodeEncodeError:
+        raise ImagesError(
+            f"the path `{printable(str(path))}` is not UTF-8, and a run's record could not name it.",
+            "Rename the folder or archive, or give it through a link.",
+        ) from None
 
 
 def _refuse(reason: str) -> bytes:
     raise Refused(reason)
 
 
-def _bounded(size: int) -> None:
-    if size > LARGEST_FILE:
-        raise Refused(f"its size is {size / 2**20:,.0f} MiB; {LARGEST_FILE // 2**20} MiB is the most that is read")
-
-
-def _read_file(path: Path) -> bytes:
+def _read_file(path: Path, special: Mapping[int, str]) -> bytes:
     facts = path.stat()  # before opening: to open a pipe would wait for its writer, for ever perhaps
     if not stat.S_ISREG(facts.st_mode):
         raise Refused(f"it is {_kind(facts.st_mode)}, not a file")
-    _bounded(facts.st_size)
-    return path.read_bytes()
-
-
-def _in_zip(archive: zipfile.ZipFile) -> list[Entry]:
-    members = [member for member in archive.infolist() if not member.is_dir()]
-    return [Entry(member.filename.replace("\\", "/"), partial(_read_zip, archive, member)) for member in members]
-
-
-def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
-    if member.flag_bits & 1:
-        raise Refused("it is locked with a password")
-    _bounded(member.file_size)
-    with archive.open(member) as stream:
-        # never plain read(): a member that lies about its size would be inflated whole before it is cut
-        return stream.read(member.file_size)
-
-
-def _in_tar(archive: tarfile.TarFile) -> list[Entry]:
-    members = [member for member in archive.getmembers() if not member.isdir()]
-    return [Entry(member.name.removeprefix("./"), partial(_read_tar, archive, member)) for member in members]
-
-
-def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The member's bytes; a hard link gives those of the member that it names."""
-    stream = archive.extractfile(member) if member.isreg() or member.islnk() else None
-    if stream is None:
-        raise Refused("it is a link or a special file inside the archive")
-    _bounded(member.size)
-    data = stream.read(LARGEST_FILE + 1)
-    _bounded(len(data))
+    if kind := special.get(facts.st_dev):
+        raise Refused(_on_special(kind))
+    bounded(facts.st_size)
+    with path.open("rb") as file:
+        data = file.read(LARGEST_FILE + 1)
+    bounded(len(data))
     return data

@@ -1,0 +1,116 @@
+"""Memory and time that a file's decoder needs, from its header: known before a pixel is decoded."""
+
+import io
+import re
+
+from PIL import Image, ImageFile
+
+from graftcli.images.limits import Allowance
+from graftcli.images.refusal import Refused
+
+MOST_SCANS = 500  # of a JPEG; ten are usual for a progressive one, and each costs a pass over all pixels
+_MOST_SEGMENTS = 65_536
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither stuffing nor a restart
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_ALONE = (0x01, 0xD8)  # markers without a length behind them
+_TURNED = range(2, 9)  # EXIF orientations of images that are not stored upright
+_ORIENTATION, _BITS, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 258, 259, 278, 322, 323  # of TIFF
+
+# Bytes per pixel that a decoder holds besides the image: libwebp two canvases, a frame and buffers of its own.
+_WORKING = {"WEBP": 14, "GIF": 3, "BMP": 3}
+
+
+class Watched(io.BytesIO):
+    """A file's bytes, whose reader is stopped when the image's time is over."""
+
+    def __init__(self, data: bytes, allowance: Allowance) -> None:
+        super().__init__(data)
+        self._allowance = allowance
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._allowance.check()
+        return super().read(size)
+
+
+def scans(data: bytes) -> int:
+    """The scans of a JPEG; 0 for other files. Raises Refused for more of them than any encoder writes."""
+    if not data.startswith(b"\xff\xd8"):
+        return 0
+    if (count := data.count(b"\xff\xda")) < 2:
+        return count  # none of them can be inside a thumbnail
+    found, segments, at = 0, 0, 2
+    while (match := _MARKER.search(data, at)) and (marker := data[match.start() + 1]) != _END:
+        at, segments = match.end(), segments + 1
+        if marker not in _ALONE:
+            at += int.from_bytes(data[at : at + 2], "big")
+        found += marker == _START_OF_SCAN
+        if found > MOST_SCANS:
+            raise Refused(f"it has more than {MOST_SCANS} scans, as only a decompression bomb has")
+        if segments > _MOST_SEGMENTS:
+            raise Refused(f"it has more than {_MOST_SEGMENTS:,} segments, as only a decompression bomb has")
+    return found
+
+
+def pixel_bytes(mode: str) -> int:
+    """What a pixel of this mode takes in Pillow's memory."""
+    if mode in ("1", "L", "P"):
+        return 1
+    return 2 if mode.startswith("I;16") else 4
+
+
+def working_bytes(image: ImageFile.ImageFile, size: tuple[int, int], data: bytes, passes: int) -> int:
+    """What decoding an opened image takes besides its pixels and its file; `passes` are the scans of a JPEG."""
+    pixels = image.width * image.height
+    if image.format in ("JPEG", "MPO"):
+        return _coefficients(image, size) if passes > 1 else 0
+    if image.format == "TIFF":
+        return len(data) + _strip(image)
+    return pixels * _WORKING.get(image.format or "", 0)
+
+
+def is_turned(image: ImageFile.ImageFile, data: bytes) -> bool:
+    """Whether the image may have to be turned upright, before it is decoded."""
+    if image.format == "PNG":  # its EXIF data may lie behind the pixels, and asking for it would decode them
+        return b"eXIf" in data or b"exif" in data or b"tiff:Orientation" in data
+    return image.getexif().get(_ORIENTATION, 1) in _TURNED
+
+
+def is_on_side(image: ImageFile.ImageFile) -> bool:
+    """Whether width and height are exchanged when the image is turned upright; not for PNG, before it is decoded."""
+    return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def _coefficients(image: ImageFile.ImageFile, size: tuple[int, int]) -> int:
+    """libjpeg keeps two bytes for each sample of all components until the last scan."""
+    layers = [(layer[1], layer[2]) for layer in getattr(image, "layer", ())] or [(1, 1)]
+    wide, tall = max(h for h, _ in layers), max(v for _, v in layers)
+    width, height = size[0] + 8 * wide, size[1] + 8 * tall  # whole blocks
+    return sum(2 * width * height * h * v // (wide * tall) for h, v in layers)
+
+
+def _strip(image: ImageFile.ImageFile) -> int:
+    """libtiff holds a strip or a tile, twice; what is not compressed is read without it."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if tags.get(_COMPRESSION, 1) == 1:
+        return 0
+    bits = tags.get(_BITS, 8)
+    depth = sum(bits) if isinstance(bits, tuple) else int(bits) * len(image.getbands())
+    if _TILE_WIDTH in tags:
+        pixels = int(tags[_TILE_WIDTH]) * int(tags.get(_TILE_LENGTH, 1))
+    else:
+        pixels = image.width * min(image.height, int(tags.get(_ROWS, image.height)))
+    return 2 * (pixels * depth // 8)
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image as its EXIF data says it stands; itself where it stands upright."""
+    turn = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)

@@ -1,0 +1,158 @@
+"""Compressed files as streams that a hostile one cannot swell: bounded dictionaries, bounded reads."""
+
+import bz2
+import io
+import lzma
+import re
+import sys
+import zlib
+from collections.abc import Callable
+from typing import BinaryIO, Protocol
+
+_DICTIONARY = 256 * 2**20  # bytes that an .xz may ask for; `xz -9` takes 65 MiB
+_INPUT, _OUTPUT = 2**15, 2**18
+_MANY_STREAMS, _SMALL_STREAM = 10_000, 256  # parallel compressors write many streams, but none of a few bytes
+_DIGITS = re.compile(rb"\d{200}")  # older tarfiles take quadratic time for them
+
+
+class Absurd(Exception):
+    """What an archive asks for, and no honest one does."""
+
+
+class _Decompressor(Protocol):
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes: ...
+
+
+class _Gunzip:
+    """zlib's decompressor with the attributes of those of bz2 and lzma."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(31)
+        self.needs_input = True
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        out = self._inner.decompress(self._inner.unconsumed_tail + data, max(0, max_length))
+        self.needs_input = len(out) < max_length and not self._inner.unconsumed_tail
+        return out
+
+
+def _unxz() -> _Decompressor:
+    return lzma.LZMADecompressor(memlimit=_DICTIONARY)
+
+
+_MAGIC: list[tuple[bytes, Callable[[], _Decompressor]]] = [
+    (b"\x1f\x8b", _Gunzip),
+    (b"BZh", bz2.BZ2Decompressor),
+    (b"\xfd7zXZ\0", _unxz),
+    (b"]\0\0", _unxz),
+]
+if sys.version_info >= (3, 14):
+    from compression import zstd
+
+    _MAGIC.append((b"\x28\xb5\x2f\xfd", zstd.ZstdDecompressor))
+
+
+def inflated(file: BinaryIO) -> "io.BufferedReader | None":
+    """The decompressed content of `file`; None where it is not compressed."""
+    start = file.read(8)
+    file.seek(0)
+    make = next((make for magic, make in _MAGIC if start.startswith(magic)), None)
+    return io.BufferedReader(_Inflated(file, make), _OUTPUT) if make else None
+
+
+class _Inflated(io.RawIOBase):
+    """Decompressed bytes, forwards; to go back is to begin again."""
+
+    def __init__(self, file: BinaryIO, make: Callable[[], _Decompressor]) -> None:
+        self._file, self._make = file, make
+        self._rewind()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_CUR:
+            offset += self._at
+        elif whence == io.SEEK_END:
+            raise io.UnsupportedOperation("the end of a compressed file is not known")
+        if offset < self._at:
+            self._rewind()
+        while self._at < offset and self._next(min(_OUTPUT, offset - self._at)):
+            pass
+        return self._at
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        data = self._next(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _rewind(self) -> None:
+        self._file.seek(0)
+        self._at, self._streams = 0, 1
+        self._inner = self._make()
+
+    def _next(self, most: int) -> bytes:
+        """Some bytes, no more than `most`; none at the end."""
+        while True:
+            if self._inner.eof and not self._follow():
+                return b""
+            data = self._file.read(_INPUT) if self._inner.needs_input else b""
+            if self._inner.needs_input and not data:
+                raise EOFError("it ends before the end of its compressed data")
+            if out := self._inner.decompress(data, most):
+                self._at += len(out)
+                return out
+
+    def _follow(self) -> bool:
+        """Go to the stream behind the one that has ended, where there is one."""
+        rest = (self._inner.unused_data + self._file.read(_INPUT)).lstrip(b"\0")
+        if not any(rest.startswith(magic) for magic, _ in _MAGIC):
+            return False
+        self._file.seek(-len(rest), io.SEEK_CUR)
+        self._inner, self._streams = self._make(), self._streams + 1
+        if self._streams > _MANY_STREAMS and self._file.tell() < self._streams * _SMALL_STREAM:
+            raise Absurd(f"{self._streams:,} compressed streams of a few bytes")
+        return True
+
+
+class Guarded:
+    """A file that refuses reads beyond what is `left`: a header that claims gigabytes must not be read at once."""
+
+    def __init__(self, file: "BinaryIO | io.BufferedReader", left: int | None = None) -> None:
+        self._file, self.left = file, left
+        self.seek, self.tell, self.close, self.seekable = file.seek, file.tell, file.close, file.seekable
+
+    def read(self, size: int = -1) -> bytes:
+        if self.left is None:
+            return self._file.read(size)
+        if size < 0:  # all that is left of the file
+            here = self._file.tell()
+            size = self._file.seek(0, io.SEEK_END) - here
+            self._file.seek(here)
+        if size > self.left:
+            raise Absurd(f"a header of {size:,} bytes")
+        data = self._file.read(size)
+        self.left -= len(data)
+        if len(data) > 512 and _DIGITS.search(data):
+            raise Absurd("a header with a number of hundreds of digits")
+        return data

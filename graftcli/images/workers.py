@@ -1,0 +1,87 @@
+"""Daemon threads that can be abandoned: neither the end of the work nor the interpreter's waits for one that hangs.
+
+A thread cannot be stopped from outside, so a task that hangs is given up and its thread replaced.
+"""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_JOIN = 2.0  # seconds in which idle threads end
+
+
+class Task(Generic[T]):
+    """A call and, once `done`, what came of it; the first result stays."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self.done = threading.Event()
+        self._call = call
+        self._lock = threading.Lock()
+        self._value: T | None = None
+        self._error: BaseException | None = None
+
+    def run(self) -> bool:
+        """Make the call; False when the task was settled by somebody else meanwhile."""
+        try:
+            return self.settle(self._call())
+        except BaseException as error:  # it belongs to the thread that asks for the result
+            return self.settle(None, error)
+
+    def settle(self, value: T | None, error: BaseException | None = None) -> bool:
+        with self._lock:
+            if self.done.is_set():
+                return False
+            self._value, self._error = value, error
+            del self._call  # with the bytes of its file
+            self.done.set()
+            return True
+
+    def result(self) -> T:
+        """What the call returned, or raise what it raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value  # type: ignore[return-value]
+
+
+class Workers(Generic[T]):
+    """`count` threads that run tasks in the order in which they come."""
+
+    def __init__(self, count: int) -> None:
+        self._tasks: SimpleQueue[Task[T] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        for _ in range(count):
+            self._add()
+
+    def submit(self, call: Callable[[], T]) -> Task[T]:
+        task = Task(call)
+        self._tasks.put(task)
+        return task
+
+    def abandon(self, task: Task[T], value: T) -> None:
+        """Settle a running task with `value` and start a thread in place of the one that runs it."""
+        if task.settle(value):
+            self._add()
+
+    def close(self) -> None:
+        """Forget the tasks that did not begin; end the threads that are idle, and the others after their task."""
+        with suppress(Empty):
+            while True:
+                self._tasks.get_nowait()
+        for _ in self._threads:
+            self._tasks.put(None)
+        for thread in self._threads:
+            thread.join(_JOIN if thread is self._threads[0] else 0.1)
+
+    def _add(self) -> None:
+        thread = threading.Thread(target=self._work, name="graftcli-images", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if not task.run():
+                return  # abandoned: another thread has its place
