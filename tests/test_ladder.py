@@ -8,7 +8,9 @@ from torch import Tensor
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Fit
-from graftcli.measure.ladder import Rung, ladder, ladder_json, of_file, of_module
+from graftcli.measure.ladder import Rung, answers, ladder, ladder_json, of_module
+from graftcli.measure.latency import in_turns
+from graftcli.measure.onnx_session import of_file
 from tests.files import Tiny, write
 from tests.nets import randomise
 
@@ -57,6 +59,19 @@ def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Ten
     assert found["teacher"].ratio == 1 and found["static.onnx"].ratio is None
     speed = 1e3 * 4 / found["static.onnx"].latency_ms["4"].median
     assert found["static.onnx"].images_per_second == pytest.approx(speed)
+
+
+def test_a_work_in_another_process_is_timed_by_its_own_clock() -> None:
+    assert in_turns({"far": lambda: 0.5}, seconds=0)["far"].median == 500
+
+
+def test_logits_are_one_row_for_each_image(pixels: Tensor) -> None:
+    class Averaging(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(0)
+
+    with pytest.raises(CheckpointError, match="`x` gives 5 for 10 images; logits are 10xclasses"):
+        answers(of_module("x", Averaging(), (3, 16, 16)), pixels, FIT)
 
 
 def test_threads_are_pinned_while_it_runs_and_given_back(tiny: Tiny, pixels: Tensor) -> None:

@@ -8,8 +8,9 @@ import torch
 
 from graftcli.environment.machine import usable_cores
 from graftcli.images.pixels import Fit
-from graftcli.measure.ladder import Rung, answers, of_file
+from graftcli.measure.ladder import Rung, answers
 from graftcli.measure.onnx_facts import Told, read_onnx
+from graftcli.measure.onnx_session import of_file
 from graftcli.nets.network import IMAGENET, Preprocess
 
 _OPEN = (224, 224)  # the images of a file that leaves their size open, where nothing else says it
@@ -26,6 +27,7 @@ class OnnxModel:
     called: tuple[str, ...]  # its classes, where it says so
     mute: bool  # whether it does not say how images are normalised; then ImageNet's way is taken
     source: str = "onnx"
+    file: Path | None = None
 
     @cached_property
     def num_classes(self) -> int:
@@ -42,12 +44,12 @@ def is_onnx(spec: str | Path) -> bool:
 def onnx_model(
     file: Path, size: tuple[int, int] | None = None, channels: int | None = None, threads: int | None = None
 ) -> OnnxModel:
-    """The model in a file, run by so many threads; `size` and `channels` are its images', where it takes any."""
+    """The model in a file, run by `threads` threads; `size` and `channels` are its images', where it takes any."""
     told = read_onnx(file).told
     channels = channels or len(told.mean or IMAGENET.mean)
     rung = of_file(file, threads or usable_cores(), size=(channels, *(size or told.size or _OPEN)))
     own, mute = _preprocess(told, rung.size[0])
-    return OnnxModel(rung, file.name, rung.size, own, told.classes, mute)
+    return OnnxModel(rung, file.name, rung.size, own, told.classes, mute, file=file)
 
 
 def _preprocess(told: Told, channels: int) -> tuple[Preprocess, bool]:

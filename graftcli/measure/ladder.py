@@ -4,10 +4,11 @@ A rung is a network that is run by PyTorch or by onnxruntime, on the CPU. `ladde
 latencies in turns, their answers on the same images.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,21 +21,23 @@ from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Fit, centre, normalise
 from graftcli.measure import accuracy, likeness, size_of
 from graftcli.measure.latency import Latency, in_turns
-from graftcli.measure.onnx_facts import read_onnx
 from graftcli.nets.plan import count_parameters
 
 SECONDS = 3.0  # of measuring, for each rung and batch
 _ANSWERED = 64  # images computed at once where nothing is timed
+_NUMBERS = 64 * 3 * 224 * 224  # that these images have, at most
 
 
 class Runner(Protocol):
-    """What runs a network: `ready` turns pixels into its input, outside the clock; `run` gives the logits."""
+    """What runs a network: `ready` turns pixels into its input, outside the clock; `run` gives the logits, `seconds`
+    how long one run takes."""
 
     @property
     def batch(self) -> int | None: ...  # the only one it takes; None: any
 
     def ready(self, pixels: Tensor, fit: Fit) -> Any: ...
-    def run(self, given: Any) -> Any: ...
+    def run(self, given: Any) -> NDArray[Any]: ...
+    def seconds(self, given: Any) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -84,21 +87,10 @@ class _Module:
         with torch.inference_mode():
             return self.module(given).numpy()  # type: ignore[no-any-return]
 
-
-class _Session:
-    def __init__(self, session: Any, input_type: str, channels_last: bool, batch: int | None) -> None:
-        self.session, self.input_type, self.channels_last, self.batch = session, input_type, channels_last, batch
-        self.name = session.get_inputs()[0].name
-        self.output = session.get_outputs()[0].name
-
-    def ready(self, pixels: Tensor, fit: Fit) -> NDArray[Any]:
-        raw = self.input_type == "uint8"  # its own graph normalises
-        given = pixels if raw else normalise(pixels, fit)
-        given = given.permute(0, 2, 3, 1) if self.channels_last else given
-        return np.ascontiguousarray(given.numpy().astype(self.input_type, copy=False))
-
-    def run(self, given: NDArray[Any]) -> NDArray[Any]:
-        return self.session.run([self.output], {self.name: given})[0]  # type: ignore[no-any-return]
+    def seconds(self, given: Tensor) -> float:
+        began = time.perf_counter()
+        self.run(given)
+        return time.perf_counter() - began
 
 
 def of_module(name: str, module: nn.Module, size: tuple[int, int, int], *, bytes_: int | None = None) -> Rung:
@@ -109,35 +101,6 @@ def of_module(name: str, module: nn.Module, size: tuple[int, int, int], *, bytes
         module(torch.zeros(1, *size))
     macs = counter.get_total_flops() // 2
     return Rung(name, "pytorch", "fp32", stored, count_parameters(module), macs, size, _Module(module))
-
-
-def of_file(path: Path, threads: int, *, name: str | None = None, size: tuple[int, int, int] | None = None) -> Rung:
-    """A rung that onnxruntime runs with so many threads; `size` is its input where the file leaves it open."""
-    facts = read_onnx(path)
-    shape = facts.input_shape
-    if len(shape) != 4:
-        raise CheckpointError(f"`{path}` takes {len(shape)} dimensions, not images of four.", "Export it again.")
-    last = shape[1] not in (1, 3) and shape[3] in (1, 3)
-    own = (shape[3], *shape[1:3]) if last else shape[1:]
-    full = tuple(side or open_ for side, open_ in zip(own, size or (3, 224, 224), strict=True))
-    runner = _Session(_session(path, threads), facts.input_type, last, shape[0])
-    described = ("onnx", facts.precision, facts.bytes, facts.params, facts.macs)
-    return Rung(name or path.name, *described, (full[0], full[1], full[2]), runner)
-
-
-def _session(path: Path, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # threads that wait for the next image would take the cores from the rung whose turn is next
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own exception classes are not public
-        reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"onnxruntime does not load `{path}`: {reason}", "Export it again.") from error
 
 
 def ladder(
@@ -192,28 +155,38 @@ def _timed(
     return in_turns(works, seconds, lambda share: told(batch, share)) if works else {}
 
 
-def _ready(runner: Runner, pixels: Tensor, fit: Fit) -> Callable[[], object]:
+def _ready(runner: Runner, pixels: Tensor, fit: Fit) -> Callable[[], float]:
     given = runner.ready(pixels, fit)
-    return lambda: runner.run(given)
+    return lambda: runner.seconds(given)
 
 
 def _repeated(pixels: Tensor, count: int) -> Tensor:
-    """So many of the images, in order, from the start again where they are too few."""
+    """The first `count` images, from the start again where there are fewer."""
     return pixels[torch.arange(count) % len(pixels)]
 
 
 def answers(rung: Rung, pixels: Tensor, fit: Fit) -> Tensor:
     """The logits of all images, which are of the network's size.
 
-    A static batch is filled up, and the filling's answers are left away.
+    A static batch is filled up, and the filling's answers are left away. Large images are given fewer at once.
     """
     runner = rung.runner
-    step = runner.batch or _ANSWERED
-    parts = []
+    step = runner.batch or max(1, min(_ANSWERED, _NUMBERS // math.prod(rung.size)))
+    parts: list[Tensor] = []
     for part in pixels.split(step):
         given = _repeated(part, step) if runner.batch else part
-        parts.append(torch.from_numpy(np.array(runner.run(runner.ready(given, fit)), np.float32))[: len(part)])
+        logits = torch.from_numpy(np.array(runner.run(runner.ready(given, fit)), np.float32))
+        _check_logits(rung.name, logits, len(given), parts[0].shape[1] if parts else None)
+        parts.append(logits[: len(part)])
     return torch.cat(parts)
+
+
+def _check_logits(name: str, logits: Tensor, images: int, classes: int | None) -> None:
+    """One row of logits for each image, as long as those before."""
+    if logits.ndim != 2 or len(logits) != images or not logits.shape[1] or classes not in (None, logits.shape[1]):
+        shape, wanted = "x".join(map(str, logits.shape)), f"{images}x{classes or 'classes'}"
+        found = f"`{name}` gives {shape or 'one number'} for {images} images; logits are {wanted}."
+        raise CheckpointError(found, "Give a network that classifies images.")
 
 
 def _measured(

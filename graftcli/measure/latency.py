@@ -24,9 +24,10 @@ class Latency:
 def in_turns(
     works: Mapping[str, Callable[[], object]], seconds: float, told: Callable[[float], None] = lambda _: None
 ) -> dict[str, Latency]:
-    """The latency of each work, measured in turns until each has had so many seconds, by its share of the turns.
+    """The latency of each work, measured in turns until all have had `seconds` each, by their share of the turns.
 
-    `told` hears the share of the measuring that is done.
+    A work that returns a float has measured itself, as one does that runs in another process: the float is its
+    seconds. `told` hears the share of the measuring that is done.
     """
     for work in works.values():
         for _ in range(_WARM):
@@ -45,12 +46,13 @@ def in_turns(
 
 
 def _turn(work: Callable[[], object]) -> list[float]:
-    marks = []
+    times = []
     for _ in range(_TURN):
-        marks.append(time.perf_counter())
-        work()
-    marks.append(time.perf_counter())
-    return [float(taken) for taken in np.diff(marks)[1:]]
+        began = time.perf_counter()
+        own = work()
+        taken = time.perf_counter() - began
+        times.append(own if isinstance(own, float) else taken)
+    return times[1:]
 
 
 def _summary(times: list[float]) -> Latency:

@@ -1,0 +1,179 @@
+"""Hostile ONNX files, the short form: each is refused with a message, in bounded time and memory."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from graftcli.errors import CheckpointError
+from graftcli.images.pixels import Fit
+from graftcli.measure.child import Child, ChildError, Limits, Refusal
+from graftcli.measure.ladder import answers
+from graftcli.measure.onnx_facts import SCRIPT, read_onnx
+from graftcli.measure.onnx_session import of_file
+from tests.files import Tiny, write
+from tests.hostile.onnx_files import HOSTILE
+
+FIT = Fit((16, 16), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")
+SECONDS = 2.0
+PIXELS = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def refusal(name: str, folder: Path, seconds: float = 6.0) -> str:
+    """The refusal of a hostile file that is loaded and asked for logits."""
+    path = folder / "w.onnx"
+    HOSTILE[name](path)
+    with pytest.raises(CheckpointError) as caught:
+        answers(of_file(path, 1, size=(3, 16, 16), seconds=seconds), PIXELS, FIT)
+    assert "w.onnx" in caught.value.found and caught.value.mend
+    return caught.value.found
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["loop of 2^62", "loop without end", "loop within a loop", "loop in a branch", "loop of the pixels"],
+)
+def test_a_loop_without_end_is_stopped(name: str, tmp_path: Path) -> None:
+    assert re.search(r"takes longer than \d s", refusal(name, tmp_path, SECONDS))
+
+
+@pytest.mark.parametrize("name", ["constant of 2^33", "expand to 2^40", "tile 2^30 times", "doubled 40 times"])
+def test_a_tensor_that_no_memory_holds_is_refused(name: str, tmp_path: Path) -> None:
+    refusal(name, tmp_path)
+
+
+def test_memory_that_is_asked_for_by_the_pixels_is_refused_too(tmp_path: Path) -> None:
+    assert "Running it on 10 images takes more than 1.5 GB of memory" in refusal("size of the pixels", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("external: /dev/zero", "external: /etc/passwd", "external: ../", "external: a link to outside"),
+        *("external: a pipe", "external: a folder", "external: in a node", "external: in a branch"),
+    ],
+)
+def test_weights_are_read_from_plain_files_in_the_folder_alone(name: str, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    assert "no plain file in its own folder" in refusal(name, tmp_path / "inside")
+
+
+def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
+    """As a download cache keeps them: all files in one folder, and links to them in another."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "links").mkdir()
+    path = write(tmp_path / "blobs" / "x.onnx", Tiny(), external=True)
+    for name in ("x.onnx", "x.onnx.data"):
+        (tmp_path / "links" / name).symlink_to(tmp_path / "blobs" / name)
+    assert read_onnx(tmp_path / "links" / "x.onnx").params == read_onnx(path).params
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("images of 2^31", "numbers at once"),
+        ("batches of 2^31", "numbers at once"),
+        ("images of -16", "each side must be at least 1"),
+        ("images of INT64", "takes int64"),
+        ("images of UNDEFINED", "takes type 0"),
+        ("a tensor of 2^62 numbers", "more numbers than any file holds"),
+        ("cycle", "is refused"),
+        ("an unknown operator", "Bomb"),
+        ("functions, 2^40 calls", "is refused"),
+        ("logits: one row", "gives 1x5 for 10 images"),
+        ("logits: one number", "for 10 images"),
+        ("logits: text", "gives object"),
+        ("settings: std of 0", "std = [0, 1, 1] in its metadata: each must be above 0"),
+        ("settings: mean of 10^400", "must be a finite number"),
+        ("settings: crop_pct of NaN", "crop_pct = NaN"),
+        ("file: a pipe", "not a file"),
+        ("file: /dev/zero", "not a file"),
+        ("file: text", "cannot be read as ONNX"),
+    ],
+)
+def test_what_is_no_network_of_images_is_refused_by_what_it_is(name: str, said: str, tmp_path: Path) -> None:
+    assert said in refusal(name, tmp_path)
+
+
+def test_settings_that_are_no_settings_are_left_out(tmp_path: Path) -> None:
+    for name in ("mean in words", "mean of lists", "nested a million deep", "size of one number", "classes of dicts"):
+        HOSTILE[f"settings: {name}"](tmp_path / "w.onnx")
+        told = read_onnx(tmp_path / "w.onnx").told
+        assert (told.mean, told.std, told.size, told.classes) == (None, None, None, ())
+
+
+def test_a_good_file_is_read_again_when_it_changes_and_its_session_is_shared(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.onnx", Tiny())
+    one, other = of_file(path, 1), of_file(path, 1, name="again")
+    assert one.runner is other.runner
+    write(path, Tiny(classes=7))
+    assert answers(of_file(path, 1), PIXELS, FIT).shape == (10, 7)
+
+
+def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
+    import onnxruntime
+
+    path = write(tmp_path / "x.onnx", Tiny())
+    here = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (wanted,) = here.run(None, {"images": (PIXELS / 255).numpy()})
+    assert np.array_equal(answers(of_file(path, 1), PIXELS, FIT).numpy(), wanted)
+
+
+# ---- the child ----
+
+
+def test_a_child_that_crashes_is_told_by_its_signal(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import os, signal; input(); os.kill(os.getpid(), signal.SIGSEGV)")
+    with pytest.raises(ChildError, match=r"ends the process that runs it \(SIGSEGV\)"):
+        Child(script).ask({}, Limits(10, 0))
+
+
+def test_a_child_that_talks_nonsense_is_no_answer(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("input(); print('[' * 100_000)")
+    with pytest.raises(ChildError):
+        Child(script).ask({}, Limits(10, 0))
+
+
+def test_a_child_refuses_what_it_cannot_do(tmp_path: Path) -> None:
+    child = Child(SCRIPT)
+    with pytest.raises(Refusal):
+        child.ask({"do": "run", "wanted": True}, Limits(10, 1 << 30))
+    child.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks for processes in /proc")
+def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """Idle at once; in a loop without end, when its time is over."""
+    onnx.save(onnx.load(write(tmp_path / "x.onnx", Tiny())), tmp_path / "x.onnx")
+    code = (
+        "import sys, time; from pathlib import Path; from graftcli.measure.child import Child; "
+        f"child = Child(Path({str(SCRIPT)!r})); print(child._process.pid, flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+    _wait_for_the_end_of(child)
+
+
+def _wait_for_the_end_of(process: int) -> None:
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return
+        if state == "Z":
+            return
+        time.sleep(0.1)
+    os.kill(process, signal.SIGKILL)
+    raise AssertionError("the child lives on")
