@@ -78,12 +78,21 @@ def test_a_control_character_is_shown_not_obeyed(capsys: pytest.CaptureFixture[s
     assert not set("\x1b\x07\r\x9b") & set(out)
 
 
+@pytest.mark.parametrize("unseen", ["\u202e", "\u2066", "\u200f", "\u2028", "\udcff", "\ufeff", "\x85"])
+def test_what_reorders_or_hides_text_is_shown_as_an_escape(unseen: str, capsys: pytest.CaptureFixture[str]) -> None:
+    render.note(f"a{unseen}b")
+    render.error(Failure(2, f"c{unseen}d", f"e{unseen}f"))
+    told = capsys.readouterr().err
+    escape = unseen.encode("unicode_escape", "surrogatepass").decode()
+    assert told == "".join(f"{a}{escape}{b}\n" for a, b in ("ab", "cd", "ef"))
+
+
 def test_a_document_is_json_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
     facts = {"name": "größe [1]", "shape": [3, 224, 224], "folds": None}
     render.document(facts)
     assert json.loads(capsys.readouterr().out) == facts
-    with pytest.raises(ValueError, match="JSON"):
-        render.document({"loss": math.nan})
+    render.document({"loss": math.nan, "each": [(math.inf, 1.5)]})
+    assert json.loads(capsys.readouterr().out) == {"loss": None, "each": [[None, 1.5]]}
 
 
 @pytest.mark.parametrize(

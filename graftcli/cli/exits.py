@@ -1,7 +1,6 @@
 """What ended a command -> its exit code and its message."""
 
 import errno
-import os
 import sys
 import traceback
 from dataclasses import dataclass
@@ -98,9 +97,3 @@ def _where(problem: BaseException) -> str:
 
 def _first_line(problem: BaseException) -> str:
     return str(problem).strip().partition("\n")[0]
-
-
-def forget_stdout() -> None:
-    """Point stdout at nothing, so that Python's own flush at the end of the process finds no broken pipe."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, sys.stdout.fileno())

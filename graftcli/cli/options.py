@@ -5,6 +5,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
+from graftcli.cli.limits import LARGEST_IMAGE, bounded
 from graftcli.errors import UsageError
 
 NETWORKS = "Networks"
@@ -21,16 +22,17 @@ class ImgSize(NamedTuple):
 
 def parse_img_size(text: str) -> ImgSize:
     """`224` is a square; `224x160` and `224,160` are height and width."""
-    found = re.fullmatch(r"(\d+)(?:[x,](\d+))?", text.strip().lower())
+    found = re.fullmatch(r"([0-9]{1,9})(?:[x,]([0-9]{1,9}))?", text.strip().lower())
     if not found:
         raise UsageError(
-            f"--img-size {text!r} is no image size.",
+            f"--img-size {text[:60]!r} is no image size.",
             "Give one number for a square, as 224, or height and width, as 224x160 or 224,160.",
         )
     height = int(found[1])
     size = ImgSize(height, int(found[2] or height))
-    if not min(size):
-        raise UsageError(f"--img-size {text} holds no pixels.", "Give a height and a width of at least 1.")
+    if not 1 <= min(size) <= max(size) <= LARGEST_IMAGE:
+        found_size = f"--img-size {text.strip()} is out of range."
+        raise UsageError(found_size, f"Give a height and a width from 1 to {LARGEST_IMAGE:,}.")
     return size
 
 
@@ -38,7 +40,8 @@ def option(*flags: str, **more: Any) -> Any:
     """A Typer option whose variable is named after its first flag: `--img-size` reads GRAFTCLI_IMG_SIZE."""
     name = flags[0].split("/")[0].removeprefix("--")
     variable = f"GRAFTCLI_{name.replace('-', '_').upper()}"
-    return typer.Option(*flags, envvar=variable, show_envvar=False, **more)  # the main help tells the rule once
+    limits = bounded(flags[0].split("/")[0], more)
+    return typer.Option(*flags, envvar=variable, show_envvar=False, **limits)  # the main help tells the rule once
 
 
 _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder that graftcli wrote"  # noqa: E501
@@ -236,7 +239,7 @@ CacheGb = Annotated[
         min=0.0,
         metavar="GB",
         rich_help_panel=RUNNING,
-        help="Memory for what the teacher said; the rest lies in the run's folder. Without it: half a gigabyte, and"
+        help="Memory for cached teacher features; the rest lies in the run's folder. Without it: half a gigabyte, and"
         " more where that disk is full.",
     ),
 ]

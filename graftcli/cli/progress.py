@@ -1,8 +1,6 @@
 """A run's events -> progress on stderr: bars on a terminal, plain lines elsewhere, JSON lines with --json."""
 
-import json
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from graftcli import events
-from graftcli.cli import render, render_run
+from graftcli.cli import render, render_run, render_streams
 
 _LINE_EVERY = 5.0  # seconds between two plain lines of one task
 
@@ -63,8 +61,15 @@ def _interruptible() -> Iterator[Callable[[], None]]:
 
 
 def _json_line(event: events.Event) -> None:
-    sys.stderr.write(json.dumps({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
-    sys.stderr.flush()
+    render_streams.write_message(render.as_json({"event": type(event).__name__.lower(), **asdict(event)}) + "\n")
+
+
+def warn(text: str, *, as_json: bool) -> None:
+    """A warning outside of a run, in the form of the command's other messages."""
+    if as_json:
+        _json_line(events.Warned(text))
+    else:
+        render.warning(text)
 
 
 def _only_warnings(told: events.Listener) -> events.Listener:

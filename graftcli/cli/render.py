@@ -1,9 +1,8 @@
 """Facts -> text on a terminal. The only place that imports rich: stdout is the result, stderr is everything else."""
 
 import json
-import re
-import sys
-from collections.abc import Container, Iterable, Sequence
+import math
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -12,11 +11,12 @@ from rich.console import Console, ConsoleDimensions
 from rich.table import Table
 from rich.text import Text
 
+from graftcli.cli import render_streams
 from graftcli.cli.exits import Failure
 from graftcli.report.words import human as human
+from graftcli.report.words import visible
 
 _UNWRAPPED = 10_000  # columns where no terminal limits them: `graftcli plan | grep layer3` sees whole rows
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class _Console(Console):
@@ -69,7 +69,7 @@ def line(text: str = "") -> None:
 
 def document(result: Any) -> None:
     """Print the result as one JSON document on stdout."""
-    sys.stdout.write(json.dumps(result, indent=2, allow_nan=False) + "\n")
+    render_streams.write_result(as_json(result, indent=2) + "\n")
 
 
 def warning(text: str) -> None:
@@ -92,9 +92,22 @@ def error(told: Failure) -> None:
 def error_document(told: Failure) -> None:
     """`error` as one JSON document on stderr."""
     facts = {name: value for name, value in asdict(told).items() if name != "trace" or value}
-    sys.stderr.write(json.dumps({"error": facts}, indent=2) + "\n")
+    render_streams.write_message(as_json({"error": facts}, indent=2) + "\n")
 
 
 def _text(text: str, style: str = "") -> Text:
     """Text without markup; a control character of some file's name is shown, not obeyed."""
-    return Text(_CONTROLS.sub(lambda found: repr(found[0])[1:-1], text), style)
+    return Text(visible(text), style)
+
+
+def as_json(value: Any, indent: int | None = None) -> str:
+    """The value as JSON, which knows no number that is not finite: it is null, as in a run's files."""
+    return json.dumps(_finite(value), indent=indent, allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
