@@ -11,7 +11,8 @@ from numpy.random import RandomState
 from safetensors import safe_open
 
 from graftcli import demo
-from graftcli.api.scoring import Look, evaluate, fit_for
+from graftcli.api.evaluating import evaluate
+from graftcli.api.scoring import Look, fit_for
 from graftcli.demo import train_teacher
 from graftcli.demo.scenes import GRAIN, SIDE, SLOPE, scenes
 from graftcli.errors import MachineError

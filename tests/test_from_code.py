@@ -1,16 +1,21 @@
 """A user's own network comes from a file or a package, and whatever is wrong with it is one sentence."""
 
 import json
+import py_compile
 import sys
+from dataclasses import replace
+from importlib.util import cache_from_source
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import torch
 
-from graftcli.errors import PairError, UsageError
+from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.nets.from_code import keywords
 from graftcli.nets.spec import build, rebuild
+from graftcli.nets.trust import Gate, trusted
 
 NET = """
     import torch
@@ -179,11 +184,68 @@ def test_a_network_is_made_again_from_its_origin_alone(file: Path) -> None:
     assert (origin["where"], origin["input_size"]) == (str(file), [3, 40, 40])
 
 
-def test_a_file_that_has_changed_is_not_taken_for_what_it_was(file: Path) -> None:
-    net = build(f"{file}:Net")
+def test_a_document_runs_a_file_that_has_changed_only_where_it_is_trusted(file: Path) -> None:
+    net, gate = build(f"{file}:Net"), Gate(file.with_name("graft.json"))
     file.write_text(file.read_text() + "\n# changed\n")
-    with pytest.raises(PairError, match="has changed since its network was built"):
-        rebuild(net.origin)
+    with pytest.raises(CheckpointError, match="asks to run code: `Net` of") as caught:
+        rebuild(net.origin, gate)
+    assert "--trust-code" in caught.value.mend
+    assert str(rebuild(net.origin, replace(gate, trust_code=True))) == str(net.module)
+    assert str(rebuild(net.origin, gate)) == str(net.module)
+    assert [(one.call, one.path) for one in trusted()] == [("Net", str(file))]
+
+
+def test_what_a_trusted_file_imports_beside_it_is_trusted_too_or_refused(tmp_path: Path) -> None:
+    source(tmp_path / "layers.py", "WIDTH = 3")
+    text = """
+        from torch import nn
+        from layers import WIDTH
+        def net():
+            import late
+            return nn.Sequential(nn.Flatten(), nn.Linear(WIDTH, late.CLASSES))
+    """
+    source(tmp_path / "late.py", "CLASSES = 4")
+    file = source(tmp_path / "model.py", text)
+    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    gate = Gate(tmp_path / "graft.json")
+    rebuild(origin, replace(gate, trust_code=True))
+    assert sorted(Path(one.path).name for one in trusted()) == ["late.py", "layers.py", "model.py"]
+    ran = tmp_path / "ran"
+    for name in ("layers.py", "late.py"):
+        kept = (tmp_path / name).read_text()
+        source(tmp_path / name, f"from pathlib import Path; Path({str(ran)!r}).touch(); WIDTH = CLASSES = 3")
+        for module in [module for module in sys.modules if module.endswith("_gated")]:
+            del sys.modules[module]
+        with pytest.raises(CheckpointError, match=f"the module `.*{name}`"):
+            rebuild(origin, gate)
+        (tmp_path / name).write_text(kept)
+    assert not ran.exists() and rebuild(origin, gate) is not None
+
+
+def test_what_was_compiled_before_is_never_run(tmp_path: Path) -> None:
+    source(tmp_path / "layers.py", "WIDTH = 3")
+    file = source(tmp_path / "model.py", "from layers import WIDTH\nfrom torch import nn\ndef net(): return nn.ReLU()")
+    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    ran, evil = tmp_path / "ran", source(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w'); WIDTH = 3")
+    for name in ("layers", "model"):
+        compiled = Path(cache_from_source(str(tmp_path / f"{name}.py")))
+        compiled.parent.mkdir(exist_ok=True)
+        facts = (tmp_path / f"{name}.py").stat()
+        py_compile.compile(str(evil), cfile=str(compiled), doraise=True)
+        data = bytearray(compiled.read_bytes())
+        data[8:16] = int(facts.st_mtime).to_bytes(4, "little") + facts.st_size.to_bytes(4, "little")
+        compiled.write_bytes(data)
+    rebuild(origin, Gate(tmp_path / "graft.json", trust_code=True))
+    assert not ran.exists()
+
+
+def test_a_trusted_file_may_be_called_by_the_trusted_name_alone(tmp_path: Path) -> None:
+    file = source(tmp_path / "model.py", "from os import system\nfrom torch import nn\ndef net(): return nn.ReLU()")
+    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    rebuild(origin, Gate(tmp_path / "graft.json", trust_code=True))
+    with pytest.raises(CheckpointError, match="`system` of"):
+        rebuild({**origin, "call": f"system(command='touch {tmp_path / 'ran'}')"}, Gate(tmp_path / "graft.json"))
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_changed_file_is_imported_anew(file: Path) -> None:

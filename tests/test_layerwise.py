@@ -53,16 +53,17 @@ def test_a_made_student_comes_nearer_to_its_teacher(way: str, spec: str, tmp_pat
     assert after < mended * before
 
 
-def test_views_that_there_is_no_memory_for_are_told(tmp_path: Path) -> None:
-    def told(memory: int) -> list[str]:
+def test_views_that_do_not_fit_are_reported_and_free_memory_changes_nothing(tmp_path: Path) -> None:
+    def run(settings: Settings) -> tuple[list[str], str]:
         heard: list[Event] = []
-        trained(
-            made_plan("prune:l1=0.4"), Memory(tmp_path), by_layer(**SOLVED), Settings(memory=memory), 40, heard.append
-        )
-        return [event.text for event in heard if isinstance(event, Warned) and "memory" in event.text]
+        made = trained(made_plan("prune:l1=0.4"), Memory(tmp_path), by_layer(**SOLVED), settings, 40, heard.append)
+        warnings = [event.text for event in heard if isinstance(event, Warned) and "views" in event.text]
+        return warnings, weights_digest(made.merged.module)
 
-    said = "stage layers sees 8 views and not 24: there is memory for no more; --cache-gb gives it more"
-    assert (told(0), told(2**32)) == ([said], [])
+    plenty = run(Settings(memory=2**32))
+    assert run(Settings(memory=0)) == plenty and plenty[0] == []
+    few = run(Settings(layer_views=0))
+    assert few[0] == ["stage layers sees 8 views and not 24: more do not fit 0.0 GiB"] and few[1] != plenty[1]
 
 
 def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
-"""graftcli.load gives back what was saved, and runs no code that nobody vouched for."""
+"""graftcli.load gives back what was saved, and runs no code that the user does not trust."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +14,11 @@ from torch import nn
 
 from graftcli.api import plan
 from graftcli.api.loading import load
-from graftcli.errors import CheckpointError, PairError
+from graftcli.errors import CheckpointError
 from graftcli.graft import hybrid
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build
+from graftcli.nets.trust import trusted
 from graftcli.store.card import Made, save_student, write_weights
 from tests import nets
 from tests.nets import randomise
@@ -74,22 +78,42 @@ def test_a_hybrid_comes_back_from_its_folder_and_from_its_file(tmp_path: Path) -
             assert torch.equal(got(images), module(images))
 
 
-def test_a_file_that_has_changed_is_not_imported(tmp_path: Path) -> None:
-    net = network(f"{code_file(tmp_path)}:resnet(depth=8)")
+def in_a_new_process(lines: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Python lines run where nobody has named any code yet."""
+    words = [sys.executable, "-c", f"import graftcli\n{lines}"]
+    return subprocess.run(words, capture_output=True, text=True, env={**os.environ, **environment}, check=False)
+
+
+def test_a_file_is_run_when_its_bytes_are_trusted_and_no_longer_when_they_change(tmp_path: Path) -> None:
+    file = code_file(tmp_path)
+    net = network(f"{file}:resnet(depth=8)")
     save_student(tmp_path / "run", net.module, made(net))
-    with (tmp_path / "mine.py").open("a") as file:
-        file.write(f"\nfrom pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
-    with pytest.raises(PairError, match=r"mine.py` has changed since its network was built"):
-        load(tmp_path / "run")
+    told = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
+    assert "asks to run code: `resnet` of" in told and "mine.py` (sha256 " in told and "--trust-code" in told
+    assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").returncode == 0
+    assert [(one.call, one.path) for one in trusted()] == [("resnet", str(file))]
+    assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").returncode == 0
+    with file.open("a") as opened:
+        opened.write(f"\nfrom pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    assert "asks to run code" in in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_package_is_run_only_when_asked_for(tmp_path: Path) -> None:
+def test_a_file_that_the_user_named_in_this_process_is_run(tmp_path: Path) -> None:
+    net = network(f"{code_file(tmp_path)}:resnet(depth=8)")
+    save_student(tmp_path / "run", net.module, made(net))
+    assert same_weights(load(tmp_path / "run"), net.module)
+
+
+def test_a_package_is_never_imported_by_its_name(tmp_path: Path) -> None:
     net = network("tests.nets:resnet(depth=8)")
-    save_student(tmp_path, net.module, made(net))
-    with pytest.raises(CheckpointError, match=r"runs `resnet\(depth=8\)` of `tests.nets`"):
-        load(tmp_path)
-    assert same_weights(load(tmp_path, unsafe=True), net.module)
+    save_student(tmp_path / "run", net.module, made(net))
+    told = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").stderr
+    assert "asks to run code: `resnet` of the package `tests.nets`" in told
+    given = nets.resnet(depth=8, num_classes=7)
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    assert same_weights(load(tmp_path / "run", student=given), net.module)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.state_dict().items())
 
 
 def stock(folder: Path) -> Network:
@@ -129,7 +153,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     stock(tmp_path)
     other = network("timm:resnet14t")
     write_weights(tmp_path / "model.safetensors", other.module, made(other))
-    with pytest.raises(CheckpointError, match=r"model.safetensors` does not fit"):
+    with pytest.raises(CheckpointError, match=r"graft.json` differs from what `model.safetensors` beside it says"):
         load(tmp_path)
 
 

@@ -1,18 +1,20 @@
 """What graftcli writes of a network is read back as that network."""
 
-import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from graftcli.environment.machine import peak_memory
 from graftcli.errors import CheckpointError, PairError
-from graftcli.nets.origin import FACTS_FILE, METADATA_KEY, WEIGHTS_FILE, check_trust, rebuild
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, rebuild
 from graftcli.nets.spec import Network, build
+from graftcli.nets.tensor_file import serialized
 from tests.nets import randomise
 
 SPECS = ["timm:resnet10t", "torchvision:squeezenet1_1", "tests/nets.py:resnet(depth=8)"]
@@ -24,16 +26,21 @@ def made(spec: str) -> Network:
     return net
 
 
+def document(net: Network) -> dict[str, Any]:
+    seen = {**net.origin["preprocess"], "size": net.origin["input_size"][1:]}
+    both = {"teacher": net.origin, "student": net.origin, "hybrid": None, "preprocess": seen}
+    return {"format": 1, "kind": "student", **both, "classes": net.num_classes}
+
+
 def written_folder(net: Network, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / FACTS_FILE).write_text(json.dumps({"student": net.origin, "run": "anything else"}))
-    save_file(net.module.state_dict(), folder / WEIGHTS_FILE)
+    (folder / FACTS_FILE).write_text(json.dumps(document(net)))
+    (folder / WEIGHTS_FILE).write_bytes(serialized(net.module.state_dict(), document(net)))
     return folder
 
 
 def written_file(net: Network, folder: Path) -> Path:
-    metadata = {METADATA_KEY: json.dumps({"origin": net.origin}, sort_keys=True)}
-    save_file(net.module.state_dict(), folder / "student.safetensors", metadata)
+    (folder / "student.safetensors").write_bytes(serialized(net.module.state_dict(), document(net)))
     return folder / "student.safetensors"
 
 
@@ -75,16 +82,70 @@ def test_a_student_may_be_what_graftcli_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "facts", ["{", "[]", "{}", '{"student": {}}', '{"student": {"kind": "timm"}}', '{"student": 3}']
+    ("facts", "reason"),
+    [
+        ("{", "is not what graftcli writes"),
+        ("[]", "is not what graftcli writes: it is a list"),
+        ("[" * 100_000, "is not what graftcli writes"),
+        ("{}", "does not say what network it holds: classes, format"),
+    ],
 )
-def test_facts_that_are_damaged_are_refused(tmp_path: Path, facts: str) -> None:
+def test_facts_that_are_damaged_are_refused(tmp_path: Path, facts: str, reason: str) -> None:
     (tmp_path / FACTS_FILE).write_text(facts)
-    with pytest.raises(CheckpointError, match="is not what graftcli writes"):
+    with pytest.raises(CheckpointError, match=reason):
         build(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("kind", "timm!", "student"),
+        ("name", 3, "`student.name`: input should be a valid string, found 3"),
+        ("kwargs", [], "`student.kwargs`: input should be a valid dictionary"),
+        ("kwargs", {"checkpoint_path": "x.pth"}, "asks for the argument `checkpoint_path`"),
+        ("kwargs", {"drop_rate": "/etc/passwd"}, "asks for the argument `'drop_rate'` of '/etc/passwd'"),
+        ("input_size", [3, 48], "`student.input_size`: list should have at least 3 items"),
+        ("num_classes", -6, "`student.num_classes`: input should be greater than or equal to 0, found -6"),
+        ("num_classes", True, "`student.num_classes`: input should be a valid integer, found True"),
+        ("preprocess", {"mean": [0.5]}, "`student.preprocess.std`: field required"),
+    ],
+)
+def test_a_field_that_is_wrong_is_named(tmp_path: Path, field: str, value: Any, reason: str) -> None:
+    facts = document(made("timm:resnet10t"))
+    facts["student"] = {**facts["student"], field: value}
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=re.escape(reason)):
+        build(str(tmp_path), checkpoint="none")
+
+
+def test_a_document_that_differs_from_its_weights_is_refused(tmp_path: Path) -> None:
+    folder = written_folder(made("timm:resnet10t"), tmp_path)
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    facts["preprocess"]["mean"][0] += 0.1
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"differs from what `model.safetensors` beside it says: `preprocess`"):
+        build(str(folder))
+
+
+@pytest.mark.parametrize("kwargs", [{"num_classes": 900_000}, {"layers": [90_000] * 4}])
+def test_a_network_out_of_proportion_to_its_weights_is_refused_while_it_is_built(
+    tmp_path: Path, kwargs: dict[str, Any]
+) -> None:
+    folder = written_folder(made("timm:resnet10t"), tmp_path)
+    facts = json.loads((folder / FACTS_FILE).read_text())
+    facts["student"] |= {"kwargs": kwargs, "name": "resnet50"}
+    (folder / WEIGHTS_FILE).unlink()
+    (folder / FACTS_FILE).write_text(json.dumps(facts))
+    before = peak_memory()
+    with pytest.raises(CheckpointError, match="cannot be built"):
+        build(str(folder), checkpoint="none")
+    assert peak_memory() < max(before, 2**30) + 3 * 2**30
+
+
 def test_a_hybrid_is_no_network_of_one_name(tmp_path: Path) -> None:
-    (tmp_path / FACTS_FILE).write_text(json.dumps({"kind": "hybrid", "student": made("timm:resnet10t").origin}))
+    parts = {"input_size": [3, 48, 48], "blocks": ["student"], "cuts": {}, "seams": [], "reshaped": {}}
+    facts = {**document(made("timm:resnet10t")), "kind": "hybrid", "hybrid": parts}
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match="partly teacher and partly student"):
         build(str(tmp_path))
 
@@ -109,14 +170,17 @@ def test_a_kind_of_network_from_the_future_is_refused() -> None:
 
 
 @pytest.mark.parametrize("where", ["os", os.__file__, "timm"])
-def test_what_somebody_wrote_calls_no_function_of_theirs(tmp_path: Path, where: str) -> None:
-    trap = tmp_path / "sprung"
-    facts = {**made("tests/nets.py:resnet(depth=8)").origin, "where": where, "call": f"system(command='touch {trap}')"}
-    facts["sha256"] = hashlib.sha256(Path(where).read_bytes()).hexdigest() if where.endswith(".py") else None
-    (tmp_path / FACTS_FILE).write_text(json.dumps({"student": facts}))
-    with pytest.raises(CheckpointError, match=r"Reading `.*` runs `system") as caught:
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_somebody_wrote_calls_no_function_of_theirs(tmp_path: Path, where: str, inside: bool) -> None:
+    trap, net = tmp_path / "sprung", made("tests/nets.py:resnet(depth=8)")
+    facts = document(net)
+    code = {"where": where, "call": f"system(command='touch {trap}')", "sha256": None}
+    facts["student"] = {**facts["student"], **code}
+    if inside:
+        derived = {"kind": "derived", "spec": "decouple", "kept": [], "whole": [], "replaced": {}}
+        facts["student"] = {**facts["student"], **derived, "base": facts["student"]}
+    (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
+    with pytest.raises(CheckpointError, match=r"asks to run code: `system` of") as caught:
         build(str(tmp_path), checkpoint="none")
-    assert "--unsafe-load" in caught.value.mend
-    with pytest.raises(CheckpointError, match="runs `system"):
-        check_trust({"kind": "narrower", "base": facts}, tmp_path, unsafe=False)
+    assert ("--trust-code" if where.endswith(".py") else "Name it yourself") in caught.value.mend
     assert not trap.exists()

@@ -1,4 +1,4 @@
-"""Tensors of one shape in a file: what is read is what was written, and a disk without room is told at once."""
+"""Tensors of one shape in a file: what is read is what was written, and a disk without room is reported at once."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from graftcli.errors import MachineError
-from graftcli.store.rows import Rows
+from graftcli.store.rows import DamagedRow, Rows
 from tests.machine import small_disk
 
 
@@ -27,9 +27,25 @@ def test_rows_are_read_in_any_order_and_as_often_as_wanted(dtype: torch.dtype, t
         found.write(start, written[start : start + 8])
     index = torch.tensor([19, 0, 7, 7, 8])
     assert torch.equal(found.read(index), written[index])
+    sums = found.sums.total(20)
     found.close()
     again = rows(tmp_path / "values.bin", dtype=dtype)
-    assert again.is_whole and torch.equal(again.read(torch.arange(20)), written)
+    assert again.restore(20, sums) and torch.equal(again.read(torch.arange(20)), written)
+
+
+def test_a_row_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
+    found = rows(tmp_path / "values.bin")
+    found.write(0, torch.ones(20, 3, 16, 16))
+    sums = found.sums.total(20)
+    with (tmp_path / "values.bin").open("r+b") as file:
+        file.seek(7 * 3072 + 11)
+        file.write(b"\x01")
+    assert torch.equal(found.read(torch.tensor([6, 8])), torch.ones(2, 3, 16, 16))
+    with pytest.raises(DamagedRow) as caught:
+        found.read(torch.tensor([6, 7]))
+    assert caught.value.row == 7
+    assert not rows(tmp_path / "values.bin").restore(20, sums)
+    assert rows(tmp_path / "values.bin").restore(7, found.sums.total(7))
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room")
@@ -59,8 +75,9 @@ def test_a_file_system_that_reserves_nothing_will_do(
     assert float(found.read(torch.tensor([3])).sum()) == 3 * 16 * 16
 
 
-def test_a_file_that_became_shorter_is_told(tmp_path: Path) -> None:
+def test_a_file_that_became_shorter_has_damaged_rows(tmp_path: Path) -> None:
     found = rows(tmp_path / "values.bin")
+    found.write(0, torch.zeros(20, 3, 16, 16))
     os.truncate(tmp_path / "values.bin", 5000)
-    with pytest.raises(EOFError, match="ends within row 2"):
+    with pytest.raises(DamagedRow):
         found.read(torch.tensor([0, 2]))

@@ -13,7 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from graftcli.api.onnx_models import onnx_model
-from graftcli.api.scoring import Look, evaluate, fit_for
+from graftcli.api.evaluating import evaluate
+from graftcli.api.scoring import Look, fit_for
 from graftcli.cli import app
 from graftcli.errors import PairError, UsageError
 from graftcli.export.form import Form

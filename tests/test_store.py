@@ -189,18 +189,44 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "sessions": []}', "\x00"])
 def test_a_run_json_of_others_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(UsageError, match=r"run.json` (is not what graftcli writes|has format 2)"):
+    with pytest.raises(CheckpointError, match=r"run.json` (is damaged or was changed: |has format (2|None))"):
         Store(tmp_path, SETTINGS)
     assert (tmp_path / "run.json").read_text() == text
     with Store(tmp_path, SETTINGS, overwrite=True) as store:
         assert not store.resumed
 
 
+def test_a_record_that_was_edited_is_refused(tmp_path: Path) -> None:
+    with Store(tmp_path, SETTINGS):
+        pass
+    text = (tmp_path / "run.json").read_text()
+    (tmp_path / "run.json").write_text(text.replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(CheckpointError, match=r"run.json` is damaged or was changed: its digest is that of another"):
+        read_run(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["blocks/graft-1", "state/graft-2"])
+def test_damage_is_dropped_with_a_warning_when_a_run_is_resumed(tmp_path: Path, name: str) -> None:
+    with Store(tmp_path, SETTINGS) as store:
+        store.unit("graft-1").finish({"w": torch.ones(200)}, {})
+        store.unit("graft-2").keep(3, {"w": torch.ones(200)})
+    file = tmp_path / f"{name}.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-9] ^= 4
+    file.write_bytes(data)
+    heard: list[str] = []
+    with Store(tmp_path, SETTINGS, warn=heard.append) as store:
+        assert (store.unit("graft-1").finished is None) == (name == "blocks/graft-1")
+        assert (store.unit("graft-2").state is None) == (name == "state/graft-2")
+        assert (store.unit("graft-2").step == -1) == (name == "state/graft-2")
+    assert len(heard) == 1 and f"{name}.safetensors` is damaged" in heard[0] and not file.exists()
+
+
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS) as store:
         store.unit("graft-1").finish({"w": torch.ones(2)}, {})
         (tmp_path / "blocks" / "graft-1.safetensors").write_bytes(b"spoilt")
-        with pytest.raises(CheckpointError, match=r"graft-1.safetensors` is not what graftcli writes"):
+        with pytest.raises(CheckpointError, match=r"graft-1.safetensors` is damaged, or graftcli did not write it"):
             _ = store.unit("graft-1").finished
 
 

@@ -1,5 +1,6 @@
 """Tensors, facts and states come back bit for bit, and the same ones give the same bytes."""
 
+import json
 import math
 import os
 import subprocess
@@ -47,7 +48,9 @@ def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
 def test_the_metadata_is_one_key_of_sorted_json(tmp_path: Path) -> None:
     write_tensors(tmp_path / "t.safetensors", tensors(), {"b": 1, "a": 2})
     with safe_open(tmp_path / "t.safetensors", "pt") as file:
-        assert file.metadata() == {"graftcli": '{"a": 2, "b": 1}'}
+        (key, text), *others = file.metadata().items()
+    digest = json.loads(text)["digest"]
+    assert (key, others) == ("graftcli", []) and text == f'{{"digest": "{digest}", "a": 2, "b": 1}}'
 
 
 _WRITE = """
@@ -77,7 +80,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
     path = tmp_path / "t.safetensors"
     write_tensors(path, tensors(), {})
     path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
-    with pytest.raises(CheckpointError, match=r"`.*t.safetensors` is not what graftcli writes"):
+    with pytest.raises(CheckpointError, match=r"`.*t.safetensors` is damaged, or graftcli did not write it"):
         read_tensors(path)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"`.*t.safetensors` cannot be read"):
@@ -88,8 +91,30 @@ def test_a_file_of_others_is_told_from_ours(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "t.safetensors")
-    with pytest.raises(CheckpointError, match="is not what graftcli writes"):
+    with pytest.raises(CheckpointError, match="graftcli did not write it"):
         read_facts(tmp_path / "t.safetensors")
+
+
+def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, {"a": torch.arange(40.0), "b": torch.ones(3, dtype=torch.int8)}, {"step": 3, "loss": 0.5})
+    whole = path.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"t\.safetensors"):
+            read_tensors(path)
+    path.write_bytes(whole)
+    assert read_tensors(path)[1] == {"step": 3, "loss": 0.5}
+
+
+def test_a_file_that_goes_on_behind_its_end_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "t.safetensors"
+    write_tensors(path, tensors(), {})
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CheckpointError, match="its sha256 is"):
+        read_tensors(path)
 
 
 # -- states -------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from graftcli.api.checking import Check as Check
     from graftcli.api.checking import check as check
     from graftcli.api.comparing import compare as compare
+    from graftcli.api.evaluating import evaluate as evaluate
     from graftcli.api.exporting import Seen as Seen
     from graftcli.api.exporting import export as export
     from graftcli.api.loading import load as load
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from graftcli.api.running import partial as partial
     from graftcli.api.scoring import Evaluation as Evaluation
     from graftcli.api.scoring import Look as Look
-    from graftcli.api.scoring import evaluate as evaluate
     from graftcli.export.form import Exported as Exported
     from graftcli.export.form import Form as Form
     from graftcli.nets.network import Network as Network
@@ -48,7 +48,8 @@ _OFFERED = {
     "graftcli.api.planning": ("Inspection", "inspect", "plan"),
     "graftcli.api.result": ("Result",),
     "graftcli.api.running": ("distill", "partial"),
-    "graftcli.api.scoring": ("Evaluation", "Look", "evaluate"),
+    "graftcli.api.evaluating": ("evaluate",),
+    "graftcli.api.scoring": ("Evaluation", "Look"),
     "graftcli.export.form": ("Exported", "Form"),
     "graftcli.nets.network": ("Network",),
     "graftcli.nets.pair": ("Choice",),

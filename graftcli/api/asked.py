@@ -5,13 +5,19 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from graftcli.api.scoring import Look
+from graftcli.errors import CheckpointError
+from graftcli.nets.documents import fault
 from graftcli.nets.grammar import from_anywhere
 from graftcli.nets.pair import Choice
+from graftcli.nets.trust import Gate
 from graftcli.recipe.file import shipped
-from graftcli.store.runs import read_run
+from graftcli.store.record import read_record
+from graftcli.store.runs import RUN_FILE
+
+_OF_THIS_CALL = ("trust_code", "record", "recorded")  # what no run record may say of networks
 
 P = TypeVar("P", "Networks", "Look", "How", "Asked")
 
@@ -28,7 +34,23 @@ class Networks:
     in_chans: int | None = None
     ema: bool | None = None
     unsafe_load: bool = False
+    trust_code: bool = False
     choice: Choice = field(default_factory=Choice)
+    record: str | None = None  # the run record that gave the fields named in `recorded`; the user gave the others
+    recorded: frozenset[str] = frozenset()
+
+    def document_of(self, name: str) -> Path | None:
+        """The document that gave a field; None where the user did."""
+        return Path(self.record) if self.record is not None and name in self.recorded else None
+
+    def unpickles(self, role: str) -> bool:
+        """Whether the weights of the teacher or the student may be a pickle that runs code."""
+        name = f"{role}_checkpoint"
+        file = getattr(self, name)
+        document = self.document_of(name if file is not None else role)
+        if document is None or not self.unsafe_load:
+            return self.unsafe_load
+        return Gate(document, self.trust_code).admits_pickle(Path(file or getattr(self, role)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +102,12 @@ def as_kept(asked: Asked) -> dict[str, Any]:
         val_images=absolute(asked.val_images),
         how=replace(how, recipe=recipe or how.recipe),
     )
-    return asdict(kept)
+    return {**asdict(kept), "networks": facts_of(full)}
+
+
+def facts_of(networks: Networks) -> dict[str, Any]:
+    """What a record may say of networks, as plain JSON."""
+    return {name: value for name, value in asdict(networks).items() if name not in _OF_THIS_CALL}
 
 
 def absolute(path: str | Path | None) -> str | None:
@@ -90,13 +117,28 @@ def absolute(path: str | Path | None) -> str | None:
     return "none" if str(path) == "none" else str(Path(path).expanduser().absolute())
 
 
-def asked_of(folder: Path) -> Asked:
-    """What a run was asked for."""
-    return asked_from(read_run(folder))
+def asked_of(folder: Path, *, trust_code: bool = False) -> Asked:
+    """What a run was asked for, as its record says: data, which names no code that runs unless the user trusts it."""
+    asked = asked_from(read_record(folder), folder / RUN_FILE)
+    networks = replace(
+        asked.networks,
+        trust_code=trust_code,
+        record=str(folder / RUN_FILE),
+        recorded=frozenset(one.name for one in fields(Networks)),
+    )
+    return replace(asked, networks=networks)
 
 
-def asked_from(run: Mapping[str, Any]) -> Asked:
-    return TypeAdapter(Asked).validate_python(run["sessions"][-1]["asked"])
+def asked_from(run: Mapping[str, Any], file: Path) -> Asked:
+    asked = dict(run["sessions"][-1]["asked"])
+    networks = asked.get("networks")
+    if isinstance(networks, dict):
+        asked["networks"] = {name: value for name, value in networks.items() if name not in _OF_THIS_CALL}
+    try:
+        return TypeAdapter(Asked).validate_python(asked)
+    except ValidationError as err:
+        found = f"`{file}` is damaged or was changed: {fault(err, 'sessions.-1.asked')}."
+        raise CheckpointError(found, "Give what it should say on the command line, or make the run again.") from err
 
 
 _TOGETHER = {  # who names the first does not mean an earlier run's others
@@ -114,9 +156,14 @@ def laid_over(earlier: Asked, said: Asked, given: Collection[str]) -> Asked:
         return replace(old, **{f.name: getattr(new, f.name) for f in fields(old) if f.name in fields_given})
 
     whole = over(earlier, said)
+    networks = replace(
+        over(earlier.networks, said.networks),
+        trust_code=said.networks.trust_code or earlier.networks.trust_code,
+        recorded=earlier.networks.recorded - fields_given,
+    )
     return replace(
         whole,
-        networks=over(earlier.networks, said.networks),
+        networks=networks,
         look=over(earlier.look, said.look),
         how=over(earlier.how, said.how),
     )

@@ -11,6 +11,7 @@ from torch import Tensor
 from graftcli import images as pictures
 from graftcli.api.asked import Asked, absolute, asked_of
 from graftcli.api.onnx_models import OnnxModel
+from graftcli.api.repair import repaired
 from graftcli.api.reporting import report
 from graftcli.api.rungs import Named, first_of, named, rungs
 from graftcli.api.scoring import Look, Model, fit_for, labels_of
@@ -74,10 +75,15 @@ def bench(
     own mean and std, a user's own code that of the first.
 
     Of the images, `most` are looked at; a `glance` replaces no bench.json that saw more. `building` is what `build`
-    takes: num_classes, in_chans, ema, unsafe.
+    takes: num_classes, in_chans, ema, unsafe,
+    trust_code.
     """
     paths = {model: path_of(model) for model in models}
-    runs = {model: asked_of(path) for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
+    trust = bool(building.get("trust_code"))
+    found = {model: path for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
+    runs = {}
+    for model, path in found.items():
+        runs[model] = asked_of(repaired(path, trust_code=trust, listen=listen), trust_code=trust)
     said = look or Look()
     look = _over(said, next(iter(runs.values())).look if runs else Look())  # of the first run, for what is shown
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}

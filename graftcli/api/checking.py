@@ -51,7 +51,7 @@ def check(
     """What is in a folder of images, what the teacher takes them for, and what to do about it.
 
     Any number of images: each is read once and not kept. `building` is what `build` takes: num_classes, in_chans, ema,
-    unsafe.
+    unsafe, trust_code.
     """
     look = look or Look()
     network, answers = None, Answers()

@@ -33,7 +33,8 @@ from graftcli.report.page import comparison_page
 from graftcli.report.shown import records, stages
 from graftcli.store import METRICS_FILE, REPORT_FILE
 from graftcli.store.locks import locked
-from graftcli.store.runs import RUN_FILE, read_run
+from graftcli.store.record import is_whole, read_record
+from graftcli.store.runs import RUN_FILE
 from graftcli.store.written import write_bytes, write_json
 
 COMPARISON = Path("runs/compare")
@@ -158,9 +159,9 @@ class _Comparing:
         )
         if not (folder / RUN_FILE).exists():
             return empty
-        run = read_run(folder)
+        run = read_record(folder)
         same = run["status"] == "finished" and self.notebook.knows("cells", self.made(cell, run))
-        return self.filled(empty, run) if same else empty
+        return self.filled(empty, run) if same and is_whole(folder, run) else empty
 
     def made(self, cell: Cell, run: Mapping[str, Any]) -> list[Any]:
         """What is noted of a cell as soon as it is finished."""
@@ -185,7 +186,7 @@ class _Comparing:
         except (GateError, PairError) as fault:
             self.listen(Warned(f"{cell.name}: {fault.found}"))
             return replace(empty, fault=fault.found)
-        done = read_run(folder)
+        done = read_record(folder)
         self.notebook.once("cells", self.made(cell, done), lambda: True)
         return self.filled(empty, done)
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from graftcli import images as pictures
 from graftcli.api.asked import asked_of
-from graftcli.api.loading import load, network_of, read_document, spec_of
+from graftcli.api.loading import load, network_of, spec_of
+from graftcli.api.repair import repaired
 from graftcli.api.scoring import Look, fit_for
 from graftcli.errors import UsageError
 from graftcli.events import Decoded, Listener, Saved, Warned
@@ -23,9 +24,11 @@ from graftcli.export.write import exported, write
 from graftcli.images.labels import class_names
 from graftcli.images.pixels import Fit
 from graftcli.nets.grammar import output_of
+from graftcli.nets.origin import read_document
 from graftcli.store.card import Made, write_weights
-from graftcli.store.runs import RUN_FILE, read_run
-from graftcli.store.written import TEMPORARY
+from graftcli.store.record import read_record
+from graftcli.store.runs import RUN_FILE
+from graftcli.store.written import TEMPORARY, remove_abandoned
 
 _NOISE = 16  # images of it, where there are no others
 
@@ -65,10 +68,14 @@ def export(
 ) -> Exported:
     """Write a run's network, or that of a file or spec, in a form that other tools read; checked on real images first.
 
-    `building` is what `build` takes: num_classes, in_chans, ema, unsafe.
+    `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
+    trust_code.
     """
     form, seen = form or Form(), seen or Seen()
-    found = _found(spec_of(model), checkpoint, seen.look, building)
+    spec = spec_of(model)
+    if checkpoint is None and (own := output_of(spec)) is not None:
+        repaired(own, trust_code=bool(building.get("trust_code")), listen=listen)
+    found = _found(spec, checkpoint, seen.look, building)
     path = Path(out) if out is not None else found.base.with_name(found.base.name + form.ending)
     if path.exists() and not overwrite:
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
@@ -100,7 +107,7 @@ def _from_imagenet(run: Path) -> bool:
     """Whether a run's teacher had the pretrained weights of a name of timm's or torchvision's."""
     networks = asked_of(run).networks
     elsewhere = networks.teacher.startswith(("hf-hub:", "local-dir:")) or Path(networks.teacher).exists()
-    kind = read_run(run)["settings"]["teacher"]["origin"]["kind"]
+    kind = read_record(run)["settings"]["teacher"]["origin"]["kind"]
     return networks.teacher_checkpoint is None and not elsewhere and kind in ("timm", "torchvision")
 
 
@@ -117,7 +124,7 @@ def _subject(found: _Found, form: Form, seen: Seen, classes: tuple[str, ...] | N
     calibration = _read(seen.calib, fit, seen, listen, most=MOST_IMAGES) if seen.calib is not None else None
     if shown is None and calibration is not None:
         shown = calibration
-    digest = read_run(found.run)["settings"]["images"] if found.run is not None else None
+    digest = read_record(found.run)["settings"]["images"] if found.run is not None else None
     if digest is not None and seen.images is None and shown is not None and shown.digest != digest:
         listen(Warned("the images are no longer those that the run was trained on"))
     blocks = made.hybrid["blocks"] if made.hybrid else None
@@ -167,11 +174,12 @@ def _noise(fit: Fit) -> Tensor:
 
 def _weights(subject: Subject, made: Made, path: Path, form: Form, listen: Listener) -> Exported:
     """The weights and what graftcli needs to load them, in one file, which was loaded before it got its name."""
+    remove_abandoned(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
     exam = examine(subject, form)
     try:
         write_weights(beside, subject.module, made)
-        again = load(beside, unsafe=True)  # the code is what made the network at hand
+        again = load(beside)
         with torch.no_grad():
             match = exam.taken(lambda images: np.asarray(again(torch.from_numpy(images))))
         check(match, form, subject.noise)

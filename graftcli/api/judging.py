@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked
+from graftcli.api.asked import Asked, facts_of
 from graftcli.api.loading import network_of
 from graftcli.api.marks import state_of
 from graftcli.api.notebook import Notebook
@@ -37,7 +37,7 @@ class Judge:
             return None, run["result"]["agreement"]
 
         def find() -> Any:
-            return _shares(self._scoring.score(network_of(folder, unsafe=True)))  # the code that makes it just ran
+            return _shares(self._scoring.score(network_of(folder)))
 
         found = self.notebook.once("scores", [folder.name, run["ended"], *self._what], find)
         return found[0], found[1]
@@ -70,7 +70,7 @@ class Judge:
             return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
 
         files = [state_of(networks.teacher), state_of(networks.teacher_checkpoint)]
-        hangs_on = [asdict(replace(networks, student="")), files, asdict(self.asked.look)]
+        hangs_on = [facts_of(replace(networks, student="")), files, asdict(self.asked.look)]
         return self.notebook.once("teachers", [*hangs_on, *self._what], find)
 
     @property

@@ -29,6 +29,7 @@ def plan(
     img_size: ImgSize = None,
     ema: bool | None = None,
     unsafe_load: bool = False,
+    trust_code: bool = False,
     blocks_count: int | None = None,
     split_teacher: Sequence[str] | None = None,
     split_student: Sequence[str] | None = None,
@@ -43,6 +44,7 @@ def plan(
             img_size=img_size,
             ema=ema,
             unsafe=unsafe_load,
+            trust_code=trust_code,
             role="teacher",
         )
     if isinstance(student, str):
@@ -51,6 +53,7 @@ def plan(
             checkpoint=student_checkpoint or "none",
             ema=ema,
             unsafe=unsafe_load,
+            trust_code=trust_code,
             like=teacher,
             role="student",
             derive=maker(),
@@ -79,7 +82,8 @@ class Inspection:
 
 
 def inspect(spec: str, *, checkpoint: str | Path | None = None, blocks_count: int = 4, **building: Any) -> Inspection:
-    """The cuts of one network; `building` is what `build` takes: num_classes, in_chans, img_size, ema, unsafe."""
+    """The cuts of one network; `building` is what `build` takes: num_classes, in_chans, img_size, ema, unsafe,
+    trust_code."""
     network = build(spec, checkpoint=checkpoint or "none", role="model", **building)
     traced = trace(network.module, plans.example(network))
     natural = cuts(traced)

@@ -141,7 +141,9 @@ def teacher_of(asked: Asked) -> Network:
         in_chans=networks.in_chans,
         img_size=asked.look.img_size,
         ema=networks.ema,
-        unsafe=networks.unsafe_load,
+        unsafe=networks.unpickles("teacher"),
+        trust_code=networks.trust_code,
+        document=networks.document_of("teacher"),
         role="teacher",
     )
 
@@ -153,7 +155,9 @@ def _plan(asked: Asked, recipe: Recipe, teacher: Network, looked_at: Pictured) -
         networks.student,
         checkpoint=_student_weights(networks, recipe),
         ema=networks.ema,
-        unsafe=networks.unsafe_load,
+        unsafe=networks.unpickles("student"),
+        trust_code=networks.trust_code,
+        document=networks.document_of("student"),
         like=teacher,
         role="student",
         derive=maker(looked_at),

@@ -9,6 +9,7 @@ from typing import Any
 from graftcli.api.asked import Asked, asked_of
 from graftcli.api.loading import load
 from graftcli.api.ready import images_of, plan_of, recipe_of
+from graftcli.api.repair import repaired
 from graftcli.api.scoring import fit_for
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
@@ -21,7 +22,7 @@ from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
 from graftcli.report.shown import Shown, shown
 from graftcli.store import REPORT_FILE
-from graftcli.store.runs import read_run
+from graftcli.store.record import read_record
 from graftcli.store.written import write_bytes
 
 _HEAD = 4096  # bytes of a page, within which it says who made it
@@ -40,6 +41,7 @@ def report(
     *,
     out: str | Path | None = None,
     overwrite: bool = False,
+    trust_code: bool = False,
     listen: Listener = lambda _: None,
 ) -> Report:
     """One page for one run, or for several compared: `out`, else report.html in the run's folder, or here for several.
@@ -51,19 +53,20 @@ def report(
         raise UsageError("no run is named.", "Name the folder of one: graftcli report runs/resnet34-resnet18")
     file = Path(out).expanduser() if out is not None else (folders[0] if len(folders) == 1 else Path()) / REPORT_FILE
     _check_file(file, overwrite)
-    shown = [_shown(folder, listen) for folder in folders]
+    shown = [_shown(folder, trust_code, listen) for folder in folders]
     write_bytes(file, page(shown).encode())
     listen(Saved(str(file)))
     return Report(str(file), tuple(map(str, folders)))
 
 
-def _shown(folder: Path, listen: Listener) -> Shown:
+def _shown(folder: Path, trust_code: bool, listen: Listener) -> Shown:
     """What the page shows of a run: what its folder keeps, else what its networks say when they are asked again."""
-    run, kept = read_run(folder), facts.read(folder)
+    repaired(folder, trust_code=trust_code, listen=listen)
+    run, kept = read_record(folder), facts.read(folder)
     lacks: list[str] = []
     if kept is None:
         try:
-            kept, lacks = _ask_again(folder, run, listen)
+            kept, lacks = _ask_again(folder, run, trust_code, listen)
         except GraftError as fault:
             lacks = [f"this report lacks the plan and the pictures: {fault.found}"]
     for text in lacks:
@@ -84,9 +87,9 @@ def _check_file(file: Path, overwrite: bool) -> None:
             )
 
 
-def _ask_again(folder: Path, run: Mapping[str, Any], listen: Listener) -> tuple[Facts, list[str]]:
+def _ask_again(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: Listener) -> tuple[Facts, list[str]]:
     """The run's networks built and shown its images again, and what could not be had; kept where nothing lacks."""
-    asked = asked_of(folder)
+    asked = asked_of(folder, trust_code=trust_code)
     plan = plan_of(asked, recipe_of(asked.how))
     if run["status"] != "finished":
         return facts.gather(plan, None), []
@@ -109,4 +112,10 @@ def _compared(folder: Path, run: Mapping[str, Any], asked: Asked, plan: Plan, li
         raise ImagesError(f"the images in `{source}` are not the run's any more.", "Bring back those of the run.")
     if weights_digest(plan.teacher.network.module) != settings["teacher"]["weights"]:
         raise CheckpointError("the teacher's weights are not the run's any more.", "Bring back those of the run.")
-    return compare(plan.teacher.network, load(folder), images, fit, device_named(asked.how.device))
+    return compare(
+        plan.teacher.network,
+        load(folder, trust_code=asked.networks.trust_code),
+        images,
+        fit,
+        device_named(asked.how.device),
+    )

@@ -1,22 +1,23 @@
 """What comes out of a run: its result, what its folder's files tell, and the one file that is wanted beside it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from graftcli.api.loading import load, read_document
+from graftcli.api.loading import load
 from graftcli.api.ready import Ready, trained_on
+from graftcli.errors import CheckpointError
 from graftcli.events import Listener, Saved
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
 from graftcli.graft.run import Outcome
 from graftcli.measure import size_of
-from graftcli.nets.origin import WEIGHTS_FILE
-from graftcli.store import Spent
+from graftcli.nets.documents import fault
+from graftcli.nets.origin import WEIGHTS_FILE, read_document
+from graftcli.store import Spent, Store
 from graftcli.store.card import Made
+from graftcli.store.runs import RUN_FILE
 from graftcli.store.written import write_bytes
 
 
@@ -65,13 +66,17 @@ def result_of(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Res
     )
 
 
-def done_before(
-    document: Mapping[str, Any], folder: Path, single: Path | None, start: Ready, listen: Listener
-) -> Result:
-    """The result of a run that was done before; a single file that is wanted now and is not there is written now."""
-    if single is not None and not single.exists():
-        write_single(single, folder, start, listen)
-    return replace(TypeAdapter(Result).validate_python(dict(document)), already_done=True)
+def done_before(store: Store, single: Path | None, start: Ready, listen: Listener) -> Result:
+    """The result of a run that was done before, whose files are whole; a single file that is not is written now."""
+    try:
+        result = TypeAdapter(Result).validate_python(store.finished)
+    except ValidationError as err:
+        found = f"`{store.folder / RUN_FILE}` is damaged or was changed: {fault(err, 'result')}."
+        raise CheckpointError(found, "Start the run from scratch with --overwrite.") from err
+    if single is not None and not store.has(single):
+        write_single(single, store.folder, start, listen)
+        store.written(single)
+    return replace(result, already_done=True)
 
 
 def made_of(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
@@ -102,7 +107,7 @@ def write_single(single: Path, folder: Path, start: Ready, listen: Listener) -> 
         document, plan = read_document(folder)[0], start.plan
         blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
         facts = about(plan.teacher.network.name, plan.student.network.name, blocks, start.train.digest)
-        module = load(folder, unsafe=True)  # the code that makes it has just run
+        module = load(folder)
         write(Subject(module, start.fit, start.train.pixels, facts=facts), Form(), single)
     else:
         write_bytes(single, (folder / WEIGHTS_FILE).read_bytes())

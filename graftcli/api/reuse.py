@@ -5,33 +5,39 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from graftcli.api.ready import Ready, trained_on
+from graftcli.errors import CheckpointError
+from graftcli.events import Listener, Warned
 from graftcli.graft.looks import looks, synthetic
 from graftcli.graft.stages import tasks
+from graftcli.nets.tensor_file import check
 from graftcli.recipe import Recipe, Stage
-from graftcli.store.runs import read_run
+from graftcli.store.record import read_record
 from graftcli.store.written import plain, write_bytes
 
 _ELSEWHERE = ("blocks", "recipe", "cache_gb")  # what may differ, or is compared by itself
 
 
-def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], start: Ready) -> None:
-    """Blocks that an earlier run trained each alone, in the same way, are finished here too."""
-    theirs, ours = read_run(earlier)["settings"], plain(settings)
-    if any(theirs.get(key) != ours[key] for key in ours if key not in _ELSEWHERE):
+def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], start: Ready, listen: Listener) -> None:
+    """Blocks that an earlier run trained each alone, in the same way, are finished here too; no damaged ones."""
+    before, now = read_record(earlier)["settings"], plain(settings)
+    if any(before.get(key) != now[key] for key in now if key not in _ELSEWHERE):
         return
-    try:
-        recipe = Recipe.model_validate(theirs["recipe"])
-    except ValidationError:  # another version's
-        return
-    names = (stage.name for stage in _alike(recipe, theirs["blocks"], start))
+    names = (stage.name for stage in _alike(Recipe.model_validate(before["recipe"]), before["blocks"], start))
     for name in (f"{stage}-{block}.safetensors" for stage in names for block in start.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
-        if source.exists() and not target.exists():
+        if source.exists() and not target.exists() and _is_whole(source, listen):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, source.read_bytes())
+
+
+def _is_whole(block: Path, listen: Listener) -> bool:
+    try:
+        check(block)
+    except CheckpointError as damage:
+        listen(Warned(f"{damage.found} The block is trained again."))
+        return False
+    return True
 
 
 def _alike(theirs: Recipe, blocks: Sequence[int], start: Ready) -> list[Stage]:

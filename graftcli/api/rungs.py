@@ -17,7 +17,7 @@ from graftcli.nets.network import Network
 from graftcli.nets.origin import WEIGHTS_FILE
 from graftcli.nets.spec import build
 from graftcli.report.words import numbers
-from graftcli.store.runs import read_run
+from graftcli.store.record import read_record
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -67,16 +67,17 @@ def _teacher(asked: Asked, building: dict[str, Any]) -> Network:
     networks = asked.networks
     own = {"num_classes": networks.num_classes, "in_chans": networks.in_chans, "ema": networks.ema}
     given = {key: value for key, value in building.items() if value not in (None, False)}
-    settings = {**own, "unsafe": networks.unsafe_load, **given}
+    trust = {"unsafe": networks.unpickles("teacher"), "document": networks.document_of("teacher")}
+    settings = {**own, **{key: value for key, value in given.items() if key != "unsafe"}, **trust}
     return build(networks.teacher, checkpoint=networks.teacher_checkpoint, role="teacher", **settings)
 
 
 def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[Named]:
     """What came out of the run, and every ONNX file in the folder."""
-    settings = read_run(folder)["settings"]
+    settings = read_record(folder)["settings"]
     whole = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
     what = settings["student"]["name"] if whole else f"{numbers(settings['blocks'])} replaced"
-    own = network_of(folder, img_size=building.get("img_size"), unsafe=bool(building.get("unsafe")))
+    own = network_of(folder, img_size=building.get("img_size"), trust_code=bool(building.get("trust_code")))
     yield Named(f"{what} (student)" if alone else f"{folder.name}: {what}", own, folder)
     for file in sorted(folder.glob("*.onnx"), key=_rank):
         yield Named(file.name if alone else f"{folder.name}: {file.name}", file, folder)

@@ -26,6 +26,7 @@ from graftcli.nets.network import Network
 from graftcli.report.writing import write_report
 from graftcli.store import Store
 from graftcli.store.card import save_student
+from graftcli.store.record import read_record
 from graftcli.store.runs import RUN_FILE, newest, read_run
 
 # of memory that answers take before the disk does: the system holds a file's pages for as long as nobody else wants it
@@ -53,19 +54,27 @@ def distill(
     folder, single = destination(start, out)
     if single is not None and not overwrite:
         _check_free(single, folder)
-    with Store(folder, _settings(start), overwrite=overwrite, about=_about(asked, command, heard)) as store:
+    settings, about = _settings(start), _about(asked, command, heard)
+
+    def warn(text: str) -> None:
+        listen(Warned(text))
+
+    with Store(folder, settings, overwrite=overwrite, about=about, warn=warn) as store:
         if single is not None:
             store.beside(single)
         if store.finished is not None:
-            return done_before(store.finished, folder, single, start, listen)
+            if not (damaged := store.damaged()):
+                return done_before(store, single, start, listen)
+            store.reopen(about, f"{' and '.join(damaged)} in {folder} missing or damaged: merged again from blocks/")
         if reuse is not None:
-            take_over(reuse, folder, _settings(start), start)
+            take_over(reuse, folder, settings, start, _keeping(listen, store.warned))
         outcome = _trained(start, store, _keeping(listen, store.warned))
         result = result_of(start, folder, outcome, store.spent)
         made = made_of(start, outcome, result, command)
         save_student(folder, outcome.merged.module, made)
         if single is not None:
             write_single(single, folder, start, listen)
+            store.written(single)
         store.finish(asdict(result))
         _report(folder, start, outcome, listen)
     listen(Saved(str(folder)))
@@ -92,13 +101,13 @@ def partial(
     spoken = {"teacher", "student", "images"} if given is None and asked is not None else set(given or ())
     missing = [name for name in ("teacher", "student", "images") if name not in spoken]
     if asked is None or missing:
-        folder = folder or newest(RUNS, _is_whole)
+        folder = folder or newest(RUNS, _is_whole, read_record)
         if folder is None:
             raise UsageError(
                 f"there is no run under ./runs from which {', '.join(missing)} could be taken.",
                 "Give --teacher, --student and --images, or a run's folder with --run.",
             )
-        earlier = asked_of(folder)
+        earlier = asked_of(folder, trust_code=asked is not None and asked.networks.trust_code)
         asked = laid_over(earlier, asked, spoken) if asked is not None else earlier
     return distill(asked, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
 

@@ -29,6 +29,7 @@ from graftcli.cli import (
     render,
     render_streams,
     report,
+    trust,
 )
 from graftcli.cli import check as checking
 from graftcli.cli import eval as evaluating
@@ -157,6 +158,7 @@ _register("Look before", plan.plan, inspect.inspect, images.images)
 _register("Afterwards", evaluating.evaluate, export.export, bench.bench, report.report)
 _register("Help yourself", checking.check, env.env)
 app.add_typer(recipes.app, rich_help_panel="Help yourself")
+app.add_typer(trust.app, rich_help_panel="Help yourself")
 
 
 def main() -> None:

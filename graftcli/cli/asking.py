@@ -27,7 +27,8 @@ def asked_by(flags: Mapping[str, Any]) -> "Asked":
     values = {**flags, "choice": _choice(flags), "overrides": tuple(flags["set_"] or ()), "compile": flags["compile_"]}
     values["teacher"], values["student"] = (flags[role] or "" for role in ("teacher", "student"))
     networks, look, how = (
-        kind(**{field.name: values[field.name] for field in fields(kind)}) for kind in (Networks, Look, How)
+        kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
+        for kind in (Networks, Look, How)
     )
     images, val_images = (str(flags[name]) if flags[name] is not None else None for name in ("images", "val_images"))
     return Asked(networks, images or "", val_images, look, how)  # type: ignore[arg-type]

@@ -75,6 +75,7 @@ def bench(
     jobs: o.Jobs = None,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -110,6 +111,7 @@ def bench(
             in_chans=in_chans,
             ema=ema,
             unsafe=unsafe_load,
+            trust_code=trust_code,
         )
     if as_json:
         render.document(bench_json(found))

@@ -137,6 +137,7 @@ def compare(
     split_student: SplitStudent = None,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     img_size: o.ImageSize = None,
     mean: o.Mean = None,
     std: o.Std = None,

@@ -70,6 +70,7 @@ def distill(
     split_student: SplitStudent = None,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     img_size: o.ImageSize = None,
     mean: o.Mean = None,
     std: o.Std = None,

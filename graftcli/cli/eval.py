@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftcli.cli import options as o
-from graftcli.cli import render, render_run
+from graftcli.cli import progress, render, render_run
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL…", help="Runs, files that graftcli wrote, ONNX files, or model specs.")
@@ -59,7 +59,9 @@ def evaluate(
     device: o.Device = "auto",
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     as_json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Score networks on a folder: top-1 and top-5 where it has class folders, agreement with a teacher everywhere.
 
@@ -71,25 +73,29 @@ def evaluate(
       graftcli eval torchvision:resnet18 --checkpoint best.pth --images ./val --classes names.txt
       graftcli eval prune:l1=0.3 --teacher resnet34 --images ./val     (as it is before anything is trained)
     """
-    from graftcli.api.scoring import Look, evaluation_json
-    from graftcli.api.scoring import evaluate as score
+    from graftcli.api.evaluating import evaluate as score
+    from graftcli.api.evaluating import evaluation_json
+    from graftcli.api.scoring import Look
 
-    scored = score(
-        models,
-        images,
-        teacher=teacher,
-        checkpoint=checkpoint,
-        teacher_checkpoint=teacher_checkpoint,
-        classes=classes,
-        look=Look(img_size, mean, std, crop_pct, interpolation),
-        num_classes=num_classes,
-        in_chans=in_chans,
-        batch=batch,
-        jobs=jobs,
-        device=device,
-        ema=ema,
-        unsafe=unsafe_load,
-    )
+    with progress.listening(as_json=as_json, quiet=quiet) as listen:
+        scored = score(
+            models,
+            images,
+            teacher=teacher,
+            checkpoint=checkpoint,
+            teacher_checkpoint=teacher_checkpoint,
+            classes=classes,
+            look=Look(img_size, mean, std, crop_pct, interpolation),
+            num_classes=num_classes,
+            in_chans=in_chans,
+            batch=batch,
+            jobs=jobs,
+            device=device,
+            listen=listen,
+            ema=ema,
+            unsafe=unsafe_load,
+            trust_code=trust_code,
+        )
     if as_json:
         render.document(evaluation_json(scored))
     else:

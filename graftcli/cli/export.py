@@ -107,6 +107,7 @@ def export(
     jobs: o.Jobs = None,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     out: Out = None,
     overwrite: Overwrite = False,
     as_json: o.Json = False,
@@ -140,7 +141,7 @@ def export(
     )
     look = Look(img_size, mean, std, crop_pct, interpolation)
     both: dict[str, Any] = {"checkpoint": checkpoint, "classes": classes, "num_classes": num_classes}
-    both |= {"in_chans": in_chans, "ema": ema, "unsafe": unsafe_load}
+    both |= {"in_chans": in_chans, "ema": ema, "unsafe": unsafe_load, "trust_code": trust_code}
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         seen = Seen(images, calib, look, jobs)
         exported = write(model, form, out=out, seen=seen, overwrite=overwrite, listen=listen, **both)

@@ -41,6 +41,7 @@ def images(
     device: o.Device = "auto",
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -70,6 +71,7 @@ def images(
             device=device,
             ema=ema,
             unsafe=unsafe_load,
+            trust_code=trust_code,
             listen=listen,
         )
     if as_json:

@@ -30,6 +30,7 @@ def inspect(
     everything: Everything = False,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     as_json: o.Json = False,
 ) -> None:
     """Show the places at which a network is cut, and what adapters could fold into there.
@@ -50,6 +51,7 @@ def inspect(
             img_size=img_size,
             ema=ema,
             unsafe=unsafe_load,
+            trust_code=trust_code,
         )
     places = found.positions if everything else found.cuts
     if as_json:

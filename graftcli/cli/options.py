@@ -124,6 +124,15 @@ UnsafeLoad = Annotated[
         help="Let a pickled checkpoint run its code. Only for files whose maker you trust.",
     ),
 ]
+TrustCode = Annotated[
+    bool,
+    option(
+        "--trust-code",
+        metavar="",
+        rich_help_panel=NETWORKS,
+        help="Trust the Python files that runs and files name, with the bytes they have now. See `graftcli trust ls`.",
+    ),
+]
 Device = Annotated[
     str,
     option(

@@ -59,6 +59,7 @@ def plan(
     split_student: SplitStudent = None,
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
+    trust_code: o.TrustCode = False,
     as_json: o.Json = False,
 ) -> None:
     """Show where teacher and student are cut and joined, and what each block saves.
@@ -86,6 +87,7 @@ def plan(
             img_size=img_size,
             ema=ema,
             unsafe_load=unsafe_load,
+            trust_code=trust_code,
             blocks_count=blocks_count,
             split_teacher=names(split_teacher),
             split_student=names(split_student),

@@ -13,8 +13,8 @@ from rich.text import Text
 
 from graftcli.cli import render_streams
 from graftcli.cli.exits import Failure
+from graftcli.formatting import visible
 from graftcli.report.words import human as human
-from graftcli.report.words import visible
 
 _UNWRAPPED = 10_000  # columns where no terminal limits them: `graftcli plan | grep layer3` sees whole rows
 

@@ -207,6 +207,9 @@ def evaluation(found: "Evaluation") -> None:
         for model in found.models
     ]
     table("", columns, rows, right=columns[1:])
+    for model in found.models:
+        if model.sha256 is not None:
+            line(f"weights of {model.name}: sha256 {model.sha256}")
 
 
 def _rate(found: "Rate | None") -> str:

@@ -24,7 +24,12 @@ Overwrite = Annotated[
 
 
 def report(
-    runs: Runs, out: Out = None, overwrite: Overwrite = False, as_json: o.Json = False, quiet: o.Quiet = False
+    runs: Runs,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    trust_code: o.TrustCode = False,
+    as_json: o.Json = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Write a run's report anew, or one page that compares several runs: a single file that opens without a network.
 
@@ -40,7 +45,7 @@ def report(
     from graftcli.api.reporting import report as write
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        written = write(runs, out=out, overwrite=overwrite, listen=listen)
+        written = write(runs, out=out, overwrite=overwrite, trust_code=trust_code, listen=listen)
     if as_json:
         render.document(asdict(written))
     else:

@@ -1,7 +1,8 @@
-"""What the teacher says of each view, at each cut: seen once, then remembered in memory or in a file.
+"""Cached teacher features of each view, at each cut: computed once, then kept in memory or in a file.
 
 Value 0 is the view itself, value k what block k hands on, value L the last feature map, value L+1 the logits, where L
-is the number of blocks. What is not remembered is computed again from the nearest value before it that is.
+is the number of blocks. What is not kept is computed again from the nearest value before it that is. Where a value is
+kept changes no bit of it on a CPU: the teacher always computes `chunk` views at once, whatever is asked of it.
 """
 
 import math
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from graftcli.graft.precision import Precision
 from graftcli.graft.views import Views
 from graftcli.store.caches import Cache
-from graftcli.store.rows import Rows
+from graftcli.store.rows import DamagedRow, Rows
 
 Place = Literal["memory", "disk", "again"]
 
@@ -39,9 +40,9 @@ class Answers:
         self._files: dict[int, Rows] = {}
 
     def look(self, wanted: Collection[int], looked: Callable[[int, int], None]) -> None:
-        """Show every view to the teacher, once, and remember what the `wanted` values are made of.
+        """Pass every view through the teacher, once, and keep what the `wanted` values are made of.
 
-        A look that was broken off goes on.
+        A pass that was interrupted is resumed.
         """
         for value in sorted({self._base(value) for value in wanted} - {0}):
             shape = self.shapes[value - 1]
@@ -58,13 +59,13 @@ class Answers:
         looked(done, len(self.views))
         for start in range(done, len(self.views), self.chunk):
             indices = torch.arange(start, min(start + self.chunk, len(self.views)))
-            value_now = self.views.normalised(indices).to(self.how.device)
+            value_now = self._filled(self.views.normalised(indices).to(self.how.device))
             for k in range(1, max((*self._kept, *self._files)) + 1):
                 value_now = self._next(k, value_now)
                 if k in self._kept:
-                    self._kept[k][indices] = value_now.to("cpu", self.how.dtype)
+                    self._kept[k][indices] = value_now[: len(indices)].cpu()
                 elif k in self._files:
-                    self._files[k].write(start, value_now.to("cpu", self.how.dtype))
+                    self._files[k].write(start, value_now[: len(indices)].cpu())
             done = int(indices[-1]) + 1
             diary.keep(done)
             looked(done, len(self.views))
@@ -74,14 +75,42 @@ class Answers:
         """The given value of some views, on the device."""
         base = self._base(value)
         found = self._remembered(base, index).to(self.how.device)
-        for k in range(base + 1, value + 1):
-            found = self._next(k, found)
-        return found.float()
+        return self._through(found, base, value).float()
+
+    def _through(self, features: Tensor, base: int, value: int) -> Tensor:
+        """The given value, from that of `base`."""
+        if base == value:
+            return features
+        parts = []
+        for part in features.split(self.chunk):
+            made = self._filled(part)
+            for k in range(base + 1, value + 1):
+                made = self._next(k, made)
+            parts.append(made[: len(part)])
+        return torch.cat(parts)
+
+    def _filled(self, features: Tensor) -> Tensor:
+        """A batch of `chunk` rows on a CPU, whose kernels round a row otherwise in batches of other sizes."""
+        if self.how.device.type != "cpu" or len(features) == self.chunk:
+            return features
+        return features[torch.arange(self.chunk) % len(features)]
 
     def _remembered(self, value: int, index: Tensor) -> Tensor:
-        if value in self._files:
-            return self._files[value].read(index)
-        return self._kept[value][index] if value else self.views.normalised(index)
+        if value not in self._files:
+            return self._kept[value][index] if value else self.views.normalised(index)
+        while True:
+            try:
+                return self._files[value].read(index)
+            except DamagedRow as damaged:
+                self._repair(value, damaged.row)
+
+    def _repair(self, value: int, row: int) -> None:
+        """Compute the rows that were computed together with a damaged one again."""
+        self.cache.warn(f"a row of `{self._files[value].path}` is damaged: it is computed again.")
+        start = row // self.chunk * self.chunk
+        index = torch.arange(start, min(start + self.chunk, len(self.views)))
+        made = self._through(self.views.normalised(index).to(self.how.device), 0, value)
+        self._files[value].write(start, made.cpu())
 
     def forget(self, wanted: Collection[int]) -> None:
         """Give back the memory of everything that the values still `wanted` are not made of."""
@@ -100,7 +129,7 @@ class Answers:
     def _next(self, k: int, value: Tensor) -> Tensor:
         with self.how.autocast():
             result: Tensor = self.pieces[k - 1](value)
-        return result
+        return result.to(self.how.dtype)
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int, dtype: torch.dtype) -> int:

@@ -138,7 +138,7 @@ class _Layerwise:
         most = steps if task.stage.optimizer == "least-squares" else min(steps, max(1, views // batch))
         if room < most:
             seen = f"sees {room * batch:,} views and not {most * batch:,}"
-            self.told(Warned(f"stage {task.stage.name} {seen}: there is memory for no more; --cache-gb gives it more"))
+            self.told(Warned(f"stage {task.stage.name} {seen}: more do not fit {material.memory / 2**30:.1f} GiB"))
         rest = (material.answers.at(task.first - 1, order.at(step)) for step in range(1, min(most, room)))
         return [first, *rest]
 

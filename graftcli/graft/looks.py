@@ -64,6 +64,7 @@ def synthetic(recipe: Recipe, every: Sequence[Task], images: int) -> int:
 
 
 def chunk_of(shapes: Sequence[tuple[int, ...]], device: torch.device) -> int:
-    """How many views go through the teacher at once."""
+    """How many views go through the teacher at once; on a CPU, where each batch is filled up, 64 at most."""
     largest = 4 * max(torch.Size(shape).numel() for shape in shapes)
-    return max(8, min(256, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))
+    most = 64 if device.type == "cpu" else 256
+    return max(8, min(most, _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ELSEWHERE) // largest))

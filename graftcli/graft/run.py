@@ -197,7 +197,7 @@ class _Work:
     def _material(self, answers: Answers) -> Material:
         settings = self.settings
         return Material(
-            self.pieces, answers, len(self.train), settings.seed, settings.how, settings.memory // 2, self.kept
+            self.pieces, answers, len(self.train), settings.seed, settings.how, settings.layer_views, self.kept
         )
 
     def _note(self, task: Task) -> Callable[[int, float], None]:

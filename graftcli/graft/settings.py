@@ -19,6 +19,7 @@ class Settings:
     at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
     blocks: tuple[int, ...] | None = None  # only these are replaced
     most_drawn: int = 2**28  # bytes for views as they were drawn
+    layer_views: int = 2**31  # bytes for the views of a layer-wise stage: fixed, because it decides how many there are
 
     @property
     def drawn(self) -> int:

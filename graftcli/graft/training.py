@@ -35,7 +35,7 @@ class Material:
     images: int
     seed: int
     how: Precision
-    memory: int = 2**30  # bytes for what a task looks at and the answers do not hold
+    memory: int = 2**31  # bytes for the views of a layer-wise stage
     kept: dict[str, Kept] = field(default_factory=dict)  # what a made student's layers are of the teacher's
 
 

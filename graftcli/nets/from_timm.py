@@ -19,6 +19,7 @@ from timm.models._hub import load_model_config_from_path
 from torch import nn
 
 from graftcli.errors import CheckpointError, PairError
+from graftcli.nets.documents import check_timm_config
 from graftcli.nets.network import Asked, Network, Preprocess, making, measured_width
 from graftcli.nets.weights import Matched, State, match
 
@@ -65,6 +66,7 @@ def registered(name: str) -> Settings:
 def on_hub(repo: str) -> Settings:
     """The settings of a repository on the Hugging Face Hub, as its config.json says."""
     pretrained, name, kwargs = load_model_config_from_hf(repo)
+    check_timm_config(pretrained, kwargs, Path(f"hf-hub:{repo}/config.json"))
     return Settings(name, kwargs, PretrainedCfg(**pretrained).to_dict())
 
 
@@ -75,6 +77,7 @@ def in_folder(folder: Path) -> Settings:
     )
     try:
         pretrained, name, kwargs = load_model_config_from_path(folder)
+        check_timm_config(pretrained, kwargs, folder / "config.json")
         return Settings(name, kwargs, PretrainedCfg(**pretrained).to_dict())
     except FileNotFoundError as err:
         raise CheckpointError(f"`{folder}` holds no config.json.", mend) from err

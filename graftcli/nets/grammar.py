@@ -10,7 +10,10 @@ from typing import Any
 
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.nets import from_code, from_timm, from_torchvision, origin, pretrained, weights
+from graftcli.nets.documents import building
 from graftcli.nets.network import Asked, Network, checkpoint_flag
+from graftcli.nets.pickles import FOLDER_FILES
+from graftcli.nets.trust import Gate
 
 _PREFIXED = re.compile(r"(timm|torchvision|tv|hf-hub|hf_hub|local-dir):(.+)")
 _FILE_CALL = re.compile(r"(.+\.py):(\w+(?:\(.*\))?)", re.DOTALL)
@@ -35,6 +38,15 @@ class Given:
     checkpoint: Path | None  # "none" is a path like others here: no weights are called that
     role: str
     unsafe: bool
+    trust_code: bool = False
+    document: Path | None = None  # which holds the spec; None: the user gave it in this call
+
+    @property
+    def gate(self) -> Gate | None:
+        """What the code that the spec names has to pass; None for code that the user names and does not record."""
+        if self.document is None and not self.trust_code:
+            return None
+        return Gate(self.document or Path("command line"), self.trust_code)
 
 
 def source_of(text: str, given: Given) -> Source:
@@ -42,7 +54,7 @@ def source_of(text: str, given: Given) -> Source:
     if match := _PREFIXED.fullmatch(text):
         return _prefixed(match[1], match[2], given)
     if match := _FILE_CALL.fullmatch(text):
-        return Source(partial(from_code.network, match[1], match[2]), from_code.own_weights)
+        return _code(match[1], match[2], given)
     if from_timm.known(text):
         other = f"Or is it torchvision's network of this name: torchvision:{text}?"
         source = _timm(from_timm.registered(text), "timm", given)
@@ -52,8 +64,14 @@ def source_of(text: str, given: Given) -> Source:
     if (path := path_of(text)) or text.endswith(_CHECKPOINT_ENDINGS):
         return _on_disk(path or Path(text).expanduser(), given)
     if match := _PACKAGE_CALL.fullmatch(text):
-        return Source(partial(from_code.network, match[1], match[2]), from_code.own_weights)
+        return _code(match[1], match[2], given)
     raise _unknown(text)
+
+
+def _code(where: str, call: str, given: Given) -> Source:
+    """A network of the user's own."""
+    make = partial(from_code.network, where, call, gate=given.gate)
+    return Source(make, partial(from_code.own_weights, gate=given.gate))
 
 
 def from_anywhere(text: str) -> str:
@@ -89,8 +107,15 @@ def _prefixed(prefix: str, name: str, given: Given) -> Source:
         return _timm(pretrained.hub_settings(name, given.role), "hf-hub", given)
     if prefix == "local-dir":
         folder = Path(name).expanduser()
-        return replace(_timm(from_timm.in_folder(folder), prefix, given), fetch=None, file=folder)
+        source = _timm(from_timm.in_folder(folder), prefix, given)
+        return replace(source, make=partial(_from_folder, folder, source.make), fetch=None, file=folder)
     return _timm(from_timm.registered(name), "timm", given)
+
+
+def _from_folder(folder: Path, make: Callable[[Asked], Network], wishes: Asked) -> Network:
+    """A network whose config.json is checked, within the bounds of the weights beside it."""
+    with building(folder / "config.json", sum(origin.size_of(folder / name) for name in FOLDER_FILES)):
+        return make(wishes)
 
 
 def _timm(settings: from_timm.Settings, source: str, given: Given) -> Source:
@@ -122,8 +147,7 @@ def _on_disk(path: Path, given: Given) -> Source:
         raise UsageError(f"`{path}` may hold several networks.", f"Name the function that makes one: {path}:resnet20.")
     if path.exists() and origin.is_output(path):
         facts, file = origin.read_output(path)
-        origin.check_trust(facts, path, given.unsafe)
-        return Source(partial(origin.again, facts), file=file)
+        return Source(partial(origin.again, facts, Gate(path, given.trust_code), file), file=file)
     if path.is_dir():
         mend = f"For a folder of timm's: local-dir:{path}. For weights: name the network, and give the file beside it."
         raise origin.no_output(path, mend)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class Network:
     num_classes: int
     preprocess: Preprocess
     origin: dict[str, Any]  # plain JSON; rebuild(origin) makes the same architecture in a fresh process
+    file: Path | None = None  # where its weights were read from
 
     @property
     def made_for(self) -> Asked:

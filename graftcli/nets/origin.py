@@ -1,29 +1,31 @@
-"""The origin of a network: the plain JSON from which its architecture is made again, and where graftcli keeps it.
+"""The origin of a network: the plain JSON from which its architecture is built again, and where graftcli keeps it.
 
 folder/graft.json           {"student": origin, …}
-folder/model.safetensors    its weights
-file.safetensors            weights, and in the metadata {"graftcli": '{"origin": origin, …}'}
+folder/model.safetensors    its weights, and the same document in its metadata
+file.safetensors            the same, wherever it lies
 """
 
 import json
-import sys
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from graftcli.errors import CheckpointError, PairError
+from graftcli.errors import CheckpointError, PairError, UsageError, few
 from graftcli.nets import derived, from_code, from_timm, from_torchvision
+from graftcli.nets.documents import building, check_document
 from graftcli.nets.network import Asked, Network, Preprocess
+from graftcli.nets.plain_file import read_text
+from graftcli.nets.tensor_file import facts_of, is_written
+from graftcli.nets.trust import Gate
 
+FORMAT = 1  # of graft.json
 FACTS_FILE = "graft.json"
 WEIGHTS_FILE = "model.safetensors"
-METADATA_KEY = "graftcli"  # one key alone: safetensors writes several in no fixed order
+_FIX = "Name a folder, or a .safetensors file, that graftcli wrote."
 
 
 def complete(network: Network) -> Network:
@@ -37,39 +39,22 @@ def complete(network: Network) -> Network:
     return replace(network, origin=json.loads(json.dumps({**network.origin, **facts})))
 
 
-def check_trust(origin: Mapping[str, Any], path: Path, unsafe: bool) -> None:
-    """An origin that was read from `path` runs no code but a file of the user's own, and that one unchanged.
+def code_in(origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The part of an origin that names code of the user's own, if there is one."""
+    if origin.get("kind") == "code":
+        return origin
+    return code_in(origin["base"]) if origin.get("kind") == derived.KIND else None
 
-    Else whoever wrote the origin could have any function called that Python has, os.system among them.
+
+def rebuild(origin: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
+    """The architecture of an origin, in eval mode, float32, on the CPU; its weights mean nothing.
+
+    `gate` stands between an origin that was read from a document and the code that it names.
     """
-    if unsafe or (entry := needs_trust(origin)) is None:
-        return
-    found = f"Reading `{path}` runs `{entry.get('call')}` of `{entry.get('where')}`, whatever that does."
-    raise CheckpointError(found, "If you trust whoever wrote it, --unsafe-load does so; in Python, unsafe=True.")
-
-
-def needs_trust(origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """The part of an origin that runs other code than a file of the user's own, if there is one."""
-    inner = (needs_trust(value) for value in origin.values() if isinstance(value, Mapping))
-    if (found := next((entry for entry in inner if entry is not None), None)) is not None:
-        return found
-    return origin if origin.get("kind") == "code" and not _is_users_own(str(origin.get("where"))) else None
-
-
-def _is_users_own(where: str) -> bool:
-    """Whether this is a file, and none that came with Python or its packages."""
-    file = Path(where).resolve()
-    homes = {Path(home).resolve() for home in (*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix)}
-    installed = any(file.is_relative_to(home) for home in homes if home != Path(home.anchor))
-    return from_code.is_file(where) and not installed and "site-packages" not in file.parts
-
-
-def rebuild(origin: Mapping[str, Any]) -> nn.Module:
-    """The architecture of an origin, in eval mode, float32, on the CPU; its weights mean nothing."""
     if origin["kind"] == "code":
-        return from_code.module(origin["where"], origin["call"], origin["kwargs"], origin["sha256"])
+        return _coded(origin, gate)
     if origin["kind"] == derived.KIND:
-        return derived.rebuilt(rebuild(origin["base"]), origin)
+        return derived.rebuilt(rebuild(origin["base"], gate), origin)
     name, kind = origin["name"], origin["kind"]
     if kind == "timm" and from_timm.known(name):
         return from_timm.module(name, origin["kwargs"]).float().eval()
@@ -81,9 +66,19 @@ def rebuild(origin: Mapping[str, Any]) -> nn.Module:
     )
 
 
-def again(origin: Mapping[str, Any], wishes: Asked) -> Network:
+def _coded(origin: Mapping[str, Any], gate: Gate | None) -> nn.Module:
+    try:
+        return from_code.module(origin["where"], origin["call"], origin["kwargs"], gate)
+    except (UsageError, PairError) as err:
+        if gate is None:
+            raise
+        raise CheckpointError(f"`{gate.document}` names code that cannot be used: {err.found}", err.mend) from err
+
+
+def again(origin: Mapping[str, Any], gate: Gate, weights: Path, wishes: Asked) -> Network:
     """The network of a complete origin, before its weights are loaded; the size asked for, if it runs at that."""
-    module = rebuild(origin)
+    with building(gate.document, size_of(weights)):
+        module = rebuild(origin, gate)
     channels, *own = origin["input_size"]
     height, width = wishes.img_size or own
     if (height, width) != tuple(own):
@@ -109,39 +104,71 @@ def _check_runs(module: nn.Module, size: tuple[int, int, int], who: str) -> None
         raise PairError(found, "Leave --img-size out, or name the network anew, with its weights.") from err
 
 
+def size_of(weights: Path) -> int:
+    """The bytes of a file of weights; 0 where there is none, which reading it reports."""
+    return weights.stat().st_size if weights.is_file() else 0
+
+
 def is_output(path: Path) -> bool:
     """Whether graftcli wrote this folder or file."""
-    return (path / FACTS_FILE).is_file() if path.is_dir() else bool(_metadata(path))
+    return (path / FACTS_FILE).is_file() if path.is_dir() else is_written(path)
 
 
-def no_output(folder: Path, *mends: str) -> CheckpointError:
+def no_output(folder: Path, *fixes: str) -> CheckpointError:
     """The error for a folder in which graftcli wrote no network, or has not yet."""
     found = f"The folder `{folder}` holds no {FACTS_FILE}: it is no run, or one that is not finished."
     own = "A run is finished by its own command, given again; of a folder of runs name one."
-    return CheckpointError(found, " ".join((own, *mends)))
+    return CheckpointError(found, " ".join((own, *fixes)))
+
+
+def read_document(path: Path) -> tuple[dict[str, Any], Path]:
+    """What the network that graftcli wrote to a folder or file is made of, checked, and the file of its weights."""
+    if path.is_dir():
+        file, weights = path / FACTS_FILE, path / WEIGHTS_FILE
+        document = _json(file, path)
+    else:
+        file = weights = path
+        document = facts_of(path)
+    if missing := {"format", "kind", "teacher", "student", "hybrid", "preprocess", "classes"} - set(document):
+        raise CheckpointError(
+            f"`{file}` does not say what network it holds: {', '.join(sorted(missing))} missing.", _FIX
+        )
+    if document["format"] != FORMAT:
+        found = f"`{file}` has format {document['format']!r}; this graftcli reads format {FORMAT}."
+        raise CheckpointError(found, "Update graftcli.")
+    check_document(document, file)
+    if file != weights and weights.is_file() and is_written(weights):
+        _check_same(file, document, weights)
+    return document, weights
+
+
+def _json(file: Path, folder: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(read_text(file))
+        if not isinstance(document, dict):
+            raise ValueError(f"it is a {type(document).__name__}, not a map")
+        return document
+    except FileNotFoundError as err:
+        raise no_output(folder) from err
+    except OSError as err:
+        raise CheckpointError(f"`{file}` cannot be read: {err.strerror or err}.", _FIX) from err
+    except (ValueError, RecursionError) as err:
+        raise CheckpointError(f"`{file}` is not what graftcli writes: {err}.", _FIX) from err
+
+
+def _check_same(file: Path, document: Mapping[str, Any], weights: Path) -> None:
+    """The document is the one that its weights carry: a change of a mean or a class count would go unnoticed."""
+    carried = facts_of(weights)
+    differing = sorted(key for key in document if key in carried and carried[key] != document[key])
+    if differing:
+        found = f"`{file}` differs from what `{weights.name}` beside it says: {few([f'`{key}`' for key in differing])}."
+        raise CheckpointError(found, f"{_FIX} To rebuild it, run the command of the run again.")
 
 
 def read_output(path: Path) -> tuple[dict[str, Any], Path]:
     """The origin of the network that graftcli wrote to `path`, and the file of its weights."""
-    facts, key = (path / FACTS_FILE, "student") if path.is_dir() else (path, "origin")
-    try:
-        document = json.loads(facts.read_text(encoding="utf-8") if path.is_dir() else _metadata(path))
-        if document.get("kind") == "hybrid":
-            raise CheckpointError(f"`{path}` is partly teacher and partly student.", "Load it with graftcli.load.")
-        origin = document[key]
-        if missing := {"kind", "name", "input_size", "num_classes", "preprocess"} - set(origin):
-            raise KeyError(", ".join(sorted(missing)))
-    except (ValueError, KeyError, TypeError, AttributeError) as err:
-        found = f"`{facts}` is not what graftcli writes: {type(err).__name__}: {err}."
-        raise CheckpointError(
-            found, "Write it again, or name the network and give the weights as its checkpoint."
-        ) from err
-    return origin, path / WEIGHTS_FILE if path.is_dir() else path
-
-
-def _metadata(file: Path) -> str:
-    try:
-        with safe_open(file, "pt") as tensors:
-            return str((tensors.metadata() or {}).get(METADATA_KEY, ""))
-    except (SafetensorError, OSError):
-        return ""  # another kind of file, or damage that reading the weights reports
+    document, weights = read_document(path)
+    if document["kind"] == "hybrid":
+        raise CheckpointError(f"`{path}` is partly teacher and partly student.", "Load it with graftcli.load.")
+    origin: dict[str, Any] = document["student"]
+    return origin, weights

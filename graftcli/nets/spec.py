@@ -25,6 +25,7 @@ from graftcli.nets.derived import afresh
 from graftcli.nets.grammar import Given, Source, source_of
 from graftcli.nets.network import Asked, Network, Preprocess, asked, checkpoint_flag
 from graftcli.nets.origin import complete, rebuild
+from graftcli.nets.pickles import weights_in
 
 __all__ = ["Network", "Preprocess", "build", "rebuild"]
 
@@ -43,6 +44,8 @@ def build(
     img_size: int | tuple[int, int] | None = None,
     ema: bool | None = None,
     unsafe: bool = False,
+    trust_code: bool = False,
+    document: Path | None = None,
     like: Network | None = None,
     role: str = "teacher",
     derive: Derive | None = None,
@@ -50,17 +53,20 @@ def build(
     """The network of a spec, in eval mode, float32, on the CPU.
 
     `checkpoint` is a file of weights, or "none" for random ones; without it a named network gets its pretrained
-    weights. `like` is the teacher of a student; `role` ("teacher", "student", "model") is what the flags are called by.
-    `derive` makes students out of the teacher, with its weights.
+    weights. Code runs where the user names it in this call; where `document` holds the spec, or the spec is something
+    that graftcli wrote, only files whose bytes are trusted run: `trust_code` trusts them. `like` is the teacher of a
+    student; `role` ("teacher", "student", "model") is what the flags are called by. `derive` makes students out of the
+    teacher, with its weights.
     """
     if like is not None and derive is not None and (made := derive(text, like)) is not None:
         return complete(_reweighted(made, checkpoint, ema, unsafe))
     flags, teachers = asked(num_classes, in_chans, img_size), like.made_for if like else Asked()
-    source = source_of(text, Given(None if checkpoint is None else Path(checkpoint), role, unsafe))
+    given = Given(None if checkpoint is None else Path(checkpoint), role, unsafe, trust_code, document)
+    source = source_of(text, given)
     file = source.file if checkpoint is None else None if str(checkpoint) == RANDOM else Path(checkpoint).expanduser()
     if file is not None:
         state = weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema)
-        network = _loaded(source, file, state, flags, teachers, role)
+        network = replace(_loaded(source, file, state, flags, teachers, role), file=weights_file(file))
     else:
         with _chance(role):
             network = source.make(flags | teachers)
@@ -92,7 +98,8 @@ def _reweighted(made: Network, checkpoint: str | Path | None, ema: bool | None, 
     if not matched.complete:
         raise weights.refusal(matched, str(file), made.name)
     weights.load_into(made.module, matched, file)
-    return replace(made, weights=f"{file.name}: {matched.count} of {matched.total} tensors")
+    described = f"{file.name}: {matched.count} of {matched.total} tensors"
+    return replace(made, weights=described, file=weights_file(file))
 
 
 def _loaded(source: Source, file: Path, state: weights.State, flags: Asked, teachers: Asked, role: str) -> Network:
@@ -133,3 +140,8 @@ def _check_agreement(network: Network, flags: Asked, teachers: Asked) -> None:
             if wanted not in (None, has):
                 mend = f"Give its factory a parameter `{field}`, or name a network that is built with {wanted:,}."
                 raise PairError(f"`{network.name}` comes with {has:,} {word}; {asker} {wanted:,}.", mend)
+
+
+def weights_file(path: Path) -> Path:
+    """The file itself, or that of the weights in a folder."""
+    return weights_in(path) if path.is_dir() else path

@@ -25,10 +25,14 @@ from torch import Tensor
 
 from graftcli.environment.machine import peak_memory
 from graftcli.errors import GraftError, UsageError, few
+from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE
+from graftcli.nets.tensor_file import Damaged
+from graftcli.nets.tensor_file import check as check_file
 from graftcli.store import card
 from graftcli.store.caches import Cache
 from graftcli.store.locks import locked
-from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on
+from graftcli.store.record import digest_of_file
+from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on, write_run
 from graftcli.store.written import (
     TEMPORARY,
     plain,
@@ -36,7 +40,6 @@ from graftcli.store.written import (
     read_state,
     read_tensors,
     write_bytes,
-    write_json,
     write_state,
     write_tensors,
     writing,
@@ -48,6 +51,7 @@ METRICS_FILE = "metrics.jsonl"
 REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 
+_NETWORK = (WEIGHTS_FILE, FACTS_FILE, card.CONFIG_FILE)  # whose digests the record of a finished run holds
 _UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
 _LEFT_BEHIND = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
 # what is exported into a run's folder, and not into a file that somebody names
@@ -87,10 +91,11 @@ class Store:
         *,
         overwrite: bool = False,
         about: Mapping[str, Any] | None = None,
+        warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`settings` are all that decides the result; `about` is what else run.json tells of this session: versions,
-        the command line."""
-        self.folder, self.cache = folder, Cache(folder / CACHE)
+        """`settings` are all that decides the result; `about` is what else run.json says of this session: versions,
+        the command line. `warn` hears of damaged files."""
+        self.folder, self.cache, self._warn = folder, Cache(folder / CACHE, self._tell), warn
         _check_place(folder, overwrite)
         self._lock = locked(folder)
         self._began = time.monotonic()
@@ -109,11 +114,36 @@ class Store:
             raise
 
     def _begin(self, about: dict[str, Any]) -> None:
-        """A session of a run that is not finished; what a kill left behind is removed first."""
+        """A session of a run that is not finished; what a kill left behind, or damage, is removed first."""
         _remove(self.folder, _LEFT_BEHIND)
-        self._keep_metrics()
         self._run["sessions"].append({"started": now(), "host": socket.gethostname(), **about})
+        self._drop_damaged()
+        self._keep_metrics()
         self._save()
+
+    def _drop_damaged(self) -> None:
+        """Remove blocks and states that are not what was written: they are computed again."""
+        for path in sorted(path for folder in (BLOCKS, STATES) for path in self.folder.glob(f"{folder}/*.safetensors")):
+            try:
+                check_file(path)
+            except Damaged as fault:
+                self._tell(f"{fault.found} It is computed again.")
+                with writing(path):
+                    path.unlink()
+
+    def damaged(self) -> list[str]:
+        """Of a finished run, the files of its network that are missing or not what was written."""
+        files = self._run.get("files", {})
+        return [name for name in _NETWORK[:2] if digest_of_file(self.folder / name) != files.get(name)]
+
+    def reopen(self, about: Mapping[str, Any], why: str) -> None:
+        """A finished run is under way again: its blocks are there, and its network is merged again."""
+        self._run["status"] = "running"
+        for name in ("result", "ended", "files"):
+            self._run.pop(name, None)
+        self.resumed = True
+        self._begin(plain(about))
+        self._tell(why)
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +158,7 @@ class Store:
         if self.finished is None:
             seconds = round(time.monotonic() - self._began, 3)
             self._run["sessions"][-1] |= {"seconds": seconds, "peak_memory": peak_memory()}
-        write_json(self.folder / RUN_FILE, self._run)
+        write_run(self.folder, self._run)
 
     @property
     def spent(self) -> Spent:
@@ -146,11 +176,18 @@ class Store:
         return fixed
 
     def beside(self, single: Path) -> None:
-        """The run's network goes into this file too: remembered before it is written, as the run's own."""
-        singles = self._run.setdefault("singles", [])
-        if str(single.absolute()) not in singles:
-            singles.append(str(single.absolute()))
-            self._save()
+        """The run's network goes into this file too: recorded before it is written, as the run's own."""
+        self._run.setdefault("singles", {}).setdefault(str(single.absolute()), None)
+        self._save()
+
+    def written(self, single: Path) -> None:
+        """The file beside the run is whole: from now on damage to it is found."""
+        self._run["singles"][str(single.absolute())] = digest_of_file(single)
+        self._save()
+
+    def has(self, single: Path) -> bool:
+        """Whether the file beside the run is there, as it was written."""
+        return single.is_file() and self._run["singles"].get(str(single.absolute())) == digest_of_file(single)
 
     def unit(self, name: str) -> "UnitState":
         return UnitState(self.folder, name, self._save)
@@ -163,8 +200,13 @@ class Store:
         with writing(path, len(line)), path.open("ab") as file:
             file.write(line)
 
+    def _tell(self, text: str) -> None:
+        """A warning of the store's own."""
+        self.warned(text)
+        self._warn(text)
+
     def warned(self, text: str) -> None:
-        """The user was told so in this session: the report tells it again."""
+        """A warning of this session, for the report."""
         self._run["sessions"][-1].setdefault("warnings", []).append(text)
         self._save()
 
@@ -186,7 +228,8 @@ class Store:
     def finish(self, result: Mapping[str, Any]) -> None:
         """The run is done: call it when everything else is written."""
         self._save()  # while the session is under way still: what it took
-        self._run |= {"status": "finished", "ended": now(), "result": plain(result)}
+        files = {name: digest for name in _NETWORK if (digest := digest_of_file(self.folder / name)) is not None}
+        self._run |= {"status": "finished", "ended": now(), "result": plain(result), "files": files}
         self._save()
         _remove(self.folder, _UNFINISHED)
 

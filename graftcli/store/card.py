@@ -14,15 +14,16 @@ from typing import Any
 
 from torch import nn
 
+from graftcli.formatting import code, fenced, markdown, visible
 from graftcli.images.pixels import Fit
 from graftcli.nets import from_timm
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE, needs_trust
+from graftcli.nets.code_import import is_file
+from graftcli.nets.origin import FACTS_FILE, FORMAT, WEIGHTS_FILE, code_in
 from graftcli.store.written import write_bytes, write_json, write_tensors
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
 FILES = (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE, CARD_FILE)
-FORMAT = 1  # of graft.json
 
 
 @dataclass(frozen=True)
@@ -110,27 +111,28 @@ def timm_config(module: nn.Module, made: Made) -> dict[str, Any]:
 def card(folder: Path, made: Made) -> str:
     fit, teacher = made.fit, made.teacher["name"]
     height, width = fit.size
-    lines = [f"| {name} | {_number(value)} |" for name, value in made.numbers.items() if value is not None]
+    numbers = {name: value for name, value in made.numbers.items() if value is not None}
+    lines = [f"| {markdown(name)} | {markdown(_number(value))} |" for name, value in numbers.items()]
     covered = "{}x{}".format(*fit.resized)
     shape = f"to {covered}, whatever its proportions" if fit.squash else f"to just cover {covered}"
     return _FRONT.format(library="timm" if made.is_timm else "pytorch") + _BODY.format(
         what=_title(made),
-        how=f"The recipe `{made.recipe}` trained it on {made.images:,} images to answer as `{teacher}` does.",
-        command=textwrap.indent(made.command, "    "),
+        how=f"The recipe {code(made.recipe)} trained it on {made.images:,} images to answer as {code(teacher)} does.",
+        command=textwrap.indent(visible(made.command), "    ", lambda line: True),
         numbers="\n".join(lines) if lines else "| none was measured | |",
-        code=loading_code(folder.resolve(), made),
+        code=fenced(loading_code(folder.resolve(), made), "python"),
         library=_LIBRARY[made.is_timm],
         classes=made.student["num_classes"],
         channels={1: "grey", 3: "RGB"}.get(fit.channels, f"{fit.channels}-channel"),
         size=f"{height}x{width}",
-        resize=f"resized ({fit.interpolation}) {shape}, then the centre",
+        resize=f"resized ({markdown(fit.interpolation)}) {shape}, then the centre",
         mean=", ".join(f"{value:g}" for value in fit.mean),
         std=", ".join(f"{value:g}" for value in fit.std),
     )
 
 
 def _title(made: Made) -> str:
-    teacher, student = made.teacher["name"], made.student["name"]
+    teacher, student = (markdown(made_from["name"]) for made_from in (made.teacher, made.student))
     blocks = made.hybrid["blocks"] if made.hybrid is not None else []
     if "teacher" in blocks:
         replaced = [str(k) for k, role in enumerate(blocks, 1) if role == "student"]
@@ -153,14 +155,18 @@ def loading_code(folder: Path, made: Made) -> str:
             f"model = torchvision.models.get_model({student['name']!r}{words}).eval()\n"
             f"model.load_state_dict(safetensors.torch.load_file({str(folder / WEIGHTS_FILE)!r}))"
         )
-    trusting = ", unsafe=True" if any(needs_trust(origin) for origin in _made_of(made)) else ""
-    return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{trusting})"
+    files = {role: is_file(code["where"]) for role, code in _code(made).items()}
+    given = "".join(f", {role}=..." for role, from_file in files.items() if not from_file)
+    given += ", trust_code=True" if any(files.values()) else ""
+    return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{given})"
 
 
-def _made_of(made: Made) -> list[Mapping[str, Any]]:
-    """The origins whose code builds the network."""
+def _code(made: Made) -> dict[str, Mapping[str, Any]]:
+    """The code of the user's own that builds the network, by role."""
     roles = set(made.hybrid["blocks"]) if made.hybrid is not None else {"student"}
-    return [origin for role, origin in (("teacher", made.teacher), ("student", made.student)) if role in roles]
+    origins = {"teacher": made.teacher, "student": made.student}
+    found = {role: code_in(origin) for role, origin in origins.items() if role in roles}
+    return {role: code for role, code in found.items() if code is not None}
 
 
 def _number(value: float | str) -> str:
@@ -171,7 +177,10 @@ def _number(value: float | str) -> str:
 
 _LIBRARY = {
     True: "timm alone loads it; `hf-hub:` does too, where this folder is uploaded as it is.",
-    False: "The path is this folder's: mend it where the folder has moved. With `unsafe=True` a package's code is run.",
+    False: (
+        "The path is this folder's: correct it where the folder has moved. `trust_code=True` runs the Python file that "
+        "builds the network; in place of an ellipsis give the architecture, an `nn.Module`, that a package builds."
+    ),
 }
 _FRONT = """\
 ---
@@ -194,9 +203,7 @@ _BODY = """\
 
 ## Loading it
 
-```python
 {code}
-```
 
 {library}
 

@@ -1,30 +1,60 @@
-"""How far the teacher has come in looking at the views, and what it said, on the disk.
+"""How far the teacher's pass over the views has come, and its cached features, on the disk.
 
-A look that takes long is not begun again when the run goes on.
+A pass that takes long is not repeated when the run is resumed.
 """
 
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from graftcli.store.rows import Rows, bytes_of
+from graftcli.nets.plain_file import read_text
+from graftcli.store.rows import Rows, Sums, bytes_of
 from graftcli.store.written import write_json, writing
 
 _KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
 
 
+@dataclass(frozen=True)
+class Page:
+    """How many rows of each value are written: the bytes of a row, and the checksum of them all."""
+
+    done: int
+    rows: Mapping[int, tuple[int, int]]
+
+
+def read_page(path: Path) -> Page | None:
+    """What graftcli wrote; None where it is something else."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        text = json.loads(read_text(path))
+        page = Page(text["done"], {int(value): (row, sums) for value, (row, sums) in text["rows"].items()})
+        numbers = [page.done, *(number for pair in page.rows.values() for number in pair)]
+        if all(type(number) is int and number >= 0 for number in numbers):
+            return page
+    return None
+
+
 class Diary:
     """The rows of `kept` that are filled, in order; those of `files` lie on the disk by themselves."""
 
-    def __init__(self, folder: Path, name: str, kept: Mapping[int, Tensor], files: Mapping[int, Rows]) -> None:
-        self.folder, self.name, self.kept, self.files = folder, name, kept, files
-        self._done = 0  # rows that are written down
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        kept: Mapping[int, Tensor],
+        files: Mapping[int, Rows],
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.folder, self.name, self.kept, self.files, self.warn = folder, name, kept, files, warn
+        self._done = 0  # rows that are written
+        self._sums = {value: Sums(len(tensor)) for value, tensor in kept.items()}
         self._at = time.monotonic()
 
     @property
@@ -35,38 +65,60 @@ class Diary:
         return self.folder / f"{self.name}-{value}.bin"
 
     def restore(self) -> int:
-        """Fill in what an earlier session wrote down; returns how many rows that are."""
-        try:
-            page = json.loads(self._page.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        """Fill in what an earlier session wrote; returns how many rows that are."""
+        if not self._page.is_file():
             return 0
-        sizes = {value: page["done"] * _row(tensor) for value, tensor in self.kept.items()}
-        whole = all(rows.is_whole for rows in self.files.values()) and all(
-            self._file(value).is_file() and self._file(value).stat().st_size >= size for value, size in sizes.items()
-        )
-        if not whole or not {*self.kept, *self.files} <= set(page["values"]):
-            self._page.unlink()  # before a file is made anew, whose rows are zeros
+        page = self._read_page()
+        if page is None or not all(self._is_restored(value, page) for value in {*self.kept, *self.files}):
+            self.warn(f"the teacher's cached features in `{self.folder}` are damaged: they are computed again.")
+            with writing(self._page):
+                self._page.unlink()  # before a file is made again, whose rows are zeros
             return 0
-        for value, tensor in self.kept.items():
-            size, file = page["done"] * tensor[0].numel(), str(self._file(value))
-            rows = torch.from_file(file, shared=False, size=size, dtype=tensor.dtype)
-            tensor[: page["done"]] = rows.view(page["done"], *tensor.shape[1:])
-        self._done = page["done"]
+        self._done = page.done
         return self._done
 
+    def _read_page(self) -> Page | None:
+        """What the page says, where graftcli can have written it of these values."""
+        page = read_page(self._page)
+        return page if page is not None and page.done <= self._count else None
+
+    @property
+    def _count(self) -> int:
+        return min([*map(len, self.kept.values()), *(rows.count for rows in self.files.values())])
+
+    def _is_restored(self, value: int, page: Page) -> bool:
+        """Whether the first rows of a value are what was written; in memory they are filled in."""
+        done, (_, sums) = page.done, page.rows.get(value, (0, None))
+        if sums is None or not self._file(value).is_file():
+            return False
+        if value in self.files:
+            return self.files[value].restore(done, sums)
+        tensor, row = self.kept[value], _row(self.kept[value])
+        if self._file(value).stat().st_size < done * row:
+            return False
+        if done:
+            count, file = done * tensor[0].numel(), str(self._file(value))
+            rows = torch.from_file(file, shared=False, size=count, dtype=tensor.dtype)
+            tensor[:done] = rows.view(done, *tensor.shape[1:])
+            self._sums[value].add(0, bytes_of(tensor[:done]), row)
+        return self._sums[value].total(done) == sums
+
     def keep(self, done: int, *, last: bool = False) -> None:
-        """Write down the rows up to `done`, when the last time was long ago; the `last` ones if others are."""
+        """Write the rows up to `done`, when the last time was long ago; the `last` ones if others are."""
         if (time.monotonic() - self._at <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
             return
         for value, tensor in self.kept.items():
             self._append(value, tensor, done)
         for rows in self.files.values():
             rows.sync()
-        write_json(self._page, {"done": done, "values": sorted({*self.kept, *self.files})})
+        sums = {value: (_row(self.kept[value]), sums.total(done)) for value, sums in self._sums.items()}
+        sums |= {value: (rows.row, rows.sums.total(done)) for value, rows in self.files.items()}
+        write_json(self._page, {"done": done, "rows": sums})
         self._done, self._at = done, time.monotonic()
 
     def _append(self, value: int, tensor: Tensor, done: int) -> None:
         path, row = self._file(value), _row(tensor)
+        self._sums[value].add(self._done, bytes_of(tensor[self._done : done]), row)
         with writing(path, (done - self._done) * row):
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("r+b" if path.exists() else "w+b") as file:

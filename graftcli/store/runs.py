@@ -1,9 +1,10 @@
 """run.json: what it says of a run, whether a command goes on with that run, which run was worked on last.
 
 {"format": 1, "status": "running" | "finished", "settings": …, "fixed": …, "sessions": [{"started": …}, …],
- "ended": …, "result": …}
+ "ended": …, "result": …, "files": {"model.safetensors": sha256, …}, "digest": sha256 of all else}
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -11,7 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from graftcli.errors import GraftError, UsageError
+from graftcli.errors import CheckpointError, GraftError, UsageError
+from graftcli.nets.plain_file import read_text
+from graftcli.store.written import plain, write_json
 
 RUN_FILE = "run.json"
 _FORMAT = 1
@@ -27,30 +30,56 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-def read_run(folder: Path, mend: str = "Name the folder of a run: `ls runs`.") -> dict[str, Any]:
-    """What run.json says."""
+def read_run(folder: Path, fix: str = "Name the folder of a run: `ls runs`.") -> dict[str, Any]:
+    """What run.json says, once its digest is checked; `record.read_record` checks every field too."""
     file = folder / RUN_FILE
     try:
-        run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if run["format"] != _FORMAT:
-            found = f"`{file}` has format {run['format']}; this graftcli reads format {_FORMAT}."
-            raise UsageError(found, "Update graftcli.")
-        _moment(run)
-        if missing := {"settings", "status"} - set(run):
-            raise KeyError(*sorted(missing))
+        run = json.loads(read_text(file))
     except OSError as err:
-        raise UsageError(f"`{file}` cannot be read: {err.strerror or err}.", mend) from err
-    except (ValueError, KeyError, TypeError, IndexError) as err:
-        raise UsageError(f"`{file}` is not what graftcli writes: {type(err).__name__}: {err}.", mend) from err
+        raise UsageError(f"`{file}` cannot be read: {err.strerror or err}.", fix) from err
+    except (ValueError, RecursionError) as err:
+        raise _damaged(file, f"it is no JSON: {err}", fix) from err
+    if not isinstance(run, dict):
+        raise _damaged(file, f"it is a {type(run).__name__}, not a map", fix)
+    if run.get("format") != _FORMAT:
+        found = f"`{file}` has format {run.get('format')!r}; this graftcli reads format {_FORMAT}."
+        raise CheckpointError(found, "Update graftcli, or start the run from scratch with --overwrite.")
+    if missing := sorted({"digest", "settings", "sessions", "status"} - set(run)):
+        raise _damaged(file, f"{', '.join(f'`{name}`' for name in missing)} missing", fix)
+    for name, kind in (("settings", dict), ("sessions", list), ("status", str)):
+        if not isinstance(run[name], kind) or not run[name]:
+            raise _damaged(file, f"`{name}` is {json.dumps(run[name])[:60]}", fix)
+    if not isinstance(run["sessions"][-1], dict) or not isinstance(run["sessions"][-1].get("started"), str):
+        raise _damaged(file, "the last of its `sessions` does not say when it `started`", fix)
+    if run.pop("digest") != digest_of(run):
+        raise _damaged(file, "its digest is that of another record", fix)
     return run
 
 
-def newest(runs: Path, fits: Callable[[Mapping[str, Any]], bool] = lambda run: True) -> Path | None:
+def write_run(folder: Path, run: Mapping[str, Any]) -> None:
+    write_json(folder / RUN_FILE, {**run, "digest": digest_of(run)})
+
+
+def digest_of(run: Mapping[str, Any]) -> str:
+    """The sha256 of a record, without its own digest."""
+    text = json.dumps(plain({key: run[key] for key in run if key != "digest"}), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _damaged(file: Path, found: str, fix: str) -> CheckpointError:
+    return CheckpointError(f"`{file}` is damaged or was changed: {found}.", fix)
+
+
+def newest(
+    runs: Path,
+    fits: Callable[[Mapping[str, Any]], bool] = lambda run: True,
+    read: Callable[[Path], dict[str, Any]] = read_run,
+) -> Path | None:
     """The folder under `runs` that was worked on last, its run finished or interrupted, among those that fit."""
     found: list[tuple[str, Path]] = []
     for file in sorted(runs.glob(f"*/{RUN_FILE}")):
         with suppress(GraftError):
-            if fits(run := read_run(file.parent)):
+            if fits(run := read(file.parent)):
                 found.append((_moment(run), file.parent))
     return max(found)[1] if found else None
 
@@ -68,10 +97,10 @@ def run_to_go_on(folder: Path, settings: dict[str, Any], overwrite: bool) -> dic
     if not (folder / RUN_FILE).exists():
         return None
     try:
-        run = read_run(folder, "Choose another folder with --out, or start this one anew with --overwrite.")
+        run = read_run(folder, "Choose another folder with --out, or start this one from scratch with --overwrite.")
         if differing := list(differences(run["settings"], settings)):
             raise _refusal(folder, differing)
-    except UsageError:
+    except (UsageError, CheckpointError):
         if overwrite:
             return None
         raise

@@ -1,26 +1,42 @@
 """Files that are whole under their final names: written beside, read back, compared, then renamed into place.
 
 write_json, write_tensors, write_state  ->  write_bytes  ->  a file that is the old one or the new one, never less
-read_facts, read_tensors, read_state    <-  a safetensors file, whose metadata is one key of sorted JSON
+read_facts, read_tensors, read_state    <-  a safetensors file whose digest is checked
 """
 
 import errno
+import glob
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from graftcli.errors import CheckpointError, MachineError, UsageError
-from graftcli.nets.origin import METADATA_KEY
+from graftcli.errors import MachineError, UsageError
+from graftcli.nets.tensor_file import facts_of as read_facts
+from graftcli.nets.tensor_file import read as read_tensors
+from graftcli.nets.tensor_file import serialized
+
+__all__ = [
+    "TEMPORARY",
+    "plain",
+    "read_facts",
+    "read_state",
+    "read_tensors",
+    "remove_abandoned",
+    "write_bytes",
+    "write_json",
+    "write_state",
+    "write_tensors",
+    "writing",
+]
 
 TEMPORARY = ".tmp"  # how the name ends under which a file is written first
 _PIECE = 2**24  # bytes compared at once
@@ -37,6 +53,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             raise UsageError(f"`{path}` is {'a folder' if path.is_dir() else 'no plain file'}.", "Name another file.")
         path = path.resolve()  # a link stays one
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
         try:
             _write_through(beside, data)
@@ -53,6 +70,25 @@ def write_bytes(path: Path, data: bytes) -> None:
                 beside.unlink(missing_ok=True)
             raise
         _keep_names(path.parent)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that are gone were about to rename into `path`."""
+    for file in path.parent.glob(f".*{glob.escape(path.name)}.*{TEMPORARY}"):
+        process = re.search(r"\.(\d+)(\.check)?\.tmp", file.name.partition(path.name)[2])
+        if process is not None and not _is_alive(int(process[1])):
+            with suppress(OSError):
+                file.unlink()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return True
+    return True
 
 
 def _write_through(path: Path, data: bytes) -> None:
@@ -136,48 +172,8 @@ def plain(value: Any) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """A safetensors file with the facts in its metadata; the same tensors and facts give the same bytes."""
-    metadata = {METADATA_KEY: json.dumps(facts, sort_keys=True)}
-    write_bytes(path, safetensors.torch.save(_apart(tensors), metadata))
-
-
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors contiguous, on the CPU, none in the memory of another."""
-    seen, found = set(), {}
-    for name, tensor in tensors.items():
-        packed = tensor.detach().cpu().contiguous()
-        memory = packed.untyped_storage().data_ptr()
-        found[name] = packed.clone() if memory in seen else packed
-        seen.add(memory)
-    return found
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    with _reading(path), safe_open(path, "pt") as file:
-        # copies: what lies in the file is aligned as it happens to be, on which the last bit of a sum can depend
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, _facts(file)  # noqa: SIM118
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """The facts alone, whatever the size of the tensors."""
-    with _reading(path), safe_open(path, "pt") as file:
-        return _facts(file)
-
-
-def _facts(file: Any) -> dict[str, Any]:
-    facts: dict[str, Any] = json.loads(file.metadata()[METADATA_KEY])
-    return facts
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    mend = "Remove it and run the command again that made it, or copy it anew from where it came."
-    try:
-        yield
-    except OSError as err:
-        raise CheckpointError(f"`{path}` cannot be read: {err.strerror or err}.", mend) from err
-    except (SafetensorError, ValueError, KeyError, TypeError) as err:
-        raise CheckpointError(f"`{path}` is not what graftcli writes: {type(err).__name__}: {err}.", mend) from err
+    """A safetensors file with the facts and a digest in its metadata."""
+    write_bytes(path, serialized(tensors, facts))
 
 
 # -- states -------------------------------------------------------------------------------------------------------
@@ -193,9 +189,8 @@ def write_state(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) 
 def read_state(path: Path) -> dict[str, Any]:
     """On the CPU."""
     tensors, facts = read_tensors(path)
-    with _reading(path):
-        state: dict[str, Any] = _nested(facts[_STRUCTURE], tensors)
-        return state
+    state: dict[str, Any] = _nested(facts[_STRUCTURE], tensors)
+    return state
 
 
 def _flattened(value: Any, tensors: dict[str, Tensor]) -> Any:

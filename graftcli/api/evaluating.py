@@ -1,0 +1,109 @@
+"""`eval`: networks scored on a folder of images, beside their teacher."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from graftcli.api.loading import network_of
+from graftcli.api.onnx_models import OnnxModel, is_onnx, onnx_model
+from graftcli.api.repair import repaired
+from graftcli.api.scoring import Evaluation, Look, Model, scoring_on
+from graftcli.errors import PairError, UsageError
+from graftcli.events import Listener
+from graftcli.nets.grammar import path_of
+from graftcli.store.written import plain
+from graftcli.students.make import maker
+from graftcli.students.wanted import is_wanted, looks_at_images, wanted
+
+
+def evaluate(
+    models: Sequence[str],
+    images: str | Path,
+    *,
+    teacher: str | None = None,
+    checkpoint: str | Path | None = None,
+    teacher_checkpoint: str | Path | None = None,
+    classes: str | Path | None = None,
+    look: Look | None = None,
+    batch: int = 128,
+    jobs: int | None = None,
+    device: str = "auto",
+    listen: Listener = lambda _: None,
+    **building: Any,
+) -> Evaluation:
+    """Each model's score; all of them see the same pixels, cropped as the first one wants them.
+
+    Each is given its own mean and std; a user's own code, that of the first.
+
+    `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
+    trust_code.
+    """
+    look = look or Look()
+    if checkpoint is not None and len(models) > 1:
+        several = f"--checkpoint is one file of weights, and {len(models)} models are named."
+        raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
+
+    def named(
+        spec: str, weights: str | Path | None, role: str, size: tuple[int, int] | None = look.img_size, **more: Any
+    ) -> Model:
+        if is_onnx(spec):
+            if weights is not None:
+                raise UsageError(f"`{spec}` holds its own weights; {weights} is another file of them.", "Name one.")
+            return onnx_model(Path(spec), size)
+        if weights is None and (path := path_of(spec)) is not None:
+            repaired(path, trust_code=bool(building.get("trust_code")), listen=listen)
+        return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
+
+    derived = any(map(is_wanted, models))  # of the teacher, which is then there before them
+    master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None and derived else None
+    found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
+    _check_alike(found)
+    scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
+    if teacher is None and scoring.labels is None:
+        said = f"`{images}` has no class folders, and no teacher is named: there is nothing to score by."
+        raise UsageError(said, "Give images in class folders, or a teacher to agree with: --teacher.")
+    if teacher is not None:
+        _, height, width = found[0].input_size
+        master = master or named(teacher, teacher_checkpoint, "teacher", (height, width))
+        _check_alike([*found, master])
+        scoring = scoring.beside(master)
+    broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
+    rule = scoring.labels.rule if scoring.labels is not None else None
+    scored = tuple(scoring.score(model) for model in found)
+    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
+
+
+def _made_of(teacher: Model | None, spec: str) -> dict[str, Any]:
+    """What makes a student of the teacher, as it is before anything is trained."""
+    if teacher is None:
+        raise UsageError(f"`{spec}` is made from a teacher, and none is named.", "Name a network with --teacher.")
+    if isinstance(teacher, OnnxModel):
+        found = f"`{spec}` is made of a teacher's layers, and `{teacher.name}` is an ONNX file, which holds none."
+        raise UsageError(found, "Name the network that the file was made of with --teacher.")
+    if looks_at_images(wanted(spec)):
+        found = f"`{spec}` is made by looking at a run's images; here are only those to be scored on."
+        raise UsageError(found, "Score the folder of a run, or a student that needs no images, as prune:l1=0.3.")
+    return {"like": teacher, "derive": maker()}
+
+
+def _check_alike(models: Sequence[Model]) -> None:
+    """All of them see the same images and answer with the same classes."""
+    first = models[0]
+    for other in models[1:]:
+        for word, ours, theirs in (
+            ("classes", first.num_classes, other.num_classes),
+            ("input channels", first.input_size[0], other.input_size[0]),
+        ):
+            if ours != theirs:
+                said = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
+                raise PairError(said, "Score them one by one, or give --num-classes and --in-chans.")
+        own, others = ("x".join(map(str, one.input_size[1:])) for one in (first, other))
+        if own != others:
+            said = f"`{first.name}` is for images of {own}, `{other.name}` for images of {others}."
+            raise PairError(said, "Score them one by one, or all at one size with --img-size.")
+
+
+def evaluation_json(found: Evaluation) -> dict[str, Any]:
+    document: dict[str, Any] = plain(asdict(found))
+    return document

@@ -1,0 +1,290 @@
+"""What a document may say of a network: data of known types, within bounds. Anything else is refused with its field.
+
+check_origin(value, document)     an architecture, from graft.json or the metadata of a safetensors file
+check_kwargs(kwargs, document)    the arguments of a timm or torchvision architecture
+bounded(document, weights)        builds a network whose tensors are bounded by the size of its weights
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from graftcli.errors import CheckpointError, GraftError, few
+
+# arguments that lead to files, URLs, or other objects than numbers and names
+_FORBIDDEN = {
+    *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
+    *("pretrained_filter_fn", "pretrained_model_args", "model_cfg", "cache_dir", "features_only", "feature_cfg"),
+    *("weights", "weights_backbone", "progress", "device", "dtype", "scriptable", "exportable", "no_jit"),
+}
+_MOST = 1_000_000  # of any whole number: classes, channels, layers
+_DEEP, _LONG, _TEXT = 6, 4096, 300
+_FIX = "Get the file again from where it came, or name the network yourself and give the weights as its checkpoint."
+
+Name = Annotated[str, Field(max_length=_TEXT)]
+Path_ = Annotated[str, Field(max_length=4096)]
+Count = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
+Side = Annotated[int, Field(strict=True, ge=1, le=8192)]
+Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e6)]
+Indices = Annotated[str, Field(max_length=1_000_000, pattern=r"^(\d{1,7}(-\d{1,7})?(,\d{1,7}(-\d{1,7})?)*)?$")]
+Pair = Annotated[list[Count] | Count, Field()]
+
+
+class _Preprocess(BaseModel):
+    mean: list[Number] = Field(min_length=1, max_length=16)
+    std: list[Positive] = Field(min_length=1, max_length=16)
+    crop_pct: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
+    interpolation: Name
+    squash: bool = False
+
+
+class _Input(_Preprocess):
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+
+
+class _TimmConfig(BaseModel):
+    """What is used of the `pretrained_cfg` in a config.json of timm's."""
+
+    input_size: Annotated[tuple[Side, ...], Field(min_length=3, max_length=3)] = (3, 224, 224)
+    num_classes: Count = 1000
+    mean: Annotated[tuple[Number, ...], Field(min_length=1, max_length=16)] = (0.5,)
+    std: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=16)] = (0.5,)
+    crop_pct: Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)] = 1.0
+    crop_mode: Name = "center"
+    interpolation: Name = "bicubic"
+    fixed_input_size: bool = False
+
+
+class _Library(BaseModel):
+    kind: Literal["timm", "torchvision"]
+    name: Name
+    kwargs: dict[Name, Any]
+
+
+class _Code(BaseModel):
+    kind: Literal["code"]
+    where: Path_
+    call: Path_
+    kwargs: dict[Name, Any]
+    sha256: Name | None
+
+
+class _Kept(BaseModel):
+    layer: Path_
+    teacher_layer: Path_
+    outputs: Indices
+    inputs: Indices
+    exact: bool
+
+
+class _Convolution(BaseModel, extra="forbid"):
+    in_channels: Annotated[Count, Field(ge=1)]
+    out_channels: Annotated[Count, Field(ge=1)]
+    kernel_size: Pair
+    stride: Pair
+    padding: Pair | Literal["same", "valid"]
+    dilation: Pair
+    groups: Annotated[Count, Field(ge=1)]
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+    bias: bool
+
+
+class _Derived(BaseModel):
+    kind: Literal["derived"]
+    spec: Path_
+    base: "_Origin"
+    kept: list[_Kept]
+    whole: list[Path_]
+    replaced: dict[Path_, list[_Convolution]]
+
+
+def _kind(value: Any) -> str:
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    return {"timm": "library", "torchvision": "library"}.get(str(kind), str(kind))
+
+
+_Origin = Annotated[
+    Annotated[_Library, Tag("library")] | Annotated[_Code, Tag("code")] | Annotated[_Derived, Tag("derived")],
+    Discriminator(_kind),
+]
+_Derived.model_rebuild()
+
+
+class _Complete(BaseModel):
+    """What every network is known by, beside its architecture."""
+
+    name: Name
+    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    num_classes: Count
+    preprocess: _Preprocess
+
+
+class _Cut(BaseModel):
+    name: Path_
+    which: Count
+    shape: list[Side | Literal[0]]
+    layout: Name
+
+
+class _Hybrid(BaseModel):
+    input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
+    blocks: Annotated[list[Literal["teacher", "student"]], Field(min_length=1, max_length=1000)]
+    cuts: dict[Literal["teacher", "student"], list[_Cut]]
+    seams: list[dict[str, Any]]
+    reshaped: dict[Path_, list[Count]]
+
+
+_ORIGIN: TypeAdapter[Any] = TypeAdapter(_Origin)
+_COMPLETE: TypeAdapter[Any] = TypeAdapter(_Complete)
+_HYBRID: TypeAdapter[Any] = TypeAdapter(_Hybrid)
+_INPUT: TypeAdapter[Any] = TypeAdapter(_Input)
+_CLASSES: TypeAdapter[Any] = TypeAdapter(Count)
+_TIMM: TypeAdapter[Any] = TypeAdapter(_TimmConfig)
+
+
+def check_document(document: Mapping[str, Any], file: Path) -> None:
+    """Whether graft.json, or the metadata of a safetensors file, describes a student or a hybrid."""
+    if document["kind"] not in ("student", "hybrid"):
+        raise CheckpointError(f"`{file}` is damaged or was changed: `kind` is {_short(document['kind'])}.", _FIX)
+    roles = {"student"}
+    if document["kind"] == "hybrid":
+        _validate(_HYBRID, document["hybrid"], file, "hybrid")
+        roles |= set(document["hybrid"]["blocks"])
+    for role in sorted(roles):
+        check_origin(document[role], file, role)
+    _validate(_INPUT, document["preprocess"], file, "preprocess")
+    _validate(_CLASSES, document["classes"], file, "classes")
+
+
+def check_origin(origin: Any, document: Path, at: str = "student") -> None:
+    """Whether this describes a network, with its input and its classes."""
+    _validate(_ORIGIN, origin, document, at)
+    _validate(_COMPLETE, origin, document, at)
+    for part in _parts(origin):
+        check_kwargs(part.get("kwargs", {}), document)
+
+
+def _parts(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The origin, and those that it is derived from."""
+    yield origin
+    if isinstance(base := origin.get("base"), Mapping):
+        yield from _parts(base)
+
+
+def _validate(schema: TypeAdapter[Any], value: Any, document: Path, at: str) -> None:
+    try:
+        schema.validate_python(value, strict=True)
+    except ValidationError as err:
+        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, at)}.", _FIX) from err
+    except RecursionError as err:
+        raise CheckpointError(f"`{document}` is damaged or was changed: `{at}` is nested too deep.", _FIX) from err
+
+
+def fault(err: ValidationError, at: str = "") -> str:
+    """The first faults of a document: field, what is wrong, what was found there."""
+    tags = {"library", "code", "derived"}
+    found = []
+    for one in err.errors(include_url=False, include_context=False):
+        place = ".".join([*([at] if at else []), *(str(step) for step in one["loc"] if step not in tags)])
+        given = repr(one["input"])
+        shown = given if len(given) <= 60 else f"{given[:57]}..."
+        found.append(f"`{place or 'the document'}`: {one['msg'].lower()}, found {shown}")
+    return few(found, 3)
+
+
+def check_timm_config(pretrained: Mapping[str, Any], kwargs: Any, document: Path) -> None:
+    """Whether a config.json of timm's describes an input and arguments that an architecture takes."""
+    check_kwargs(kwargs, document)
+    try:
+        _TIMM.validate_python(pretrained)
+    except ValidationError as err:
+        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, 'pretrained_cfg')}.", _FIX) from err
+
+
+def check_kwargs(kwargs: Any, document: Path) -> None:
+    """Arguments that a document gives an architecture are numbers, names and lists of them, and lead to no file."""
+    if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
+        raise _unfit(document, f"the arguments are {_short(kwargs)}, not a map of names to values")
+    if bad := sorted(_FORBIDDEN & set(kwargs)):
+        raise _unfit(document, f"the argument{'s' if len(bad) > 1 else ''} {few([f'`{name}`' for name in bad])}")
+    for name, value in kwargs.items():
+        if (problem := _problem(value)) is not None:
+            raise _unfit(document, f"the argument `{_short(name)}` {problem}")
+
+
+def _unfit(document: Path, found: str) -> CheckpointError:
+    return CheckpointError(f"`{document}` asks for {found}, which no document may set.", _FIX)
+
+
+def _problem(value: Any, depth: int = _DEEP) -> str | None:
+    """What is wrong with an argument; None where nothing is."""
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return None if math.isfinite(value) and abs(value) <= _MOST else f"of {_short(value)}"
+    if isinstance(value, str):
+        plain = len(value) <= _TEXT and value.isprintable() and "/" not in value and "\\" not in value
+        return None if plain else f"of {_short(value)}"
+    if isinstance(value, Mapping | list | tuple):
+        inner = [*value, *value.values()] if isinstance(value, Mapping) else list(value)
+        if depth == 0 or len(inner) > _LONG:
+            return "of a list that is too long or nested too deep"
+        return next((found for one in inner if (found := _problem(one, depth - 1)) is not None), None)
+    return f"of the type {type(value).__name__}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+# -- building within bounds ---------------------------------------------------------------------------------------
+
+
+class _Bounded(TorchDispatchMode):
+    """Refuses tensors that are out of proportion to the weights that they are for."""
+
+    def __init__(self, document: Path, most: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.document, self.bytes, self.tensors = document, most, _MOST_TENSORS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        if func.overloadpacket in _MAKERS and args and isinstance(args[0], list | tuple | torch.Size):
+            self.bytes -= 4 * math.prod(int(side) for side in args[0])
+            self.tensors -= 1
+            if min(self.bytes, self.tensors) < 0:
+                raise self._refusal("more tensors than its weights fill")
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.nbytes > _LARGEST and not result.is_meta:
+            raise self._refusal(f"a tensor of {result.nbytes / 2**20:,.0f} MiB")
+        return result
+
+    def _refusal(self, found: str) -> CheckpointError:
+        return CheckpointError(f"`{self.document}` describes a network that cannot be built: it has {found}.", _FIX)
+
+
+_aten = torch.ops.aten
+_MAKERS = {_aten.empty, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn, _aten.empty_strided}
+_MOST_TENSORS = 100_000
+_LARGEST = 2**29  # bytes of one tensor, of what a network computes while it is traced
+_SLACK = 2**28  # bytes for what a network makes beside its weights
+
+
+@contextmanager
+def building(document: Path, weights: int) -> Iterator[None]:
+    """Whatever keeps a document's network from being built becomes one error; its tensors fit `weights` bytes."""
+    try:
+        with _Bounded(document, 8 * (weights or _SLACK) + _SLACK):
+            yield
+    except GraftError:
+        raise
+    except (Exception, RecursionError) as err:
+        reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
+        raise CheckpointError(f"`{document}` describes a network that cannot be built: {reason}.", _FIX) from err
