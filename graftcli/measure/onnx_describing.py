@@ -42,6 +42,8 @@ def describe(path: Path) -> dict[str, Any]:
     except MemoryError:
         raise
     except Exception as error:  # whatever its protobuf parser raises
+        if "alloc failed" in str(error):
+            raise MemoryError from error
         raise Unfit(f"cannot be read as ONNX: {' '.join(str(error).split())[:200]}") from error
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}

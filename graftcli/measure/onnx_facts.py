@@ -8,12 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from graftcli.environment.machine import memory as machine_memory
 from graftcli.errors import CheckpointError
 from graftcli.measure.child import Child, ChildError, Limits, Refusal
 
 SCRIPT = Path(__file__).with_name("onnx_child.py")
-SECONDS, BYTES_PER_SECOND = 12.0, 20e6  # for any file, and for each of its bytes
+SECONDS = 10.0  # to load and run any file
+_BYTES_PER_SECOND, _LONGEST = 20e6, 300.0  # more of them for a large file, and the most
+_READING = 0.5  # of these seconds: to read its graph
 MEMORY = 1_500_000_000  # beyond what a file of this size needs
+_SHARE = 0.8  # of the memory that is free
 _COPIES = 6  # of a file's bytes, while its graph is read
 
 
@@ -42,7 +46,7 @@ class OnnxFacts:
 
 
 def read_onnx(path: Path, seconds: float = SECONDS) -> OnnxFacts:
-    """What the file says of itself; `seconds` is how long reading a small file may take."""
+    """What the file says of itself; half of `seconds` is how long reading a small file may take."""
     try:
         if not path.exists():
             raise CheckpointError(f"There is no file `{path}`.", "Check the path.")
@@ -60,7 +64,7 @@ def _read(place: Path, path: Path, seconds: float, state: tuple[int, int, int]) 
     size = state[1]
     child = Child(SCRIPT)
     try:
-        limits = Limits(seconds + size / BYTES_PER_SECOND, MEMORY + _COPIES * size)
+        limits = limits_of(_READING * seconds, MEMORY + _COPIES * size, size)
         found = child.ask({"do": "describe", "path": str(place)}, limits)[0]["facts"]
     except ChildError as error:
         raise refused(path, "Reading its graph", error, limits) from error
@@ -68,6 +72,13 @@ def _read(place: Path, path: Path, seconds: float, state: tuple[int, int, int]) 
         child.close()
     told: dict[str, Any] = {name: _frozen(value) for name, value in found.pop("told").items()}
     return OnnxFacts(**{name: _frozen(value) for name, value in found.items()}, told=Told(**told))
+
+
+def limits_of(seconds: float, memory: int, size: int) -> Limits:
+    """The limits of a request that concerns a file of `size` bytes; memory is at most what is free."""
+    free = machine_memory().free
+    most = memory if free is None else max(MEMORY, int(_SHARE * free))
+    return Limits(seconds + min(_LONGEST, size / _BYTES_PER_SECOND), min(memory, most))
 
 
 def _frozen(value: Any) -> Any:

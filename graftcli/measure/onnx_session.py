@@ -19,11 +19,12 @@ from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Fit, normalise
 from graftcli.measure.child import Child, ChildError, Limits
 from graftcli.measure.ladder import Rung
-from graftcli.measure.onnx_facts import BYTES_PER_SECOND, MEMORY, SCRIPT, SECONDS, OnnxFacts, read_onnx, refused
+from graftcli.measure.onnx_facts import MEMORY, SCRIPT, SECONDS, OnnxFacts, limits_of, read_onnx, refused
 
 _MOST_INPUT = 1 << 26  # numbers that a network is given at once
 _COPIES = 4  # of the weights, in memory
 _PER_NUMBER = 512  # bytes of feature maps for each number of the input
+_NUMBERS_PER_SECOND = 2e6  # of a first image: a large one may take long
 _PER_THREAD = 16 << 20  # bytes
 _SLOWER = 3.0  # times as long as the first run suggests is the most that a run may take
 
@@ -40,10 +41,10 @@ class _Session:
         self._given: NDArray[Any] | None = None  # what the child holds
         self._each = 0.0  # seconds of an image
         self._child = Child(SCRIPT)
-        self._seconds = seconds + facts.bytes / BYTES_PER_SECOND  # for loading the file and running it once
-        ends = time.monotonic() + self._seconds
+        limits = limits_of(seconds + math.prod(shape) / _NUMBERS_PER_SECOND, self._memory, facts.bytes)
+        ends = time.monotonic() + limits.seconds  # for loading the file and running it once
         request = {"do": "open", "path": str(path.absolute()), "threads": threads}
-        self._ask("Loading it", request, Limits(self._seconds, self._memory))
+        self._ask("Loading it", request, limits)
         self._seconds = max(1.0, ends - time.monotonic())
         self._each = self.seconds(np.zeros(shape, self.input_type)) / shape[0]
         self._seconds = seconds
@@ -67,13 +68,14 @@ class _Session:
 
     def _run(self, given: NDArray[Any], *, wanted: bool) -> tuple[dict[str, Any], bytes]:
         count = len(given)
-        limits = Limits(self._seconds + _SLOWER * self._each * count, self._memory + _PER_NUMBER * given.size)
         doing = f"Running it on {count} image{'s' * (count > 1)}"
         if given is not self._given:
+            seconds = self._seconds + _SLOWER * self._each * count
+            self._limits = limits_of(seconds, self._memory + _PER_NUMBER * given.size, 0)
             request = {"do": "give", "type": self.input_type, "shape": given.shape}
-            self._ask(doing, request, limits, given)
+            self._ask(doing, request, self._limits, given)
             self._given = given
-        return self._ask(doing, {"do": "run", "wanted": wanted}, limits)
+        return self._ask(doing, {"do": "run", "wanted": wanted}, self._limits)
 
     def _ask(
         self, doing: str, request: dict[str, Any], limits: Limits, data: NDArray[Any] | bytes = b""

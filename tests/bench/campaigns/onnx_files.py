@@ -85,7 +85,8 @@ def _word(name: str, code: int, said: str, error: BaseException | None) -> str:
 
 
 def _remarkable(found: Sequence[Outcome], *, told: bool) -> None:
-    """On stderr: what went wrong, and with `told` everything."""
+    """On stderr: what ran and what went wrong, and with `told` everything."""
+    print(f"  ran: {', '.join(one.case for one in found if one.word == 'ran')}", file=sys.stderr)
     for one in found:
         bad = one.word in ("traceback", "crash", "hang", "silent", "refused without a fix") or one.seconds > LIMIT
         if bad or told or one.memory > 1 << 30:
