@@ -15,6 +15,7 @@ from PIL import Image
 
 from graftcli.errors import ImagesError, MachineError
 from graftcli.images import Fit, Images, load
+from graftcli.images.limits import Limits
 from graftcli.images.pixels import decode
 from tests.pictures import folder_of, noise, ramp16, real_data, saved
 
@@ -201,6 +202,20 @@ def test_reading_warns_and_prints_nothing(tmp_path: Path, capfd: pytest.CaptureF
     images = load(folder_of(tmp_path, plain(2) | odd() | {"exif-broken.jpg": odd_exif}), FIT)
     assert not images.broken  # a warning would be an error in these tests, and the image broken
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_image_that_takes_too_long_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    image = saved(noise(20, 24))
+    slow = (
+        image[:33]
+        + (struct.pack(">I", 3) + b"tEXta\0b" + struct.pack(">I", zlib.crc32(b"tEXta\0b"))) * 200_000
+        + image[33:]
+    )
+    folder_of(tmp_path, plain(3) | {"slow.png": slow})
+    images = load(tmp_path, FIT, limits=Limits(seconds=0.2))
+    assert [one.name for one in images.broken] == ["slow.png"] and len(images.names) == 3
+    assert images.broken[0].reason == "decoding it takes more than 0.2 s"
+    assert len(load(tmp_path, FIT).names) == 4
 
 
 @pytest.mark.parametrize(("part", "count"), [("imagenet/1shot", 1000), ("cifar10/1shot-draw0", 10)])

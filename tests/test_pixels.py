@@ -334,6 +334,10 @@ def test_more_scans_than_any_encoder_writes_are_refused() -> None:
     assert decode(data[:-2] + data[last:-2] * 400 + data[-2:], fit()).shape == (3, 24, 24)
     with pytest.raises(Refused, match="more than 500 scans"):
         decode(data[:-2] + data[last:-2] * 600 + data[-2:], fit())
+    large = saved(Image.new("L", (6000, 6000)), "JPEG", progressive=True)
+    last = large.rindex(b"\xff\xda")
+    with pytest.raises(Refused, match=r"it has \d+ scans of 6000x6000 pixels"):
+        decode(large[:-2] + large[last:-2] * 300 + large[-2:], fit())
     video = data + b"\xff\xda" * 1000  # as phones append to a photo
     assert np.array_equal(decode(video, fit()), decode(data, fit()))
     with pytest.raises(Refused, match="more than 65,536 segments"):

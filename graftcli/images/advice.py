@@ -64,7 +64,7 @@ def _on_coverage(found: Coverage) -> Iterator[str]:
 def _on_files(found: Census) -> Iterator[str]:
     broken, plain = len(found.broken), len(found.plain)
     if broken:
-        yield f"{_files(broken)} cannot be read and {_are(broken)} left out: mend or remove {_them(broken)}"
+        yield f"{_files(broken)} cannot be read and {_are(broken)} left out: fix or remove {_them(broken)}"
     if found.copies:
         yield f"{_images(found.copies)} {_are(found.copies)} a copy of another, byte for byte: others would teach more"
     if found.lookalikes:

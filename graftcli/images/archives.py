@@ -3,9 +3,11 @@
 Names are only labels here: nothing is written, so an absolute one or one with ".." leads nowhere.
 """
 
+import lzma
 import os
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -18,7 +20,7 @@ from graftcli.images.refusal import LARGEST_FILE, Refused, bounded
 
 _LARGEST_MEMBER = 2**30  # of a compressed .tar, whose listing decompresses all of it
 _PLENTY, _RATIO = 2**29, 100  # bytes from which an archive must not be so much smaller than what it gives
-_MANY, _SMALLEST = 100_000, 32  # members from which each must take so many bytes of a compressed .tar
+_MANY, _SMALLEST = 20_000, 32  # members from which each must take so many bytes of a compressed .tar
 _HEADER = 2**20  # bytes of one member's headers in a .tar
 _DIRECTORY = 2**24  # bytes of a .zip's directory; a larger one may be a quarter of its file
 _UNPACK = "unpack it first, and give the folder"
@@ -43,8 +45,12 @@ def listed(path: Path, held: ExitStack) -> list[tuple[str, Read]] | None:
         raise Unreadable("its headers lie inside each other without end") from error
     except MemoryError as error:
         raise Unreadable(f"memory ran out while its members were listed: {_UNPACK}") from error
-    except Exception as error:  # damaged bytes lead the readers of archives to any exception there is
+    except UnicodeDecodeError as error:
+        raise Unreadable("a member's name is marked as UTF-8, and is not") from error
+    except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise Unreadable(str(error) or type(error).__name__) from error
+    except Exception as error:  # damaged bytes lead the readers of archives to any exception there is
+        raise Unreadable(f"it is damaged ({type(error).__name__}: {error})") from error
 
 
 def _in_tar(path: Path, held: ExitStack) -> list[tuple[str, Read]] | None:
@@ -84,6 +90,9 @@ def _members(archive: tarfile.TarFile, guard: Guarded, size: int, compressed: bo
             _as_expected(member.name, stored, archive.offset, count, size)
         yield member
         count, last, guard.left = count + 1, archive.offset, _HEADER
+    guard.seek(archive.offset)
+    if any(guard.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end, and would lose what follows
+        raise Unreadable(f"the header of its member {count + 1} is damaged")
 
 
 def _as_expected(name: str, stored: int, end: int, count: int, size: int) -> None:
@@ -105,12 +114,17 @@ def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo, target: tarfile
     """The member's bytes; a hard link gives those of the member that it names."""
     if target is None:
         raise Refused(f"it is a link to `{member.linkname}`, which is not in the archive before it")
-    stream = archive.extractfile(target) if target.isreg() else None
-    if stream is None:
+    if not target.isreg():
         raise Refused("it is a link or a special file inside the archive")
     bounded(target.size)
-    data = stream.read(LARGEST_FILE + 1)
-    bounded(len(data))
+    stream = archive.extractfile(target) if target.issparse() else None
+    if stream is not None:
+        return stream.read(target.size)
+    source = archive.fileobj
+    assert source is not None
+    source.seek(target.offset_data)
+    if len(data := source.read(target.size)) < target.size:
+        raise Refused("the archive ends before it does")
     return data
 
 
@@ -132,7 +146,8 @@ def _in_zip(path: Path, held: ExitStack) -> list[tuple[str, Read]] | None:
 
 def _overlapping(archive: zipfile.ZipFile) -> set[int]:
     """The ids of members whose bytes belong to another member too: a few bytes could be read thousands of times."""
-    members = sorted(archive.infolist(), key=lambda member: member.header_offset)
+    if not (members := sorted(archive.infolist(), key=lambda member: member.header_offset)):
+        return set()
     ends = [member.header_offset + 30 + len(member.orig_filename) + member.compress_size for member in members]
     starts = [*(member.header_offset for member in members[1:]), archive.start_dir]
     return {id(member) for member, end, start in zip(members, ends, starts, strict=True) if end > start}

@@ -27,6 +27,7 @@ KERNELS = {
 }
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 MOST_PIXELS = 178_956_970  # where Pillow, too, takes an image for a decompression bomb
+_MOST_WORK = 2**33  # pixels of all scans of a JPEG: twenty of the largest image, which take ten seconds
 _FOR_FINGERPRINTS = 128  # pixels of each side, with which the small picture of a fingerprint is as good as with more
 
 
@@ -104,6 +105,10 @@ def reading(
     passes = scans(data)
     with Image.open(Watched(data, allowance), formats=FORMATS) as image:
         _bounded(image.size, "it has")
+        if passes * image.width * image.height > _MOST_WORK:
+            raise Refused(
+                f"it has {passes} scans of {image.width}x{image.height} pixels, as only a decompression bomb has"
+            )
         opened = _Opened(image, image.size, data, passes, is_turned(image, data), channels)
         if opened.need(fit) > allowance.most and image.format in ("JPEG", "MPO"):
             image.draft(None, _least(image, fit))
