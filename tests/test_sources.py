@@ -214,7 +214,7 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="there i
 
 
 @needs_proc
-@pytest.mark.parametrize("name", ["/proc", "/proc/self/fd", "/sys", "/dev"])
+@pytest.mark.parametrize("name", ["/proc", "/proc/self/fd", "/proc/kmsg", "/sys", "/dev", "/dev/zero"])
 def test_special_file_systems_are_refused(name: str) -> None:
     with pytest.raises(ImagesError, match=r"is on a special file system \(.*\), which holds no images"):
         contents(Path(name))

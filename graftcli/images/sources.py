@@ -80,9 +80,12 @@ def is_hidden(name: str) -> bool:
 
 def _listed(path: Path, held: ExitStack) -> list[Entry]:
     """Every file of the folder or archive at `path`."""
-    mode = _mode(path)
+    facts, special = _facts(path), special_devices()
+    mode = facts.st_mode
+    if kind := special.get(facts.st_dev):
+        raise ImagesError(f"`{path}` is on a special file system ({kind}), which holds no images.", f"Give {WANTED}.")
     if stat.S_ISDIR(mode):
-        return list(_walk(path))
+        return list(_walk(path, special))
     if not stat.S_ISREG(mode):
         raise ImagesError(f"`{path}` is {_kind(mode)}.", f"Give {WANTED}.")
     if path.suffix.lower() in SUFFIXES:
@@ -93,9 +96,9 @@ def _listed(path: Path, held: ExitStack) -> list[Entry]:
     raise ImagesError(f"`{path}` is a file, but neither a .zip nor a .tar.", f"Give {WANTED}.")
 
 
-def _mode(path: Path) -> int:
+def _facts(path: Path) -> os.stat_result:
     try:
-        return path.stat().st_mode
+        return path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise _missing(path) from error
 
@@ -117,10 +120,7 @@ def _kind(mode: int) -> str:
     return next((kind for test, kind in KINDS if test(mode)), "a special file")
 
 
-def _walk(root: Path) -> Iterator[Entry]:
-    special = special_devices()
-    if kind := special.get(root.stat().st_dev):
-        raise ImagesError(f"`{root}` is on a special file system ({kind}), which holds no images.", f"Give {WANTED}.")
+def _walk(root: Path, special: Mapping[int, str]) -> Iterator[Entry]:
     shut: list[OSError] = []
     for file in files_below(root, shut.append, special):
         yield Entry(_name(file, root), partial(_read_file, file, special))
