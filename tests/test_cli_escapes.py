@@ -5,7 +5,6 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -54,12 +53,13 @@ class Elements(HTMLParser):
 
 def run_page(folder: Path, name: str) -> str:
     """The page of a run in which everything that comes from outside is `name`."""
-    settings = {"warnings": [name], "ladder": [{**rung, "name": f"{name} (student)"} for rung in LADDER]}
-    run = shown(folder_of_run(folder, names=(name, name + "2"), **settings), None, [name])
+    rungs = [{**rung, "name": f"{name} (student)"} for rung in LADDER]
+    run = shown(folder_of_run(folder, names=(name, name + "2"), warnings=[name], ladder=rungs), None, [name])
     facts = told()
-    assert facts.compared is not None
+    compared = facts.compared
+    assert compared is not None
     answer = Answer(1, name, 0.5)
-    worst = tuple(replace(one, image=name, teacher=answer, student=answer) for one in facts.compared.worst)
+    worst = tuple(replace(one, image=name, teacher=answer, student=answer) for one in compared.worst)
     plan = json.loads(json.dumps(facts.plan))
     for role in ("teacher", "student"):
         plan[role] |= {"name": name, "weights": name}
@@ -67,7 +67,7 @@ def run_page(folder: Path, name: str) -> str:
             block[role] |= {"first": name, "last": f"{name}."}
     plan["notes"] = [name]
     facts = replace(facts, plan=plan, cuts=tuple((name, name) for _ in facts.cuts))
-    facts = replace(facts, compared=replace(facts.compared, worst=worst))
+    facts = replace(facts, compared=replace(compared, worst=worst))
     run.run["settings"]["recipe"]["name"] = run.run["settings"]["images"] = name
     run.session.update(command=f"graftcli distill --teacher '{name}'", versions={name: name})
     ladder = tuple(replace(rung, format=name, precision=name) for rung in run.ladder)
@@ -108,7 +108,7 @@ def test_a_name_stays_within_its_place_in_the_card(tmp_path: Path, name: str) ->
     written, plain = (card(tmp_path, made(text)).splitlines() for text in (name, "plain"))
     assert not UNSEEN & set("".join(written))
     "\n".join(written).encode("utf-8")
-    kinds = [[re.match(r"\s*(#+|-|\||`{3,}|---)?", line)[0].strip() for line in text] for text in (written, plain)]  # type: ignore[index]
+    kinds = [[re.match(r" {0,3}(#+|-|\||`{3,}|---)?", line)[0].strip() for line in text] for text in (written, plain)]  # type: ignore[index]
     extra = name.count("\n")  # the lines of the command, which are indented as code
     assert [kind for kind in kinds[0] if kind] == [kind for kind in kinds[1] if kind] and len(written) <= len(
         plain

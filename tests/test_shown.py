@@ -61,6 +61,15 @@ def test_a_ladder_that_cannot_be_read_is_no_ladder(tmp_path: Path, text: str) ->
     assert ladder(tmp_path / "nothing.json") == ()
 
 
+def test_a_document_that_is_ignored_is_a_warning_of_the_page(tmp_path: Path) -> None:
+    folder = folder_of_run(tmp_path, ladder=[{**LADDER[0], "bytes": "many"}])
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"unit": "graft-1", "step": "x", "loss": 1}\n')
+    ladder_text, metrics_text = sorted(shown(folder, None).warnings, key=lambda text: "metrics" in text)
+    assert "bench.json" in ladder_text and "`0.bytes`" in ladder_text
+    assert metrics_text.startswith("1 line of ") and "is ignored" in metrics_text
+
+
 def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(json.dumps([{**rung, "more": 1} for rung in LADDER]))
     first, second = ladder(tmp_path / "bench.json")
@@ -70,8 +79,6 @@ def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
 
 def test_networks_of_one_name_are_told_apart_by_what_was_typed(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, names=("resnet", "resnet"))
-    run = json.loads((folder / "run.json").read_text())
-    run["sessions"][-1]["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}
-    (folder / "run.json").write_text(json.dumps(run))
     found = shown(folder, None)
+    found.session["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}
     assert (found.name("teacher"), found.name("student")) == ("nets.py:resnet(56, 'b/c')", "resnet18")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from graftcli import formatting
 from graftcli.report.words import human
 
 
@@ -207,9 +208,6 @@ def markdown(found: Comparison) -> str:
     table = columns(found)
     head = f"| {' | '.join(table)} |"
     rule = f"| {' | '.join('---' if title in TEXTS else '---:' for title in table)} |"
-    rows = [
-        f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
-        for row in zip(*table.values(), strict=True)
-    ]
-    told = [f"- {text}" for text in said(found)]
-    return "\n".join([head, rule, *rows, "", *told, "", "```sh", found.command, "```", ""])
+    rows = [f"| {' | '.join(formatting.markdown(cell) for cell in row)} |" for row in zip(*table.values(), strict=True)]
+    told = [f"- {formatting.markdown(text)}" for text in said(found)]
+    return "\n".join([head, rule, *rows, "", *told, "", formatting.fenced(found.command, "sh"), ""])

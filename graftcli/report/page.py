@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from graftcli import __version__
+from graftcli.formatting import visible
 from graftcli.report import words
 from graftcli.report.charts import COLOURS, line_style
 from graftcli.report.compared import TEXTS, Comparison, columns, said
@@ -37,18 +39,19 @@ def page(runs: Sequence[Shown]) -> str:
     """One run at length, or several side by side and then each at length."""
     template = _environment().get_template("page.html")
     title = " · ".join(dict.fromkeys(f"{run.name('teacher')} → {run.name('student')}" for run in runs))
-    return template.render(
+    rendered = template.render(
         title=title,
         generator=f"{GENERATOR} {__version__}",
         runs=runs,
         settings=differing_settings(runs),
         most_images=MOST_IMAGES,
     )
+    return visible(rendered)
 
 
 def comparison_page(found: Comparison) -> str:
     """The table of a comparison, its figures, and the way to the report of each of its runs."""
-    return (
+    rendered = (
         _environment()
         .get_template("compared.html")
         .render(
@@ -60,6 +63,7 @@ def comparison_page(found: Comparison) -> str:
             figures=figures(found),
         )
     )
+    return visible(rendered)
 
 
 def _environment() -> Environment:
@@ -79,6 +83,7 @@ def _environment() -> Environment:
         "duration": words.duration,
         "numbers": words.numbers,
         "sentences": words.sentences,
+        "linked": lambda name: quote(name, safe="", errors="surrogateescape"),  # not jinja's, which knows UTF-8 alone
     }
     made.filters |= offered
     made.globals |= {

@@ -1,16 +1,19 @@
 """A run's folder -> everything that its page shows: run.json, metrics.jsonl, bench.json, report.json."""
 
-import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from graftcli.report.documents import Amount, Loss, Share, Text, Warn, Whole, load, silent
 from graftcli.report.facts import Facts
 from graftcli.store import BENCH_FILE, METRICS_FILE
 from graftcli.store.runs import read_run
+
+Batch = Annotated[str, Field(pattern=r"\A[0-9]{1,9}\z")]  # images that are computed at once
 
 
 @dataclass(frozen=True)
@@ -41,27 +44,27 @@ class Stage:
 class Latency:
     """In milliseconds."""
 
-    median: float
-    p95: float
+    median: Amount
+    p95: Amount
 
 
 @dataclass(frozen=True)
 class Rung:
     """One network as it would be shipped, and what was measured of it; None: it was not."""
 
-    name: str
-    format: str
-    precision: str
-    bytes: int
-    params: int | None = None
-    macs: int | None = None
-    latency_ms: dict[str, Latency] = field(default_factory=dict)  # by the batch
-    images_per_second: float | None = None
-    ratio: float | None = None  # how many times faster than the first rung
-    agreement: float | None = None  # with the first rung
-    top1: float | None = None
-    images: int = 0  # on which the two were measured
-    threads: int | None = None
+    name: Text
+    format: Text
+    precision: Text
+    bytes: Whole
+    params: Whole | None = None
+    macs: Whole | None = None
+    latency_ms: dict[Batch, Latency] = field(default_factory=dict)
+    images_per_second: Amount | None = None
+    ratio: Amount | None = None  # how many times faster than the first rung
+    agreement: Share | None = None  # with the first rung
+    top1: Share | None = None
+    images: Whole = 0  # on which the two were measured
+    threads: Whole | None = None
 
 
 @dataclass(frozen=True)
@@ -108,63 +111,93 @@ class Shown:
 
 
 def shown(folder: Path, facts: Facts | None, told: Iterable[str] = ()) -> Shown:
-    """What the folder and the `facts` say; `told` are warnings about the report itself."""
+    """What is in the folder and the `facts`; `told` are warnings about the report itself."""
     run = read_run(folder)
     names = [stage["name"] for stage in run["settings"]["recipe"]["stages"]]
     heard = [text for session in run["sessions"] for text in session.get("warnings", ())]
     notes = facts.plan["notes"] if facts else []
     unfinished = [] if run["status"] == "finished" else ["this run is not finished: the same command goes on with it"]
+    ignored: list[str] = []
     return Shown(
         folder=folder,
         run=run,
-        stages=stages(records(folder / METRICS_FILE), names),
-        ladder=ladder(folder / BENCH_FILE),
+        stages=stages(records(folder / METRICS_FILE, ignored.append), names),
+        ladder=ladder(folder / BENCH_FILE, ignored.append),
         facts=facts,
-        warnings=tuple(dict.fromkeys([*unfinished, *heard, *notes, *told])),
+        warnings=tuple(dict.fromkeys([*unfinished, *heard, *notes, *told, *ignored])),
     )
 
 
 def stages(records: Iterable[Mapping[str, Any]], names: Iterable[str]) -> tuple[Stage, ...]:
     """The recipe's stages that have been trained, each with its units in the order of their training."""
+    longest_first = sorted(names, key=len, reverse=True)
     by_unit: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         by_unit.setdefault(record["unit"], []).append(record)
-    longest_first = sorted(names, key=len, reverse=True)
-    owner = {unit: next((n for n in longest_first if unit.startswith(f"{n}-")), unit) for unit in by_unit}
+    owner = {unit: next((n for n in longest_first if _is_unit(unit, n)), None) for unit in by_unit}
     return tuple(
         Stage(name, tuple(_unit(unit, name, found) for unit, found in by_unit.items() if owner[unit] == name))
         for name in dict.fromkeys(owner.values())
+        if name is not None
     )
 
 
+def _is_unit(unit: str, stage: str) -> bool:
+    """Whether a unit's name is that of the stage with the numbers of its blocks."""
+    return re.fullmatch(rf"{re.escape(stage)}(-[0-9]{{1,6}})+", unit) is not None
+
+
 def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> Unit:
-    """A step that was told twice, before an interruption and after it, counts once."""
+    """A step that was recorded twice, before an interruption and after it, counts once."""
     losses, agreement = {}, None
     for record in records:
         losses[int(record["step"])] = float(record["loss"])
         agreement = record.get("agreement") if record.get("agreement") is not None else agreement
-    blocks = tuple(int(part) for part in name.removeprefix(stage).split("-") if part.isdigit())
+    blocks = tuple(int(part) for part in name.removeprefix(stage).split("-")[1:])
     return Unit(name, blocks, tuple(sorted(losses.items())), agreement)
 
 
-def records(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole and tell of a unit's loss: a run that is under way may be writing one."""
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and {"unit", "step"} <= record.keys() and record.get("loss") is not None:
-            found.append(record)
-    return found
+class _Record(BaseModel):
+    """A line of metrics.jsonl about a unit."""
+
+    unit: Text
+    step: Annotated[Whole, Field(le=10**12)]
+    loss: Loss
+    agreement: Share | None = None
 
 
-def ladder(path: Path) -> tuple[Rung, ...]:
-    """The rungs that `graftcli bench` left; none where there is no such file, or something else in it."""
+def records(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:
+    """The lines that are whole and hold a unit's loss: a run that is under way may be writing one."""
     try:
-        return TypeAdapter(tuple[Rung, ...]).validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return ()
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as fault:
+        warn(f"`{path}` is ignored: it cannot be read: {fault.strerror or fault}")
+        return []
+    *whole, torn = text.split("\n")
+    read = [_record(line) for line in whole if line.strip()]
+    if damaged := sum(isinstance(one, ValidationError) for one in read):
+        lines = f"{damaged:,} line{'s' * (damaged > 1)}"
+        warn(f"{lines} of `{path}` {'are' if damaged > 1 else 'is'} ignored, because of damage or changes")
+    return [one for one in [*read, _record(torn)] if isinstance(one, dict)]
+
+
+def _record(line: str) -> dict[str, Any] | ValidationError | None:
+    """The record of a line; None where it is one without a loss, as a record of something else is."""
+    try:
+        return _RECORD.validate_json(line, strict=True).model_dump()
+    except ValidationError as fault:
+        without = [("unit",), "missing"], [("loss",), "float_type"]  # another record, a loss that was not finite
+        lacks = [
+            [one["loc"], one["type"]] for one in fault.errors() if one["type"] == "missing" or one["input"] is None
+        ]
+        return None if any(one in lacks for one in without) else fault
+
+
+def ladder(path: Path, warn: Warn = silent) -> tuple[Rung, ...]:
+    """The rungs that `graftcli bench` left; none where there is no such file, or another document in it."""
+    return load(path, _LADDER, warn) or ()
+
+
+_RECORD, _LADDER = TypeAdapter(_Record), TypeAdapter(tuple[Rung, ...])

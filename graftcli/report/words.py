@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from graftcli.report.shown import Shown
 
-# what moves a cursor, hides or reorders text, ends a line unseen, or is half of a character: a name can hold all of it
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 _PREFIXES = ("", "k", "M", "G", "T", "P")
-
-
-def visible(text: str) -> str:
-    r"""The text with its control characters as escapes, such as \x1b: shown, not obeyed. Lines and tabs stay."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
 def human(amount: float, unit: str = "") -> str:
