@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,25 @@ def test_damage_is_dropped_with_a_warning_when_a_run_is_resumed(tmp_path: Path, 
         assert (store.unit("graft-2").state is None) == (name == "state/graft-2")
         assert (store.unit("graft-2").step == -1) == (name == "state/graft-2")
     assert len(heard) == 1 and f"{name}.safetensors` is damaged" in heard[0] and not file.exists()
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_removed_under_a_run_is_not_made_again(tmp_path: Path, replaced: bool) -> None:
+    folder = tmp_path / "run"
+    gone = r"run` was removed or replaced while this run worked in it"
+    with pytest.raises(MachineError, match=gone) as caught, Store(folder, SETTINGS) as store:
+        unit = store.unit("graft-1")
+        unit.keep(1, {"w": torch.ones(2)})
+        shutil.rmtree(folder)
+        if replaced:
+            with Store(folder, SETTINGS):
+                pass
+        before = files(tmp_path)
+        for attempt in (lambda: unit.keep(2, {"w": torch.ones(2)}), lambda: unit.finish({"w": torch.ones(2)}, {})):
+            with pytest.raises(MachineError, match=gone):
+                attempt()
+        store.finish({})
+    assert caught.value.exit_code == 7 and files(tmp_path) == before
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ def distill(
         outcome = _trained(start, store, _keeping(listen, store.warned))
         result = result_of(start, folder, outcome, store.spent)
         made = made_of(start, outcome, result, command)
+        store.check_held()
         save_student(folder, outcome.merged.module, made)
         if single is not None:
             write_single(single, folder, start, listen)

@@ -129,7 +129,7 @@ class Answers:
     def _next(self, k: int, value: Tensor) -> Tensor:
         with self.how.autocast():
             result: Tensor = self.pieces[k - 1](value)
-        return result.to(self.how.dtype)
+        return result.to(self.how.dtype).contiguous()  # kernels round by strides too, and what is kept has plain ones
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int, dtype: torch.dtype) -> int:

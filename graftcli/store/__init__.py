@@ -12,6 +12,7 @@ cache/                    what the engine remembers on the disk; gone when the r
 
 import json
 import math
+import os
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -24,13 +25,13 @@ from typing import Any, Self
 from torch import Tensor
 
 from graftcli.environment.machine import peak_memory
-from graftcli.errors import GraftError, UsageError, few
+from graftcli.errors import GraftError, MachineError, UsageError, few
 from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE
 from graftcli.nets.tensor_file import Damaged
 from graftcli.nets.tensor_file import check as check_file
 from graftcli.store import card
 from graftcli.store.caches import Cache
-from graftcli.store.locks import locked
+from graftcli.store.locks import LOCK_FILE, locked
 from graftcli.store.record import digest_of_file
 from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on, write_run
 from graftcli.store.written import (
@@ -154,7 +155,18 @@ class Store:
                 self._save()  # an interrupted session has taken its time too
         self._lock.close()  # the file stays: a lock on a removed file would keep nobody out
 
+    def check_held(self) -> None:
+        """The folder is the one that this process locked: nobody removed it, or put another in its place."""
+        try:
+            held = os.path.samestat(os.fstat(self._lock.fileno()), (self.folder / LOCK_FILE).stat())
+        except OSError:
+            held = False
+        if not held:
+            found = f"`{self.folder}` was removed or replaced while this run worked in it."
+            raise MachineError(found, "Run the same command again; blocks that were trained are lost with the folder.")
+
     def _save(self) -> None:
+        self.check_held()
         if self.finished is None:
             seconds = round(time.monotonic() - self._began, 3)
             self._run["sessions"][-1] |= {"seconds": seconds, "peak_memory": peak_memory()}
@@ -190,7 +202,7 @@ class Store:
         return single.is_file() and self._run["singles"].get(str(single.absolute())) == digest_of_file(single)
 
     def unit(self, name: str) -> "UnitState":
-        return UnitState(self.folder, name, self._save)
+        return UnitState(self.folder, name, self._save, self.check_held)
 
     def metric(self, record: Mapping[str, Any]) -> None:
         """One more line of metrics.jsonl. A record of a unit names it as `unit`, with the `step`; a resumed run writes
@@ -237,9 +249,15 @@ class Store:
 class UnitState:
     """What a run's folder holds of one unit."""
 
-    def __init__(self, folder: Path, name: str, kept: Callable[[], None] = lambda: None) -> None:
-        """`kept` is told of every state and of the weights at the end, when they are written."""
-        self._kept = kept
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        kept: Callable[[], None] = lambda: None,
+        about_to_keep: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`kept` is called after every state, and the weights at the end, are written, `about_to_keep` before."""
+        self._kept, self._about_to_keep = kept, about_to_keep
         self._block = folder / BLOCKS / f"{name}.safetensors"
         self._state = folder / STATES / f"{name}.safetensors"
 
@@ -262,10 +280,12 @@ class UnitState:
 
     def keep(self, step: int, state: Mapping[str, Any]) -> None:
         """Replace the state by that after `step`: nested dicts, lists and tuples of tensors and numbers."""
+        self._about_to_keep()
         write_state(self._state, state, {"step": step})
         self._kept()
 
     def finish(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        self._about_to_keep()
         write_tensors(self._block, tensors, facts)
         with writing(self._state):
             self._state.unlink(missing_ok=True)

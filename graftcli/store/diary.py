@@ -120,7 +120,7 @@ class Diary:
         path, row = self._file(value), _row(tensor)
         self._sums[value].add(self._done, bytes_of(tensor[self._done : done]), row)
         with writing(path, (done - self._done) * row):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(exist_ok=True)  # the folder of the run itself is not made again where it is gone
             with path.open("r+b" if path.exists() else "w+b") as file:
                 file.seek(self._done * row)
                 file.write(bytes_of(tensor[self._done : done]))
@@ -130,7 +130,8 @@ class Diary:
     def _has_room(self) -> bool:
         """Whether all of it would leave half of the free disk alone; else a look is rather begun again."""
         needed = sum(len(tensor) * _row(tensor) for tensor in self.kept.values())
-        self.folder.mkdir(parents=True, exist_ok=True)
+        with writing(self.folder):
+            self.folder.mkdir(exist_ok=True)
         return needed <= shutil.disk_usage(self.folder).free // 2
 
 

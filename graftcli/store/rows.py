@@ -105,7 +105,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def _make(path: Path, size: int) -> None:
     with writing(path, size):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # the folder of the run itself is not made again where it is gone
         try:
             with path.open("wb") as file:
                 _reserve(file.fileno(), size)
