@@ -154,10 +154,10 @@ def test_with_json_a_wrong_flag_is_a_document_too() -> None:
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), typer.Abort()])
-def test_an_interrupted_command_says_in_one_line_how_to_go_on(ending: BaseException) -> None:
+def test_an_interrupted_command_says_in_one_line_how_to_resume(ending: BaseException) -> None:
     ran = run(failing(ending), ["go"])
     assert ran.exit_code == 130
-    assert ran.stderr == "interrupted: run the same command again to go on\n"
+    assert ran.stderr == "interrupted: run the same command again to resume\n"
 
 
 @pytest.mark.parametrize(
@@ -167,6 +167,8 @@ def test_an_interrupted_command_says_in_one_line_how_to_go_on(ending: BaseExcept
         (RuntimeError("I/O error: No space left on device (os error 28)"), "disk"),
         (OSError(errno.EROFS, "Read-only file system", "/mnt/out"), "/mnt/out"),
         (PermissionError(errno.EACCES, "Permission denied", "/closed/out"), "/closed/out"),
+        (OSError(errno.EIO, "Input/output error", "/mnt/nas/a.png"), "/mnt/nas/a.png"),
+        (OSError(errno.EMFILE, "Too many open files"), "ulimit -n"),
         (MemoryError("Unable to allocate 9 TiB"), "9 TiB"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:119] DefaultCPUAllocator: can't allocate memory"), "memory"),
         (RuntimeError("operator torchvision::nms does not exist"), "force-reinstall torch torchvision"),

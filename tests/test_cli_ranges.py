@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from graftcli.cli import app
-from graftcli.cli.limits import check, mistyped
+from graftcli.cli.limits import check_names, mistyped
 from graftcli.errors import ImagesError, UsageError
 from graftcli.recipe.file import load
 
@@ -81,7 +81,7 @@ def test_a_variable_has_the_range_of_its_option() -> None:
 
 
 def test_what_is_within_the_ranges_passes() -> None:
-    check({"--out": Path("x" * 200), "--images": "größe", "--seed": 2**62, "--jobs": None, "--amp": True})
+    check_names({"--out": Path("x" * 200), "--images": "größe", "--seed": 2**62, "--jobs": None, "--amp": True})
 
 
 # -- recipes ------------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ STRANGE = "caf\udce9"  # what Python makes of the bytes of Latin-1
 def test_a_name_that_is_not_utf8_is_refused_by_its_flag(flag: str, kind: type[UsageError]) -> None:
     for value in (STRANGE, Path("runs", STRANGE), ["fine", STRANGE]):
         with pytest.raises(kind) as refused:
-            check({flag: value})
+            check_names({flag: value})
         assert refused.value.found.startswith(f"{flag} ") and r"caf\xe9" in refused.value.found
 
 

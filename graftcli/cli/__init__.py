@@ -34,7 +34,7 @@ from graftcli.cli import (
 from graftcli.cli import check as checking
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure
-from graftcli.cli.limits import check, mistyped
+from graftcli.cli.limits import check_names, mistyped
 
 _AS_JSON = "graftcli.as_json"
 _EXAMPLES = "\n\nExamples:\n"
@@ -79,7 +79,7 @@ class Checked(TyperCommand):
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command with values that can be written down and used."""
-        check({_flag(param): ctx.params.get(param.name) for param in self.params})
+        check_names({_flag(param): ctx.params.get(param.name) for param in self.params})
         return super().invoke(ctx)
 
 

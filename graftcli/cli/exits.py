@@ -17,6 +17,7 @@ NO_READER = 141  # 128 + SIGPIPE, as of any command whose reader went away
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DEVICE = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
 _FULL_TEXTS = ("No space left on device", "os error 28")  # what torch and safetensors make of ENOSPC
 _MEMORY_TEXTS = ("can't allocate memory", "out of memory")  # torch on the CPU raises a plain RuntimeError
 
@@ -36,7 +37,7 @@ def failure(problem: BaseException) -> Failure:
     if isinstance(problem, GraftError):
         return Failure(problem.exit_code, problem.found, problem.mend)
     if isinstance(problem, KeyboardInterrupt | typer.Abort):
-        return Failure(INTERRUPTED, "interrupted: run the same command again to go on")
+        return Failure(INTERRUPTED, "interrupted: run the same command again to resume")
     if isinstance(problem, typer.TyperException):
         command = getattr(getattr(problem, "ctx", None), "command_path", "graftcli")
         return Failure(problem.exit_code, problem.format_message(), f"`{command} --help` lists what it takes.")
@@ -54,8 +55,14 @@ def _machine(problem: BaseException) -> Failure | None:
     if isinstance(problem, OSError) and problem.errno in _CLOSED:
         return Failure(
             MACHINE,
-            f"The system does not let graftcli at {problem.filename or 'a file'}: {problem.strerror}.",
+            f"The system refuses access to {problem.filename or 'a file'}: {problem.strerror}.",
             "Change its permissions, or choose another place.",
+        )
+    if isinstance(problem, OSError) and problem.errno in _DEVICE:
+        return Failure(
+            MACHINE,
+            f"The system cannot read or write {problem.filename or 'a file'}: {problem.strerror}.",
+            "Check the disk, the mount and the limits of open files (ulimit -n); then run the same command again.",
         )
     if _is_memory(problem):
         return Failure(

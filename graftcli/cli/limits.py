@@ -68,7 +68,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if abs(value) < 10**20 else f"{str(value)[:8]}… ({len(str(value))} digits)"
 
 
-def check(values: Mapping[str, Any]) -> None:
+def check_names(values: Mapping[str, Any]) -> None:
     """Refuse a name that cannot be written down or used; `values` are those of a command by their flags."""
     for flag, value in values.items():
         for one in _each(value):
