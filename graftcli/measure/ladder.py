@@ -182,11 +182,14 @@ def answers(rung: Rung, pixels: Tensor, fit: Fit) -> Tensor:
 
 
 def _check_logits(name: str, logits: Tensor, images: int, classes: int | None) -> None:
-    """One row of logits for each image, as long as those before."""
+    """One row of logits for each image, as long as those before, and all of them numbers."""
     if logits.ndim != 2 or len(logits) != images or not logits.shape[1] or classes not in (None, logits.shape[1]):
         shape, wanted = "x".join(map(str, logits.shape)), f"{images}x{classes or 'classes'}"
         found = f"`{name}` gives {shape or 'one number'} for {images} images; logits are {wanted}."
         raise CheckpointError(found, "Give a network that classifies images.")
+    if bad := int(logits.isnan().any(1).sum()):
+        found = f"`{name}` gives NaN as logits for {bad} of {images} images."
+        raise CheckpointError(found, "Check its weights, and the mean and std that it is given images with.")
 
 
 def _measured(

@@ -91,6 +91,7 @@ def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
         ("logits: one row", "gives 1x5 for 10 images"),
         ("logits: one number", "for 10 images"),
         ("logits: text", "gives object"),
+        ("logits: no numbers", "gives NaN as logits for 10 of 10 images"),
         ("settings: std of 0", "std = [0, 1, 1] in its metadata: each must be above 0"),
         ("settings: mean of 10^400", "must be a finite number"),
         ("settings: crop_pct of NaN", "crop_pct = NaN"),
