@@ -215,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         campaign = Campaign(place, given.seed, readers(place, stock=not given.no_timm))
         while campaign.count.total < given.count and time.monotonic() - began < 60 * given.minutes:
             campaign.case()
+            if campaign.count.total % 50 == 0:
+                print(row(campaign.count, time.monotonic() - began), flush=True)
     for file, outcomes in sorted(campaign.count.by_file.items()):
         print(f"{file:32} {', '.join(f'{number} {outcome}' for outcome, number in sorted(outcomes.items()))}")
     print(row(campaign.count, time.monotonic() - began))

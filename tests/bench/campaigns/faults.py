@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.bench.campaigns import shim
 from tests.bench.campaigns.harness import Case, Ended, prepare, run_case, scratch
-from tests.bench.campaigns.outcome import Undisturbed, digests, half_written, left_over, undisturbed
+from tests.bench.campaigns.outcome import Undisturbed, digests, half_written, in_tmpdir, left_over, undisturbed
 from tests.bench.campaigns.place import COMMANDS, Command, Place, furnish
 
 MACHINE = 7
@@ -90,7 +90,7 @@ class Campaign:
             changed = [file for file in changed if Path(file).suffix not in (".html", ".json")]
         if changed:
             return self._fault(f"{label}: exit {ended.code}, other bytes in {', '.join(changed)}", ended)
-        if left := left_over(self.folder):
+        if left := left_over(self.folder) + in_tmpdir(self.folder):
             return self._fault(f"{label}: exit {ended.code}, left over: {', '.join(left)}", ended)
         if ended.code:
             self.count.refused += 1
@@ -183,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if time.monotonic() - began > 60 * given.minutes or campaign.count.total == given.count:
                     break
                 campaign.case(number, fault)
+                if campaign.count.total % 50 == 0:
+                    print(row(name, campaign.count, len(operations), time.monotonic() - since), flush=True)
             rows.append(row(name, campaign.count, len(operations), time.monotonic() - since))
             faulty += len(campaign.count.faults)
             for text, times in sorted(campaign.count.tolerated.items()):

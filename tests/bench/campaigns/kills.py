@@ -98,9 +98,8 @@ class Campaign:
                 name for name in {*found, *expected.digests} if found.get(name) != expected.digests.get(name)
             )
             self._fault(f"{label}: other bytes in {', '.join(changed)}")
-        tmpdir = in_tmpdir(self.folder)
-        self.count.tmpdir += len(tmpdir)
-        if left := [name for name in left_over(self.folder) if name not in tmpdir]:
+        self.count.tmpdir += len(in_tmpdir(self.folder))
+        if left := left_over(self.folder):
             self._fault(f"{label}: left over: {', '.join(left)}")
 
     def _fault(self, text: str, ended: Ended | None = None) -> None:

@@ -9,6 +9,7 @@ compared with what it holds at the end.
 import argparse
 import gc
 import os
+import random
 import shutil
 import tempfile
 import threading
@@ -81,6 +82,10 @@ def run_once(place: Place, out: Path, seed: int) -> None:
 def measure(place: Place, count: int, warming: int) -> tuple[Held, Held]:
     """What is held after the warm-up and after all runs."""
     set_constants(FREQUENT)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(
+            0, {random.choice(sorted(os.sched_getaffinity(0)))}
+        )  # one thread, however busy the machine
     temporary = place.folder / "tmp"
     temporary.mkdir(exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)

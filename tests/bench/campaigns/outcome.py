@@ -94,11 +94,12 @@ def _tensors_fault(data: bytes) -> str | None:
 
 
 def left_over(folder: Path) -> list[str]:
-    """Temporary files, those in TMPDIR included; a run's lock stays for ever."""
-    inside = (file for file in folder.rglob("*") if file.name.endswith(TEMPORARY) or file.name.startswith("."))
-    return sorted(str(file.relative_to(folder)) for file in inside if file.name != ".lock") + in_tmpdir(folder)
+    """Temporary files beside results; a run's lock stays for ever."""
+    hidden = (file for file in folder.rglob("*") if file.name.endswith(TEMPORARY) or file.name.startswith("."))
+    found = (file for file in hidden if file.name != ".lock" and not file.is_relative_to(temporary_of(folder)))
+    return sorted(str(file.relative_to(folder)) for file in found)
 
 
 def in_tmpdir(folder: Path) -> list[str]:
-    """What is left in the case's TMPDIR."""
-    return sorted(f"TMPDIR/{file.name}" for file in temporary_of(folder).glob("*"))
+    """What is left in the case's TMPDIR; onnxruntime keeps a file of its own there."""
+    return sorted(file.name for file in temporary_of(folder).glob("*") if file.name != ".ses")

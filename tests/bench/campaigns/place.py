@@ -62,7 +62,7 @@ _IMAGES = 12
 # a quarter of the teacher cache in memory, the rest on the disk: both forms of it are written down
 _CACHE = ("--cache-gb", "0.00008")
 _CUTS = ("--blocks-count", "3")
-_STAGES = ("views.count=2", "stages.graft.steps=6", "stages.finish.steps=10")
+_STAGES = ("views.count=2", "stages.graft.steps=4", "stages.finish.steps=6")
 _SYNTHETIC = "views.synthetic={images: 24, below: 80, steps: 2}"
 RUN, FILE = "run", "model.onnx"
 
