@@ -16,7 +16,7 @@ from graftcli.images import sources
 from graftcli.images.refusal import LARGEST_FILE, Refused
 from graftcli.images.sources import opened
 from graftcli.images.special import special_devices
-from tests.pictures import folder_of
+from tests.pictures import folder_of, noise, saved
 
 FILES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3", "deep/notes.txt": b"4", "README": b"5"}
 IMAGES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3"}
@@ -148,6 +148,15 @@ def test_files_of_absurd_size_are_refused(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", {"huge.tif": b""})
     os.truncate(tmp_path / "images/huge.tif", 2**40)  # sparse: it takes no room on the disk
     assert refusals(tmp_path / "images") == {"huge.tif": "its size is 1,048,576 MiB; 256 MiB is the most that is read"}
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_of_large_files_that_are_no_images_only_the_first_bytes_are_read(tmp_path: Path, kind: str) -> None:
+    image = saved(noise(700, 700))
+    files = {"a.png": image, "b.png": b"no image".ljust(len(image)), "c.png": b"no image".ljust(1000)}
+    make = {"folder": folder_of, "zip": zipped, "tar": tarred}[kind]
+    found = contents(make(tmp_path / kind, files))
+    assert len(image) > 2**20 and found == files | {"b.png": b"no image".ljust(32)}
 
 
 def test_a_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:

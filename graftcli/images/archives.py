@@ -16,7 +16,7 @@ from typing import IO
 
 from graftcli.errors import GraftError
 from graftcli.images.inflating import Absurd, Guarded, inflated
-from graftcli.images.refusal import LARGEST_FILE, Refused, bounded
+from graftcli.images.refusal import LARGEST_FILE, Refused, bounded, image_bytes
 
 _LARGEST_MEMBER = 2**30  # of a compressed .tar, whose listing decompresses all of it
 _PLENTY, _RATIO = 2**29, 100  # bytes from which an archive must not be so much smaller than what it gives
@@ -123,9 +123,7 @@ def _read_tar(archive: tarfile.TarFile, member: tarfile.TarInfo, target: tarfile
     source = archive.fileobj
     assert source is not None
     source.seek(target.offset_data)
-    if len(data := source.read(target.size)) < target.size:
-        raise Refused("the archive ends before it does")
-    return data
+    return image_bytes(source, target.size)
 
 
 def _in_zip(path: Path, held: ExitStack) -> list[tuple[str, Read]] | None:
@@ -162,7 +160,7 @@ def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, overlaps: bool)
     with archive.open(member) as stream:
         if member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             # never plain read(): a member that lies about its size would be inflated whole before it is cut
-            return stream.read(member.file_size)
+            return image_bytes(stream, member.file_size)
         return b"".join(_pieces(stream, member.file_size))
 
 

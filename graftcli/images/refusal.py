@@ -1,6 +1,31 @@
-"""Why one file is not read, while all others are."""
+"""What of one file is not read, and why, while all others are."""
+
+from typing import Protocol
 
 LARGEST_FILE = 256 * 2**20
+_LARGE, _HEAD = 2**20, 32
+# JPEG, PNG, WEBP, BMP, GIF, and TIFF in both orders of bytes, small and big
+_MAGIC = (
+    b"\xff\xd8\xff",
+    b"\x89PNG",
+    b"RIFF",
+    b"BM",
+    b"GIF8",
+    b"II*\0",
+    b"MM\0*",
+    b"II+\0",
+    b"MM\0+",
+    b"II\0*",
+    b"MM*\0",
+)
+
+
+class Stream(Protocol):
+    """What is read: a file, or a member of an archive."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def seek(self, offset: int, /) -> object: ...
+    def tell(self) -> int: ...
 
 
 class Refused(Exception):
@@ -11,3 +36,14 @@ def bounded(size: int) -> None:
     """Raise Refused for a file that is larger than any image."""
     if size > LARGEST_FILE:
         raise Refused(f"its size is {size / 2**20:,.0f} MiB; {LARGEST_FILE // 2**20} MiB is the most that is read")
+
+
+def image_bytes(file: Stream, size: int) -> bytes:
+    """`size` bytes of `file`, from where it is; of a large one that begins no image, the first few are enough."""
+    if size > _LARGE:
+        start = file.tell()
+        head = file.read(_HEAD)
+        if not head.startswith(_MAGIC):
+            return head
+        file.seek(start)
+    return file.read(size)

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 
 from graftcli.errors import ImagesError
 from graftcli.images import archives
-from graftcli.images.refusal import LARGEST_FILE, Refused, bounded
+from graftcli.images.refusal import LARGEST_FILE, Refused, bounded, image_bytes
 from graftcli.images.special import special_devices
 
 SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -191,6 +191,6 @@ def _read_file(path: Path, special: Mapping[int, str]) -> bytes:
         raise Refused(_on_special(kind))
     bounded(facts.st_size)
     with path.open("rb") as file:
-        data = file.read(LARGEST_FILE + 1)
+        data = image_bytes(file, (facts.st_size or LARGEST_FILE) + 1)  # some file systems tell no size
     bounded(len(data))
     return data

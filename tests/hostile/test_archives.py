@@ -24,7 +24,7 @@ def outcome_of(make: Make) -> str:
 
 
 # seconds each, where the others take milliseconds; the campaign has them
-SLOW = ("twenty members", "100,000 members", "blocks of holes", "twelve times", "900 MB", "500,000", "of 1 GB", "30 MB")
+SLOW = ("twenty members", "30,000 members", "blocks of holes", "twelve times", "900 MB", "500,000", "of 1 GB", "30 MB")
 QUICK = [name for name in ARCHIVES if not any(word in name for word in SLOW)]
 
 
@@ -41,7 +41,7 @@ def test_every_archive_is_read_or_refused_within_bounds() -> None:
     [
         ("tar gz: a member of 4 GB", "refused", "`large.png` has 4,096 MiB: unpack it first"),
         ("tar xz: twenty members of 200 MB", "refused", "as only a decompression bomb's do"),
-        ("tar bz2: 100,000 members", "refused", "bytes become more than|members in"),
+        ("tar bz2: 30,000 members", "refused", "bytes become more than|members in"),
         ("tar gz: 5,000 hard links to 30 MB", "refused", "as only a decompression bomb's do"),
         ("tar plain: a pax header of 1 GB", "refused", "a header of 1,073,741,824 bytes"),
         ("tar plain: a negative size that loops", "refused", "damaged"),
