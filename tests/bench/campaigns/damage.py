@@ -5,14 +5,16 @@
 A run that was killed midway has one file damaged, then its command runs again. A finished run has one file damaged,
 then a command that reads it runs: eval, export, report, partial, distill again, and check where this graftcli has it.
 
-repaired    exit 0 and the same bytes, though the file was one that the command goes on from
+repaired    exit 0 and the same bytes, and a warning names the file
+unsaid      exit 0 and the same bytes without a warning: the file was deleted, or is not needed any more
 refused     another exit code, and a message that names the file
 harmless    exit 0 and the same bytes: the damage cannot change a result (metrics, the text of a report)
 SILENT      exit 0 and other bytes or numbers, without a word of the file
-unclear     another exit code without the file's name, a traceback, exit 1
+unclear     another exit code without the file's name, a traceback, exit 1, or other bytes with a warning
 """
 
 import argparse
+import json
 import random
 import shutil
 import time
@@ -33,7 +35,7 @@ KINDS = ("flip", "zero", "truncate", "delete", "duplicate")
 # what of a run decides the next bytes; all else is text for a person
 _GOES_ON_FROM = ("blocks", "state", "cache")
 _TEXT = ("metrics.jsonl", "report.json", "report.html", "bench.json")
-OUTCOMES = ("repaired", "refused", "harmless", "SILENT", "unclear")
+OUTCOMES = ("repaired", "unsaid", "refused", "harmless", "SILENT", "unclear")
 
 
 def damage(file: Path, kind: str, chance: random.Random) -> str:
@@ -152,6 +154,8 @@ class Campaign:
         found = digests(self.folder, reader.command.results)
         same = ended.output == output if reader.says else _alike(found, expected)
         outcome = judged(ended, file, same=same, goes_on=False)
+        if name == "check" and not ended.code:  # it lists every file, and nothing may pass it but other white space
+            outcome = "harmless" if _says_the_same(self.folder / RUN / file, reader.run / file) else "SILENT"
         self._tell(f"{name} of a finished run: {file}: {done}", f"{name} {file}", outcome, ended)
 
     def _damaged(self, patterns: Sequence[str], kind: str) -> tuple[str, str]:
@@ -174,12 +178,20 @@ def judged(ended: Ended, file: str, *, same: bool, goes_on: bool) -> str:
     if ended.code:
         return "refused" if named else "unclear"
     if same:
-        return "repaired" if goes_on or named else "harmless"
-    return "refused" if named else "SILENT"
+        return "repaired" if named else "unsaid" if goes_on else "harmless"
+    return "unclear" if named else "SILENT"
 
 
 def _alike(found: Mapping[str, str], expected: Mapping[str, str]) -> bool:
     return all(found.get(name) == digest for name, digest in expected.items() if _matters(name))
+
+
+def _says_the_same(file: Path, whole: Path) -> bool:
+    """Whether a damaged JSON file still holds the same document."""
+    try:
+        return file.suffix == ".json" and bool(json.loads(file.read_bytes()) == json.loads(whole.read_bytes()))
+    except (OSError, ValueError):
+        return False
 
 
 def _matters(name: str) -> bool:
