@@ -17,11 +17,20 @@ from tests import engine
 
 RESULT = {
     **{"teacher": "big", "student": "small", "params": [5000, 2000], "macs": [900_000, 300_000]},
+    "unmerged": [2100, 310_000],
     **{"bytes": [20_000, 8000], "stock": True},
     **{"agreement": 0.875, "held_out": 8, "images": 12, "seconds": 75.0, "peak_memory": 1_200_000_000},
     **{"merge_errors": [0.0, 1e-7], "already_done": False},
     **{"kept": ["to_student at cut 2 stays a layer: folded, it would cost more"]},
 }
+ORIGIN: dict[str, Any] = {
+    **{"kind": "timm", "kwargs": {}, "input_size": [3, 16, 16], "num_classes": 5},
+    "preprocess": {"mean": [0.5], "std": [0.25], "crop_pct": 1.0, "interpolation": "bilinear", "squash": False},
+}
+STAGES = [
+    {"name": name, "train": train, "targets": [{"at": "logits", "loss": "kl"}], "steps": 4, "lr": 1e-3}
+    for name, train in (("graft", "blocks"), ("finish", "student"))
+]
 RECORDS: tuple[dict[str, Any], ...] = (
     {"unit": "graft-1", "step": 2, "loss": 0.9, "agreement": None},
     {"unit": "graft-1", "step": 4, "loss": 0.1, "agreement": 0.5},
@@ -59,12 +68,13 @@ def folder_of_run(
     """A folder as a run of `engine.plan` leaves it, but without weights and report."""
     cuts = ["stages.0", "stages.1"]
     settings = {
-        "teacher": {"name": names[0], "weights": "0123"},
-        "student": {"name": names[1], "weights": "4567"},
+        "teacher": {"name": names[0], "origin": {**ORIGIN, "name": names[0]}, "weights": "0123"},
+        "student": {"name": names[1], "origin": {**ORIGIN, "name": names[1]}, "weights": "4567"},
         "cuts": {"teacher": cuts, "student": cuts},
         "blocks": list(blocks),
         "images": "89ab",
-        "recipe": {"name": "tiny", "stages": [{"name": "graft"}, {"name": "finish"}]},
+        "val_images": None,
+        "recipe": engine.recipe(stages=STAGES).model_dump(mode="json"),
         "seed": seed,
     }
     asked = {"networks": {"teacher": "nowhere.py:big", "student": "nowhere.py:small"}, "images": "nowhere"}

@@ -103,7 +103,7 @@ def test_help_groups_the_commands_by_purpose() -> None:
     assert panels[0] == "Options"
     known = ["Distil", "Look before", "Afterwards", "Help yourself"]
     assert panels[1:] == [panel for panel in known if panel in panels]
-    assert re.search(r"Help yourself.*\n.*\benv\b", shown)
+    assert re.search(r"Help yourself.*\n.*\bcheck\b.*\n(.*\n)*?.*\benv\b", shown)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest() -> None:

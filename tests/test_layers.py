@@ -11,7 +11,7 @@ import graftcli
 
 # modules of one layer may import each other, in one direction; a package and its neighbours may not
 LAYERS = (
-    ("errors", "events"),
+    ("errors", "events", "formatting"),
     ("recipe",),
     ("nets", "environment"),
     ("students", "images"),

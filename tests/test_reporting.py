@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from graftcli.cli import app
 from graftcli.report import facts, writing
+from graftcli.store.runs import write_run
 from tests.nets import randomise, resnet
 from tests.reports import folder_of_run
 
@@ -95,9 +97,17 @@ def test_it_is_written_anew_from_the_folder_alone(run: Path, monkeypatch: pytest
 def test_without_report_json_the_networks_are_asked_again(run: Path) -> None:
     before = facts.read(run)
     (run / "report.json").unlink()
-    told = call("report", str(run), "--quiet")
+    told = call("report", str(run), "--quiet", "--trust-code")
     assert told.exit_code == 0, told.output + told.stderr
     assert facts.read(run) == before
+
+
+def test_without_trust_the_report_lacks_what_only_code_could_tell(finished: Path, run: Path) -> None:
+    (run / "report.json").unlink()
+    words = [sys.executable, "-m", "graftcli", "report", str(run), "--quiet"]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and "asks to run code" in told.stderr and "--trust-code" in told.stderr
+    assert facts.read(run) is None and "lacks the plan and the pictures" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,7 @@ def test_what_is_not_the_runs_any_more_is_left_out_and_named(
             torch.save(randomise(resnet(depth=8), seed=9).state_dict(), file)
         else:
             file.unlink()
-        told = call("report", str(run), "--quiet")
+        told = call("report", str(run), "--quiet", "--trust-code")
     finally:
         file.write_bytes(kept)
     assert told.exit_code == 0, told.output + told.stderr
@@ -131,10 +141,9 @@ def test_what_is_not_the_runs_any_more_is_left_out_and_named(
 
 def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
     document = json.loads((run / "run.json").read_text())
-    del document["result"]
-    (run / "run.json").write_text(json.dumps({**document, "status": "running"}))
+    write_run(run, {key: document[key] for key in document if key not in ("result", "files")} | {"status": "running"})
     (run / "report.json").unlink()
-    told = call("report", str(run), "--quiet")
+    told = call("report", str(run), "--quiet", "--trust-code")
     assert told.exit_code == 0, told.output + told.stderr
     text = (run / "report.html").read_text()
     assert "not finished" in text and "The plan" in text

@@ -7,6 +7,7 @@ cells/NAME/    the runs, as `distill` and `partial` leave them
 """
 
 import gc
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -23,6 +24,7 @@ from graftcli.api.marks import mark_of, state_of
 from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
 from graftcli.api.pacing import Budget, Paced, paced
 from graftcli.api.ready import with_batch
+from graftcli.api.rehearsing import SCRATCH
 from graftcli.api.running import distill
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
@@ -66,7 +68,9 @@ def compare(
     _check_place(folder)
     state_of.cache_clear()
     with locked(folder):
-        notebook = Notebook(folder)
+        for left in folder.glob(f"{SCRATCH}*"):  # of a comparison that was killed
+            shutil.rmtree(left, ignore_errors=True)
+        notebook = Notebook(folder, lambda text: listen(Warned(text)))
         judge = Judge(asked, _text(test), _text(classes), notebook)
         work = _Comparing(asked, grid, budget or Budget(), judge, notebook, folder, overwrite, command, _once(listen))
         return work.do()

@@ -29,6 +29,8 @@ from graftcli.store.caches import Cache
 
 _STEPS = 8  # of each unit that are timed
 
+SCRATCH = ".rehearsal-"  # how the name of a folder begins in which a rehearsal runs
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -83,7 +85,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
     settings = replace(settings, most_drawn=int(share * settings.most_drawn))
     torch.set_num_threads(fixed["threads"])
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
         watch = _Watch(Cache(Path(scratch)))
         checked(start.plan.teacher.network, start.train, start.fit, settings.how.device)
         run(start.plan, start.train, start.fit, short, settings, watch, watch.hear, start.held)
@@ -105,7 +107,7 @@ def _synthesising(start: Ready, settings: Settings, folder: Path) -> float:
     if not synthesis.is_possible:
         return 0.0
     pixels, augment = start.train.pixels, start.recipe.views.augment
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
         began = time.monotonic()
         synthesis.of(pixels, augment, some, settings.seed, Cache(Path(scratch)), lambda *_: None)
         return (time.monotonic() - began) / some / steps * asked.steps

@@ -62,13 +62,13 @@ def report(
 def _shown(folder: Path, trust_code: bool, listen: Listener) -> Shown:
     """What the page shows of a run: what its folder keeps, else what its networks say when they are asked again."""
     repaired(folder, trust_code=trust_code, listen=listen)
-    run, kept = read_record(folder), facts.read(folder)
+    run, kept = read_record(folder), facts.read(folder, lambda text: listen(Warned(text)))
     lacks: list[str] = []
     if kept is None:
         try:
             kept, lacks = _ask_again(folder, run, trust_code, listen)
         except GraftError as fault:
-            lacks = [f"this report lacks the plan and the pictures: {fault.found}"]
+            lacks = [f"this report lacks the plan and the pictures: {fault.found} {fault.mend}"]
     for text in lacks:
         listen(Warned(f"{folder}: {text}"))
     return shown(folder, kept, lacks)

@@ -24,11 +24,12 @@ app = typer.Typer(
 Named = Annotated[str, typer.Argument(metavar="NAME", help="A recipe that graftcli brings, or a YAML file.")]
 
 
-def _examples(*commands: str) -> str:
-    return "\n".join(["Examples:", *(f"[cyan]  graftcli recipes {command}[/cyan]" for command in commands)])
+def examples(*commands: str) -> str:
+    """The end of the help of a command in a group."""
+    return "\n".join(["Examples:", *(f"[cyan]  graftcli {command}[/cyan]" for command in commands)])
 
 
-@app.command("ls", epilog=_examples("ls", "ls --json"))
+@app.command("ls", epilog=examples("recipes ls", "recipes ls --json"))
 def list_recipes(as_json: Json = False) -> None:
     """List the recipes that graftcli brings."""
     from graftcli.recipe.file import load, shipped
@@ -41,7 +42,7 @@ def list_recipes(as_json: Json = False) -> None:
         render.table("", ("recipe", "about", "stages"), rows)
 
 
-@app.command(epilog=_examples("show netgraft"))
+@app.command(epilog=examples("recipes show netgraft"))
 def show(name: Named) -> None:
     """Print a recipe's YAML."""
     from graftcli.recipe.file import find, text_of
@@ -49,7 +50,7 @@ def show(name: Named) -> None:
     typer.echo(text_of(find(name)), nl=False)
 
 
-@app.command("cp", epilog=_examples("cp graft mine.yaml"))
+@app.command("cp", epilog=examples("recipes cp graft mine.yaml"))
 def copy(
     name: Named,
     file: Annotated[Path | None, typer.Argument(help="The file to write. Without it: NAME.yaml, here.")] = None,
@@ -76,7 +77,7 @@ def copy(
         render.line(str(target))
 
 
-@app.command(epilog=_examples("validate mine.yaml", "validate graft --set stages.finish.lr=1e-4"))
+@app.command(epilog=examples("recipes validate mine.yaml", "recipes validate graft --set stages.finish.lr=1e-4"))
 def validate(
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="YAML files, or names of recipes.")],
     overrides: Annotated[

@@ -6,6 +6,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import render
+from graftcli.cli.recipes import examples
 
 app = typer.Typer(
     name="trust", no_args_is_help=True, help="List or remove the files of your own that documents may run."
@@ -13,7 +14,7 @@ app = typer.Typer(
 Digest = Annotated[str, typer.Argument(metavar="SHA256", help="The sha256 of a trusted file, or its first characters.")]
 
 
-@app.command("ls")
+@app.command("ls", epilog=examples("trust ls", "trust ls --json"))
 def ls(as_json: o.Json = False) -> None:
     """List the files that you trust, with the sha256 of their bytes and what is called in them."""
     from dataclasses import asdict
@@ -32,7 +33,7 @@ def ls(as_json: o.Json = False) -> None:
     render.line(f"kept in {trust_file()}")
 
 
-@app.command("rm")
+@app.command("rm", epilog=examples("trust rm 3fa4c1"))
 def rm(sha256: Digest) -> None:
     """Stop trusting a file: documents that name it are refused again."""
     from graftcli.nets.trust import remove

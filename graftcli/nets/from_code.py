@@ -42,6 +42,7 @@ def network(where: str, call: str, wishes: Asked, gate: Gate | None = None) -> N
     file = Path(where).expanduser().resolve() if is_file(where) else None
     where = str(file) if file else where
     factory, own = keywords(call)
+    gate = gate_for(where, factory, gate)
     known = inspect.signature(find(where, factory, gate)).parameters
     told = {key: value for key, value in _told(wishes).items() if key not in own and key in known}
     made = module(where, call, told, gate)

@@ -29,6 +29,7 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from torch.serialization import MAGIC_NUMBER, safe_globals
 
 from graftcli.errors import CheckpointError
+from graftcli.nets.tensor_file import check, is_written
 
 _NUMBERS = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 # Paths come back as pure ones: they touch no disk, and those of Windows are read on Linux. numpy and pathlib have moved
@@ -166,6 +167,8 @@ def _is_utf8(head: bytes) -> bool:
 
 def _safetensors(file: Path) -> dict[str, torch.Tensor]:
     _check_header(file)
+    if is_written(file):
+        check(file)
     try:
         return safetensors.torch.load_file(file)
     except Exception as err:

@@ -39,8 +39,12 @@ def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes
     data = bytearray(safetensors.torch.save(_apart(tensors), {METADATA_KEY: body}))
     found = _DIGEST.search(data)
     assert found is not None  # it was written just now
-    data[found.start(1) : found.end(1)] = hashlib.sha256(data).hexdigest().encode()
+    data[found.start(1) : found.end(1)] = digest_of(data).encode()
     return bytes(data)
+
+
+def digest_of(data: bytes | bytearray) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

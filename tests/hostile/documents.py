@@ -428,7 +428,7 @@ def _recipes() -> Iterator[Document]:
         def write(folder: Path, text: str = text) -> None:
             (folder / "evil.yaml").write_text(text)
 
-        yield Document(f"recipe {number}", write, (("recipes", "check", "evil.yaml"),))
+        yield Document(f"recipe {number}", write, (("recipes", "validate", "evil.yaml"),))
 
 
 def _texts() -> Iterator[Document]:
