@@ -4,11 +4,12 @@
 imports nothing of graftcli.
 """
 
+import importlib.util
 import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,8 @@ _INTEGER = (
 )
 _SCALES = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "Resize": (1, 2)}
 _INPUTS = ("float32", "float16", "float64", "uint8")
-_MOST = 1 << 53  # parameters or multiply-adds
-_SHAPES = 1024  # numbers in a tensor that may be a shape; what is larger is not needed for inferring shapes
+_MOST = 1 << 53  # parameters
 _AGAIN = "Export it again."
-
-_Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Unfit(Exception):
@@ -37,6 +35,7 @@ class Unfit(Exception):
 
 def describe(path: Path) -> dict[str, Any]:
     """The fields of `OnnxFacts`, as JSON has them."""
+    macs = _counting().macs  # loaded before the graph takes memory
     try:
         model = onnx.load(str(path), load_external_data=False)
     except MemoryError:
@@ -60,7 +59,16 @@ def describe(path: Path) -> dict[str, Any]:
         "input_shape": _sides(inputs[0]),
         "told": _told(model),
     }
-    return {**facts, "macs": _macs(model)}
+    return {**facts, "macs": macs(model)}  # last, for it changes the model
+
+
+def _counting() -> Any:
+    """The module `onnx_macs` beside this one, loaded by its path as this one is: neither is part of a package."""
+    spec = importlib.util.spec_from_file_location("onnx_macs", Path(__file__).with_name("onnx_macs.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _type(given: Any) -> str:
@@ -235,55 +243,3 @@ def _params(graph: Any) -> int:
     if not 0 <= found < _MOST:
         raise Unfit("has tensors of more numbers than any file holds, or of a negative number.")
     return found
-
-
-# ---- its work ----
-
-
-def _macs(model: Any) -> int | None:
-    """The work of its convolutions and matrix products on one image, as PyTorch's counter has it.
-
-    The model is changed: it loses its large tensors, which shapes do not depend on.
-    """
-    first = next(given for given in model.graph.input)
-    if not first.type.tensor_type.shape.dim:
-        return None
-    batch = first.type.tensor_type.shape.dim[0].dim_value or 1
-    first.type.tensor_type.shape.dim[0].dim_value = batch
-    del model.graph.value_info[:]  # they name the batch, where now there is a number
-    for made in model.graph.output:
-        made.type.tensor_type.ClearField("shape")
-    for tensor in model.graph.initializer:
-        if math.prod(tensor.dims) > _SHAPES:
-            for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
-                tensor.ClearField(field)
-    try:
-        shaped = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except Exception:  # a graph with operators of some other maker
-        return None
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in shaped.initializer}
-    for known in (*shaped.value_info, *shaped.input, *shaped.output):
-        sides = known.type.tensor_type.shape.dim
-        if all(side.HasField("dim_value") for side in sides):
-            shapes[known.name] = tuple(side.dim_value for side in sides)
-    work = [_work(node, shapes) for node in shaped.node]
-    total = None if any(one is None for one in work) else sum(one or 0 for one in work) // batch
-    return total if total is not None and 0 <= total < _MOST else None
-
-
-def _work(node: Any, shapes: _Shapes) -> int | None:
-    """Multiply-adds of one node; None where its shapes are unknown."""
-    weighed = {"Conv": 1, "QLinearConv": 3, "ConvInteger": 1, "ConvTranspose": 1}
-    if node.op_type in weighed:
-        if len(node.input) <= weighed[node.op_type] or not node.output:
-            return None
-        many = shapes.get(node.input[0] if node.op_type == "ConvTranspose" else node.output[0])
-        kernel = shapes.get(node.input[weighed[node.op_type]])
-        return math.prod(many) * math.prod(kernel[1:]) if many and kernel else None
-    if node.op_type in ("Gemm", "MatMul", "MatMulInteger"):
-        if not node.input or not node.output:
-            return None
-        made, given = shapes.get(node.output[0]), shapes.get(node.input[0])
-        turned = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-        return math.prod(made) * given[0 if turned else -1] if made and given else None
-    return 0

@@ -46,7 +46,7 @@ def main() -> None:
         (tensor_file, "check", "digests of tensor files, read"),
         (tensor_file, "digest_of", "digests of tensor files, written"),
         (rows.Sums, "add", "checksums of cached features"),
-        (pickles, "_check_zip", "CRCs of the checkpoint"),
+        (pickles, "check_zip", "CRCs of the checkpoint"),
     ):
         setattr(module, name, timed(spent, what, getattr(module, name)))
     networks = Networks(
