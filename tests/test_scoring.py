@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from graftcli.api.onnx_models import onnx_model
 from graftcli.api.evaluating import evaluate
+from graftcli.api.onnx_models import onnx_model
 from graftcli.api.scoring import Look, fit_for
 from graftcli.cli import app
 from graftcli.errors import PairError, UsageError

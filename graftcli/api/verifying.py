@@ -54,8 +54,8 @@ def check_run(folder: str | Path) -> RunCheck:
     run = read_record(folder)
     found = [
         FileCheck(RUN_FILE, "whole"),
-        *_network(folder, run),
-        *_tensors(folder),
+        *_recorded(folder, run),
+        *_tensors(folder, run),
         *_caches(folder),
         *_metrics(folder),
     ]
@@ -63,8 +63,8 @@ def check_run(folder: str | Path) -> RunCheck:
     return RunCheck(str(folder), tuple(found), command)
 
 
-def _network(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
-    """The files of a finished run's network, and the files that were asked for beside it."""
+def _recorded(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
+    """The files whose digests the record holds: the network and the blocks of a finished run, and single files."""
     beside = {path: digest for path, digest in run.get("singles", {}).items() if digest is not None}
     for name, digest in {**run.get("files", {}), **beside}.items():
         found = digest_of_file(folder / name)
@@ -76,9 +76,12 @@ def _network(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
             yield FileCheck(name, "whole")
 
 
-def _tensors(folder: Path) -> Iterator[FileCheck]:
+def _tensors(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
+    """Blocks and states of a run that is not finished, by the digests that they carry."""
     for path in sorted(path for place in (BLOCKS, STATES) for path in folder.glob(f"{place}/*.safetensors")):
         name = str(path.relative_to(folder))
+        if name in run.get("files", {}):
+            continue
         try:
             check_tensors(path)
         except CheckpointError as fault:

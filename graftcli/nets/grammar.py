@@ -107,7 +107,9 @@ def _prefixed(prefix: str, name: str, given: Given) -> Source:
         return _timm(pretrained.hub_settings(name, given.role), "hf-hub", given)
     if prefix == "local-dir":
         folder = Path(name).expanduser()
-        source = _timm(from_timm.in_folder(folder), prefix, given)
+        settings = from_timm.in_folder(folder)
+        origin.check_config(folder, settings.pretrained)
+        source = _timm(settings, prefix, given)
         return replace(source, make=partial(_from_folder, folder, source.make), fetch=None, file=folder)
     return _timm(from_timm.registered(name), "timm", given)
 

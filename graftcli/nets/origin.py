@@ -165,6 +165,26 @@ def _check_same(file: Path, document: Mapping[str, Any], weights: Path) -> None:
         raise CheckpointError(found, f"{_FIX} To rebuild it, run the command of the run again.")
 
 
+def check_config(folder: Path, pretrained: Mapping[str, Any]) -> None:
+    """timm's config.json in a folder that graftcli wrote says of images what the weights beside it say."""
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file() or not is_written(weights):
+        return
+    document = facts_of(weights)
+    check_document(document, weights)
+    seen = document["preprocess"]
+    written = {name: seen[name] for name in ("mean", "std", "crop_pct", "interpolation")}
+    written |= {"num_classes": document["classes"], "input_size": [len(seen["mean"]), *seen["size"]]}
+    differing = [name for name, value in written.items() if name in pretrained and _listed(pretrained[name]) != value]
+    if differing:
+        found = f"`{folder / 'config.json'}` differs from what `{weights.name}` beside it says: {few(differing)}."
+        raise CheckpointError(found, f"Put it back as it was, or name the folder itself: {folder}.")
+
+
+def _listed(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def read_output(path: Path) -> tuple[dict[str, Any], Path]:
     """The origin of the network that graftcli wrote to `path`, and the file of its weights."""
     document, weights = read_document(path)

@@ -40,6 +40,7 @@ from graftcli.store.written import (
     read_facts,
     read_state,
     read_tensors,
+    remove_abandoned,
     write_bytes,
     write_state,
     write_tensors,
@@ -110,6 +111,7 @@ class Store:
                 self._begin(plain(about or {}))
             else:
                 _remove(folder, _UNFINISHED)
+                remove_abandoned(folder)  # a report, say, whose writing was killed
         except BaseException:
             self._lock.close()
             raise
@@ -240,7 +242,9 @@ class Store:
     def finish(self, result: Mapping[str, Any]) -> None:
         """The run is done: call it when everything else is written."""
         self._save()  # while the session is under way still: what it took
-        files = {name: digest for name in _NETWORK if (digest := digest_of_file(self.folder / name)) is not None}
+        blocks = (str(path.relative_to(self.folder)) for path in self.folder.glob(f"{BLOCKS}/*.safetensors"))
+        names = (*_NETWORK, *sorted(blocks))
+        files = {name: digest for name in names if (digest := digest_of_file(self.folder / name)) is not None}
         self._run |= {"status": "finished", "ended": now(), "result": plain(result), "files": files}
         self._save()
         _remove(self.folder, _UNFINISHED)

@@ -73,9 +73,10 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that are gone were about to rename into `path`."""
-    for file in path.parent.glob(f".*{glob.escape(path.name)}.*{TEMPORARY}"):
-        process = re.search(r"\.(\d+)(\.check)?\.tmp", file.name.partition(path.name)[2])
+    """Remove what processes that are gone were about to rename into `path`, or into any file of a folder."""
+    pattern = f".*{TEMPORARY}" if path.is_dir() else f".*{glob.escape(path.name)}.*{TEMPORARY}"
+    for file in (path if path.is_dir() else path.parent).glob(pattern):
+        process = re.search(r"\.(\d+)(\.check)?\.tmp", file.name)
         if process is not None and not _is_alive(int(process[1])):
             with suppress(OSError):
                 file.unlink()
