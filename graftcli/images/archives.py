@@ -1,4 +1,4 @@
-"""The members of a .zip or .tar, read without unpacking; a hostile archive is refused before it swells.
+"""The members of a .zip or .tar, read without unpacking; a decompression bomb is refused before it expands.
 
 Names are only labels here: nothing is written, so an absolute one or one with ".." leads nowhere.
 """
@@ -33,7 +33,7 @@ class Unreadable(Exception):
 
 
 def listed(path: Path, held: ExitStack) -> list[tuple[str, Read]] | None:
-    """Each member's name and what gives its bytes; None where the file is no archive."""
+    """Each member's name and a function that reads it while `held` is open; None where the file is no archive."""
     try:
         # tar first: a .tar whose last member is a .zip would be taken for that .zip
         return _in_tar(path, held) or _in_zip(path, held)
@@ -165,7 +165,7 @@ def _read_zip(archive: zipfile.ZipFile, member: zipfile.ZipInfo, overlaps: bool)
 
 
 def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
-    """`size` bytes at most. The other methods inflate as much as they are given, so they are given little."""
+    """At most `size` bytes. Methods such as bz2 decompress all they are given at once, so they are given little."""
     while size and (piece := stream.read(min(size, 4096))):
         yield piece
         size -= len(piece)

@@ -1,4 +1,4 @@
-"""A decoded image of any mode as 8 bit grey or RGB, a tile at a time: a large one in float64 fills a machine."""
+"""Decoded images of any Pillow mode -> 8 bit grey or RGB, tile by tile: a large one in float64 fills a machine."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +15,7 @@ WORKING = 48 * TILE  # bytes that converting a tile takes
 
 
 def flat_mode(image: Image.Image, channels: int) -> str:
-    """The mode of `flat(image, …, channels)`; grey stays grey, for the network's pixels alone become RGB."""
+    """The mode of `flat(image, …, channels)`: L or RGB. Grey stays L, and is expanded to RGB once it is resized."""
     plain = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
     deep = image.mode not in ("1", "L")  # what becomes 8 bit loses its transparent level
     return "L" if channels == 1 or (plain and (deep or not image.has_transparency_data)) else "RGB"
@@ -38,7 +38,7 @@ def flat(image: Image.Image, stored: str, channels: int) -> Image.Image:
 
 
 def tiles(size: tuple[int, int], most: int = TILE, multiple: tuple[int, int] = (1, 1)) -> Iterator[Box]:
-    """Boxes that cover an image, of about `most` pixels; their sides are multiples of `multiple`, but at the rim."""
+    """Boxes that cover an image, of about `most` pixels; their sides are multiples of `multiple`, except at the rim."""
     (width, height), (columns, rows) = size, multiple
     wide = min(width, max(1, most // rows // columns) * columns)
     tall = max(1, most // wide // rows) * rows

@@ -1,4 +1,4 @@
-"""Memory and time that a file's decoder needs, from its header: known before a pixel is decoded."""
+"""What an image file's header tells before a pixel is decoded: the memory and time of decoding, and the orientation."""
 
 import io
 import re
@@ -21,7 +21,7 @@ _WORKING = {"WEBP": 14, "GIF": 3, "BMP": 3}
 
 
 class Watched(io.BytesIO):
-    """A file's bytes, whose reader is stopped when the image's time is over."""
+    """A file's bytes as a stream; to read from it raises Refused once the image's time is over."""
 
     def __init__(self, data: bytes, allowance: Allowance) -> None:
         super().__init__(data)
@@ -52,7 +52,7 @@ def scans(data: bytes) -> int:
 
 
 def pixel_bytes(mode: str) -> int:
-    """What a pixel of this mode takes in Pillow's memory."""
+    """The bytes that Pillow holds for a pixel of this mode."""
     if mode in ("1", "L", "P"):
         return 1
     return 2 if mode.startswith("I;16") else 4
@@ -69,14 +69,14 @@ def working_bytes(image: ImageFile.ImageFile, size: tuple[int, int], data: bytes
 
 
 def is_turned(image: ImageFile.ImageFile, data: bytes) -> bool:
-    """Whether the image may have to be turned upright, before it is decoded."""
+    """Whether the image may have to be turned upright; known before it is decoded."""
     if image.format == "PNG":  # its EXIF data may lie behind the pixels, and asking for it would decode them
         return b"eXIf" in data or b"exif" in data or b"tiff:Orientation" in data
     return image.getexif().get(_ORIENTATION, 1) in _TURNED
 
 
 def is_on_side(image: ImageFile.ImageFile) -> bool:
-    """Whether width and height are exchanged when the image is turned upright; not for PNG, before it is decoded."""
+    """Whether turning the image upright exchanges width and height; do not ask it of a PNG that is not decoded."""
     return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
@@ -103,7 +103,7 @@ def _strip(image: ImageFile.ImageFile) -> int:
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image as its EXIF data says it stands; itself where it stands upright."""
+    """The image, turned as its EXIF orientation says; the same object where it is upright already."""
     turn = {
         2: Image.Transpose.FLIP_LEFT_RIGHT,
         3: Image.Transpose.ROTATE_180,

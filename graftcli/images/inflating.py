@@ -1,4 +1,4 @@
-"""Compressed files as streams that a hostile one cannot swell: bounded dictionaries, bounded reads."""
+"""Streams of decompressed bytes, in which a decompression bomb takes little memory: bounded dictionaries and reads."""
 
 import bz2
 import io
@@ -16,7 +16,7 @@ _DIGITS = re.compile(rb"\d{200}")  # older tarfiles take quadratic time for them
 
 
 class Absurd(Exception):
-    """What an archive asks for, and no honest one does."""
+    """Something that an archive asks for and no real archive needs."""
 
 
 class _Decompressor(Protocol):
@@ -75,7 +75,7 @@ def inflated(file: BinaryIO) -> "io.BufferedReader | None":
 
 
 class _Inflated(io.RawIOBase):
-    """Decompressed bytes, forwards; to go back is to begin again."""
+    """The decompressed bytes; seeking backwards decompresses from the start again."""
 
     def __init__(self, file: BinaryIO, make: Callable[[], _Decompressor]) -> None:
         self._file, self._make = file, make
@@ -124,7 +124,7 @@ class _Inflated(io.RawIOBase):
                 return out
 
     def _follow(self) -> bool:
-        """Go to the stream behind the one that has ended, where there is one."""
+        """Begin the next compressed stream of the file, where there is one."""
         rest = (self._inner.unused_data + self._file.read(_INPUT)).lstrip(b"\0")
         if not any(rest.startswith(magic) for magic, _ in _MAGIC):
             return False
@@ -136,7 +136,7 @@ class _Inflated(io.RawIOBase):
 
 
 class Guarded:
-    """A file that refuses reads beyond what is `left`: a header that claims gigabytes must not be read at once."""
+    """A file that refuses to read more than `left` bytes: a header that claims gigabytes is never read."""
 
     def __init__(self, file: "BinaryIO | io.BufferedReader", left: int | None = None) -> None:
         self._file, self.left = file, left

@@ -19,7 +19,7 @@ _LARGE = 2**26  # bytes from which a thread must not keep what it has freed
 
 
 class Budget:
-    """Bytes that all threads share; who needs more than is free waits, first come, first served."""
+    """Bytes of memory that all threads share; a thread that needs more than is free waits, first come, first served."""
 
     def __init__(self, total: int = MEMORY) -> None:
         self._total, self._used, self._lost = total, 0, 0
@@ -76,7 +76,7 @@ SHARED = Limits()
 
 
 class Allowance:
-    """What one image may take, and what it holds. One thread decodes it; another one may watch and abandon it."""
+    """What one image may take, and what it takes now. One thread decodes it; another may watch and abandon it."""
 
     def __init__(self, limits: Limits = SHARED) -> None:
         self._limits = limits
@@ -103,7 +103,7 @@ class Allowance:
 
     @contextmanager
     def room(self, need: int) -> Iterator[None]:
-        """`need` bytes of the budget, waited for; waiting is no decoding time."""
+        """Hold `need` bytes of the budget. The wait for them does not count as decoding time."""
         self._running = False
         self._limits.memory.take(need)
         with self._lock:
@@ -119,7 +119,7 @@ class Allowance:
 
     @contextmanager
     def alone(self) -> Iterator["Allowance"]:
-        """The whole budget, so that no other image is decoded meanwhile, as a budget of its own."""
+        """The whole budget for this image, as an allowance of its own; no other image is decoded meanwhile."""
         most = self.most
         with self.room(most):
             other = Allowance(Limits(Budget(most), self._limits.seconds))
@@ -127,7 +127,7 @@ class Allowance:
             yield other
 
     def watch(self, seconds: float) -> bool:
-        """Add so much time that a watcher waited for this image; True when it is twice the limit.
+        """Add the seconds that a watcher waited for this image; True once they are more than twice the limit.
 
         Twice, because this is real time: `check` ends whatever can be ended, and this is for a decoder that hangs.
         """

@@ -1,4 +1,4 @@
-"""What of one file is not read, and why, while all others are."""
+"""The refusal of one file while all others are read, and the bounds on what is read of it."""
 
 from typing import Protocol
 
@@ -39,7 +39,7 @@ def bounded(size: int) -> None:
 
 
 def image_bytes(file: Stream, size: int) -> bytes:
-    """`size` bytes of `file`, from where it is; of a large one that begins no image, the first few are enough."""
+    """`size` bytes of `file` from its position; of a large one that does not begin as an image does, the first few."""
     if size > _LARGE:
         start = file.tell()
         head = file.read(_HEAD)

@@ -1,4 +1,4 @@
-"""File systems whose files are made by the kernel: /proc, /sys, /dev and their like hold no images, and never end."""
+"""File systems that the kernel makes up, as /proc, /sys and /dev: they hold no images, and some files never end."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def special_devices(root: Path = Path("/")) -> dict[int, str]:
-    """The device number of each special file system that is mounted, with its kind."""
+    """Device number (`st_dev`) -> kind, of each special file system that is mounted."""
     kinds = {point: kind for point, kind in _mounts(root) if kind in _KINDS}
     usual = {str(root / name): name for name in _USUAL if (root / name).is_mount()}
     found = {_device(point): kind for point, kind in (usual | kinds).items()}

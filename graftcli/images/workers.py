@@ -1,6 +1,6 @@
-"""Daemon threads that can be abandoned: neither the end of the work nor the interpreter's waits for one that hangs.
+"""Worker threads that can be abandoned: neither closing the pool nor leaving Python waits for one that hangs.
 
-A thread cannot be stopped from outside, so a task that hangs is given up and its thread replaced.
+A thread cannot be stopped from outside, so a task that hangs is abandoned and its thread replaced. Threads are daemons.
 """
 
 import threading
@@ -15,7 +15,7 @@ _JOIN = 2.0  # seconds in which idle threads end
 
 
 class Task(Generic[T]):
-    """A call and, once `done`, what came of it; the first result stays."""
+    """A call and, once `done` is set, its result or error; the first one stays."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self.done = threading.Event()
@@ -25,13 +25,14 @@ class Task(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self) -> bool:
-        """Make the call; False when the task was settled by somebody else meanwhile."""
+        """Make the call; False when the task was settled meanwhile, as an abandoned one is."""
         try:
             return self.settle(self._call())
         except BaseException as error:  # it belongs to the thread that asks for the result
             return self.settle(None, error)
 
     def settle(self, value: T | None, error: BaseException | None = None) -> bool:
+        """Set the result or the error; False when there is one already."""
         with self._lock:
             if self.done.is_set():
                 return False
@@ -67,7 +68,7 @@ class Workers(Generic[T]):
             self._add()
 
     def close(self) -> None:
-        """Forget the tasks that did not begin; end the threads that are idle, and the others after their task."""
+        """Drop the tasks that did not begin; idle threads end now, the others after their task."""
         with suppress(Empty):
             while True:
                 self._tasks.get_nowait()
