@@ -19,6 +19,7 @@ from graftcli.events import Event, Warned
 from graftcli.export import write as export
 from graftcli.export.form import Form
 from graftcli.measure.ladder import Measured, Rung, ladder
+from graftcli.store.runs import write_run
 from tests.exports import small, subject
 from tests.files import Tiny, write
 from tests.nets import randomise, resnet
@@ -131,7 +132,7 @@ def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) 
     shutil.copytree("run", "other")
     run = json.loads((place / "other/run.json").read_text())
     run["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
-    (place / "other/run.json").write_text(json.dumps(run))
+    write_run(place / "other", run)
     told = call("run", "other")
     assert told.exit_code == 0, told.output + told.stderr
     assert "other was measured beside another teacher than its own" in told.stderr
@@ -189,7 +190,7 @@ def test_what_a_run_was_asked_for_is_not_said_of_others(
     shutil.copytree("run", tmp_path / "dark")
     run = json.loads((place / "run/run.json").read_text())
     run["sessions"][-1]["asked"]["look"]["mean"] = [0.1, 0.1, 0.1]
-    (tmp_path / "dark/run.json").write_text(json.dumps(run))
+    write_run(tmp_path / "dark", run)
     export.write(subject(small(), 32), Form(), tmp_path / "other.onnx")
     seen: list[Rung] = []
 

@@ -21,6 +21,7 @@ import graftcli
 from graftcli.api.asked import asked_of
 from graftcli.cli import app
 from graftcli.store.locks import LOCK_FILE
+from graftcli.store.runs import write_run
 from graftcli.store.written import read_tensors
 from tests.nets import randomise, resnet
 from tests.pictures import photos
@@ -243,7 +244,7 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
     run = json.loads((place / "begun/run.json").read_text())
     del run["result"]
     run |= {"status": "running", "fixed": {**run["fixed"], "device": "cuda:7"}}
-    (place / "begun/run.json").write_text(json.dumps(run))
+    write_run(place / "begun", run)
     told = call(*arguments(out="begun"))
     assert told.exit_code == 7, told.stderr
     assert "begun on the device cuda:7" in told.stderr and "--overwrite" in told.stderr
