@@ -185,3 +185,25 @@ def test_a_file_that_does_not_say_how_it_is_fed_is_said_to(place: Path) -> None:
     told = CliRunner().invoke(app, [*words, "-b", "2"])
     assert told.exit_code == 0, told.output + told.stderr
     assert "silent.onnx does not say how images are normalised" in told.stderr
+
+
+def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "nan.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def forward(self, x): return super().forward(x.flatten(1)).log()\n"
+        "def net(): return Net(3 * 16 * 16, 4)\n"
+    )
+    photos(tmp_path, [f"3_a/{i}.png" for i in range(3)])
+    words = [
+        "eval",
+        f"{tmp_path / 'nan.py'}:net",
+        "--images",
+        str(tmp_path),
+        "--img-size",
+        "16",
+        "--checkpoint",
+        "none",
+    ]
+    told = CliRunner().invoke(app, words)
+    assert told.exit_code == 6 and "logits that are not finite on" in told.stderr

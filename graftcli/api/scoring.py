@@ -9,6 +9,7 @@ from torch import Tensor
 from graftcli import images as pictures
 from graftcli.api.onnx_models import OnnxModel
 from graftcli.environment.devices import device_named
+from graftcli.errors import CheckpointError
 from graftcli.images import labels as naming
 from graftcli.images.pixels import Fit, centre
 from graftcli.measure import Accuracy, Likeness, accuracy, likeness, logits
@@ -78,7 +79,13 @@ class Scoring:
         fit = fit_of(model, self.fit, self.look)
         if isinstance(model, OnnxModel):
             return answers(model.rung, centre(self.images.pixels, fit), fit)
-        return logits(model.module, self.images.pixels, fit, self.device, self.batch)
+        found = logits(model.module, self.images.pixels, fit, self.device, self.batch)
+        if bad := int((~torch.isfinite(found).all(1)).sum()):
+            problem = f"`{model.name}` gives logits that are not finite on {bad:,} of {len(found):,} images."
+            raise CheckpointError(
+                problem, "Check its weights, and --mean and --std; such logits would count as class 0."
+            )
+        return found
 
 
 def _says_how(model: Model) -> bool:
