@@ -107,7 +107,7 @@ class Campaign:
             ended = run_case(Case(reader.command.argv, self.folder))
             if ended.code:
                 raise SystemExit(f"`{name}` of a whole run ended with {ended.code}:\n{ended.output}")
-            self.unharmed[name] = (ended.output, digests(self.folder, reader.command.results))
+            self.unharmed[name] = (ended.stdout, digests(self.folder, reader.command.results))
             self._clear()
         shutil.copytree(reader.run, self.folder / RUN)
         return self.unharmed[name]
@@ -152,7 +152,7 @@ class Campaign:
         file, done = self._damaged(reader.files, kind)
         ended = run_case(Case(reader.command.argv, self.folder))
         found = digests(self.folder, reader.command.results)
-        same = ended.output == output if reader.says else _alike(found, expected)
+        same = ended.stdout == output if reader.says else _alike(found, expected)
         outcome = judged(ended, file, same=same, goes_on=False)
         if name == "check" and not ended.code:  # it lists every file, and nothing may pass it but other white space
             outcome = "harmless" if _says_the_same(self.folder / RUN / file, reader.run / file) else "SILENT"

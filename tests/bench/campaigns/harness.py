@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 # imported lazily by the commands; in the parent they are paid for once
 _LAZY = (
@@ -63,9 +63,15 @@ class Ended:
     """How a command ended; `code` is -9 for one that was killed."""
 
     code: int
-    output: str  # stdout and stderr
+    stdout: str
+    stderr: str
     seconds: float
     memory: int  # bytes, at most
+
+    @property
+    def output(self) -> str:
+        """All that it printed."""
+        return self.stdout + self.stderr
 
     @property
     def is_killed(self) -> bool:
@@ -94,20 +100,25 @@ def prepare() -> None:
 def run_case(case: Case) -> Ended:
     """Fork, run the command, wait for it, and kill it where that is asked for."""
     case.folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(prefix="campaign-", suffix=".log") as log:
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush()
         sys.stderr.flush()
         began = time.monotonic()
         core = next(_CORES) if _CORES is not None else None
         child = os.fork()
         if not child:
-            _in_child(case, log.fileno(), core)
+            _in_child(case, (out.fileno(), err.fileno()), core)
         if case.kill_after is not None:
             _kill_after(child, case.kill_after)
         _, status, usage = os.wait4(child, 0)
         seconds = time.monotonic() - began
-        output = Path(log.name).read_text(encoding="utf-8", errors="replace")
-    return Ended(os.waitstatus_to_exitcode(status), output, seconds, usage.ru_maxrss * 1024)
+        stdout, stderr = _text(out), _text(err)
+    return Ended(os.waitstatus_to_exitcode(status), stdout, stderr, seconds, usage.ru_maxrss * 1024)
+
+
+def _text(stream: IO[bytes]) -> str:
+    stream.seek(0)
+    return stream.read().decode("utf-8", errors="replace")
 
 
 def _kill_after(child: int, seconds: float) -> None:
@@ -120,12 +131,12 @@ def _kill_after(child: int, seconds: float) -> None:
     os.kill(child, signal.SIGKILL)
 
 
-def _in_child(case: Case, log: int, core: int | None) -> NoReturn:
+def _in_child(case: Case, streams: tuple[int, int], core: int | None) -> NoReturn:
     """Run the command as `graftcli` does, and leave without the parent's exit handlers."""
     code = 99  # the harness itself is at fault
     try:
-        for stream in (1, 2):
-            os.dup2(log, stream)
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream, number)
         if core is not None:
             os.sched_setaffinity(0, {core})
         os.chdir(case.folder)
