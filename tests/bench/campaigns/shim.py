@@ -94,7 +94,7 @@ static int due_of(int kind, int file) {
     char link[64], path[PATH_MAX];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file);
     ssize_t length = readlink(link, path, sizeof path - 1);
-    if (length < 0) return 0;
+    if (length < 0 || path[0] != '/') return 0; /* no file: a pipe, a socket */
     path[length] = 0;
     return due(kind, path);
 }
