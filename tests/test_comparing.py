@@ -280,8 +280,8 @@ def test_of_many_cells_a_warning_is_told_once_and_no_cells_length() -> None:
 
 def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
     found = document("--shots", "1", "--draws", "2", "--seconds", "3", out="seconds")
-    paces = json.loads((place / "seconds/cells.json").read_text())["paces"]
-    (pace,) = paces.values()
+    paces = json.loads((place / "seconds/cells.json").read_text())["facts"]["paces"]
+    (pace,) = (fact["value"] for fact in paces.values())
     assert pace["expected"] < 3.0 or pace["steps"] == 4
     assert [trial["steps"] for trial in found["trials"]] == [pace["steps"]] * 2
     assert not list((place / "seconds").glob(".rehearsal*"))

@@ -102,12 +102,12 @@ def test_without_report_json_the_networks_are_asked_again(run: Path) -> None:
     assert facts.read(run) == before
 
 
-def test_without_trust_the_report_lacks_what_only_code_could_tell(finished: Path, run: Path) -> None:
+def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: Path) -> None:
     (run / "report.json").unlink()
     words = [sys.executable, "-m", "graftcli", "report", str(run), "--quiet"]
     told = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert told.returncode == 0 and "asks to run code" in told.stderr and "--trust-code" in told.stderr
-    assert facts.read(run) is None and "lacks the plan and the pictures" in (run / "report.html").read_text()
+    assert told.returncode == 6 and "asks to run code" in told.stderr and "--trust-code" in told.stderr
+    assert facts.read(run) is None
 
 
 @pytest.mark.parametrize(

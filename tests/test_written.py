@@ -40,11 +40,14 @@ def test_a_new_file_may_be_read_by_whoever_reads_others(tmp_path: Path) -> None:
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
-def test_a_link_stays_a_link(tmp_path: Path) -> None:
+def test_a_link_is_replaced_unless_it_is_to_be_followed(tmp_path: Path) -> None:
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    write_bytes(tmp_path / "link", b"new")
+    write_bytes(tmp_path / "link", b"new", follow=True)
     assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    write_bytes(tmp_path / "link", b"newer")
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
+    assert (tmp_path / "link").read_bytes() == b"newer"
 
 
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:

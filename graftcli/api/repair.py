@@ -12,7 +12,7 @@ from graftcli.graft.stages import tasks
 from graftcli.nets.tensor_file import check
 from graftcli.recipe import Recipe
 from graftcli.store import BLOCKS
-from graftcli.store.record import is_whole, read_record
+from graftcli.store.record import command_of, is_whole, read_record
 from graftcli.store.runs import RUN_FILE
 
 
@@ -23,8 +23,8 @@ def repaired(path: Path, *, trust_code: bool = False, listen: Listener = lambda 
     run = read_record(path)
     if run["status"] != "finished" or is_whole(path, run):
         return path
-    command = run["sessions"][-1].get("command") or "the command that made it"
-    fix = f"Run the command of the run again; it trains what is lost: {command}"
+    command = command_of(run) or "graftcli distill …"
+    fix = f"Run the command of the run again; missing blocks are retrained: {command}"
     if lost := _lost_blocks(path, run["settings"]):
         found = f"The network in `{path}` is damaged, and so {'is' if len(lost) == 1 else 'are'} {few(lost)} in it."
         raise CheckpointError(found, fix)

@@ -16,6 +16,7 @@ from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
 from graftcli.events import Listener, Saved, Warned
 from graftcli.graft.run import weights_digest
 from graftcli.nets.plan import Plan
+from graftcli.nets.trust import Untrusted
 from graftcli.report import facts
 from graftcli.report.disagreement import Compared, compare
 from graftcli.report.facts import Facts
@@ -54,7 +55,7 @@ def report(
     file = Path(out).expanduser() if out is not None else (folders[0] if len(folders) == 1 else Path()) / REPORT_FILE
     _check_file(file, overwrite)
     shown = [_shown(folder, trust_code, listen) for folder in folders]
-    write_bytes(file, page(shown).encode())
+    write_bytes(file, page(shown).encode(), follow=out is not None)
     listen(Saved(str(file)))
     return Report(str(file), tuple(map(str, folders)))
 
@@ -67,6 +68,8 @@ def _shown(folder: Path, trust_code: bool, listen: Listener) -> Shown:
     if kept is None:
         try:
             kept, lacks = _ask_again(folder, run, trust_code, listen)
+        except Untrusted:
+            raise
         except GraftError as fault:
             lacks = [f"this report lacks the plan and the pictures: {fault.found} {fault.mend}"]
     for text in lacks:

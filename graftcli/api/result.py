@@ -76,7 +76,7 @@ def done_before(store: Store, single: Path | None, start: Ready, listen: Listene
     if single is not None and not store.has(single):
         write_single(single, store.folder, start, listen)
         store.written(single)
-    return replace(result, already_done=True)
+    return replace(result, folder=str(store.folder), already_done=True)
 
 
 def made_of(start: Ready, outcome: Outcome, result: Result, command: str) -> Made:
@@ -110,5 +110,5 @@ def write_single(single: Path, folder: Path, start: Ready, listen: Listener) -> 
         module = load(folder)
         write(Subject(module, start.fit, start.train.pixels, facts=facts), Form(), single)
     else:
-        write_bytes(single, (folder / WEIGHTS_FILE).read_bytes())
+        write_bytes(single, (folder / WEIGHTS_FILE).read_bytes(), follow=True)
     listen(Saved(str(single)))

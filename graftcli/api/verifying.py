@@ -11,7 +11,7 @@ from graftcli.nets.tensor_file import check as check_tensors
 from graftcli.store import BLOCKS, CACHE, METRICS_FILE, STATES
 from graftcli.store.caches import is_whole_pixels
 from graftcli.store.diary import read_page
-from graftcli.store.record import digest_of_file, read_record
+from graftcli.store.record import command_of, digest_of_file, read_record
 from graftcli.store.rows import Sums
 from graftcli.store.runs import RUN_FILE
 
@@ -59,7 +59,7 @@ def check_run(folder: str | Path) -> RunCheck:
         *_caches(folder),
         *_metrics(folder),
     ]
-    command = run["sessions"][-1].get("command")
+    command = command_of(run)
     return RunCheck(str(folder), tuple(found), command)
 
 
@@ -102,7 +102,7 @@ def _caches(folder: Path) -> Iterator[FileCheck]:
             file = path.with_name(f"{path.name.removesuffix('-done.json')}-{value}.bin")
             listed.add(file)
             yield _rows(folder, file, page.done, row, total)
-    for file in sorted(folder.glob(f"{CACHE}/synthetic*.bin")):
+    for file in sorted(path for path in folder.glob(f"{CACHE}/synthetic*.bin") if path.is_file()):
         state: State = "whole" if is_whole_pixels(file) else "damaged"
         yield FileCheck(str(file.relative_to(folder)), state)
 

@@ -125,29 +125,46 @@ def _searched(folder: str) -> Iterator[None]:
 
 @contextmanager
 def _gated(folder: Path, gate: Gate) -> Iterator[None]:
-    finder = _Gated(folder, gate)
+    """Imports go through the gate; what the code adds to sys.path is removed afterwards: it imports nothing later."""
+    before, finder = list(sys.path), _Gated(folder, gate)
     sys.meta_path.insert(0, finder)
     try:
         yield
     finally:
         sys.meta_path.remove(finder)
+        sys.path[:] = before
 
 
 class _Gated(importlib.abc.MetaPathFinder):
-    """Finds modules in one folder, and none there whose bytes the gate does not admit."""
+    """Finds modules beside a file and installed ones; the gate sees all but those that are installed."""
 
     def __init__(self, folder: Path, gate: Gate) -> None:
-        self.folder, self.gate = folder.resolve(), gate
+        self.folder, self.gate = folder, gate
+        here = {"", ".", str(Path.cwd()), str(folder)}
+        self.installed = [place for place in sys.path if place not in here]  # before the code can add to it
+        self.packages: set[str] = set()  # that came through the gate: so do the modules in them
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        places = [str(self.folder)] if path is None else [place for place in path if self._is_inside(place)]
-        if name in sys.builtin_module_names or not places:
+        if name in sys.builtin_module_names:
             return None
-        spec = PathFinder.find_spec(name, places)
-        if spec is None or spec.origin is None or not self._is_inside(spec.origin):
-            return spec  # a folder without code, whose modules are found here too
+        if path is not None:
+            inside = name.rpartition(".")[0] in self.packages
+            return self._admitted(name, PathFinder.find_spec(name, path)) if inside else None
+        if (beside := PathFinder.find_spec(name, [str(self.folder)])) is not None:
+            return self._admitted(name, beside)
+        known = PathFinder.find_spec(name, self.installed)
+        return known if known is not None else self._admitted(name, PathFinder.find_spec(name, sys.path))
+
+    def _admitted(self, name: str, spec: ModuleSpec | None) -> ModuleSpec | None:
+        """The spec of a module whose bytes the gate has seen; they are what runs."""
+        if spec is None:
+            return None
+        if spec.submodule_search_locations is not None:
+            self.packages.add(name)
+        if spec.origin is None:  # a folder without code
+            return spec
         file = Path(spec.origin)
         if file.suffix != ".py":
             raise refusal(self.gate.document, f"the compiled module `{file}`", "Name the network yourself instead.")
@@ -155,9 +172,6 @@ class _Gated(importlib.abc.MetaPathFinder):
         self.gate.admit(file, data, IMPORT)
         spec.loader = _Loader(file, data)
         return spec
-
-    def _is_inside(self, place: str) -> bool:
-        return Path(place).resolve().is_relative_to(self.folder)
 
 
 class _Loader(importlib.abc.InspectLoader):

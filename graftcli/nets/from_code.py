@@ -14,6 +14,7 @@ from torch import nn
 
 from graftcli.errors import PairError, UsageError
 from graftcli.nets.code_import import find, gate_for, importable, is_file, running, sha256_of
+from graftcli.nets.documents import check_kwargs
 from graftcli.nets.network import IMAGENET, Asked, Network, Preprocess, measured_width
 from graftcli.nets.trust import Gate
 
@@ -42,6 +43,7 @@ def network(where: str, call: str, wishes: Asked, gate: Gate | None = None) -> N
     file = Path(where).expanduser().resolve() if is_file(where) else None
     where = str(file) if file else where
     factory, own = keywords(call)
+    _check(own, gate)
     gate = gate_for(where, factory, gate)
     known = inspect.signature(find(where, factory, gate)).parameters
     told = {key: value for key, value in _told(wishes).items() if key not in own and key in known}
@@ -78,6 +80,7 @@ def own_weights(network: Network, gate: Gate | None = None) -> Network:
 def module(where: str, call: str, told: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
     """The network of a call, in eval mode, float32, on the CPU; a gate admits only trusted files."""
     factory, own = keywords(call)
+    _check(own, gate)
     gate = gate_for(where, factory, gate)
     make = find(where, factory, gate)
     fix = "Check the keywords of its call, and --num-classes, --in-chans and --img-size."
@@ -87,6 +90,12 @@ def module(where: str, call: str, told: Mapping[str, Any], gate: Gate | None = N
         found = f"`{factory}` in `{where}` made a {type(made).__name__}, not a torch.nn.Module."
         raise PairError(found, "Name a function or class whose call gives the network.")
     return made.float().cpu().eval()
+
+
+def _check(own: Mapping[str, Any], gate: Gate | None) -> None:
+    """The keywords of a call that a document names lead to no file: trusted code would do with them what it does."""
+    if gate is not None:
+        check_kwargs(own, gate.document)
 
 
 def _told(wishes: Asked) -> dict[str, Any]:

@@ -104,6 +104,9 @@ def _prefixed(prefix: str, name: str, given: Given) -> Source:
     if prefix in ("tv", "torchvision"):
         return _torchvision(name, given)
     if prefix in ("hf-hub", "hf_hub"):
+        if given.document is not None:
+            found = f"`{given.document}` asks for a download: hf-hub:{name}. Files cannot open network connections."
+            raise CheckpointError(found, f"Name it yourself: --{given.role} hf-hub:{name}.")
         return _timm(pretrained.hub_settings(name, given.role), "hf-hub", given)
     if prefix == "local-dir":
         folder = Path(name).expanduser()

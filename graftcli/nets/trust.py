@@ -35,8 +35,9 @@ class Trusted:
 
 def trust_file() -> Path:
     """Where the user's trust is kept."""
-    base = os.environ.get("XDG_CONFIG_HOME") or "~/.config"
-    return Path(base).expanduser() / "graftcli" / "trusted.json"
+    base = Path(os.environ.get("XDG_CONFIG_HOME") or "~/.config")
+    base = base if base.is_absolute() else Path("~/.config")  # a relative one would be another in each folder
+    return base.expanduser() / "graftcli" / "trusted.json"
 
 
 def trusted() -> tuple[Trusted, ...]:
@@ -75,7 +76,7 @@ def remove(sha256: str) -> tuple[Trusted, ...]:
     known = trusted()
     gone = tuple(one for one in known if sha256 and one.sha256.startswith(sha256.lower()))
     if len({one.sha256 for one in gone}) != 1:
-        found = f"`{sha256}` starts the sha256 of {len({one.sha256 for one in gone})} trusted files."
+        found = f"`{sha256}` matches {len({one.sha256 for one in gone})} trusted files."
         raise UsageError(found, "Give the start of one of those that `graftcli trust ls` lists.")
     _write(tuple(one for one in known if one not in gone))
     return gone
@@ -87,6 +88,7 @@ def _write(entries: tuple[Trusted, ...]) -> None:
     beside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
+        beside.touch(mode=0o600)
         beside.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
         beside.replace(file)
     except OSError as err:
@@ -104,30 +106,38 @@ class Gate:
 
     def admit(self, path: Path, data: bytes, call: str) -> None:
         """Returns where `call` into a file of these bytes is trusted, and refuses it otherwise."""
-        digest = hashlib.sha256(data).hexdigest()
-        if any((one.sha256, one.call) == (digest, call) for one in trusted()):
+        self._admit(path, hashlib.sha256(data).hexdigest(), call)
+
+    def admits_pickle(self, path: Path) -> bool:
+        """Whether a checkpoint that the document names may run the code in its pickle."""
+        if not path.is_file():
+            return False  # reading its weights says why
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if self.trust_code:
+            self._admit(path, digest, UNPICKLE)
+        return _is_trusted(digest, UNPICKLE)
+
+    def _admit(self, path: Path, digest: str, call: str) -> None:
+        if _is_trusted(digest, call):
             return
         if not self.trust_code:
             raise refusal(self.document, f"{_what(call)} `{path}` (sha256 {digest[:12]}…)", _FIX)
         add([Trusted(digest, call, str(path), datetime.now(UTC).isoformat(timespec="seconds"))])
 
-    def admits_pickle(self, path: Path) -> bool:
-        """Whether a checkpoint that the document names may run the code in its pickle."""
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return False  # reading its weights says why
-        if self.trust_code:
-            self.admit(path, data, UNPICKLE)
-            return True
-        digest = hashlib.sha256(data).hexdigest()
-        return any((one.sha256, one.call) == (digest, UNPICKLE) for one in trusted())
+
+def _is_trusted(digest: str, call: str) -> bool:
+    return any((one.sha256, one.call) == (digest, call) for one in trusted())
 
 
-def refusal(document: Path, wanted: str, fix: str) -> CheckpointError:
+class Untrusted(CheckpointError):
+    """A document names code that the user does not trust."""
+
+
+def refusal(document: Path, wanted: str, fix: str) -> Untrusted:
     """The error for code that a document asks for."""
-    found = f"`{document}` asks to run code: {wanted}. A document runs no code by itself."
-    return CheckpointError(found, fix)
+    found = f"`{document}` asks to run code: {wanted}. Files cannot run code unless you trust it."
+    return Untrusted(found, fix)
 
 
 def _what(call: str) -> str:

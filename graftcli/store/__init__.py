@@ -135,9 +135,10 @@ class Store:
                     path.unlink()
 
     def damaged(self) -> list[str]:
-        """Of a finished run, the files of its network that are missing or not what was written."""
+        """Of a finished run, the files of its network and its blocks that are missing or not what was written."""
         files = self._run.get("files", {})
-        return [name for name in _NETWORK[:2] if digest_of_file(self.folder / name) != files.get(name)]
+        names = dict.fromkeys((WEIGHTS_FILE, FACTS_FILE, *files))
+        return [name for name in names if digest_of_file(self.folder / name) != files.get(name)]
 
     def reopen(self, about: Mapping[str, Any], why: str) -> None:
         """A finished run is under way again: its blocks are there, and its network is merged again."""
@@ -313,6 +314,11 @@ def _check_place(folder: Path, overwrite: bool) -> None:
     with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file; a run needs a folder.", "Choose another one with --out.")
+        own = (folder / name for name in (LOCK_FILE, RUN_FILE, METRICS_FILE, BLOCKS, STATES, CACHE))
+        inner = (path for name in (BLOCKS, STATES, CACHE) for path in folder.glob(f"{name}/*"))
+        if (link := next((path for path in (*own, *inner) if path.is_symlink()), None)) is not None:
+            found = f"`{link}` is a link; a run keeps its files in its own folder."
+            raise UsageError(found, "Remove the link, or choose another folder with --out.")
         if not folder.exists() or (folder / RUN_FILE).exists() or overwrite:
             return
         others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))

@@ -36,7 +36,8 @@ def read_page(path: Path) -> Page | None:
         text = json.loads(read_text(path))
         page = Page(text["done"], {int(value): (row, sums) for value, (row, sums) in text["rows"].items()})
         numbers = [page.done, *(number for pair in page.rows.values() for number in pair)]
-        if all(type(number) is int and number >= 0 for number in numbers):
+        plain = all(type(number) is int and number >= 0 for number in numbers)
+        if plain and all(row > 0 for row, _ in page.rows.values()):
             return page
     return None
 

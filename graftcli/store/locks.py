@@ -17,7 +17,8 @@ def locked(folder: Path) -> BinaryIO:
     """The folder's lock, held by this process until the file is closed or the process ends, however it ends."""
     with writing(folder / LOCK_FILE):
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK_FILE).open("a+b")
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # a link would have another file truncated
+        file = os.fdopen(os.open(folder / LOCK_FILE, flags, 0o666), "a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)

@@ -3,6 +3,7 @@
 A record is data that anybody may have written: each field has a type and bounds, and a fault names file and field.
 """
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,6 +22,7 @@ Amount = Annotated[int, Field(ge=0, le=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Block = Annotated[int, Field(ge=1, le=10_000)]
+_OWN_FILE = r"^(model\.safetensors|graft\.json|config\.json|blocks/[\w-]{1,200}\.safetensors)$"
 Pair = Annotated[list[Amount], Field(min_length=2, max_length=2)]
 
 
@@ -92,7 +94,7 @@ class _Record(_Schema):
     result: _Result | None = None
     ended: Text | None = None
     singles: dict[Text, Text | None] = {}
-    files: dict[Text, Text] = {}
+    files: dict[Annotated[str, Field(pattern=_OWN_FILE)], Text] = {}
 
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(_Record)
@@ -125,4 +127,17 @@ def is_whole(folder: Path, run: Mapping[str, Any]) -> bool:
 
 def digest_of_file(path: Path) -> str | None:
     """The sha256 of a file; None where there is none."""
-    return sha256_of(path) if path.is_file() else None
+    try:
+        return sha256_of(path) if path.is_file() else None
+    except OSError:  # a name that is too long, a file that may not be read
+        return None
+
+
+def command_of(run: Mapping[str, Any]) -> str | None:
+    """The command that made a run, where the record has a plain one: it is shown to be typed again."""
+    command = run["sessions"][-1].get("command")
+    try:
+        words = shlex.split(command or "")
+    except ValueError:
+        return None
+    return command if words[:1] == ["graftcli"] and shlex.join(words) == command else None

@@ -46,12 +46,16 @@ _CLOSED = (errno.EACCES, errno.EPERM)
 _AGAIN = "and run the same command again: it goes on from the last good state"
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """`path` holds `data`; whatever keeps it from that, a crash at any moment included, leaves it as it was."""
+def write_bytes(path: Path, data: bytes, *, follow: bool = False) -> None:
+    """`path` holds `data`; whatever keeps it from that, a crash at any moment included, leaves it as it was.
+
+    A link in its place is replaced, and what it leads to stays as it was; with `follow` the link stays, as a user wants
+    it of a file that they name.
+    """
     with writing(path, len(data)):
-        if path.exists() and not path.is_file():
+        if path.exists() and not path.is_file() and (follow or not path.is_symlink()):
             raise UsageError(f"`{path}` is {'a folder' if path.is_dir() else 'no plain file'}.", "Name another file.")
-        path = path.resolve()  # a link stays one
+        path = path.resolve() if follow else path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
         beside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")

@@ -127,6 +127,8 @@ def everything() -> Iterator[Document]:
     yield from _recipes()
     yield from _texts()
     yield from _special_files()
+    yield from _links()
+    yield Document("run.json hub", _hub, (("eval", "run", *IMAGES), ("report", "run")), REFUSED)
 
 
 # -- graft.json and the metadata of a safetensors file ------------------------------------------------------------
@@ -298,8 +300,7 @@ def _records() -> Iterator[Document]:
                     text = spec.format(here=folder.resolve())
                     change_run(folder, lambda run: put(run, f"sessions.-1.asked.networks.{role}", text))
 
-                # a report is written without the plan and the pictures, and says why
-                known = frozenset({0, 2, 3, 5, 6, 7} if command[0] == "report" else {2, 3, 5, 6, 7})
+                known = frozenset({2, 3, 5, 6, 7})
                 yield Document(f"run.json {role} {spec[:14]} {command[0]}", write, (command,), known)
     for command in RUN_READERS[:-1]:
 
@@ -324,7 +325,7 @@ def _records() -> Iterator[Document]:
 
             change_run(folder, change)
 
-        known = frozenset({0, 2, 3, 5, 6, 7} if command[0] == "report" else {2, 3, 5, 6, 7})
+        known = frozenset({2, 3, 5, 6, 7})
         yield Document(f"run.json pickle {command[0]}", pickled, (command,), known)
 
 
@@ -460,3 +461,30 @@ def _special_files() -> Iterator[Document]:
             command = (*READERS, *RUN_READERS)[number] if "config" not in name else ("eval", "local-dir:run", *IMAGES)
             known = frozenset({0, 2, 3, 5, 6, 7})
             yield Document(f"{name.removeprefix('run/')} as a {kind}", write, (command, ("check", "run")), known)
+
+
+def _links() -> Iterator[Document]:
+    """Links in a run's folder, which lead to files that belong to somebody else."""
+    for name in ("state", "cache", ".lock", "report.json", "report.html", "bench.json", "metrics.jsonl", "README.md"):
+
+        def write(folder: Path, name: str = name) -> None:
+            (folder / "victim").mkdir()
+            (folder / "victim" / "precious.safetensors").write_text("precious")
+            place = folder / "run" / name
+            place.unlink(missing_ok=True)
+            target = "../victim" if name in ("state", "cache") else "../victim/precious.safetensors"
+            place.symlink_to(target)
+            data = (folder / "run" / "model.safetensors").read_bytes()
+            (folder / "run" / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+        commands = (("eval", "run", *READERS[0][2:]), ("report", "run"), ("bench", "run", "--seconds", "0.01"))
+        yield Document(f"link {name}", write, commands, frozenset({0, 2, 6, 7}))
+
+
+def _hub(folder: Path) -> None:
+    (folder / "run" / "report.json").unlink(missing_ok=True)
+    (folder / "run" / "model.safetensors").unlink()
+    change_run(folder, lambda run: put(run, "sessions.-1.asked.networks.teacher", "hf-hub:evil/repo"))
+
+
+VICTIM = "victim/precious.safetensors"  # what no command may change, where a document links to it

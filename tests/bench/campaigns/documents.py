@@ -14,7 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests.bench.campaigns.harness import Case, prepare, run_case
-from tests.hostile.documents import CANARY, Document, everything
+from tests.hostile.documents import CANARY, VICTIM, Document, everything
 
 SLOW, LARGE = 20.0, 2 * 2**30  # seconds, bytes
 _TRAIN = ("--recipe", "graft", "--steps-scale", "0.002", "--set", "views.count=4", "--set", "views.synthetic=null")
@@ -53,6 +53,7 @@ def outcome(document: Document, base: Path, folder: Path) -> tuple[list[str], Co
         codes[ended.code] += 1
         found = {
             "ran code": (folder / CANARY).exists(),
+            "wrote elsewhere": (folder / "victim").exists() and (folder / VICTIM).read_text() != "precious",
             "a traceback": "Traceback" in ended.output or "a bug of graftcli" in ended.output,
             f"exit code {ended.code}": ended.code not in document.allowed,
             "no message": bool(ended.code) and len(ended.output.strip()) < 20,
