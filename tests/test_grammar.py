@@ -62,7 +62,7 @@ def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
     assert build("resnet18", checkpoint="none").source == "timm"
-    with pytest.raises(CheckpointError, match=r"it is no run, or one that is not finished") as caught:
+    with pytest.raises(CheckpointError, match=r"is no finished run") as caught:
         build("./resnet18")
     assert "local-dir:" in caught.value.mend
 

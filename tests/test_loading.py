@@ -128,7 +128,7 @@ def stock(folder: Path) -> Network:
         ("{", "is not what graftcli writes"),
         ("[]", "is not what graftcli writes"),
         ("{}", "does not say what network it holds"),
-        (None, "it is no run, or one that is not finished"),
+        (None, "is no finished run"),
     ],
 )
 def test_a_folder_of_others_is_refused(tmp_path: Path, document: str | None, reason: str) -> None:
@@ -153,7 +153,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     stock(tmp_path)
     other = network("timm:resnet14t")
     write_weights(tmp_path / "model.safetensors", other.module, made(other))
-    with pytest.raises(CheckpointError, match=r"graft.json` differs from what `model.safetensors` beside it says"):
+    with pytest.raises(CheckpointError, match=r"graft.json` does not match the metadata of `model.safetensors`"):
         load(tmp_path)
 
 

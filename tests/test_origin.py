@@ -123,7 +123,9 @@ def test_a_document_that_differs_from_its_weights_is_refused(tmp_path: Path) -> 
     facts = json.loads((folder / FACTS_FILE).read_text())
     facts["preprocess"]["mean"][0] += 0.1
     (folder / FACTS_FILE).write_text(json.dumps(facts))
-    with pytest.raises(CheckpointError, match=r"differs from what `model.safetensors` beside it says: `preprocess`"):
+    with pytest.raises(
+        CheckpointError, match=r"does not match the metadata of `model.safetensors` beside it: `preprocess`"
+    ):
         build(str(folder))
 
 

@@ -247,7 +247,7 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
     write_run(place / "begun", run)
     told = call(*arguments(out="begun"))
     assert told.exit_code == 7, told.stderr
-    assert "begun on the device cuda:7" in told.stderr and "--overwrite" in told.stderr
+    assert "was started on cuda:7" in told.stderr and "--overwrite" in told.stderr
 
 
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:

@@ -111,7 +111,10 @@ def test_a_config_that_differs_from_its_weights_is_refused(place: Path) -> None:
     told = call(
         "eval", "local-dir:run", "--images", "photos", "--teacher", "test_resnet", "--teacher-checkpoint", "none"
     )
-    assert told.exit_code == 6 and "differs from what `model.safetensors` beside it says: input_size" in told.stderr
+    assert (
+        told.exit_code == 6
+        and "does not match the metadata of `model.safetensors` beside it: input_size" in told.stderr
+    )
 
 
 def test_a_single_file_that_is_damaged_is_written_again(place: Path) -> None:

@@ -91,14 +91,14 @@ def _check_alike(models: Sequence[Model]) -> None:
     """All of them see the same images and answer with the same classes."""
     first = models[0]
     for other in models[1:]:
-        for word, ours, theirs in (
+        for word, one, two in (
             ("classes", first.num_classes, other.num_classes),
             ("input channels", first.input_size[0], other.input_size[0]),
         ):
-            if ours != theirs:
-                said = f"`{first.name}` has {ours:,} {word}, `{other.name}` has {theirs:,}."
+            if one != two:
+                said = f"`{first.name}` has {one:,} {word}, `{other.name}` has {two:,}."
                 raise PairError(said, "Score them one by one, or give --num-classes and --in-chans.")
-        own, others = ("x".join(map(str, one.input_size[1:])) for one in (first, other))
+        own, others = ("x".join(map(str, model.input_size[1:])) for model in (first, other))
         if own != others:
             said = f"`{first.name}` is for images of {own}, `{other.name}` for images of {others}."
             raise PairError(said, "Score them one by one, or all at one size with --img-size.")

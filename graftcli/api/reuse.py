@@ -40,12 +40,12 @@ def _is_whole(block: Path, listen: Listener) -> bool:
     return True
 
 
-def _alike(theirs: Recipe, blocks: Sequence[int], start: Ready) -> list[Stage]:
+def _alike(earlier: Recipe, blocks: Sequence[int], start: Ready) -> list[Stage]:
     """The stages with which both recipes begin, in which a block depends on no other block, and sees the same."""
-    ours = start.recipe
-    if any(getattr(theirs, key) != getattr(ours, key) for key in ("init", "adapters", "views")):
+    now = start.recipe
+    if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "views")):
         return []
-    pairs = zip(_seen(theirs, blocks, start), _seen(ours, start.blocks, start), strict=False)
+    pairs = zip(_seen(earlier, blocks, start), _seen(now, start.blocks, start), strict=False)
     same = [first[0] for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     return list(takewhile(lambda stage: stage.train == "blocks" and stage.input == "teacher", same))
 

@@ -156,8 +156,8 @@ def _check_device(name: str, folder: Path) -> None:
     try:
         device_named(name)
     except UsageError as err:
-        found = f"`{folder}` was begun on the device {name}, which this machine has not."
-        raise MachineError(found, "Go on where it was begun, or begin anew with --overwrite.") from err
+        found = f"`{folder}` was started on {name}, which is not available here."
+        raise MachineError(found, "Resume it there, or restart it with --overwrite.") from err
 
 
 def _settings(start: Ready) -> dict[str, Any]:

@@ -34,4 +34,4 @@ def check(run: Run, as_json: o.Json = False) -> None:
     if not found.is_whole:
         bad = [file.name for file in found.files if file.state != "whole"]
         fix = f"Run the command of the run again: {found.command}" if found.command else "Make the run again."
-        raise CheckpointError(f"{len(bad)} of {len(found.files)} files in `{run}` are not what was written.", fix)
+        raise CheckpointError(f"{len(bad)} of {len(found.files)} files in `{run}` are damaged or missing.", fix)

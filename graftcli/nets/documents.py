@@ -220,7 +220,7 @@ def check_kwargs(kwargs: Any, document: Path) -> None:
 
 
 def _unfit(document: Path, found: str) -> CheckpointError:
-    return CheckpointError(f"`{document}` asks for {found}, which no document may set.", _FIX)
+    return CheckpointError(f"`{document}` asks for {found}, which is not allowed in a file.", _FIX)
 
 
 def _problem(value: Any, depth: int = _DEEP) -> str | None:

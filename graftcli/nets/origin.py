@@ -101,7 +101,9 @@ def _check_runs(module: nn.Module, size: tuple[int, int, int], who: str) -> None
             module(torch.zeros(1, *size))
     except Exception as err:  # whatever a network's own code raises at a size that it was not made for
         found = f"{who} does not run on images of {size[1]}x{size[2]}: {type(err).__name__}."
-        raise PairError(found, "Leave --img-size out, or name the network anew, with its weights.") from err
+        raise PairError(
+            found, "Leave --img-size out, or name the architecture and pass its weights with --checkpoint."
+        ) from err
 
 
 def size_of(weights: Path) -> int:
@@ -116,8 +118,8 @@ def is_output(path: Path) -> bool:
 
 def no_output(folder: Path, *fixes: str) -> CheckpointError:
     """The error for a folder in which graftcli wrote no network, or has not yet."""
-    found = f"The folder `{folder}` holds no {FACTS_FILE}: it is no run, or one that is not finished."
-    own = "A run is finished by its own command, given again; of a folder of runs name one."
+    found = f"The folder `{folder}` is no finished run: it holds no {FACTS_FILE}."
+    own = "Run the command of the run again to finish it; of a folder of runs, name one."
     return CheckpointError(found, " ".join((own, *fixes)))
 
 
@@ -161,7 +163,8 @@ def _check_same(file: Path, document: Mapping[str, Any], weights: Path) -> None:
     carried = facts_of(weights)
     differing = sorted(key for key in document if key in carried and carried[key] != document[key])
     if differing:
-        found = f"`{file}` differs from what `{weights.name}` beside it says: {few([f'`{key}`' for key in differing])}."
+        names = few([f"`{key}`" for key in differing])
+        found = f"`{file}` does not match the metadata of `{weights.name}` beside it: {names}."
         raise CheckpointError(found, f"{_FIX} To rebuild it, run the command of the run again.")
 
 
@@ -177,7 +180,9 @@ def check_config(folder: Path, pretrained: Mapping[str, Any]) -> None:
     written |= {"num_classes": document["classes"], "input_size": [len(seen["mean"]), *seen["size"]]}
     differing = [name for name, value in written.items() if name in pretrained and _listed(pretrained[name]) != value]
     if differing:
-        found = f"`{folder / 'config.json'}` differs from what `{weights.name}` beside it says: {few(differing)}."
+        found = (
+            f"`{folder / 'config.json'}` does not match the metadata of `{weights.name}` beside it: {few(differing)}."
+        )
         raise CheckpointError(found, f"Put it back as it was, or name the folder itself: {folder}.")
 
 

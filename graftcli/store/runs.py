@@ -117,8 +117,8 @@ def differences(old: Any, new: Any, name: str = "") -> Iterator[_Difference]:
         for key in sorted({*old, *new}):
             yield from differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{name}.{key}".lstrip("."))
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (ours, theirs) in enumerate(zip(old, new, strict=True)):
-            yield from differences(ours, theirs, f"{name}.{index}")
+        for index, (before, after) in enumerate(zip(old, new, strict=True)):
+            yield from differences(before, after, f"{name}.{index}")
     elif old != new:
         yield name, old, new
 
