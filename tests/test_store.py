@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -241,6 +242,17 @@ def test_a_folder_that_is_removed_under_a_run_is_not_made_again(tmp_path: Path, 
             unit.finish({"w": torch.ones(2)}, {})
         store.finish({})
     assert caught.value.exit_code == 7 and files(tmp_path) == before
+
+
+def test_what_a_killed_report_left_in_a_finished_run_is_removed(tmp_path: Path) -> None:
+    with Store(tmp_path, SETTINGS) as store:
+        store.finish({"steps": 1})
+    live = tmp_path / f".report.html.{os.getpid()}.tmp"
+    for file in (tmp_path / ".report.json.4194303.tmp", live):
+        file.write_text("half")
+    with Store(tmp_path, SETTINGS):
+        assert not (tmp_path / ".report.json.4194303.tmp").exists()
+        assert live.exists(), "a process that is alive may be writing it"
 
 
 def test_a_damaged_block_is_named(tmp_path: Path) -> None:

@@ -101,7 +101,10 @@ def _ask_again(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: L
     except GraftError as fault:
         return facts.gather(plan, None), [f"this report lacks the pictures: {fault.found}"]
     found = facts.gather(plan, compared)
-    facts.write(folder, found)
+    try:
+        facts.write(folder, found)
+    except GraftError as fault:  # the page shows them all the same
+        listen(Warned(f"{folder}: {fault.found}"))
     return found, []
 
 
