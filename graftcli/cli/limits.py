@@ -106,10 +106,13 @@ def _shown(text: str) -> str:
     return f"`{text}`" if len(text) <= _NAMED else f"`{text[:_NAMED]}…`"
 
 
+_OF_TESTS = "GRAFTCLI_DATA"  # where tests and benchmarks find real images and weights
+
+
 def mistyped(environment: Iterable[str], known: Collection[str]) -> Iterator[str]:
     """A warning for each GRAFTCLI_* variable that nothing reads."""
     for name in sorted(environment):
-        if name.upper().startswith(_PREFIX) and name not in known:
+        if name.upper().startswith(_PREFIX) and name not in known and name != _OF_TESTS:
             near = difflib.get_close_matches(name.upper(), known, n=1)
             meant = f"; the nearest one that does is {near[0]}" if near else ""
             yield f"the variable {name} is ignored, because it stands for no option{meant}"

@@ -13,7 +13,7 @@ from graftcli.nets import from_code, from_timm, from_torchvision, origin, pretra
 from graftcli.nets.documents import building
 from graftcli.nets.network import Asked, Network, checkpoint_flag
 from graftcli.nets.pickles import FOLDER_FILES
-from graftcli.nets.trust import Gate
+from graftcli.nets.trust import Gate, Untrusted
 
 _PREFIXED = re.compile(r"(timm|torchvision|tv|hf-hub|hf_hub|local-dir):(.+)")
 _FILE_CALL = re.compile(r"(.+\.py):(\w+(?:\(.*\))?)", re.DOTALL)
@@ -106,7 +106,7 @@ def _prefixed(prefix: str, name: str, given: Given) -> Source:
     if prefix in ("hf-hub", "hf_hub"):
         if given.document is not None:
             found = f"`{given.document}` asks for a download: hf-hub:{name}. Files cannot open network connections."
-            raise CheckpointError(found, f"Name it yourself: --{given.role} hf-hub:{name}.")
+            raise Untrusted(found, f"Name it yourself: --{given.role} hf-hub:{name}.")
         return _timm(pretrained.hub_settings(name, given.role), "hf-hub", given)
     if prefix == "local-dir":
         folder = Path(name).expanduser()

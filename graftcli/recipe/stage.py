@@ -109,7 +109,7 @@ class Stage(Part):
     )
     ridge: Ridge | None = Field(
         default=None,
-        description="a number above 0, from 1e-12 to 1e6, of the mean of the diagonal, with `optimizer: least-squares`"
+        description="a number above 0, from 1e-18 to 1e6, of the mean of the diagonal, with `optimizer: least-squares`"
         " (there: 1e-3)",
     )
     momentum: Share | None = Field(default=None, description=f"{SHARE}, with `optimizer: sgd` and muon (there: 0.9)")

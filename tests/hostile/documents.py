@@ -478,7 +478,7 @@ def _links() -> Iterator[Document]:
             (folder / "run" / "model.safetensors").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
 
         commands = (("eval", "run", *READERS[0][2:]), ("report", "run"), ("bench", "run", "--seconds", "0.01"))
-        yield Document(f"link {name}", write, commands, frozenset({0, 2, 6, 7}))
+        yield Document(f"link {name}", write, commands, frozenset({0, 2, 3, 6, 7}))
 
 
 def _hub(folder: Path) -> None:

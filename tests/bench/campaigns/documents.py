@@ -4,11 +4,13 @@ python -m tests.bench.campaigns.documents [--every 1]
 """
 
 import argparse
+import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +18,7 @@ from PIL import Image
 from tests.bench.campaigns.harness import Case, prepare, run_case
 from tests.hostile.documents import CANARY, VICTIM, Document, everything
 
-SLOW, LARGE = 20.0, 2 * 2**30  # seconds, bytes
+SLOW, LARGE = 60.0, 2 * 2**30  # seconds, bytes
 _TRAIN = ("--recipe", "graft", "--steps-scale", "0.002", "--set", "views.count=4", "--set", "views.synthetic=null")
 
 
@@ -39,8 +41,12 @@ def canary_sings(base: Path, folder: Path) -> bool:
     shutil.copytree(base, folder)
     code = next(one for one in everything() if one.name == "metadata code 16")
     code.write(folder)
-    run_case(Case((*code.commands[0], "--trust-code"), folder))
+    run_case(Case((*code.commands[0], "--trust-code"), folder, within=partial(_trusting_in, folder / "config")))
     return (folder / CANARY).exists()
+
+
+def _trusting_in(folder: Path) -> None:
+    os.environ["XDG_CONFIG_HOME"] = str(folder.resolve())
 
 
 def outcome(document: Document, base: Path, folder: Path) -> tuple[list[str], Counter[int]]:
@@ -77,6 +83,7 @@ def main() -> int:
     prepare()
     began, faults, codes, count = time.monotonic(), [], Counter[int](), 0
     with tempfile.TemporaryDirectory(prefix="documents-") as place:
+        _trusting_in(Path(place) / "config")  # in which nothing is trusted
         base = made(Path(place) / "base")
         if not canary_sings(base, Path(place) / "trusted"):
             faults.append("the canary is not left by code that is trusted")
