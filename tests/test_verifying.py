@@ -124,3 +124,9 @@ def test_a_single_file_that_is_damaged_is_written_again(place: Path) -> None:
     assert run().exit_code == 0
     before = damage(place / "one.safetensors")
     assert run().exit_code == 0 and (place / "one.safetensors").read_bytes() == before
+
+
+def test_a_run_that_was_killed_before_its_report_says_how_to_write_it(place: Path) -> None:
+    (place / "run" / "report.html").unlink()
+    told = trained()
+    assert told.exit_code == 0 and "run has no report: `graftcli report run` writes it" in told.stderr

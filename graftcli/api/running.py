@@ -24,7 +24,7 @@ from graftcli.graft.run import Outcome, run, weights_digest
 from graftcli.graft.settings import Settings
 from graftcli.nets.network import Network
 from graftcli.report.writing import write_report
-from graftcli.store import Store
+from graftcli.store import REPORT_FILE, Store
 from graftcli.store.card import save_student
 from graftcli.store.record import read_record
 from graftcli.store.runs import RUN_FILE, newest, read_run
@@ -64,6 +64,8 @@ def distill(
             store.beside(single)
         if store.finished is not None:
             if not (damaged := store.damaged()):
+                if not (folder / REPORT_FILE).exists():
+                    warn(f"{folder} has no report: `graftcli report {folder}` writes it")
                 return done_before(store, single, start, listen)
             store.reopen(about, f"{' and '.join(damaged)} in {folder} missing or damaged: merged again from blocks/")
         if reuse is not None:

@@ -43,9 +43,8 @@ def network(where: str, call: str, wishes: Asked, gate: Gate | None = None) -> N
     file = Path(where).expanduser().resolve() if is_file(where) else None
     where = str(file) if file else where
     factory, own = keywords(call)
-    _check(own, gate)
-    gate = gate_for(where, factory, gate)
-    known = inspect.signature(find(where, factory, gate)).parameters
+    named = gate_for(where, factory, gate)
+    known = inspect.signature(find(where, factory, named)).parameters
     told = {key: value for key, value in _told(wishes).items() if key not in own and key in known}
     made = module(where, call, told, gate)
     size, preprocess = _input(made, wishes, {**told, **own})
@@ -80,22 +79,17 @@ def own_weights(network: Network, gate: Gate | None = None) -> Network:
 def module(where: str, call: str, told: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
     """The network of a call, in eval mode, float32, on the CPU; a gate admits only trusted files."""
     factory, own = keywords(call)
-    _check(own, gate)
-    gate = gate_for(where, factory, gate)
-    make = find(where, factory, gate)
+    named = gate_for(where, factory, gate)
+    make = find(where, factory, named)
+    if gate is not None:  # trusted code would do with a path what it does
+        check_kwargs(own, gate.document)
     fix = "Check the keywords of its call, and --num-classes, --in-chans and --img-size."
-    with running(where, f"`{factory}` made its network", fix), importable(where, gate):
+    with running(where, f"`{factory}` made its network", fix), importable(where, named):
         made = make(**told, **own)
     if not isinstance(made, nn.Module):
         found = f"`{factory}` in `{where}` made a {type(made).__name__}, not a torch.nn.Module."
         raise PairError(found, "Name a function or class whose call gives the network.")
     return made.float().cpu().eval()
-
-
-def _check(own: Mapping[str, Any], gate: Gate | None) -> None:
-    """The keywords of a call that a document names lead to no file: trusted code would do with them what it does."""
-    if gate is not None:
-        check_kwargs(own, gate.document)
 
 
 def _told(wishes: Asked) -> dict[str, Any]:
