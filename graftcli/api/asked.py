@@ -36,8 +36,9 @@ class Networks:
     unsafe_load: bool = False
     trust_code: bool = False
     choice: Choice = field(default_factory=Choice)
-    record: str | None = None  # the run record that gave the fields named in `recorded`; the user gave the others
-    recorded: frozenset[str] = frozenset()
+    # the run record that gave the fields named in `recorded`; the user gave the others
+    record: str | None = field(default=None, compare=False)
+    recorded: frozenset[str] = field(default=frozenset(), compare=False)
 
     def document_of(self, name: str) -> Path | None:
         """The document that gave a field; None where the user did."""
