@@ -244,6 +244,6 @@ def _tell(lines: Sequence[bytes], messages: int, lock: int | None) -> None:
     for line in lines:
         if text := line.decode("utf-8", "backslashreplace").rstrip():
             data = json.dumps({"event": "printed", "text": text}).encode() + b"\n"
-            with suppress(OSError), _alone(lock):  # goes on reading where nobody reads it: a full pipe stops its writer
+            with suppress(OSError), _alone(lock):  # keep reading: a full pipe stops its writer
                 while data:
                     data = data[os.write(messages, data) :]

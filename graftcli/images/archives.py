@@ -20,7 +20,7 @@ from graftcli.images.refusal import LARGEST_FILE, Refused, bounded, image_bytes
 
 _LARGEST_MEMBER = 2**30  # of a compressed .tar, whose listing decompresses all of it
 _PLENTY, _RATIO = 2**29, 100  # bytes from which an archive must not be so much smaller than what it gives
-_MANY, _SMALLEST = 20_000, 32  # members from which each must take so many bytes of a compressed .tar
+_MANY, _SMALLEST = 20_000, 32  # above this many members, each has at least these bytes of a compressed .tar
 _HEADER = 2**20  # bytes of one member's headers in a .tar
 _DIRECTORY = 2**24  # bytes of a .zip's directory; a larger one may be a quarter of its file
 _UNPACK = "unpack it first, and give the folder"

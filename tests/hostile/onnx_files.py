@@ -417,7 +417,7 @@ def _function(name: str, nodes: Sequence[Any]) -> Any:
 
 
 def _calls(depth: int, each: int) -> Any:
-    """Functions of which each calls the next so many times."""
+    """Functions, each of which calls the next several times."""
     functions = [_function(f"f{depth}", [node("Neg", ["x"], ["y"])])]
     for i in range(depth):
         steps = ["x", *(f"t{k}" for k in range(each - 1)), "y"]

@@ -86,7 +86,7 @@ class Campaign:
             return self._fault(f"{label}: the same command again: exit {again.code}", again)
         found = digests(self.folder, self.command.results)
         changed = sorted(file for file, digest in self.expected.digests.items() if found.get(file) != digest)
-        if ended.code == 0 and _warning(ended):  # a report may be lost, when that is told
+        if ended.code == 0 and _warning(ended):  # a report may be lost, with a warning
             changed = [file for file in changed if Path(file).suffix not in (".html", ".json")]
         if changed:
             return self._fault(f"{label}: exit {ended.code}, other bytes in {', '.join(changed)}", ended)
