@@ -160,7 +160,7 @@ def _packed(path: Path, where: str) -> None:
 
 
 def _tensor(numbers: int, shape: bytes | None = None, strides: bytes | None = None, key: str = "0") -> bytes:
-    """The pickle of {"w": one tensor of torch.save}, whose storage declares more numbers than it has."""
+    """The pickle of {"w": one tensor of torch.save}, whose storage declares this many `numbers`."""
     shape, strides = shape or _long(numbers) + b"\x85", strides or _long(1) + b"\x85"
     storage = b"((" + _text("storage") + b"ctorch\nFloatStorage\n" + _text(key) + _text("cpu") + _long(numbers) + b"tQ"
     built = b"ctorch._utils\n_rebuild_tensor_v2\n" + storage + _long(0) + shape + strides + b"\x89}tR"
