@@ -65,7 +65,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def started(place: Path, words: Sequence[str], stderr: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "graftcli", *words]
-    return subprocess.Popen(command, cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=stderr)
+    return subprocess.Popen(
+        command, cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=stderr, preexec_fn=_default_signals
+    )
+
+
+def _default_signals() -> None:
+    """Whoever runs the tests in the background may have these ignored, and a child would inherit that."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def done(ran: "subprocess.Popen[bytes]") -> bytes:
