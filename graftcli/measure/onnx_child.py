@@ -46,7 +46,8 @@ class _Session:
 
 def _answer(request: dict[str, Any], data: bytes, held: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     if request["do"] == "describe":
-        return {"facts": _describing().describe(Path(request["path"]))}, b""
+        macs = _beside("onnx_macs").macs
+        return {"facts": _beside("onnx_describing").describe(Path(request["path"]), macs)}, b""
     if request["do"] == "open":
         held["session"] = _Session(request["path"], request["threads"])
         return {}, b""
@@ -68,9 +69,9 @@ def _bytes(found: Any) -> bytes:
     return np.ascontiguousarray(found).tobytes() if is_numeric else b""
 
 
-def _describing() -> Any:
-    """The module beside this script."""
-    spec = importlib.util.spec_from_file_location("onnx_describing", Path(__file__).with_name("onnx_describing.py"))
+def _beside(name: str) -> Any:
+    """A module beside this script, loaded by its path: neither is part of a package here."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

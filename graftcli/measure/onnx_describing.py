@@ -4,7 +4,6 @@
 imports nothing of graftcli.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -33,9 +32,8 @@ class Unfit(Exception):
         self.fix = fix
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path, macs: Callable[[Any], int | None]) -> dict[str, Any]:
     """The fields of `OnnxFacts`, as JSON has them."""
-    macs = _counting().macs  # loaded before the graph takes memory
     try:
         model = onnx.load(str(path), load_external_data=False)
     except MemoryError:
@@ -60,15 +58,6 @@ def describe(path: Path) -> dict[str, Any]:
         "told": _told(model),
     }
     return {**facts, "macs": macs(model)}  # last, for it changes the model
-
-
-def _counting() -> Any:
-    """The module `onnx_macs` beside this one, loaded by its path as this one is: neither is part of a package."""
-    spec = importlib.util.spec_from_file_location("onnx_macs", Path(__file__).with_name("onnx_macs.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _type(given: Any) -> str:
