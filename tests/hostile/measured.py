@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
+import torch
+
 from graftcli.errors import GraftError
 
 LIMIT = 20.0  # seconds
@@ -66,6 +68,7 @@ def _batch(cases: Sequence[str], run: Callable[[str], str], limit: float) -> Ite
 def _in_child(cases: Sequence[str], run: Callable[[str], str], limit: float, writing: int) -> None:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        torch.set_num_threads(1)  # the pool of threads of this process is not in its child
         for case in cases:
             signal.setitimer(signal.ITIMER_REAL, limit)
             began = time.perf_counter()
