@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from graftcli.api.asked import How
-from graftcli.api.foresight import foreseeing, looks_worth
+from graftcli.api.foresight import foreseeing
 from graftcli.api.ready import Ready
 from graftcli.cli.render_run import said
 from graftcli.events import Event, Foreseen, Looked
+from graftcli.graft.cost import looks_worth
 from graftcli.graft.stages import tasks
 from graftcli.nets.plan import Plan, as_json
 from graftcli.recipe.file import load

@@ -120,7 +120,7 @@ def test_the_document_has_the_agreed_form_and_nothing_that_json_does_not_know() 
     assert made["teacher"].keys() == made["student"].keys() == side
     assert made.keys() == {"teacher", "student", "img_size", "blocks", "stock", "notes"}
     for number, block in enumerate(made["blocks"], 1):
-        assert block.keys() == {"index", "teacher", "student", "seam"} and block["index"] == number
+        assert block.keys() == {"index", "teacher", "student", "seam", "same"} and block["index"] == number
         for role in ("teacher", "student"):
             assert block[role].keys() == {"first", "last", "params", "macs", "in", "out"}
     assert made["blocks"][-1]["seam"] is None

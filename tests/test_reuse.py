@@ -36,5 +36,5 @@ def started(place: Path, *overrides: str) -> Ready:
 def test_blocks_are_taken_over_where_they_saw_the_same(
     place: Path, theirs: tuple[str, ...], ours: tuple[str, ...], taken: bool
 ) -> None:
-    found = _alike(started(place, *theirs).recipe, (1, 2, 3), started(place, *ours))
+    found = _alike(started(place, *theirs).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *ours))
     assert [stage.name for stage in found] == (["graft"] if taken else [])

@@ -13,6 +13,7 @@ from graftcli.api.notebook import Notebook
 from graftcli.api.ready import parse_blocks, plan_of, recipe_of
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.graft.counterparts import check_made
+from graftcli.graft.freezing import frozen_blocks
 from graftcli.graft.stages import check_tasks
 from graftcli.recipe import Recipe, check_units
 
@@ -24,6 +25,7 @@ class Planned:
     blocks: int
     params: int
     macs: int
+    frozen: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Eligible:
         able, refused = [], []
         for method in methods_of(self.grid, self._blocks_of):
             try:
-                blocks = self.planned(method).blocks
-                check_tasks(self._recipe(method.recipe), blocks, parse_blocks(method.blocks, blocks))
+                planned = self.planned(method)
+                chosen = parse_blocks(method.blocks, planned.blocks)
+                check_tasks(self._recipe(method.recipe), planned.blocks, chosen, planned.frozen)
                 able.append(method)
             except (PairError, UsageError, CheckpointError) as problem:
                 refused.append((method, problem))
@@ -60,7 +63,9 @@ class Eligible:
             plan = plan_of(asked, recipe)
             check_units(recipe, len(plan.blocks))
             check_made(recipe, plan.student.network)
-            return asdict(Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs))
+            return asdict(
+                Planned(len(plan.blocks), plan.teacher.params, plan.teacher.macs, frozen_blocks(recipe, plan))
+            )
 
         return Planned(**self.notebook.once("plans", mark_of(asked), find))
 

@@ -9,13 +9,10 @@ from collections.abc import Callable
 
 from graftcli.api.ready import Ready, trained_on
 from graftcli.events import Event, Foreseen, Listener, Looked
+from graftcli.graft.cost import looks_worth
 from graftcli.graft.looks import looks
-from graftcli.graft.stages import Task, tasks
-from graftcli.nets.plan import Plan
+from graftcli.graft.stages import tasks
 
-# A step in passes forwards. What is not trained: forwards and back. What is trained: three, and about one more for what
-# has no multiply-adds, as BatchNorms and the optimiser.
-_BETWEEN, _TRAINED = 2, 4
 _WATCHED = 3.0  # seconds of looking before anything is said
 _LONG = 600.0  # who waits for less sees the end coming
 
@@ -29,7 +26,7 @@ def foreseeing(
     the time of small networks, and where a recipe goes from layer to layer, its steps as long as a layer is large.
     """
     images = trained_on(start)
-    every = tasks(start.recipe, len(start.plan.blocks), start.blocks)
+    every = tasks(start.recipe, len(start.plan.blocks), start.blocks, start.frozen)
     if start.device.type != "cpu" or any(task.stage.train == "layers" for task in every):
         return listen
     left = {task: int(max(0, task.steps(images) - max(0, behind(task.name)))) for task in every}
@@ -55,13 +52,3 @@ def foreseeing(
                 listen(Foreseen(sum(left.values()), seconds))
 
     return tell
-
-
-def looks_worth(task: Task, plan: Plan) -> float:
-    """How many looks of the whole teacher a view takes as long as, when this is trained on it."""
-    ours, theirs = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
-    to_the_end = any(target.at in ("features", "logits") for target in task.stage.targets)
-    way = range(task.first, (len(ours) if to_the_end else task.last) + 1)
-    between = sum(ours[block - 1] for block in way if block not in task.blocks)
-    before, trained = (sum(theirs[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
-    return (before + _TRAINED * trained + _BETWEEN * between) / sum(ours)

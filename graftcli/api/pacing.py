@@ -90,7 +90,7 @@ def paced(asked: Asked, blocks: str | None, budget: Budget, folder: Path, listen
 
 def _parts(start: Ready) -> list[Part]:
     """The units that a run would train, for as long as its recipe has it."""
-    every = tasks(start.recipe, len(start.plan.blocks), start.blocks)
+    every = tasks(start.recipe, len(start.plan.blocks), start.blocks, start.frozen)
     images, times = trained_on(start), times_of(start, every)
     return [Part(task, task.steps(images), times[task.name]) for task in every]
 

@@ -13,7 +13,7 @@ from graftcli.nets.plan import Plan, count_parameters
 from graftcli.nets.positions import Position, positions
 from graftcli.nets.spec import build
 from graftcli.nets.trace import Traced, trace
-from graftcli.students.make import maker
+from graftcli.students.make import made_from_teacher, maker
 
 ImgSize = int | tuple[int, int] | None
 
@@ -50,7 +50,7 @@ def plan(
     if isinstance(student, str):
         student = build(
             student,
-            checkpoint=student_checkpoint or "none",
+            checkpoint=student_checkpoint or (None if made_from_teacher(student) else "none"),
             ema=ema,
             unsafe=unsafe_load,
             trust_code=trust_code,

@@ -13,6 +13,7 @@ from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Decoded, Listener, Warned
 from graftcli.graft.counterparts import check_made
+from graftcli.graft.freezing import frozen_blocks
 from graftcli.graft.looks import held_out_of
 from graftcli.graft.stages import check_tasks
 from graftcli.graft.views import plain
@@ -43,6 +44,11 @@ class Ready:
     held: pictures.Images | None  # given to measure on
     device: torch.device
 
+    @property
+    def frozen(self) -> tuple[int, ...]:
+        """The blocks that are the teacher's and stay so."""
+        return frozen_blocks(self.recipe, self.plan)
+
 
 def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
@@ -56,7 +62,7 @@ def ready(asked: Asked, blocks: str | None, listen: Listener) -> Ready:
     check_units(recipe, len(plan.blocks))
     check_made(recipe, plan.student.network)
     chosen = parse_blocks(blocks, len(plan.blocks))
-    check_tasks(recipe, len(plan.blocks), chosen)
+    check_tasks(recipe, len(plan.blocks), chosen, frozen_blocks(recipe, plan))
     if recipe.init != asked_for.init and f"init={asked_for.init}" in how.overrides:
         listen(
             Warned(

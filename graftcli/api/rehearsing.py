@@ -76,7 +76,7 @@ def rehearse(start: Ready, folder: Path) -> Pace:
             )
         }
     )
-    whole, few = (tasks(one, blocks, start.blocks) for one in (recipe, short))
+    whole, few = (tasks(one, blocks, start.blocks, start.frozen) for one in (recipe, short))
     times = times_of(start, few)
     share = min(1.0, sum(looks(short, few, images).values()) / sum(looks(recipe, whole, images).values()))
     fixed = fixed_now(start, folder)

@@ -40,7 +40,8 @@ def repaired(path: Path, *, trust_code: bool = False, listen: Listener = lambda 
 
 def _lost_blocks(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     """The trained blocks that a merge needs and that are missing or damaged."""
-    every = tasks(Recipe.model_validate(settings["recipe"]), len(settings["cuts"]["student"]) + 1, settings["blocks"])
+    recipe, blocks = Recipe.model_validate(settings["recipe"]), len(settings["cuts"]["student"]) + 1
+    every = tasks(recipe, blocks, settings["blocks"], settings["frozen"])
     names = [f"{task.name}.safetensors" for task in every]
     return [f"`{BLOCKS}/{name}`" for name in names if not _is_block(folder, name)]
 

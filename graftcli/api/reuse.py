@@ -15,7 +15,7 @@ from graftcli.recipe import Recipe, Stage
 from graftcli.store.record import read_record
 from graftcli.store.written import plain, write_bytes
 
-_ELSEWHERE = ("blocks", "recipe", "cache_gb")  # what may differ, or is compared by itself
+_ELSEWHERE = ("blocks", "frozen", "recipe", "cache_gb")  # what may differ, or is compared by itself
 
 
 def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], start: Ready, listen: Listener) -> None:
@@ -23,7 +23,7 @@ def take_over(earlier: Path, folder: Path, settings: Mapping[str, Any], start: R
     before, now = read_record(earlier)["settings"], plain(settings)
     if any(before.get(key) != now[key] for key in now if key not in _ELSEWHERE):
         return
-    names = (stage.name for stage in _alike(Recipe.model_validate(before["recipe"]), before["blocks"], start))
+    names = (stage.name for stage in _alike(Recipe.model_validate(before["recipe"]), before, start))
     for name in (f"{stage}-{block}.safetensors" for stage in names for block in start.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
         if source.exists() and not target.exists() and _is_whole(source, listen):
@@ -40,18 +40,21 @@ def _is_whole(block: Path, listen: Listener) -> bool:
     return True
 
 
-def _alike(earlier: Recipe, blocks: Sequence[int], start: Ready) -> list[Stage]:
+def _alike(earlier: Recipe, before: Mapping[str, Any], start: Ready) -> list[Stage]:
     """The stages with which both recipes begin, in which a block depends on no other block, and sees the same."""
     now = start.recipe
-    if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "views")):
+    if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "freeze", "views")):
         return []
-    pairs = zip(_seen(earlier, blocks, start), _seen(now, start.blocks, start), strict=False)
+    seen = _seen(earlier, before["blocks"], before["frozen"], start), _seen(now, start.blocks, start.frozen, start)
+    pairs = zip(*seen, strict=False)
     same = [first[0] for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     return list(takewhile(lambda stage: stage.train == "blocks" and stage.input == "teacher", same))
 
 
-def _seen(recipe: Recipe, blocks: Sequence[int], start: Ready) -> list[tuple[Stage, int | None, int]]:
+def _seen(
+    recipe: Recipe, blocks: Sequence[int], frozen: Sequence[int], start: Ready
+) -> list[tuple[Stage, int | None, int]]:
     """Of each stage the views an image, and the synthetic images: both may hang on the longest stage's length."""
-    every, images = tasks(recipe, len(start.plan.blocks), blocks), trained_on(start)
+    every, images = tasks(recipe, len(start.plan.blocks), blocks, frozen), trained_on(start)
     views, made = looks(recipe, every, images), synthetic(recipe, every, images)
     return [(stage, views.get(stage.augment or recipe.views.augment), made) for stage in recipe.stages]

@@ -170,6 +170,7 @@ def _settings(start: Ready) -> dict[str, Any]:
         "student": _identity(plan.student.network),
         "cuts": {"teacher": [c.name for c in plan.teacher.cuts], "student": [c.name for c in plan.student.cuts]},
         "blocks": list(start.blocks),
+        "frozen": list(start.frozen),
         "images": start.train.digest,
         "val_images": start.held.digest if start.held is not None else None,
         "fit": asdict(start.fit),

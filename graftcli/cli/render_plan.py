@@ -11,6 +11,11 @@ if TYPE_CHECKING:
     from graftcli.nets.folds import Fold
     from graftcli.nets.plan import Block, Part, Plan, Side
 
+_SAME = {
+    "weights": "same as the teacher; recipes keep it frozen, unless they have `freeze: none`",
+    "architecture": "same architecture as the teacher; recipes that inherit copy its weights and keep it frozen",
+}
+
 
 def plan(made: "Plan") -> None:
     """Print the blocks of a plan, the seams between them, the totals, and whether the student will be stock."""
@@ -19,6 +24,9 @@ def plan(made: "Plan") -> None:
     line()
     for block, ours, theirs in zip(made.blocks, made.teacher.cuts, made.student.cuts, strict=False):
         line(f"seam behind block {block.index}: {_seam(block, ours, theirs)}")
+    for block in made.blocks:
+        if block.same is not None:
+            line(f"block {block.index}: {_SAME[block.same]}")
     line()
     line(f"teacher: {_facts(made.teacher)}")
     line(f"student: {_facts(made.student)}")

@@ -1,11 +1,15 @@
 """How far a task has come, and the states that it can go on from."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from graftcli.graft.judge import Score
 
 _SETTLING = 20  # steps over which the loss at the start is averaged
 _DIVERGED = 20.0  # a loss so many times the one at the start has run away
@@ -37,6 +41,7 @@ class Course:
     loss: Loss = field(default_factory=Loss)
     halved: bool = False
     slow: dict[str, Tensor] = field(default_factory=dict)  # averaged weights
+    scores: dict[int, Score] = field(default_factory=dict)  # by step, on views that nothing is trained on
 
     @torch.no_grad()
     def average(self, decay: float | None, moving: nn.Module) -> None:
@@ -50,6 +55,19 @@ class Course:
             else:
                 self.slow[name] = parameter.clone()
 
+    @contextmanager
+    def averaged(self, moving: nn.Module) -> Iterator[None]:
+        """Within it, the averaged weights in place of the last, where there are any."""
+        last = {name: p.detach().clone() for name, p in moving.named_parameters() if name in self.slow}
+        self.settle(moving)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, parameter in moving.named_parameters():
+                    if name in last:
+                        parameter.copy_(last[name])
+
     @torch.no_grad()
     def settle(self, moving: nn.Module) -> None:
         """The averaged weights in place of the last, where there are any."""
@@ -62,6 +80,7 @@ def state_of(moving: nn.Module, optimiser: torch.optim.Optimizer, course: Course
     """A copy of everything that the task goes on from."""
     parts = {"weights": moving.state_dict(), "optimiser": optimiser.state_dict(), "slow": course.slow}
     facts = {"step": course.step, "loss": asdict(course.loss), "halved": course.halved}
+    facts["scores"] = {str(step): asdict(score) for step, score in course.scores.items()}
     return {**copied(parts), "course": facts}
 
 
@@ -74,7 +93,9 @@ def restore(state: dict[str, Any] | None, moving: nn.Module, optimiser: torch.op
     optimiser.load_state_dict(own["optimiser"])
     devices = {name: parameter.device for name, parameter in moving.named_parameters()}
     slow = {name: tensor.to(devices[name]) for name, tensor in own["slow"].items()}  # what was read lies on the CPU
-    return Course(own["course"]["step"], Loss(**own["course"]["loss"]), own["course"]["halved"], slow)
+    course = own["course"]
+    scores = {int(step): Score(**score) for step, score in course["scores"].items()}
+    return Course(course["step"], Loss(**course["loss"]), course["halved"], slow, scores)
 
 
 def copied(value: Any) -> Any:

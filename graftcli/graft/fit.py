@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from graftcli.events import Began, Listener, Stepped
+from graftcli.events import Began, Listener, Stepped, Warned
 from graftcli.graft.norms import recalibrate, trained_as
 from graftcli.graft.training import Training
 
@@ -28,6 +28,10 @@ def fit(training: Training, listen: Listener, note: Note = lambda *_: None) -> f
     with trained_as(stage, training.moving):
         while training.course.step < steps or not training.is_finite():
             course = training.course
+            training.score()
+            if training.only_falls:
+                listen(Warned(f"{training.name}: ended at step {course.step} of {steps}: it only lost ground"))
+                break
             # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
             at_mark = course.step % max(1, steps // _MARKS) == 0 and course.step != marked
             # before the loss, whose forward pass moves the statistics of a BatchNorm that is trained

@@ -3,28 +3,33 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError
-from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised
+from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised, Warned
 from graftcli.graft import merge as merging
 from graftcli.graft.answers import Answers, Place, choose_places, size_of
+from graftcli.graft.cost import looks_worth
 from graftcli.graft.counterparts import check_made
+from graftcli.graft.course import copied
 from graftcli.graft.fit import fit
+from graftcli.graft.freezing import copy_blocks, frozen_blocks
 from graftcli.graft.inherit import inherit
+from graftcli.graft.judge import Judge, Verdict, Watch, judged, marks_of, verdict_of
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
 from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
 from graftcli.graft.precision import Precision
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
-from graftcli.graft.stages import Grafted, Pieces, Task, moving_modules, pieces, tasks, wanted
+from graftcli.graft.solver import rate_of
+from graftcli.graft.stages import Pieces, Task, moving_modules, pieces, tasks, wanted
 from graftcli.graft.start import start
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
@@ -39,6 +44,7 @@ from graftcli.store.caches import Cache
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved
 _LOOKS_HELD_OUT = 8  # views of each held-out image
+_UNSEEN_IMAGES = 64  # of the training images, of which unseen views are drawn where no images are held out
 
 
 class Keeper(Protocol):
@@ -63,6 +69,7 @@ class Outcome:
     agreement: float | None  # on held-out images
     held_out: int
     errors: tuple[float, float]  # of the merge, in float64 and float32
+    verdicts: Mapping[str, Verdict]  # by task
 
 
 def run(
@@ -85,10 +92,11 @@ def run(
     inherits = recipe.init in ("inherit", "least-squares")
     if inherits and not is_derived(plan.student.network):  # which has inherited, and more exactly
         inherit(plan.teacher, plan.student, plain(train[:_START_IMAGES], fit_))
+    copy_blocks(plan, frozen_blocks(recipe, plan))
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
     for task in work.every:
         work.do(task)
-    agreement = work.agreement(chosen) if len(held) else None
+    agreement = work.judge.score(chosen).agreement if len(held) else None
     merged = (
         merging.merge(plan, work.seams) if len(chosen) == blocks else merging.merge_hybrid(plan, work.seams, chosen)
     )
@@ -96,7 +104,7 @@ def run(
     listen(Merged(*errors))
     if weights_digest(plan.teacher.network.module) != before:
         raise PairError("the teacher's weights changed during the run.", "Nothing was written. Please report this.")
-    return Outcome(merged, agreement, len(held), errors)
+    return Outcome(merged, agreement, len(held), errors, work.verdicts)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -133,20 +141,27 @@ class _Work:
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
         start(recipe, plan, joined, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen)
         # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
-        self.every = tasks(recipe, self.pieces.blocks, chosen)
+        self.every = tasks(recipe, self.pieces.blocks, chosen, frozen_blocks(recipe, plan))
         self.todo = list(self.every)
         self.kept = {one.layer: one for one in kept_of(plan.student.network)}
         self.looks = looks(recipe, self.every, len(train))
         self.answers: dict[Augment, Answers] = {}
-        light = Augment(crop=Crop(), flip=True)
-        self.held: Answers | None = None
-        self.agreed: dict[tuple[int, ...], float] = {}  # what was measured since weights last changed
+        self.is_held_out = len(held) > 0
+        views = self._judging(held)
+        scores = self.pieces.blocks + 1
+        exact = Precision(settings.how.device)  # by what is measured on, runs of any precision are compared
+        answers = self._answers("held-out", views, {scores}, settings.rooms(views.remembered), exact)
+        answers.look({scores}, lambda *_: None)
+        self.judge = Judge(self.pieces, answers)
+        self.verdicts: dict[str, Verdict] = {}
+
+    def _judging(self, held: Tensor) -> Views:
+        """Views that nothing is trained on: of held-out images, else unseen ones of the training images."""
+        seed, room = self.settings.seed + 1, self.settings.drawn
         if len(held):
-            views = Views(held, fit_, light, _LOOKS_HELD_OUT, settings.seed + 1, room=settings.drawn)
-            scores = self.pieces.blocks + 1
-            exact = Precision(settings.how.device)  # by what is measured on, runs of any precision are compared
-            self.held = self._answers("held-out", views, {scores}, settings.rooms(views.remembered), exact)
-            self.held.look({scores}, lambda *_: None)
+            return Views(held, self.fit_, Augment(crop=Crop(), flip=True), _LOOKS_HELD_OUT, seed, room=room)
+        images = self.train[:_UNSEEN_IMAGES]
+        return Views(images, self.fit_, self.recipe.views.augment, _LOOKS_HELD_OUT, seed, room=room)
 
     def _first_views(self) -> Tensor:
         """Views from which layers are solved: of large images fewer, for all of them are held at once."""
@@ -157,28 +172,64 @@ class _Work:
 
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""
-        self.agreed.clear()
         unit = self.keeper.unit(task.name)
         moving = nn.ModuleList(moving_modules(task, self.pieces))
         ready = unit.finished
         if ready is not None:
             moving.load_state_dict(ready[0])
+            self._decided(task, verdict_of(ready[1]["verdict"]))
             self.todo.remove(task)
             return
-        began, steps = time.monotonic(), self._length(task)
+        began, together = time.monotonic(), (*task.before, *task.blocks)
+        before, weights = self.judge.score(together), copied(moving.state_dict())
         answers = self._looked(task)
         material = self._material(answers)
         if task.stage.train == "layers":
+            steps, stopped = self._length(task), None
             loss = fit_layers(task, material, unit, self._tell(task), self._note(task))
         else:
-            loss = fit(BlockTraining(task, material, unit), self._tell(task), self._note(task))
-        agreement = self.agreement(task.blocks) if self.held is not None else None
+            training = BlockTraining(task, material, unit)
+            training.watch = Watch(before, self._marks(task), partial(self.judge.measured, together))
+            loss = fit(training, self._tell(task), self._note(task))
+            steps = training.course.step
+            stopped = steps if steps < training.steps else None
+        verdict = judged(moving, weights, before, partial(self.judge.measured, together), stopped)
+        self._decided(task, verdict)
+        if verdict.is_setback:
+            self.listen(Warned(self._setback(task, verdict)))
+        agreement = verdict.kept.agreement if self.is_held_out else None
         ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
-        self.keeper.metric({"unit": task.name, "step": steps, "loss": loss, "agreement": agreement})
-        unit.finish(moving.state_dict(), {"loss": loss, "agreement": agreement, "steps": steps})
+        found = {"loss": loss, "agreement": agreement}
+        scores = {"before": verdict.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
+        self.keeper.metric({"unit": task.name, "step": steps, **found, **scores, "share": verdict.share})
+        unit.finish(moving.state_dict(), {**found, "steps": steps, "verdict": asdict(verdict)})
         self.listen(ended)
         self.todo.remove(task)
         answers.forget(self._wanted(self._alike(task, self.todo)))
+
+    def _decided(self, task: Task, verdict: Verdict) -> None:
+        self.judge.forget()
+        self.verdicts[task.name] = verdict
+
+    def _setback(self, task: Task, verdict: Verdict) -> str:
+        """What the user should know of a task that lost agreement, and what to change."""
+        on = "held-out images" if self.is_held_out else "unseen views of the training images"
+        kept = f"{verdict.share:.0%} of the change is kept" if verdict.share else "the weights before it are kept"
+        fix = (
+            f"lower its rate, --set stages.{task.stage.name}.lr={rate_of(task) / 3:g}"
+            if task.stage.lr
+            else "raise its ridge"
+        )
+        return (
+            f"{task.name} lowered the agreement on {on} from {verdict.before.agreement:.1%} to"
+            f" {verdict.after.agreement:.1%}: {kept}, {verdict.kept.agreement:.1%}. To train it further, {fix}"
+        )
+
+    def _marks(self, task: Task) -> tuple[int, ...]:
+        """The steps at which a task is scored."""
+        steps, batch = task.steps(len(self.train)), task.batch(len(self.train))
+        look = 1 + self.plan.student.macs / self.plan.teacher.macs
+        return marks_of(steps, steps * batch * looks_worth(task, self.plan), len(self.judge.answers.views) * look)
 
     def _tell(self, task: Task) -> Listener:
         """A listener that knows how far the whole run has come."""
@@ -230,12 +281,10 @@ class _Work:
         return self.answers[augment]
 
     def _taken(self) -> int:
-        """Bytes of memory that held-out views and the teacher's scores of them have."""
-        if self.held is None:
-            return 0
-        views = self.held.views
-        size = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(views), self.held.how.dtype)
-        return size + views.remembered
+        """Bytes of memory that the judge's views and the teacher's scores of them have."""
+        judging = self.judge.answers
+        size = size_of(self.pieces.blocks + 1, self.pieces.shapes, len(judging.views), judging.how.dtype)
+        return size + judging.views.remembered
 
     @cached_property
     def synthetic(self) -> Tensor | None:
@@ -270,21 +319,3 @@ class _Work:
             chunk=chunk_of(shapes, self.settings.how.device),
             how=how,
         )
-
-    def agreement(self, blocks: Sequence[int]) -> float:
-        """The share of views of held-out images at which the teacher with these blocks replaced answers as it did."""
-        chosen = tuple(sorted(blocks))
-        if chosen not in self.agreed:
-            self.agreed[chosen] = self._measured(chosen)
-        return self.agreed[chosen]
-
-    @torch.no_grad()
-    def _measured(self, blocks: tuple[int, ...]) -> float:
-        assert self.held is not None
-        grafted = Grafted(self.pieces, blocks).eval()
-        last = self.pieces.blocks + 1
-        same = 0
-        for index in torch.arange(len(self.held.views)).split(self.held.chunk):
-            given = grafted(self.held.at(grafted.first - 1, index), {last})[last]
-            same += int((given.argmax(1) == self.held.at(last, index).argmax(1)).sum())
-        return same / len(self.held.views)

@@ -51,24 +51,33 @@ class Task:
         return self.stage.batch if self.stage.steps is not None else min(self.stage.batch, images)
 
 
-def tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> list[Task]:
+def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> list[Task]:
     """Everything that is to be trained, in order. Where only some blocks are `chosen`, neighbours among them are
-    connected, and the whole is finished, without the others."""
+    connected, and the whole is finished, without the others. `frozen` blocks equal the teacher's and are never trained.
+    """
     found: list[Task] = []
     for stage in recipe.stages:
-        filtered = [tuple(b for b in unit if b in chosen) for unit in stage.units(blocks)]
-        units = _connections(sorted(chosen)) if stage.train == "growing" else filtered
+        grows = stage.train == "growing"
+        whole = _connections(sorted(chosen)) if grows else stage.units(blocks)
+        units = [tuple(b for b in unit if b in chosen and b not in frozen) for unit in whole]
         found += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
-            if unit
+            if len(unit) > grows and unit not in units[:i]
         ]
     return found
 
 
-def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int]) -> None:
+def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> None:
     """A recipe has something to train in the blocks that are chosen."""
-    if not tasks(recipe, blocks, chosen):
+    if all(block in frozen for block in chosen):
+        asked, verb = ", ".join(map(str, sorted(chosen))), "are" if len(chosen) > 1 else "is"
+        raise UsageError(
+            f"{'blocks' if len(chosen) > 1 else 'block'} {asked} {verb} to be replaced, and {verb} the same as the"
+            " teacher: there is nothing to train.",
+            "Choose a smaller student, or other blocks; --set freeze=none trains these too.",
+        )
+    if not tasks(recipe, blocks, chosen, frozen):
         asked, verb = ", ".join(map(str, sorted(chosen))), "are" if len(chosen) > 1 else "is"
         raise UsageError(
             f"recipe {recipe.name} connects neighbouring blocks, and of {blocks} only {asked} {verb} to be replaced.",

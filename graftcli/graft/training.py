@@ -11,6 +11,7 @@ from graftcli.errors import GateError
 from graftcli.events import Listener, Warned
 from graftcli.graft.answers import Answers
 from graftcli.graft.course import SMALL, restore, state_of
+from graftcli.graft.judge import Watch
 from graftcli.graft.order import Order
 from graftcli.graft.precision import Precision
 from graftcli.graft.solver import factor_at, optimiser_of, rate_of, rates_of
@@ -48,6 +49,7 @@ class Training(ABC):
         self.rates = rates_of(task, moving, material.images)
         self.optimiser = optimiser_of(task.stage, self.rates)
         self.course = restore(unit.state, moving, self.optimiser)
+        self.watch: Watch | None = None
         self.good, self.good_loss = self.state(), self.course.loss.average
 
     @abstractmethod
@@ -57,6 +59,20 @@ class Training(ABC):
     @abstractmethod
     def show(self, step: int) -> object:
         """What is trained, as it is, on the views of a step."""
+
+    @property
+    def only_falls(self) -> bool:
+        return self.watch is not None and self.watch.only_falls(self.course.scores)
+
+    def score(self) -> None:
+        """At its marks, on views that nothing is trained on, with the averaged weights where there are any."""
+        if (
+            self.watch is not None
+            and self.course.step in self.watch.marks
+            and self.course.step not in self.course.scores
+        ):
+            with self.course.averaged(self.moving):
+                self.course.scores[self.course.step] = self.watch.measure()
 
     def step(self, error: Tensor) -> None:
         stage, course = self.task.stage, self.course

@@ -5,6 +5,7 @@ Every structural refusal happens while it is made.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from graftcli.nets.derived import base_of, is_derived, notes
 from graftcli.nets.network import Network
 from graftcli.nets.pair import Choice, pair, pair_derived
 from graftcli.nets.parts import Part, Side, count_parameters, head_params, parts_of, stem_params
+from graftcli.nets.same import Sameness, sameness
 from graftcli.nets.trace import trace
 
 __all__ = [
@@ -49,6 +51,7 @@ class Block:
     teacher: Part
     student: Part
     seam: PlannedSeam | None  # at the block's end; None after the last
+    same: Sameness | None = None  # what equals the teacher's block, where neither end needs an adapter
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,10 @@ def make(teacher: Network, student: Network, choice: Choice | None = None) -> Pl
         for i, (net, graph) in enumerate(zip((teacher, student), traced, strict=True))
     ]
     seams = [*(_seam(ours, theirs) for ours, theirs in pairs), None]
-    parts = zip(parts_of(sides[0]), parts_of(sides[1]), seams, strict=True)
-    blocks = tuple(Block(i, ours, theirs, seam) for i, (ours, theirs, seam) in enumerate(parts, 1))
+    teacher_parts, student_parts = map(parts_of, sides)
+    same = _same(sides, teacher_parts, seams)
+    parts = zip(teacher_parts, student_parts, seams, same, strict=True)
+    blocks = tuple(Block(i, *found) for i, found in enumerate(parts, 1))
     return Plan(sides[0], sides[1], blocks, tuple(_notes(sides, blocks)))
 
 
@@ -120,6 +125,13 @@ def _seam(ours: Position, theirs: Position) -> PlannedSeam:
     return PlannedSeam("adapter", blocker=f"{theirs.forwards.blocker}; {theirs.backwards.blocker}")
 
 
+def _same(sides: Sequence[Side], parts: Sequence[Part], seams: Sequence[PlannedSeam | None]) -> list[Sameness | None]:
+    """For each block what of it equals the teacher's; none does at whose ends the channels differ."""
+    ends = [True, *(seam is None or seam.kind == "identity" for seam in seams)]
+    blocks = zip(sides[0].blocks, sides[1].blocks, parts, pairwise(ends), strict=True)
+    return [sameness(ours, theirs, part.inputs) if all(plain) else None for ours, theirs, part, plain in blocks]
+
+
 def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
     found = notes(sides[1].network)
     for role, side in zip(("teacher", "student"), sides, strict=True):
@@ -148,6 +160,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
                 "teacher": _part_json(block.teacher),
                 "student": _part_json(block.student),
                 "seam": _seam_json(block.seam),
+                "same": block.same,
             }
             for block in plan.blocks
         ],

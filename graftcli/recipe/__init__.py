@@ -27,12 +27,17 @@ class Recipe(Part):
     `init` is where the student's first weights come from: nowhere, the teacher, its own name, or a file. With
     `least-squares` it is the teacher, and then each dense layer of a student that was just made from it is solved for,
     if any of them has lost something.
+
+    `freeze` says which blocks are kept out of training. `same`: those that have the teacher's weights, or are about to
+    inherit all of them. `same-shape`: those of the teacher's architecture are given its weights, wherever the others
+    start. `none`: every block is trained.
     """
 
     name: Name = Field(description=NAME)
     about: str = Field(min_length=1, max_length=1000, description="1 to 1000 characters: what the recipe is for")
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
+    freeze: Literal["same", "same-shape", "none"] = "same"
     views: Views = Field(default=Views(), description="a map with `count` or `total`, `augment` and `synthetic`")
     stages: Many[Stage] = Field(description="a list with at least one stage, a map each")
 

@@ -46,6 +46,7 @@ class _Settings(_Schema):
     student: _Network
     cuts: _Cuts
     blocks: Annotated[list[Block], Field(min_length=1)]
+    frozen: list[Block]
     images: Text
     val_images: Text | None
     recipe: dict[str, Any]

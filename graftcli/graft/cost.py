@@ -1,0 +1,18 @@
+"""What training costs, in multiply-adds of the teacher's forward pass."""
+
+from graftcli.graft.stages import Task
+from graftcli.nets.plan import Plan
+
+# A step in passes forwards. What is not trained: forwards and back. What is trained: three, and about one more for what
+# has no multiply-adds, as BatchNorms and the optimiser.
+_BETWEEN, _TRAINED = 2, 4
+
+
+def looks_worth(task: Task, plan: Plan) -> float:
+    """How many looks of the whole teacher a view takes as long as, when this is trained on it."""
+    ours, theirs = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
+    to_the_end = any(target.at in ("features", "logits") for target in task.stage.targets)
+    way = range(task.first, (len(ours) if to_the_end else task.last) + 1)
+    between = sum(ours[block - 1] for block in way if block not in task.blocks)
+    before, trained = (sum(theirs[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
+    return (before + _TRAINED * trained + _BETWEEN * between) / sum(ours)

@@ -1,0 +1,150 @@
+"""Whether training made the student better: scores on views that nothing is trained on, before a task and after it.
+
+The views are of held-out images; where there are none, they are unseen views of the training images.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from graftcli.graft.answers import Answers
+from graftcli.graft.stages import Grafted, Pieces
+
+_MOST_MARKS, _LEAST_MARKS = 7, 4
+_SCORING = 0.03  # of a task's work, that scoring may take
+_SHARES = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
+
+
+@dataclass(frozen=True)
+class Score:
+    """How near a network's answers are to the teacher's."""
+
+    agreement: float  # the share of views with the same first answer
+    kl: float  # KL(teacher || network), averaged over the views, in nats
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        return self.agreement, -math.inf if math.isnan(self.kl) else -self.kl
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a task began with, what it ended with, and what is kept of it."""
+
+    before: Score
+    after: Score
+    kept: Score
+    share: float  # of the way from the weights before to those after: 1 where training did not lose agreement
+    stopped: int | None = None  # the step at which a task that only lost ground was ended
+
+    @property
+    def is_setback(self) -> bool:
+        return self.share < 1
+
+
+def verdict_of(facts: Mapping[str, Any]) -> Verdict:
+    """A verdict out of the facts of a finished task."""
+    before, after, kept = (Score(**facts[name]) for name in ("before", "after", "kept"))
+    return Verdict(before, after, kept, facts["share"], facts["stopped"])
+
+
+class Judge:
+    """Scores the teacher with some of its blocks replaced."""
+
+    def __init__(self, pieces: Pieces, answers: Answers) -> None:
+        self.pieces, self.answers = pieces, answers
+        self._scores: dict[tuple[int, ...], Score] = {}  # since weights last changed
+
+    def forget(self) -> None:
+        """Weights have changed."""
+        self._scores.clear()
+
+    def score(self, blocks: Sequence[int]) -> Score:
+        """The score with these blocks replaced, as they are since `forget`."""
+        chosen = tuple(sorted(blocks))
+        if chosen not in self._scores:
+            self._scores[chosen] = self.measured(chosen)
+        return self._scores[chosen]
+
+    @torch.no_grad()
+    def measured(self, blocks: Sequence[int]) -> Score:
+        """The score with these blocks replaced, as they are now."""
+        grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
+        same, kl, count = 0, 0.0, len(self.answers.views)
+        with _in_eval_mode(grafted):
+            for index in torch.arange(count).split(self.answers.chunk):
+                given = grafted(self.answers.at(grafted.first - 1, index), {last})[last].float()
+                wanted = self.answers.at(last, index)
+                same += int((given.argmax(1) == wanted.argmax(1)).sum())
+                soft = F.log_softmax(given, 1), F.log_softmax(wanted, 1)
+                kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
+        return Score(same / count, kl / count)
+
+
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Within it, everything computes as when it is used; what was being trained goes on as it was."""
+    training = [one for one in module.modules() if one.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for one in training:
+            one.training = True
+
+
+def judged(
+    moving: nn.Module, start: dict[str, Tensor], before: Score, measure: Callable[[], Score], stopped: int | None = None
+) -> Verdict:
+    """Keep what training made of the weights where no agreement was lost; else the best point on the straight line
+    from the weights before (`start`), the first of which is taken where points are equal."""
+    after = measure()
+    if after.agreement >= before.agreement:
+        return Verdict(before, after, after, 1.0, stopped)
+    end = {name: tensor.detach().clone() for name, tensor in moving.state_dict().items()}
+    found = [(after, 1.0)]
+    for share in _SHARES:
+        _place(moving, start, end, share)
+        found.append((measure(), share))
+    found.append((before, 0.0))
+    kept, share = max(found, key=lambda one: one[0].rank)
+    _place(moving, start, end, share)
+    return Verdict(before, after, kept, share, stopped)
+
+
+@torch.no_grad()
+def _place(moving: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> None:
+    """Move the weights to a point on the line; counters, which have none between, are the later ones."""
+    for name, tensor in moving.state_dict().items():
+        if share == 0 or not tensor.is_floating_point():
+            tensor.copy_(start[name] if share == 0 else end[name])
+        else:
+            tensor.copy_(start[name].lerp(end[name], share))
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A task is scored at some of its steps, so that one which only loses ground is ended early."""
+
+    before: Score
+    marks: tuple[int, ...]
+    measure: Callable[[], Score]  # with the weights as they are
+
+    def only_falls(self, scores: Mapping[int, Score]) -> bool:
+        """Whether the task lost ground at each of its marks so far, and there were enough of them to tell."""
+        seen = [self.before, *(scores[mark] for mark in self.marks if mark in scores)]
+        return len(seen) > _LEAST_MARKS and all(b.rank < a.rank and b.kl > a.kl for a, b in pairwise(seen))
+
+
+def marks_of(steps: int, stage_cost: float, look_cost: float) -> tuple[int, ...]:
+    """The steps at which a task is scored while it is trained: up to seven, evenly spread; none where that would take
+    more than 3% of its work. Both costs are in one unit."""
+    count = min(_MOST_MARKS, int(_SCORING * stage_cost / max(look_cost, 1.0)) - 2)  # two are before and after
+    return tuple(steps * (i + 1) // (count + 1) for i in range(count)) if count >= _LEAST_MARKS else ()
