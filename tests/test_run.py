@@ -104,7 +104,7 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
     whole = trained(plan(), Memory(tmp_path), count=40)
     other = trained(plan(), Memory(tmp_path), settings=Settings(memory=memory, disk=disk), count=40)
     assert (tmp_path / "cache").exists() == bool(disk)
-    assert other.agreement == whole.agreement
+    assert other.likeness == whole.agreement
     for name, tensor in whole.merged.module.state_dict().items():
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
 
@@ -152,10 +152,10 @@ def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None
     events: list[Event] = []
     outcome = trained(plan(), Memory(tmp_path), count=40, listen=events.append)
     assert outcome.held_out == 8
-    assert outcome.agreement is not None and 0 <= outcome.agreement <= 1
+    assert outcome.likeness is not None and 0 <= outcome.likeness.agreement <= 1 and outcome.likeness.kl >= 0
     assert next(e for e in events if isinstance(e, Looked)).total == 32
     assert all(e.agreement is not None for e in events if isinstance(e, Ended))
-    assert trained(plan(), Memory(tmp_path), count=39).agreement is None
+    assert trained(plan(), Memory(tmp_path), count=39).likeness is None
 
 
 def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """`eval`: networks scored on a folder of images, beside their teacher."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from graftcli.api.asked import Asked
 from graftcli.api.loading import network_of
 from graftcli.api.onnx_models import OnnxModel, is_onnx, onnx_model
+from graftcli.api.recorded import asked_for_first, recorded_teacher
 from graftcli.api.repair import repaired
 from graftcli.api.scoring import Evaluation, Look, Model, scoring_on
-from graftcli.errors import PairError, UsageError
-from graftcli.events import Listener
+from graftcli.errors import GraftError, PairError, UsageError
+from graftcli.events import Listener, Warned
 from graftcli.nets.grammar import path_of
+from graftcli.nets.network import Network
 from graftcli.store.written import plain
 from graftcli.students.make import maker
 from graftcli.students.wanted import is_wanted, looks_at_images, wanted
@@ -34,7 +37,8 @@ def evaluate(
 ) -> Evaluation:
     """Each model's score; all of them see the same pixels, cropped as the first one wants them.
 
-    Each is given its own mean and std; a user's own code, that of the first.
+    Each is given its own mean and std; a user's own code, that of the first. Without a `teacher`, that of the run
+    which the first model came out of, with the run's weights and preprocessing.
 
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
     trust_code.
@@ -55,23 +59,53 @@ def evaluate(
             repaired(path, trust_code=bool(building.get("trust_code")), listen=listen)
         return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
 
+    recorded = asked_for_first(models, teacher, trust_code=bool(building.get("trust_code")))
     derived = any(map(is_wanted, models))  # of the teacher, which is then there before them
     master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None and derived else None
     found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
     _check_alike(found)
     scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    if teacher is None and scoring.labels is None:
+    shown = look
+    if recorded is not None and teacher_checkpoint is None:
+        shown = replace(look, mean=look.mean or recorded.look.mean, std=look.std or recorded.look.std)
+        more = {**building, "img_size": _size_of(found[0])}
+        master = _of_record(recorded, more, listen, needed=teacher is not None or scoring.labels is None)
+    elif teacher is not None and master is None:
+        master = named(teacher, teacher_checkpoint, "teacher", _size_of(found[0]))
+    if master is not None:
+        _check_alike([*found, master])
+        scoring = scoring.beside(_warned_of(master, listen), shown)
+    elif scoring.labels is None:
         said = f"`{images}` has no class folders, and no teacher is named: there is nothing to score by."
         raise UsageError(said, "Give images in class folders, or a teacher to agree with: --teacher.")
-    if teacher is not None:
-        _, height, width = found[0].input_size
-        master = master or named(teacher, teacher_checkpoint, "teacher", (height, width))
-        _check_alike([*found, master])
-        scoring = scoring.beside(master)
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
     scored = tuple(scoring.score(model) for model in found)
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
+
+
+def _of_record(asked: Asked, building: dict[str, Any], listen: Listener, *, needed: bool) -> Network | None:
+    """The teacher that the record of a run names; without one that is not `needed` only its agreement is missing."""
+    try:
+        return recorded_teacher(asked, building)
+    except GraftError as fault:
+        if needed:
+            raise
+        listen(Warned(f"agreement is not measured, for the run's teacher could not be loaded: {fault.found}"))
+        return None
+
+
+def _warned_of(teacher: Model, listen: Listener) -> Model:
+    """The same teacher; that it has random weights is told."""
+    if isinstance(teacher, Network) and teacher.weights == "random":
+        said = f"teacher {teacher.name} has random weights: agreement with it says nothing."
+        listen(Warned(f"{said} Give its weights with --teacher-checkpoint."))
+    return teacher
+
+
+def _size_of(model: Model) -> tuple[int, int]:
+    _, height, width = model.input_size
+    return height, width
 
 
 def _made_of(teacher: Model | None, spec: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class Judge:
         assert self.test is not None
         teacher, how = teacher_of(self.asked), self.asked.how
         found = scoring_on(self.test, teacher, self.asked.look, classes=self.classes, jobs=how.jobs, device=how.device)
-        return found.beside(teacher)
+        return found.beside(teacher, self.asked.look)
 
     def score(self, folder: Path, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
         """Accuracy and agreement of what came out of a run; its own agreement where there is no test."""

@@ -1,5 +1,6 @@
 """What comes out of a run: its result, what its folder's files tell, and the one file that is wanted beside it."""
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from graftcli.errors import CheckpointError
 from graftcli.events import Listener, Saved
 from graftcli.export.form import Form, Subject, about
 from graftcli.export.write import write
+from graftcli.graft.judge import Verdict
 from graftcli.graft.run import Outcome
 from graftcli.measure import size_of
 from graftcli.nets.documents import fault
@@ -19,6 +21,18 @@ from graftcli.store import Spent, Store
 from graftcli.store.card import Made
 from graftcli.store.runs import RUN_FILE
 from graftcli.store.written import write_bytes
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A task whose training lowered the agreement with the teacher, and how much of the change is kept."""
+
+    unit: str
+    before: float  # agreement, on views of held-out images or unseen views of the training images
+    after: float
+    kept: float
+    share: float  # of the change of the weights: 0 keeps those before
+    stopped: int | None  # the step at which it was ended, because it had lost agreement at every mark
 
 
 @dataclass(frozen=True)
@@ -36,8 +50,11 @@ class Result:
     bytes: tuple[int, int]  # of their weights
     stock: bool
     agreement: float | None  # with the teacher, on views of held-out images; None where there were none
+    kl: float | None  # KL(teacher || result) on the same views, in nats
     held_out: int
     images: int  # that it was trained on
+    frozen: tuple[int, ...]  # blocks that equal the teacher's and were not trained
+    setbacks: tuple[Setback, ...]
     merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
     seconds: float  # of all sessions
     peak_memory: int  # bytes, the most of any session
@@ -45,7 +62,7 @@ class Result:
 
 
 def result_of(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Result:
-    plan, merged = start.plan, outcome.merged
+    plan, merged, likeness = start.plan, outcome.merged, outcome.likeness
     return Result(
         folder=str(folder),
         teacher=plan.teacher.network.name,
@@ -57,13 +74,21 @@ def result_of(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Res
         kept=tuple(f"{kept.adapter} at cut {kept.cut} stays a layer: {kept.reason}" for kept in merged.kept),
         bytes=(size_of(plan.teacher.network.module), size_of(merged.module)),
         stock=merged.stock,
-        agreement=outcome.agreement,
+        agreement=likeness.agreement if likeness else None,
+        kl=likeness.kl if likeness and math.isfinite(likeness.kl) else None,
         held_out=outcome.held_out,
         images=trained_on(start),
+        frozen=tuple(block for block in start.frozen if block in start.blocks),
+        setbacks=tuple(_setback(unit, verdict) for unit, verdict in outcome.verdicts.items() if verdict.is_setback),
         merge_errors=outcome.errors,
         seconds=spent.seconds,
         peak_memory=spent.peak_memory,
     )
+
+
+def _setback(unit: str, found: Verdict) -> Setback:
+    before, after, kept = found.before.agreement, found.after.agreement, found.kept.agreement
+    return Setback(unit, before, after, kept, found.share, found.stopped)
 
 
 def done_before(store: Store, single: Path | None, start: Ready, listen: Listener) -> Result:

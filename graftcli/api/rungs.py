@@ -8,6 +8,7 @@ from typing import Any
 from graftcli.api.asked import Asked
 from graftcli.api.loading import network_of
 from graftcli.api.onnx_models import OnnxModel, onnx_model
+from graftcli.api.recorded import recorded_teacher
 from graftcli.api.scoring import Look, Model, fit_of
 from graftcli.errors import UsageError
 from graftcli.images.pixels import Fit
@@ -47,7 +48,7 @@ def named(
         network = build(teacher, checkpoint=weights["teacher"], role="teacher", **building)
         found.append(Named(f"{network.name} (teacher)", network))
     elif runs:
-        network = _teacher(next(iter(runs.values())), building)
+        network = recorded_teacher(next(iter(runs.values())), building)
         found.append(Named(f"{network.name} (teacher)", network))
     for model in models:
         if model in runs:
@@ -61,15 +62,6 @@ def named(
     for one in {one.what.resolve() if isinstance(one.what, Path) else object(): one for one in found}.values():
         seen[one.name] = seen.get(one.name, 0) + 1
         yield one if seen[one.name] == 1 else replace(one, name=f"{one.name} #{seen[one.name]}")
-
-
-def _teacher(asked: Asked, building: dict[str, Any]) -> Network:
-    networks = asked.networks
-    own = {"num_classes": networks.num_classes, "in_chans": networks.in_chans, "ema": networks.ema}
-    given = {key: value for key, value in building.items() if value not in (None, False)}
-    trust = {"unsafe": networks.unpickles("teacher"), "document": networks.document_of("teacher")}
-    settings = {**own, **{key: value for key, value in given.items() if key != "unsafe"}, **trust}
-    return build(networks.teacher, checkpoint=networks.teacher_checkpoint, role="teacher", **settings)
 
 
 def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[Named]:

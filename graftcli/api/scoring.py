@@ -63,9 +63,9 @@ class Scoring:
     batch: int
     says: Tensor | None = None
 
-    def beside(self, teacher: Model) -> "Scoring":
-        """The same images with what this teacher says of them."""
-        return replace(self, says=self._answers(teacher))
+    def beside(self, teacher: Model, look: Look) -> "Scoring":
+        """The same images with this teacher's logits of them, as `look` has them normalised."""
+        return replace(self, says=replace(self, look=look)._answers(teacher))
 
     def score(self, model: Model) -> Scored:
         given = self._answers(model)

@@ -20,7 +20,10 @@ Folder = Annotated[
 Teacher = Annotated[
     str | None,
     o.option(
-        "--teacher", metavar="SPEC", rich_help_panel=o.NETWORKS, help="Also tell how far the models agree with it."
+        "--teacher",
+        metavar="SPEC",
+        rich_help_panel=o.NETWORKS,
+        help="Also tell how far the models agree with it. Without it, the teacher of the run.",
     ),
 ]
 Checkpoint = Annotated[

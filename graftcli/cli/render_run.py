@@ -181,6 +181,12 @@ def result(found: "Result") -> None:
         line(f"before its adapters were folded away: {before}")
     for kept in found.kept:
         line(f"adapter {kept}")
+    if found.frozen:
+        line(f"{numbers(found.frozen)} {'equal' if len(found.frozen) > 1 else 'equals'} the teacher: not trained")
+    for setback in found.setbacks:
+        change = f"lowered the agreement from {setback.before:.1%} to {setback.after:.1%}"
+        kept = f"{setback.share:.0%} of its change is kept" if setback.share else "the weights before it are kept"
+        line(f"{setback.unit} {change}: {kept}, {setback.kept:.1%}")
     line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")
     line(f"trained on {found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
     line(f"written: {found.folder}")

@@ -19,6 +19,7 @@ from graftcli.graft.stages import Grafted, Pieces
 
 _MOST_MARKS, _LEAST_MARKS = 7, 4
 _SCORING = 0.03  # of a task's work, that scoring may take
+_FEWEST_VIEWS, _MOST_VIEWS = 64, 512
 _SHARES = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
 
 
@@ -60,32 +61,32 @@ class Judge:
 
     def __init__(self, pieces: Pieces, answers: Answers) -> None:
         self.pieces, self.answers = pieces, answers
-        self._scores: dict[tuple[int, ...], Score] = {}  # since weights last changed
+        self._scores: dict[tuple[tuple[int, ...], int], Score] = {}  # since weights last changed
 
     def forget(self) -> None:
         """Weights have changed."""
         self._scores.clear()
 
-    def score(self, blocks: Sequence[int]) -> Score:
+    def score(self, blocks: Sequence[int], views: int) -> Score:
         """The score with these blocks replaced, as they are since `forget`."""
-        chosen = tuple(sorted(blocks))
-        if chosen not in self._scores:
-            self._scores[chosen] = self.measured(chosen)
-        return self._scores[chosen]
+        key = tuple(sorted(blocks)), views
+        if key not in self._scores:
+            self._scores[key] = self.measured(*key)
+        return self._scores[key]
 
     @torch.no_grad()
-    def measured(self, blocks: Sequence[int]) -> Score:
-        """The score with these blocks replaced, as they are now."""
-        grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
-        same, kl, count = 0, 0.0, len(self.answers.views)
+    def measured(self, blocks: Sequence[int], views: int) -> Score:
+        """The score with these blocks replaced, as they are now, on so many of the views, spread evenly."""
+        grafted, last, count = Grafted(self.pieces, blocks), self.pieces.blocks + 1, len(self.answers.views)
+        same, kl, views = 0, 0.0, min(views, count)
         with _in_eval_mode(grafted):
-            for index in torch.arange(count).split(self.answers.chunk):
+            for index in (torch.arange(views) * count // views).split(self.answers.chunk):
                 given = grafted(self.answers.at(grafted.first - 1, index), {last})[last].float()
                 wanted = self.answers.at(last, index)
                 same += int((given.argmax(1) == wanted.argmax(1)).sum())
                 soft = F.log_softmax(given, 1), F.log_softmax(wanted, 1)
                 kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
-        return Score(same / count, kl / count)
+        return Score(same / views, kl / views)
 
 
 @contextmanager
@@ -143,8 +144,13 @@ class Watch:
         return len(seen) > _LEAST_MARKS and all(b.rank < a.rank and b.kl > a.kl for a, b in pairwise(seen))
 
 
-def marks_of(steps: int, stage_cost: float, look_cost: float) -> tuple[int, ...]:
+def views_of(work: float, look: float) -> int:
+    """On how many views a task is scored before it and after it, so that both take some hundredths of its own work."""
+    return max(_FEWEST_VIEWS, min(_MOST_VIEWS, int(_SCORING * work / (2 * look))))
+
+
+def marks_of(steps: int, work: float, look: float) -> tuple[int, ...]:
     """The steps at which a task is scored while it is trained: up to seven, evenly spread; none where that would take
     more than 3% of its work. Both costs are in one unit."""
-    count = min(_MOST_MARKS, int(_SCORING * stage_cost / max(look_cost, 1.0)) - 2)  # two are before and after
+    count = min(_MOST_MARKS, int(_SCORING * work / look))
     return tuple(steps * (i + 1) // (count + 1) for i in range(count)) if count >= _LEAST_MARKS else ()

@@ -21,7 +21,7 @@ from graftcli.graft.course import copied
 from graftcli.graft.fit import fit
 from graftcli.graft.freezing import copy_blocks, frozen_blocks
 from graftcli.graft.inherit import inherit
-from graftcli.graft.judge import Judge, Verdict, Watch, judged, marks_of, verdict_of
+from graftcli.graft.judge import Judge, Score, Verdict, Watch, judged, marks_of, verdict_of, views_of
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
 from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
@@ -66,7 +66,7 @@ class KeptUnit(Unit, Protocol):
 @dataclass(frozen=True)
 class Outcome:
     merged: merging.Merged
-    agreement: float | None  # on held-out images
+    likeness: Score | None  # to the teacher, on views of held-out images
     held_out: int
     errors: tuple[float, float]  # of the merge, in float64 and float32
     verdicts: Mapping[str, Verdict]  # by task
@@ -96,7 +96,7 @@ def run(
     work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
     for task in work.every:
         work.do(task)
-    agreement = work.judge.score(chosen).agreement if len(held) else None
+    likeness = work.judge.measured(chosen, len(work.judge.answers.views)) if len(held) else None
     merged = (
         merging.merge(plan, work.seams) if len(chosen) == blocks else merging.merge_hybrid(plan, work.seams, chosen)
     )
@@ -104,7 +104,7 @@ def run(
     listen(Merged(*errors))
     if weights_digest(plan.teacher.network.module) != before:
         raise PairError("the teacher's weights changed during the run.", "Nothing was written. Please report this.")
-    return Outcome(merged, agreement, len(held), errors, work.verdicts)
+    return Outcome(merged, likeness, len(held), errors, work.verdicts)
 
 
 def weights_digest(module: nn.Module) -> str:
@@ -180,8 +180,8 @@ class _Work:
             self._decided(task, verdict_of(ready[1]["verdict"]))
             self.todo.remove(task)
             return
-        began, together = time.monotonic(), (*task.before, *task.blocks)
-        before, weights = self.judge.score(together), copied(moving.state_dict())
+        began = time.monotonic()
+        watch, weights = self._watch(task), copied(moving.state_dict())
         answers = self._looked(task)
         material = self._material(answers)
         if task.stage.train == "layers":
@@ -189,18 +189,18 @@ class _Work:
             loss = fit_layers(task, material, unit, self._tell(task), self._note(task))
         else:
             training = BlockTraining(task, material, unit)
-            training.watch = Watch(before, self._marks(task), partial(self.judge.measured, together))
+            training.watch = watch
             loss = fit(training, self._tell(task), self._note(task))
             steps = training.course.step
             stopped = steps if steps < training.steps else None
-        verdict = judged(moving, weights, before, partial(self.judge.measured, together), stopped)
+        verdict = judged(moving, weights, watch.before, watch.measure, stopped)
         self._decided(task, verdict)
         if verdict.is_setback:
             self.listen(Warned(self._setback(task, verdict)))
         agreement = verdict.kept.agreement if self.is_held_out else None
         ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
         found = {"loss": loss, "agreement": agreement}
-        scores = {"before": verdict.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
+        scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
         self.keeper.metric({"unit": task.name, "step": steps, **found, **scores, "share": verdict.share})
         unit.finish(moving.state_dict(), {**found, "steps": steps, "verdict": asdict(verdict)})
         self.listen(ended)
@@ -225,11 +225,14 @@ class _Work:
             f" {verdict.after.agreement:.1%}: {kept}, {verdict.kept.agreement:.1%}. To train it further, {fix}"
         )
 
-    def _marks(self, task: Task) -> tuple[int, ...]:
-        """The steps at which a task is scored."""
-        steps, batch = task.steps(len(self.train)), task.batch(len(self.train))
-        look = 1 + self.plan.student.macs / self.plan.teacher.macs
-        return marks_of(steps, steps * batch * looks_worth(task, self.plan), len(self.judge.answers.views) * look)
+    def _watch(self, task: Task) -> Watch:
+        """The score that a task begins with, and the steps at which it is scored again."""
+        together, steps, batch = (*task.before, *task.blocks), self._length(task), task.batch(len(self.train))
+        work = steps * batch * looks_worth(task, self.plan)
+        look = 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
+        views = views_of(work, look)
+        measure = partial(self.judge.measured, together, views)
+        return Watch(self.judge.score(together, views), marks_of(steps, work, views * look), measure)
 
     def _tell(self, task: Task) -> Listener:
         """A listener that knows how far the whole run has come."""

@@ -24,6 +24,9 @@ class Unit:
     blocks: tuple[int, ...]
     losses: tuple[tuple[int, float], ...]  # (step, loss), in order
     agreement: float | None
+    before: float | None = None  # agreement on the same views before the unit was trained
+    after: float | None = None  # and after, where not all of the change is kept
+    share: float = 1.0  # of the change, that is kept
 
     @property
     def steps(self) -> int:
@@ -149,12 +152,13 @@ def _is_unit(unit: str, stage: str) -> bool:
 
 def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> Unit:
     """A step that was recorded twice, before an interruption and after it, counts once."""
-    losses, agreement = {}, None
+    losses, scores = {}, dict[str, float]()
     for record in records:
         losses[int(record["step"])] = float(record["loss"])
-        agreement = record.get("agreement") if record.get("agreement") is not None else agreement
+        scores |= {key: record[key] for key in ("agreement", "before", "after", "share") if record.get(key) is not None}
     blocks = tuple(int(part) for part in name.removeprefix(stage).split("-")[1:])
-    return Unit(name, blocks, tuple(sorted(losses.items())), agreement)
+    agreement, before, after = (scores.get(key) for key in ("agreement", "before", "after"))
+    return Unit(name, blocks, tuple(sorted(losses.items())), agreement, before, after, scores.get("share", 1.0))
 
 
 class _Record(BaseModel):
@@ -164,6 +168,9 @@ class _Record(BaseModel):
     step: Annotated[Whole, Field(le=10**12)]
     loss: Loss
     agreement: Share | None = None
+    before: Share | None = None
+    after: Share | None = None
+    share: Share | None = None
 
 
 def records(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:

@@ -70,6 +70,15 @@ class _Fixed(_Schema):
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")]
 
 
+class _Setback(_Schema):
+    unit: Text
+    before: Share
+    after: Share
+    kept: Share
+    share: Share
+    stopped: Amount | None
+
+
 class _Result(_Schema):
     teacher: Text
     student: Text
@@ -81,8 +90,11 @@ class _Result(_Schema):
     bytes: Pair
     stock: bool
     agreement: Share | None
+    kl: float | None
     held_out: Amount
     images: Amount
+    frozen: list[Block]
+    setbacks: list[_Setback]
     seconds: Seconds
     peak_memory: Amount
 

@@ -104,7 +104,8 @@ def scored(wanted: Asked, folder: Path, seconds: float | None) -> str:
     blocks = " ".join(f"{100 * line['after']:.1f}" for line in units[:-1])
     kept = "" if last["share"] == 1 else f", {last['share']:g} kept"
     change = f"{100 * last['before']:.1f} -> {100 * last['after']:.1f}{kept}"
-    return f"{100 * (result.agreement or 0):.2f} | {last['kl']:.4f} | {change} | {blocks} | {result.seconds:.0f} |"
+    kl = "" if result.kl is None else f"{result.kl:.4f}"
+    return f"{100 * (result.agreement or 0):.2f} | {kl} | {change} | {blocks} | {result.seconds:.0f} |"
 
 
 def main() -> None:

@@ -38,5 +38,5 @@ def test_one_hash_for_every_budget(name: str, tmp_path: Path) -> None:
         settings = Settings(memory=memory, at_once=at_once, disk=disk)
         made = made_plan("prune:l1=0.4") if name == "solved layers" else plan()
         outcome = trained(made, Memory(folder), RECIPES[name], settings, count=48)
-        found[memory, at_once, disk] = weights_digest(outcome.merged.module), outcome.agreement
+        found[memory, at_once, disk] = weights_digest(outcome.merged.module), outcome.likeness
     assert len(set(found.values())) == 1, found
