@@ -104,7 +104,7 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
     whole = trained(plan(), Memory(tmp_path), count=40)
     other = trained(plan(), Memory(tmp_path), settings=Settings(memory=memory, disk=disk), count=40)
     assert (tmp_path / "cache").exists() == bool(disk)
-    assert other.likeness == whole.agreement
+    assert other.likeness and whole.likeness and other.likeness.agreement == whole.likeness.agreement
     for name, tensor in whole.merged.module.state_dict().items():
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
 

@@ -76,17 +76,22 @@ class Judge:
 
     @torch.no_grad()
     def measured(self, blocks: Sequence[int], views: int) -> Score:
-        """The score with these blocks replaced, as they are now, on so many of the views, spread evenly."""
-        grafted, last, count = Grafted(self.pieces, blocks), self.pieces.blocks + 1, len(self.answers.views)
-        same, kl, views = 0, 0.0, min(views, count)
+        """The score with these blocks replaced, as they are now, on so many of the views."""
+        grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
+        same, kl, views = 0, 0.0, min(views, len(self.answers.views))
         with _in_eval_mode(grafted):
-            for index in (torch.arange(views) * count // views).split(self.answers.chunk):
+            for index in self._drawn(views).split(self.answers.chunk):
                 given = grafted(self.answers.at(grafted.first - 1, index), {last})[last].float()
                 wanted = self.answers.at(last, index)
                 same += int((given.argmax(1) == wanted.argmax(1)).sum())
                 soft = F.log_softmax(given, 1), F.log_softmax(wanted, 1)
                 kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
         return Score(same / views, kl / views)
+
+    def _drawn(self, views: int) -> Tensor:
+        """So many of the views, drawn at random: neighbours in number may show the same image."""
+        order = torch.randperm(len(self.answers.views), generator=torch.Generator().manual_seed(0))
+        return order[:views].sort().values
 
 
 @contextmanager

@@ -1,0 +1,78 @@
+"""No recipe ends with a student that agrees less with the teacher than the blocks that its last stage began with."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftcli.graft.judge import Verdict
+from graftcli.graft.run import Outcome, run
+from graftcli.graft.settings import Settings
+from graftcli.graft.views import Views
+from graftcli.images import Images
+from graftcli.images.pixels import Fit
+from graftcli.nets import plan as plans
+from graftcli.nets.plan import Plan
+from graftcli.recipe import Recipe
+from graftcli.recipe.file import load, shipped
+from graftcli.students.make import maker
+from tests.engine import Memory
+from tests.pairs import PAIRS
+from tests.test_laws import NAMES, noise
+
+_OF_MADE_STUDENTS = ("fskd", "cross", "grail", "practise")
+_TOO_FAST = 30  # times the recipe's own rate
+
+
+def hurried(name: str) -> Recipe:
+    """The recipe in a step a task, at a rate that ruins most networks."""
+    asked = load(name, (), 1.0)
+    rates = {
+        stage.name: tuple(min(1.0, rate * _TOO_FAST) for rate in stage.lr) if stage.lr is not None else None
+        for stage in asked.stages
+    }
+    stages = tuple(
+        stage.model_copy(update={"steps": (1,), "epochs": None, "batch": 4, "lr": rates[stage.name]})
+        for stage in asked.stages
+    )
+    views = asked.views.model_copy(update={"total": None, "count": 2, "synthetic": None})
+    return asked.model_copy(update={"stages": stages, "views": views})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
+    pair = PAIRS[name]
+    teacher, student = pair.teacher(), pair.student()
+    plan = plans.make(teacher, student, pair.choice) if pair.choice else plans.make(teacher, student)
+    narrow = maker()("prune:l1=0.4", teacher)
+    assert narrow is not None
+    made, count = None, 0
+    for recipe in shipped():
+        if recipe in _OF_MADE_STUDENTS:
+            made = made or plans.make(teacher, narrow)
+        both = made if recipe in _OF_MADE_STUDENTS and made is not None else plan
+        module = both.student.network.module
+        before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+        asked, (images, fit) = hurried(recipe), noise(both)
+        outcome = run(both, images, fit, asked, Settings(), Memory(tmp_path / recipe), lambda _: None)
+        for unit, verdict in outcome.verdicts.items():
+            assert verdict.kept.agreement >= verdict.before.agreement, (recipe, unit)
+        last = list(outcome.verdicts.values())[-1]
+        views = 8 * len(images.pixels)
+        assert abs(agreement(both, outcome, images, fit, asked) - last.kept.agreement) <= 1.01 / views, recipe
+        count += any(map(is_setback, outcome.verdicts.values()))
+        module.load_state_dict(before)
+    assert count > 0, "no rate was high enough to put the test to the proof"
+
+
+def is_setback(verdict: Verdict) -> bool:
+    return verdict.is_setback
+
+
+@torch.no_grad()
+def agreement(plan: Plan, outcome: Outcome, images: Images, fit: Fit, recipe: Recipe) -> float:
+    """How often the merged student has the teacher's first answer on the views that it was judged by."""
+    views = Views(images.pixels, fit, recipe.views.augment, 8, Settings().seed + 1)
+    pixels = views.normalised(torch.arange(len(views)))
+    answers = [module(pixels).argmax(1) for module in (plan.teacher.network.module, outcome.merged.module)]
+    return float((answers[0] == answers[1]).float().mean())
