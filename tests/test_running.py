@@ -197,6 +197,52 @@ def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
     assert "the number in front" in told.output
 
 
+def likeness_of(*words: str) -> dict[str, object]:
+    told = call("eval", *words, "--images", "photos", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    found: dict[str, object] = json.loads(told.stdout)["models"][0]["likeness"]
+    return found
+
+
+def test_eval_takes_the_teacher_and_its_weights_from_the_run(finished: Path) -> None:
+    teacher = ("--teacher", f"{NETS}:resnet(depth=14)")
+    named = likeness_of(str(finished), *teacher, "--teacher-checkpoint", "teacher.pth")
+    assert named["images"] == 12
+    assert likeness_of(str(finished), "--trust-code") == named
+    assert likeness_of(str(finished), *teacher) == named
+
+
+def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    record["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(tmp_path / "gone.pth")
+    write_run(tmp_path / "run", record)
+    told = call("eval", str(tmp_path / "run"), "--images", "photos", "--trust-code")
+    assert told.exit_code == 0 and "agreement is not measured" in told.stderr and "gone.pth" in told.stderr
+    photos(tmp_path, ["flat/1.png"])
+    told = call("eval", str(tmp_path / "run"), "--images", str(tmp_path / "flat"), "--trust-code")
+    assert told.exit_code == 5 and "gone.pth" in told.stderr
+
+
+def test_a_teacher_with_random_weights_is_told(finished: Path) -> None:
+    words = ("eval", str(finished), "--images", "photos", "--teacher")
+    told = call(*words, f"{NETS}:resnet(depth=20)")
+    assert told.exit_code == 0 and "has random weights: agreement with it says nothing" in told.stderr
+    assert "random" not in call(*words, str(finished)).stderr
+
+
+def test_what_equals_the_teacher_is_told_before_and_after(place: Path) -> None:
+    teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    planned = call("plan", *teacher, "--student", "teacher*(1,1,.5)")
+    assert planned.exit_code == 0 and "blocks 1, 2: same as the teacher" in planned.output
+    words = ("distill", *teacher, "--student", "teacher*(1,1,.5)", "--images", "photos", *QUICK, "--out", "ended")
+    told = call(*words)
+    assert told.exit_code == 0 and "blocks 1 and 2 equal the teacher: not trained" in told.output, told.output
+    assert {path.stem for path in (place / "ended" / "blocks").iterdir()} == {"graft-3", "finish-3"}
+    record = json.loads((place / "ended" / "run.json").read_text())
+    assert record["settings"]["frozen"] == record["result"]["frozen"] == [1, 2]
+
+
 def test_what_partial_makes_is_scored(finished: Path, place: Path) -> None:
     told = call("partial", "--blocks", "2", "--run", str(finished), "--out", "second", "--quiet")
     assert told.exit_code == 0, told.output + told.stderr

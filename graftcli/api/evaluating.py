@@ -91,7 +91,8 @@ def _of_record(asked: Asked, building: dict[str, Any], listen: Listener, *, need
     except GraftError as fault:
         if needed:
             raise
-        listen(Warned(f"agreement is not measured, for the run's teacher could not be loaded: {fault.found}"))
+        said = f"agreement is not measured, for the run's teacher could not be loaded: {fault.found}"
+        listen(Warned(f"{said} {fault.mend}" if fault.mend else said))
         return None
 
 

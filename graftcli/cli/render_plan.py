@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from graftcli.nets.plan import Block, Part, Plan, Side
 
 _SAME = {
-    "weights": "same as the teacher; recipes keep it frozen, unless they have `freeze: none`",
-    "architecture": "same architecture as the teacher; recipes that inherit copy its weights and keep it frozen",
+    "weights": "same as the teacher: frozen, unless the recipe has `freeze: none`",
+    "architecture": "same architecture as the teacher: frozen with its weights, where the recipe inherits them",
 }
 
 
@@ -24,9 +24,9 @@ def plan(made: "Plan") -> None:
     line()
     for block, ours, theirs in zip(made.blocks, made.teacher.cuts, made.student.cuts, strict=False):
         line(f"seam behind block {block.index}: {_seam(block, ours, theirs)}")
-    for block in made.blocks:
-        if block.same is not None:
-            line(f"block {block.index}: {_SAME[block.same]}")
+    for same, said in _SAME.items():
+        if blocks := [block.index for block in made.blocks if block.same == same]:
+            line(f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks))}: {said}")
     line()
     line(f"teacher: {_facts(made.teacher)}")
     line(f"student: {_facts(made.student)}")
