@@ -219,9 +219,9 @@ def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(fi
     write_run(tmp_path / "run", record)
     told = call("eval", str(tmp_path / "run"), "--images", "photos", "--trust-code")
     assert told.exit_code == 0 and "agreement is not measured" in told.stderr and "gone.pth" in told.stderr
-    photos(tmp_path, ["flat/1.png"])
+    photos(tmp_path, ["flat/1.png", "flat/2.png"])
     told = call("eval", str(tmp_path / "run"), "--images", str(tmp_path / "flat"), "--trust-code")
-    assert told.exit_code == 5 and "gone.pth" in told.stderr
+    assert told.exit_code == 6 and "gone.pth" in told.stderr
 
 
 def test_a_teacher_with_random_weights_is_told(finished: Path) -> None:
