@@ -99,6 +99,16 @@ class Began(Event):
 
 
 @dataclass(frozen=True)
+class Tried(Event):
+    """Short trials of a unit have shown with which share of its rate it is trained."""
+
+    stage: str
+    first: int
+    last: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Stepped(Event):
     stage: str
     first: int

@@ -16,6 +16,7 @@ from graftcli.errors import UsageError
 from graftcli.events import Listener, Rehearsed, Warned
 from graftcli.graft.looks import looks, synthetic
 from graftcli.graft.stages import Task, tasks
+from graftcli.graft.trial import with_trials
 from graftcli.recipe import Recipe
 
 _SHARE = 0.95  # of the seconds, that is aimed at
@@ -159,5 +160,6 @@ def _seconds(parts: Sequence[Part], pace: Pace, recipe: Recipe, images: int) -> 
     """How long a run of this length is expected to take."""
     every = [part.task if part.is_solved else lasting(part.task, part.steps, images) for part in parts]
     views = images * sum(looks(recipe, every, images).values())
-    trained = sum(pace.step[part.task.name] * part.steps * part.times for part in parts if not part.is_solved)
+    steps = {part.task.name: part.times * with_trials(part.task.stage, part.steps) for part in parts}
+    trained = sum(pace.step[part.task.name] * steps[part.task.name] for part in parts if not part.is_solved)
     return pace.rest + pace.view * views + pace.image * synthetic(recipe, every, images) + trained

@@ -35,7 +35,7 @@ def said(event: events.Event) -> str | None:
             return f"written: {path}"
         case events.Decoded() | events.Synthesised() | events.Looked() | events.Timed() | events.Searched():
             return _counted(event)
-        case events.Began() | events.Stepped() | events.Ended():
+        case events.Tried() | events.Began() | events.Stepped() | events.Ended():
             return _trained(event)
     return None
 
@@ -54,8 +54,10 @@ def _counted(event: events.Counted) -> str:
             return f"int8: {done} of {total} layers tried"
 
 
-def _trained(event: events.Began | events.Stepped | events.Ended) -> str:
+def _trained(event: events.Tried | events.Began | events.Stepped | events.Ended) -> str:
     match event:
+        case events.Tried(stage, first, last, share):
+            return f"{stage}: {blocks(first, last)}, at {share:g} of its rate after short trials"
         case events.Began(stage, first, last, step, steps):
             again = f", on from step {step}" if step else ""
             return f"{stage}: {blocks(first, last)}, {steps} steps{again}"

@@ -19,7 +19,7 @@ from graftcli.graft.stages import Grafted, Pieces
 
 _MOST_MARKS, _LEAST_MARKS = 7, 4
 _SCORING = 0.03  # of a task's work, that scoring may take
-_FEWEST_VIEWS, _MOST_VIEWS = 64, 512
+_FEWEST_VIEWS, _MOST_VIEWS = 128, 512
 _SHARES = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError
-from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised, Warned
+from graftcli.events import Began, Ended, Event, Listener, Looked, Merged, Synthesised, Tried, Warned
 from graftcli.graft import merge as merging
 from graftcli.graft.answers import Answers, Place, choose_places, size_of
 from graftcli.graft.cost import looks_worth
@@ -33,6 +33,7 @@ from graftcli.graft.stages import Pieces, Task, moving_modules, pieces, tasks, w
 from graftcli.graft.start import start
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
+from graftcli.graft.trial import best_share
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
 from graftcli.nets.derived import is_derived, kept_of
@@ -190,6 +191,9 @@ class _Work:
         else:
             training = BlockTraining(task, material, unit)
             training.watch = watch
+            if unit.state is None and task.stage.lr_shares:
+                training.course.share = best_share(task, material, moving, watch.measure)
+                self.listen(Tried(task.stage.name, task.first, task.last, training.course.share))
             loss = fit(training, self._tell(task), self._note(task))
             steps = training.course.step
             stopped = steps if steps < training.steps else None

@@ -76,7 +76,7 @@ class Training(ABC):
 
     def step(self, error: Tensor) -> None:
         stage, course = self.task.stage, self.course
-        share = factor_at(stage, course.step, self.steps) * (0.5 if course.halved else 1.0)
+        share = factor_at(stage, course.step, self.steps) * course.share * (0.5 if course.halved else 1.0)
         for group, rate in zip(self.optimiser.param_groups, self.rates.values(), strict=True):
             group["lr"] = rate.value * share
         self.optimiser.zero_grad(set_to_none=True)

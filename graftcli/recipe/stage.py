@@ -89,6 +89,9 @@ class Stage(Part):
     what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
     the student's,  mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
 
+    With `lr_shares` a task begins with a short trial of each of these shares of its rate, for 2% of its steps; it is
+    trained with the share after which its answers are nearest to the teacher's on views that nothing is trained on.
+
     `muon` moves matrices and filters in all directions alike, and everything else as `adamw` does, at the same rate.
     `least-squares` solves a bias-free 1x1 for each layer and multiplies it in, over `steps` batches: behind the layer,
     from what it gives to what the teacher's gives (`solve: outputs`); or before it, from the channels that are left to
@@ -118,6 +121,10 @@ class Stage(Part):
     )
     weight_decay: Decay = Field(default=0.0, description="a number from 0 to 100")
     lr: PerUnit[Rate] | None = Field(default=None, description=RATES)
+    lr_shares: Many[Positive] | None = Field(
+        default=None,
+        description="a list of one to nine numbers above 0, or null: shares of the rate that are tried first",
+    )
     adapter_lr: PerUnit[Rate] | None = Field(default=None, description=f"{RATES}; null: as `lr`")
     lr_scale_with_batch: Few | None = Field(
         default=None, description=f"{FEW}: the batch that the rates are meant for, or null"
@@ -196,7 +203,7 @@ class Stage(Part):
             raise ValueError(f"found least-squares, which solves single layers, but the stage trains {train}")
         return optimizer
 
-    @rule("lr", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
+    @rule("lr", "lr_shares", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
     @classmethod
     def _nothing_goes_downhill(cls, value: Any, info: Info) -> Any:
         optimizer = info.data.get("optimizer")
@@ -205,6 +212,15 @@ class Stage(Part):
         if optimizer and optimizer != "least-squares" and value is None and info.field_name == "lr":
             raise ValueError(f"is missing: it is {RATES}")
         return value
+
+    @rule("lr_shares")
+    @classmethod
+    def _blocks_are_tried(cls, shares: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
+        if shares is not None and info.data.get("train") == "layers":
+            raise ValueError("is given, but `train: layers` has no trials: leave it out, or train blocks")
+        if shares is not None and len(shares) > 9:
+            raise ValueError(f"found {len(shares)} shares, each of which takes a trial: give nine at most")
+        return shares
 
     @rule("solve", "ridge", "momentum", "betas")
     @classmethod

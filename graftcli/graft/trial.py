@@ -1,0 +1,66 @@
+"""Which share of its rate a task is trained with: a few short trials, judged on views that nothing is trained on.
+
+What suits a student that has much to learn ruins one that is already near its teacher.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from torch import nn
+
+from graftcli.graft.course import copied
+from graftcli.graft.judge import Score
+from graftcli.graft.norms import trained_as
+from graftcli.graft.stages import Task
+from graftcli.graft.training import BlockTraining, Material
+from graftcli.recipe import Stage
+
+_SHARE, _FEWEST = 0.02, 10  # of a task's steps that a trial takes, and how many it takes at least
+_SHORT = 200  # steps of a task that has no time for trials
+
+
+class _Fresh:
+    """A trial keeps no state."""
+
+    state: dict[str, Any] | None = None
+
+    def keep(self, step: int, state: dict[str, Any]) -> None: ...
+
+
+def trial_steps(stage: Stage, steps: int) -> int:
+    """How many steps each trial has; none where there is nothing to choose, or a task of `steps` is too short."""
+    return max(_FEWEST, round(_SHARE * steps)) if len(stage.lr_shares or ()) > 1 and steps >= _SHORT else 0
+
+
+def with_trials(stage: Stage, steps: int) -> int:
+    """The steps of a task, its trials included."""
+    return steps + len(stage.lr_shares or ()) * trial_steps(stage, steps)
+
+
+def best_share(task: Task, material: Material, moving: nn.Module, measure: Callable[[], Score]) -> float:
+    """Of the recipe's shares the one after whose trial the student's answers are nearest to the teacher's.
+
+    Of equal ones it is the first, and so where the task is too short for trials. The weights are as before.
+    """
+    shares, steps = task.stage.lr_shares or (1.0,), trial_steps(task.stage, task.steps(material.images))
+    if not steps:
+        return shares[0]
+    start, found = copied(moving.state_dict()), []
+    for share in shares:
+        _run(task, material, steps, share)
+        kl = measure().kl
+        found.append(math.inf if math.isnan(kl) else kl)
+        moving.load_state_dict(start)
+    return shares[found.index(min(found))]
+
+
+def _run(task: Task, material: Material, steps: int, share: float) -> None:
+    """The task in so few steps, its schedule as a whole."""
+    stage = task.stage.model_copy(update={"steps": (steps,), "epochs": None, "batch": task.batch(material.images)})
+    training = BlockTraining(replace(task, stage=stage.model_copy(update={"ema": None})), material, _Fresh())
+    training.course.share = share
+    with trained_as(stage, training.moving):
+        for _ in range(steps):
+            training.step(training.error())
