@@ -17,8 +17,8 @@ from graftcli.graft.stages import Task
 from graftcli.graft.training import BlockTraining, Material
 from graftcli.recipe import Stage
 
-_SHARE, _FEWEST = 0.02, 10  # of a task's steps that a trial takes, and how many it takes at least
-_SHORT = 200  # steps of a task that has no time for trials
+_SHARE, _FEWEST = 0.02, 6  # of a task's steps that a trial takes, and how many it takes at least
+_SHORT = 100  # steps of a task that has no time for trials
 
 
 class _Fresh:
