@@ -100,12 +100,12 @@ class Began(Event):
 
 @dataclass(frozen=True)
 class Tried(Event):
-    """Short trials of a unit have shown with which share of its rate it is trained."""
+    """Short trials of a unit have shown with which factor of its rate it is trained."""
 
     stage: str
     first: int
     last: int
-    share: float
+    factor: float
 
 
 @dataclass(frozen=True)

@@ -99,15 +99,33 @@ def test_a_student_that_is_the_teacher_has_nothing_to_train() -> None:
 
 
 @pytest.mark.parametrize("blocks", [None, (2, 3)])
-def test_frozen_blocks_end_with_the_teachers_weights(blocks: tuple[int, ...] | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("init", ["inherit", "least-squares"])
+def test_frozen_blocks_end_with_the_teachers_weights(init: str, blocks: tuple[int, ...] | None, tmp_path: Path) -> None:
     made = made_plan("teacher*(1,1,.5)")
-    trained(made, Memory(tmp_path), settings=Settings(blocks=blocks))
+    trained(made, Memory(tmp_path), recipe(init=init), Settings(blocks=blocks))
     for number, is_same in zip((0, 1, 2), (True, True, False), strict=True):
         held = [side.blocks[number].state_dict() for side in (made.teacher, made.student)]
         same = held[0].keys() == held[1].keys() and all(
             held[0][name].shape == held[1][name].shape and torch.equal(held[0][name], held[1][name]) for name in held[0]
         )
         assert same == is_same
+
+
+def test_a_block_that_shares_a_tensor_with_another_is_trained() -> None:
+    def tied(student: nn.Module) -> None:
+        student.stages[2][1][0].weight = student.stages[2][2][0].weight  # type: ignore[index, union-attr]
+        student.stages[1][1][1].bias = student.stages[0][1][1].bias  # type: ignore[index, union-attr]
+
+    torch.manual_seed(0)
+    made = plans.make(network(randomise(Stages((8, 8, 16), 3), seed=1), "big"), network(tied_of(tied), "small"))
+    assert [block.same for block in made.blocks] == ["architecture"] * 3
+    assert frozen_blocks(recipe(), made) == (3,)
+
+
+def tied_of(change: Callable[[nn.Module], None]) -> nn.Module:
+    made = randomise(Stages((8, 8, 16), 3), seed=2)
+    change(made)
+    return made
 
 
 def test_a_block_of_the_teachers_shape_is_given_its_weights(tmp_path: Path) -> None:

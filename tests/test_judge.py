@@ -27,8 +27,10 @@ def scoring(line: dict[float, Score], layer: nn.Linear) -> Callable[[], Score]:
 @pytest.mark.parametrize(
     ("line", "kept"),
     [
-        ({1.0: Score(0.9, 0.5)}, 1.0),  # no agreement is lost: the training stays
+        ({1.0: Score(0.9, 0.09)}, 1.0),  # nothing is worse: the training stays
         ({1.0: Score(0.95, 0.5)}, 1.0),
+        ({1.0: Score(0.9, 0.5), 0.75: Score(0.9, 0.3), 0.5: Score(0.9, 0.2), 0.25: Score(0.9, 0.15)}, 0.0),
+        ({1.0: Score(0.9, float("nan")), 0.75: Score(0.9, 0.05), 0.5: Score(0.9, 0.2), 0.25: Score(0.9, 0.15)}, 0.75),
         ({1.0: Score(0.8, 0.5), 0.75: Score(0.89, 0.1), 0.5: Score(0.89, 0.1), 0.25: Score(0.89, 0.01)}, 0.0),
         ({1.0: Score(0.8, 0.5), 0.75: Score(0.95, 0.1), 0.5: Score(0.91, 0.1), 0.25: Score(0.9, 0.1)}, 0.75),
         ({1.0: Score(0.8, 0.5), 0.75: Score(0.85, 0.1), 0.5: Score(0.9, 0.09), 0.25: Score(0.9, 0.05)}, 0.25),
@@ -41,7 +43,7 @@ def test_the_best_point_on_the_line_is_kept(line: dict[float, Score], kept: floa
     start = {"weight": torch.zeros(1, 1)}
     layer.weight.data.fill_(1.0)
     verdict = judged(layer, start, _BEFORE, scoring(line, layer))
-    assert layer.weight.item() == verdict.share == kept
+    assert layer.weight.item() == verdict.fraction == kept
     assert verdict.kept == ({**line, 0.0: _BEFORE})[kept]
     assert verdict.kept.agreement >= verdict.before.agreement
     assert verdict.is_setback == (kept < 1)
@@ -53,7 +55,7 @@ def test_counters_are_the_later_ones_but_for_the_weights_before() -> None:
     norm(torch.randn(4, 2) * 3 + 1)
     end = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     scores = iter((Score(0.8, 1), Score(0.8, 1), Score(0.95, 1), Score(0.8, 1)))
-    assert judged(norm, start, _BEFORE, lambda: next(scores)).share == 0.5
+    assert judged(norm, start, _BEFORE, lambda: next(scores)).fraction == 0.5
     assert int(norm.num_batches_tracked or 0) == 1
     assert torch.allclose(norm.state_dict()["running_mean"], (start["running_mean"] + end["running_mean"]) / 2)
 
@@ -75,7 +77,7 @@ def test_a_task_that_loses_ground_at_each_mark_only_falls(scores: list[tuple[flo
 
 
 def test_scoring_is_a_small_share_of_a_task() -> None:
-    assert views_of(work=1e6, look=1.5) == 512 and views_of(work=100, look=1.5) == 64
+    assert views_of(work=1e6, look=1.5) == 512 and views_of(work=100, look=1.5) == 128
     for work in (1e3, 1e4, 1e5, 1e6):
         views = views_of(work, 1.5)
         marks = marks_of(1000, work, views * 1.5)
@@ -100,17 +102,17 @@ def test_a_stage_that_ruins_the_student_is_taken_back_and_told(tmp_path: Path) -
     outcome = trained(plan(), keeper, ruinous(), count=40, listen=told.append)
     verdict = outcome.verdicts["finish-1-2-3"]
     assert verdict.after.agreement < verdict.before.agreement <= verdict.kept.agreement
-    assert verdict.share < 1
+    assert verdict.fraction < 1
     texts = [event.text for event in told if isinstance(event, Warned)]
     assert any("finish-1-2-3 lowered the agreement" in text and "--set stages.finish.lr=0.1" in text for text in texts)
-    assert keeper.records[-1]["share"] == verdict.share
+    assert keeper.records[-1]["fraction"] == verdict.fraction
 
 
 def test_of_a_stage_without_any_use_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student after blocks alone, once by a last stage that is taken back, once by one that hardly moves."""
-    monkeypatch.setattr("graftcli.graft.judge._SHARES", ())
+    monkeypatch.setattr("graftcli.graft.judge._FRACTIONS", ())
     back = trained(plan(), Memory(tmp_path / "back"), ruinous(), count=40)
-    assert back.verdicts["finish-1-2-3"].share == 0
+    assert back.verdicts["finish-1-2-3"].fraction == 0
     still = trained(plan(), Memory(tmp_path / "still"), ruinous(1e-12), count=40)
     held = still.merged.module.state_dict()
     for name, tensor in back.merged.module.state_dict().items():
@@ -155,7 +157,7 @@ def test_without_held_out_images_unseen_views_are_scored(tmp_path: Path) -> None
     told: list[Event] = []
     outcome = trained(plan(), Memory(tmp_path), ruinous(), count=12, listen=told.append)
     assert outcome.likeness is None
-    assert outcome.verdicts["finish-1-2-3"].share < 1
+    assert outcome.verdicts["finish-1-2-3"].fraction < 1
     assert any(isinstance(event, Warned) and "unseen views of the training images" in event.text for event in told)
 
 
@@ -163,4 +165,4 @@ def test_what_was_decided_is_the_same_after_a_finished_task_is_read_again(tmp_pa
     keeper = Memory(tmp_path)
     first = trained(plan(), keeper, ruinous(), count=40)
     assert trained(plan(), keeper, ruinous(), count=40).verdicts == first.verdicts
-    assert replace(first.verdicts["finish-1-2-3"], share=1.0).is_setback is False
+    assert replace(first.verdicts["finish-1-2-3"], fraction=1.0).is_setback is False

@@ -54,7 +54,8 @@ def call(*words: str) -> Result:
 def trained(out: str, *more: str) -> Result:
     networks = ("--teacher", f"{NETS}:resnet(depth=8)", "--teacher-checkpoint", "teacher.pth")
     student = ("--student", f"{NETS}:resnet(depth=8)", "--images", "photos", "--out", out)
-    return call("distill", *networks, *student, "--steps-scale", "0.005", "--batch", "4", "--quiet", *more)
+    quick = ("--steps-scale", "0.005", "--batch", "4", "--set", "freeze=none", "--quiet")
+    return call("distill", *networks, *student, *quick, *more)
 
 
 @pytest.fixture(scope="module")

@@ -210,6 +210,24 @@ def test_eval_takes_the_teacher_and_its_weights_from_the_run(finished: Path) -> 
     assert named["images"] == 12
     assert likeness_of(str(finished), "--trust-code") == named
     assert likeness_of(str(finished), *teacher) == named
+    weights = ("--teacher-checkpoint", "teacher.pth")
+    assert likeness_of(str(finished), *weights, "--trust-code") == named
+    made = ("prune:l1=0.3", "--trust-code", "--num-classes", "10")
+    assert likeness_of(str(finished), *made) == named
+    lonely = call("eval", f"{NETS}:resnet(depth=8)", "--images", "photos", *weights)
+    assert lonely.exit_code == 2 and "no teacher is named" in lonely.stderr
+
+
+def test_runs_of_different_teachers_are_not_compared_with_one(finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "other")
+    record = json.loads((tmp_path / "other" / "run.json").read_text())
+    record["sessions"][-1]["asked"]["networks"]["teacher"] = f"{NETS}:resnet(depth=20)"
+    write_run(tmp_path / "other", record)
+    both = (str(finished), str(tmp_path / "other"))
+    told = call("eval", *both, "--images", "photos", "--trust-code")
+    assert told.exit_code == 0 and "have different teachers" in told.stderr and "teacher:" not in told.output
+    named = call("eval", *both, "--images", "photos", "--teacher", f"{NETS}:resnet(depth=14)", "--trust-code")
+    assert named.exit_code == 0 and "teacher: resnet: teacher.pth" in named.output, named.output
 
 
 def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(finished: Path, tmp_path: Path) -> None:

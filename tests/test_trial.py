@@ -1,4 +1,4 @@
-"""Short trials choose the share of its rate that a task is trained with."""
+"""Short trials choose the factor of its rate that a task is trained with."""
 
 import math
 from collections.abc import Iterator
@@ -15,37 +15,42 @@ from graftcli.graft import fit as fitting
 from graftcli.graft.judge import Score
 from graftcli.graft.run import weights_digest
 from graftcli.graft.stages import moving_modules, tasks
-from graftcli.graft.trial import best_share, trial_steps, with_trials
+from graftcli.graft.trial import best_factor, trial_steps, with_trials
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load
 from tests.engine import Memory, material, plan, recipe, trained
 
 
-def with_shares(*shares: float, steps: int = 200, lr: float = 1e-3) -> Recipe:
-    """Blocks alone, with shares of the rate to try."""
-    stage = recipe().stages[0].model_copy(update={"lr_shares": shares, "steps": (steps,), "lr": (lr,)})
+def with_factors(*factors: float, steps: int = 200, lr: float = 1e-3) -> Recipe:
+    """Blocks alone, with factors of the rate to try."""
+    stage = recipe().stages[0].model_copy(update={"lr_factors": factors, "steps": (steps,), "lr": (lr,)})
     return recipe().model_copy(update={"stages": (stage,)})
 
 
 @pytest.mark.parametrize(
-    ("shares", "steps", "each"),
+    ("factors", "steps", "each"),
     [((1.0, 0.1), 99, 0), ((1.0, 0.1), 100, 6), ((1.0, 0.1), 4500, 90), ((0.5,), 4500, 0)],
 )
-def test_a_trial_takes_two_hundredths_of_the_steps(shares: tuple[float, ...], steps: int, each: int) -> None:
-    stage = with_shares(*shares).stages[0]
+def test_a_trial_takes_two_hundredths_of_the_steps(factors: tuple[float, ...], steps: int, each: int) -> None:
+    stage = with_factors(*factors).stages[0]
     assert trial_steps(stage, steps) == each
-    assert with_trials(stage, steps) == steps + len(shares) * each
+    assert with_trials(stage, steps) == steps + len(factors) * each
 
 
 @pytest.mark.parametrize(
     ("kls", "chosen"),
-    [((0.3, 0.2, 0.4), 0.3), ((0.2, 0.2, 0.2), 1.0), ((math.nan, 0.5, 0.4), 0.1), ((math.nan,) * 3, 1.0)],
+    [
+        ((0.3, 0.2, 0.4), 0.3),
+        ((0.2, 0.2, 0.2), 1.0),
+        ((math.nan, 0.5, 0.4), 0.1),
+        ((math.nan, math.inf, math.nan), 0.1),
+    ],
 )
-def test_the_share_with_the_nearest_answers_is_chosen_and_the_weights_are_as_before(
+def test_the_factor_with_the_nearest_answers_is_chosen_and_the_weights_are_as_before(
     kls: tuple[float, ...], chosen: float, tmp_path: Path
 ) -> None:
     given = material(tmp_path)
-    task = tasks(with_shares(1.0, 0.3, 0.1), 3, (1, 2, 3))[0]
+    task = tasks(with_factors(1.0, 0.3, 0.1), 3, (1, 2, 3))[0]
     moving = nn.ModuleList(moving_modules(task, given.pieces))
     before = weights_digest(moving)
     seen: list[str] = []
@@ -56,15 +61,15 @@ def test_the_share_with_the_nearest_answers_is_chosen_and_the_weights_are_as_bef
             yield Score(0.5, kl)
 
     each = scores()
-    assert best_share(task, given, moving, lambda: next(each)) == chosen
+    assert best_factor(task, given, moving, lambda: next(each)) == chosen
     assert weights_digest(moving) == before
     assert len({before, *seen}) == 4  # each trial has moved them, and each otherwise
 
 
-def test_of_a_rate_that_ruins_the_student_a_share_is_taken(tmp_path: Path) -> None:
+def test_of_a_rate_that_ruins_the_student_a_part_is_taken(tmp_path: Path) -> None:
     told: list[Event] = []
-    trained(plan(), Memory(tmp_path), with_shares(1.0, 1e-3, lr=1.0), count=40, listen=told.append)
-    assert [event.share for event in told if isinstance(event, Tried)] == [1e-3] * 3
+    trained(plan(), Memory(tmp_path), with_factors(1.0, 1e-3, lr=1.0), count=40, listen=told.append)
+    assert [event.factor for event in told if isinstance(event, Tried)] == [1e-3] * 3
 
 
 class Killed(Exception):
@@ -75,7 +80,7 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
-    asked = with_shares(1.0, 1e-2, lr=1.0)
+    asked = with_factors(1.0, 1e-2, lr=1.0)
     whole = trained(plan(), Memory(tmp_path / "whole"), asked)
     keeper = Memory(tmp_path / "broken")
     unit, kept = keeper.unit("graft-1"), 0
@@ -89,7 +94,7 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
     monkeypatch.setattr(unit, "keep", keep)
     with pytest.raises(Killed):
         trained(plan(), keeper, asked)
-    assert unit.state is not None and unit.state["course"]["share"] == 1e-2
+    assert unit.state is not None and unit.state["course"]["factor"] == 1e-2
     monkeypatch.setattr(unit, "keep", lambda *_: None)
     again = trained(plan(), keeper, asked)
     assert weights_digest(again.merged.module) == weights_digest(whole.merged.module)
@@ -98,20 +103,20 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("fskd", "stages.fskd.lr_shares=[1, 0.1]", "is given"),
-        ("cross", "stages.cross.lr_shares=[1, 0.1]", "has no trials"),
-        ("graft", f"stages.finish.lr_shares={[1] * 10}", "nine at most"),
-        ("graft", "stages.finish.lr_shares=[0]", "nine numbers above 0"),
+        ("fskd", "stages.fskd.lr_factors=[1, 0.1]", "is given"),
+        ("cross", "stages.cross.lr_factors=[1, 0.1]", "has no trials"),
+        ("graft", f"stages.finish.lr_factors={[1] * 10}", "nine at most"),
+        ("graft", "stages.finish.lr_factors=[0]", "nine numbers above 0"),
     ],
 )
-def test_shares_are_for_what_is_trained_in_blocks(name: str, change: str, said: str) -> None:
+def test_factors_are_for_what_is_trained_in_blocks(name: str, change: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         load(name, (change,), 1.0)
 
 
 def test_trials_leave_the_random_state_alone(tmp_path: Path) -> None:
     given = material(tmp_path)
-    task = tasks(with_shares(1.0, 0.3), 3, (1, 2, 3))[0]
+    task = tasks(with_factors(1.0, 0.3), 3, (1, 2, 3))[0]
     state = torch.get_rng_state()
-    best_share(task, given, nn.ModuleList(moving_modules(task, given.pieces)), lambda: Score(0.5, 0.1))
+    best_factor(task, given, nn.ModuleList(moving_modules(task, given.pieces)), lambda: Score(0.5, 0.1))
     assert torch.equal(torch.get_rng_state(), state)

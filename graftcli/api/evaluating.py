@@ -8,7 +8,7 @@ from typing import Any
 from graftcli.api.asked import Asked
 from graftcli.api.loading import network_of
 from graftcli.api.onnx_models import OnnxModel, is_onnx, onnx_model
-from graftcli.api.recorded import asked_for_first, recorded_teacher
+from graftcli.api.recorded import asked_for, recorded_teacher
 from graftcli.api.repair import repaired
 from graftcli.api.scoring import Evaluation, Look, Model, scoring_on
 from graftcli.errors import GraftError, PairError, UsageError
@@ -38,7 +38,7 @@ def evaluate(
     """Each model's score; all of them see the same pixels, cropped as the first one wants them.
 
     Each is given its own mean and std; a user's own code, that of the first. Without a `teacher`, that of the run
-    which the first model came out of, with the run's weights and preprocessing.
+    that the models came out of, with the run's weights and preprocessing.
 
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
     trust_code.
@@ -59,29 +59,42 @@ def evaluate(
             repaired(path, trust_code=bool(building.get("trust_code")), listen=listen)
         return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
 
-    recorded = asked_for_first(models, teacher, trust_code=bool(building.get("trust_code")))
-    derived = any(map(is_wanted, models))  # of the teacher, which is then there before them
-    master = named(teacher, teacher_checkpoint, "teacher") if teacher is not None and derived else None
+    trust, derived = bool(building.get("trust_code")), any(map(is_wanted, models))
+    recorded = asked_for(models, teacher, teacher_checkpoint, trust_code=trust, listen=listen)
+
+    def master_at(size: tuple[int, int] | None, *, needed: bool) -> Model | None:
+        if recorded is not None:
+            needed = needed or teacher is not None or teacher_checkpoint is not None
+            return _of_record(recorded, {**building, "img_size": size}, listen, needed=needed)
+        return named(teacher, teacher_checkpoint, "teacher", size) if teacher is not None else None
+
+    master = master_at(look.img_size, needed=True) if derived else None  # before what is made of it
     found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
     _check_alike(found)
     scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    shown = look
-    if recorded is not None and teacher_checkpoint is None:
-        shown = replace(look, mean=look.mean or recorded.look.mean, std=look.std or recorded.look.std)
-        more = {**building, "img_size": _size_of(found[0])}
-        master = _of_record(recorded, more, listen, needed=teacher is not None or scoring.labels is None)
-    elif teacher is not None and master is None:
-        master = named(teacher, teacher_checkpoint, "teacher", _size_of(found[0]))
+    master = master or master_at(_size_of(found[0]), needed=scoring.labels is None)
     if master is not None:
         _check_alike([*found, master])
-        scoring = scoring.beside(_warned_of(master, listen), shown)
+        scoring = scoring.beside(_warned_of(master, listen), _shown(recorded, look))
     elif scoring.labels is None:
         said = f"`{images}` has no class folders, and no teacher is named: there is nothing to score by."
         raise UsageError(said, "Give images in class folders, or a teacher to agree with: --teacher.")
     broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
     scored = tuple(scoring.score(model) for model in found)
-    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored)
+    beside = f"{master.name}: {_weights_of(master)}" if master is not None else None
+    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored, beside)
+
+
+def _shown(recorded: Asked | None, look: Look) -> Look:
+    """How the teacher's images are normalised: as the user says, else as in the run that names it."""
+    if recorded is None:
+        return look
+    return replace(look, mean=look.mean or recorded.look.mean, std=look.std or recorded.look.std)
+
+
+def _weights_of(model: Model) -> str:
+    return "ONNX" if isinstance(model, OnnxModel) else model.weights
 
 
 def _of_record(asked: Asked, building: dict[str, Any], listen: Listener, *, needed: bool) -> Network | None:

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from graftcli.api.asked import Asked, asked_of
+from graftcli.errors import UsageError, few
+from graftcli.events import Listener, Warned
 from graftcli.nets.grammar import from_anywhere, path_of
 from graftcli.nets.network import Network
 from graftcli.nets.spec import build
@@ -21,15 +24,43 @@ def recorded_teacher(asked: Asked, building: dict[str, Any]) -> Network:
     return build(networks.teacher, checkpoint=networks.teacher_checkpoint, role="teacher", **settings)
 
 
-def asked_for_first(models: Sequence[str], teacher: str | None, *, trust_code: bool) -> Asked | None:
-    """What the run behind the first model was asked for, if it is a run and its teacher is not another one."""
-    path = path_of(models[0])
-    if path is None or not (path / RUN_FILE).is_file():
+def asked_for(
+    models: Sequence[str],
+    teacher: str | None,
+    checkpoint: str | Path | None,
+    *,
+    trust_code: bool,
+    listen: Listener,
+) -> Asked | None:
+    """What the runs among the models were asked for, where one record tells the teacher: what the user names of it,
+    `teacher` and its `checkpoint`, stands above the record."""
+    found = {model: asked_of(path, trust_code=trust_code) for model in models if (path := _run_at(model)) is not None}
+    if teacher is None and len({_teacher_of(asked) for asked in found.values()}) > 1:
+        listen(
+            Warned(f"{few(list(found))} have different teachers: agreement is not measured, unless --teacher names one")
+        )
         return None
-    asked = asked_of(path, trust_code=trust_code)
-    if teacher is None:
-        return asked
-    if from_anywhere(teacher) != asked.networks.teacher:
-        return None
-    named = replace(asked.networks, recorded=asked.networks.recorded - {"teacher"})
-    return replace(asked, networks=named)
+    for asked in found.values():
+        if teacher is None or from_anywhere(teacher) == asked.networks.teacher:
+            return _named(asked, teacher, checkpoint)
+    if teacher is None and checkpoint is not None:
+        said = f"--teacher-checkpoint is {checkpoint}, and no teacher is named."
+        raise UsageError(said, "Name the network that these are the weights of with --teacher.")
+    return None
+
+
+def _run_at(model: str) -> Path | None:
+    path = path_of(model)
+    return path if path is not None and (path / RUN_FILE).is_file() else None
+
+
+def _teacher_of(asked: Asked) -> tuple[str, str | None]:
+    return asked.networks.teacher, asked.networks.teacher_checkpoint
+
+
+def _named(asked: Asked, teacher: str | None, checkpoint: str | Path | None) -> Asked:
+    """The same, with what the user names in this call as the user's."""
+    given = {name for name, value in (("teacher", teacher), ("teacher_checkpoint", checkpoint)) if value is not None}
+    weights = asked.networks.teacher_checkpoint if checkpoint is None else str(checkpoint)
+    networks = replace(asked.networks, teacher_checkpoint=weights, recorded=asked.networks.recorded - given)
+    return replace(asked, networks=networks)

@@ -41,7 +41,7 @@ def repaired(path: Path, *, trust_code: bool = False, listen: Listener = lambda 
 def _lost_blocks(folder: Path, settings: Mapping[str, Any]) -> list[str]:
     """The trained blocks that a merge needs and that are missing or damaged."""
     recipe, blocks = Recipe.model_validate(settings["recipe"]), len(settings["cuts"]["student"]) + 1
-    every = tasks(recipe, blocks, settings["blocks"], settings["frozen"])
+    every = tasks(recipe, blocks, settings["blocks"], settings.get("frozen", ()))
     names = [f"{task.name}.safetensors" for task in every]
     return [f"`{BLOCKS}/{name}`" for name in names if not _is_block(folder, name)]
 

@@ -31,7 +31,7 @@ class Setback:
     before: float  # agreement, on views of held-out images or unseen views of the training images
     after: float
     kept: float
-    share: float  # of the change of the weights: 0 keeps those before
+    fraction: float  # of the change of the weights, that is kept: 0 keeps those before
     stopped: int | None  # the step at which it was ended, because it had lost agreement at every mark
 
 
@@ -50,14 +50,14 @@ class Result:
     bytes: tuple[int, int]  # of their weights
     stock: bool
     agreement: float | None  # with the teacher, on views of held-out images; None where there were none
-    kl: float | None  # KL(teacher || result) on the same views, in nats
     held_out: int
     images: int  # that it was trained on
-    frozen: tuple[int, ...]  # blocks that equal the teacher's and were not trained
-    setbacks: tuple[Setback, ...]
     merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
     seconds: float  # of all sessions
     peak_memory: int  # bytes, the most of any session
+    kl: float | None = None  # KL(teacher || result) on the views of the agreement, in nats
+    frozen: tuple[int, ...] = ()  # blocks that equal the teacher's and were not trained
+    setbacks: tuple[Setback, ...] = ()
     already_done: bool = False
 
 
@@ -88,7 +88,7 @@ def result_of(start: Ready, folder: Path, outcome: Outcome, spent: Spent) -> Res
 
 def _setback(unit: str, found: Verdict) -> Setback:
     before, after, kept = found.before.agreement, found.after.agreement, found.kept.agreement
-    return Setback(unit, before, after, kept, found.share, found.stopped)
+    return Setback(unit, before, after, kept, found.fraction, found.stopped)
 
 
 def done_before(store: Store, single: Path | None, start: Ready, listen: Listener) -> Result:

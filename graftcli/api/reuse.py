@@ -45,7 +45,10 @@ def _alike(earlier: Recipe, before: Mapping[str, Any], start: Ready) -> list[Sta
     now = start.recipe
     if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "freeze", "views")):
         return []
-    seen = _seen(earlier, before["blocks"], before["frozen"], start), _seen(now, start.blocks, start.frozen, start)
+    seen = (
+        _seen(earlier, before["blocks"], before.get("frozen", ()), start),
+        _seen(now, start.blocks, start.frozen, start),
+    )
     pairs = zip(*seen, strict=False)
     same = [first[0] for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     return list(takewhile(lambda stage: stage.train == "blocks" and stage.input == "teacher", same))

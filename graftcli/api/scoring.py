@@ -49,6 +49,7 @@ class Evaluation:
     rule: str | None  # how folder names became classes
     fit: Fit
     models: tuple[Scored, ...]
+    teacher: str | None = None  # with its weights
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,8 @@ def _counted(event: events.Counted) -> str:
 
 def _trained(event: events.Tried | events.Began | events.Stepped | events.Ended) -> str:
     match event:
-        case events.Tried(stage, first, last, share):
-            return f"{stage}: {blocks(first, last)}, at {share:g} of its rate after short trials"
+        case events.Tried(stage, first, last, factor):
+            return f"{stage}: {blocks(first, last)}, at {factor:g} of its rate after short trials"
         case events.Began(stage, first, last, step, steps):
             again = f", on from step {step}" if step else ""
             return f"{stage}: {blocks(first, last)}, {steps} steps{again}"
@@ -186,9 +186,10 @@ def result(found: "Result") -> None:
     if found.frozen:
         line(f"{numbers(found.frozen)} {'equal' if len(found.frozen) > 1 else 'equals'} the teacher: not trained")
     for setback in found.setbacks:
-        change = f"lowered the agreement from {setback.before:.1%} to {setback.after:.1%}"
-        kept = f"{setback.share:.0%} of its change is kept" if setback.share else "the weights before it are kept"
-        line(f"{setback.unit} {change}: {kept}, {setback.kept:.1%}")
+        change = f"{setback.before:.1%} before, {setback.after:.1%} after"
+        kept = f"{setback.fraction:.0%} of its change is kept" if setback.fraction else "the weights before it are kept"
+        ended = f", ended at step {setback.stopped}" if setback.stopped is not None else ""
+        line(f"{setback.unit} lowered the agreement{ended}: {change}; {kept}, {setback.kept:.1%}")
     line(f"merged: differs by {found.merge_errors[0]:.1e} (float64) and {found.merge_errors[1]:.1e} (float32)")
     line(f"trained on {found.images} images, {found.seconds:.0f} s, at most {human(found.peak_memory, 'B')} of memory")
     line(f"written: {found.folder}")
@@ -202,6 +203,8 @@ def evaluation(found: "Evaluation") -> None:
     line(f"{found.images} images at {size}, crop {found.fit.crop_pct:g}, {found.fit.interpolation}")
     if found.rule is not None:
         line(f"classes: {found.rule}")
+    if found.teacher is not None:
+        line(f"teacher: {found.teacher}")
     columns = ("model", "parameters", "top-1", "top-5", "agrees with teacher", "KL")
     rows = [
         (

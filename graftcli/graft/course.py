@@ -41,7 +41,7 @@ class Course:
     loss: Loss = field(default_factory=Loss)
     halved: bool = False
     slow: dict[str, Tensor] = field(default_factory=dict)  # averaged weights
-    share: float = 1.0  # of the rate
+    factor: float = 1.0  # of the rate
     scores: dict[int, Score] = field(default_factory=dict)  # by step, on views that nothing is trained on
 
     @torch.no_grad()
@@ -80,7 +80,7 @@ class Course:
 def state_of(moving: nn.Module, optimiser: torch.optim.Optimizer, course: Course) -> dict[str, Any]:
     """A copy of everything that the task goes on from."""
     parts = {"weights": moving.state_dict(), "optimiser": optimiser.state_dict(), "slow": course.slow}
-    facts = {"step": course.step, "loss": asdict(course.loss), "halved": course.halved, "share": course.share}
+    facts = {"step": course.step, "loss": asdict(course.loss), "halved": course.halved, "factor": course.factor}
     facts["scores"] = {str(step): asdict(score) for step, score in course.scores.items()}
     return {**copied(parts), "course": facts}
 
@@ -96,7 +96,7 @@ def restore(state: dict[str, Any] | None, moving: nn.Module, optimiser: torch.op
     slow = {name: tensor.to(devices[name]) for name, tensor in own["slow"].items()}  # what was read lies on the CPU
     course = own["course"]
     scores = {int(step): Score(**score) for step, score in course["scores"].items()}
-    return Course(course["step"], Loss(**course["loss"]), course["halved"], slow, course["share"], scores)
+    return Course(course["step"], Loss(**course["loss"]), course["halved"], slow, course["factor"], scores)
 
 
 def copied(value: Any) -> Any:

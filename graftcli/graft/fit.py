@@ -30,7 +30,7 @@ def fit(training: Training, listen: Listener, note: Note = lambda *_: None) -> f
             course = training.course
             training.score()
             if training.only_falls:
-                listen(Warned(f"{training.name}: ended at step {course.step} of {steps}: it only lost ground"))
+                listen(Warned(f"{training.name} lost agreement at each mark: ended at step {course.step} of {steps}"))
                 break
             # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
             at_mark = course.step % max(1, steps // _MARKS) == 0 and course.step != marked

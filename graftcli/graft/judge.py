@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftcli.graft.answers import Answers
-from graftcli.graft.stages import Grafted, Pieces
+from graftcli.graft.stages import Grafted, Pieces, Task
 
 _MOST_MARKS, _LEAST_MARKS = 7, 4
 _SCORING = 0.03  # of a task's work, that scoring may take
 _FEWEST_VIEWS, _MOST_VIEWS = 128, 512
-_SHARES = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
+_FRACTIONS = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class Verdict:
     before: Score
     after: Score
     kept: Score
-    share: float  # of the way from the weights before to those after: 1 where training did not lose agreement
+    fraction: float  # of the way from the weights before to those after: 1 where training made nothing worse
     stopped: int | None = None  # the step at which a task that only lost ground was ended
 
     @property
     def is_setback(self) -> bool:
-        return self.share < 1
+        return self.fraction < 1
 
 
 def verdict_of(facts: Mapping[str, Any]) -> Verdict:
     """A verdict out of the facts of a finished task."""
     before, after, kept = (Score(**facts[name]) for name in ("before", "after", "kept"))
-    return Verdict(before, after, kept, facts["share"], facts["stopped"])
+    return Verdict(before, after, kept, facts["fraction"], facts["stopped"])
 
 
 class Judge:
@@ -61,18 +61,6 @@ class Judge:
 
     def __init__(self, pieces: Pieces, answers: Answers) -> None:
         self.pieces, self.answers = pieces, answers
-        self._scores: dict[tuple[tuple[int, ...], int], Score] = {}  # since weights last changed
-
-    def forget(self) -> None:
-        """Weights have changed."""
-        self._scores.clear()
-
-    def score(self, blocks: Sequence[int], views: int) -> Score:
-        """The score with these blocks replaced, as they are since `forget`."""
-        key = tuple(sorted(blocks)), views
-        if key not in self._scores:
-            self._scores[key] = self.measured(*key)
-        return self._scores[key]
 
     @torch.no_grad()
     def measured(self, blocks: Sequence[int], views: int) -> Score:
@@ -109,30 +97,50 @@ def _in_eval_mode(module: nn.Module) -> Iterator[None]:
 def judged(
     moving: nn.Module, start: dict[str, Tensor], before: Score, measure: Callable[[], Score], stopped: int | None = None
 ) -> Verdict:
-    """Keep what training made of the weights where no agreement was lost; else the best point on the straight line
-    from the weights before (`start`), the first of which is taken where points are equal."""
+    """Keep what training made of the weights where it made nothing worse; else the best point on the straight line from
+    the weights before (`start`), of equal ones the one that is nearest to the end."""
     after = measure()
-    if after.agreement >= before.agreement:
+    if after.rank >= before.rank:
         return Verdict(before, after, after, 1.0, stopped)
     end = {name: tensor.detach().clone() for name, tensor in moving.state_dict().items()}
     found = [(after, 1.0)]
-    for share in _SHARES:
-        _place(moving, start, end, share)
-        found.append((measure(), share))
+    for fraction in _FRACTIONS:
+        _place(moving, start, end, fraction)
+        found.append((measure(), fraction))
     found.append((before, 0.0))
-    kept, share = max(found, key=lambda one: one[0].rank)
-    _place(moving, start, end, share)
-    return Verdict(before, after, kept, share, stopped)
+    kept, fraction = max(found, key=lambda one: one[0].rank)
+    _place(moving, start, end, fraction)
+    return Verdict(before, after, kept, fraction, stopped)
+
+
+def setback(task: Task, verdict: Verdict, on: str, factor: float) -> str:
+    """What the user should know of a task that made the student worse, and what to change."""
+    before, after = (f"{score.agreement:.1%} (KL {score.kl:.3g})" for score in (verdict.before, verdict.after))
+    kept = f"{verdict.fraction:.0%} of the change is kept" if verdict.fraction else "the weights before it are kept"
+    said = f"{task.name} lowered the agreement on {on}: {before} before, {after} after; {kept}"
+    return f"{said}, {verdict.kept.agreement:.1%}. {_advice(task, factor)}"
+
+
+def _advice(task: Task, factor: float) -> str:
+    stage, name = task.stage, task.stage.name
+    if stage.lr is None:
+        return f"A higher ridge changes less: --set stages.{name}.ridge={10 * (stage.ridge or 1e-3):g}"
+    rates = [
+        f"{rate * factor / 3 if i == min(task.unit, len(stage.lr) - 1) else rate:g}" for i, rate in enumerate(stage.lr)
+    ]
+    lower = f"--set stages.{name}.lr={rates[0] if len(rates) == 1 else '[' + ','.join(rates) + ']'}"
+    tried = f" --set stages.{name}.lr_factors=null" if stage.lr_factors else ""
+    return f"A lower rate changes less: {lower}{tried}"
 
 
 @torch.no_grad()
-def _place(moving: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], share: float) -> None:
+def _place(moving: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], fraction: float) -> None:
     """Move the weights to a point on the line; counters, which have none between, are the later ones."""
     for name, tensor in moving.state_dict().items():
-        if share == 0 or not tensor.is_floating_point():
-            tensor.copy_(start[name] if share == 0 else end[name])
+        if fraction == 0 or not tensor.is_floating_point():
+            tensor.copy_(start[name] if fraction == 0 else end[name])
         else:
-            tensor.copy_(start[name].lerp(end[name], share))
+            tensor.copy_(start[name].lerp(end[name], fraction))
 
 
 @dataclass(frozen=True)

@@ -21,19 +21,18 @@ from graftcli.graft.course import copied
 from graftcli.graft.fit import fit
 from graftcli.graft.freezing import copy_blocks, frozen_blocks
 from graftcli.graft.inherit import inherit
-from graftcli.graft.judge import Judge, Score, Verdict, Watch, judged, marks_of, verdict_of, views_of
+from graftcli.graft.judge import Judge, Score, Verdict, Watch, judged, marks_of, setback, verdict_of, views_of
 from graftcli.graft.layerwise import fit_layers, length
 from graftcli.graft.layout import lay_out
 from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
 from graftcli.graft.precision import Precision
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
-from graftcli.graft.solver import rate_of
 from graftcli.graft.stages import Pieces, Task, moving_modules, pieces, tasks, wanted
 from graftcli.graft.start import start
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
-from graftcli.graft.trial import best_share
+from graftcli.graft.trial import best_factor
 from graftcli.graft.views import Views, plain
 from graftcli.images import Fit, Images
 from graftcli.nets.derived import is_derived, kept_of
@@ -45,7 +44,6 @@ from graftcli.store.caches import Cache
 _START_IMAGES = 64  # on which channels are chosen and adapters are solved before anything is trained
 _START_VIEWS, _START_PIXELS = 256, 64 * 224 * 224  # from which layers are solved
 _LOOKS_HELD_OUT = 8  # views of each held-out image
-_UNSEEN_IMAGES = 64  # of the training images, of which unseen views are drawn where no images are held out
 
 
 class Keeper(Protocol):
@@ -93,8 +91,10 @@ def run(
     inherits = recipe.init in ("inherit", "least-squares")
     if inherits and not is_derived(plan.student.network):  # which has inherited, and more exactly
         inherit(plan.teacher, plan.student, plain(train[:_START_IMAGES], fit_))
-    copy_blocks(plan, frozen_blocks(recipe, plan))
-    work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen)
+    frozen = frozen_blocks(recipe, plan)
+    copy_blocks(plan, frozen)
+    joined = seams(plan, recipe.adapters.where)
+    work = _Work(plan, joined, train, held, fit_, recipe, settings, keeper, listen, frozen)
     for task in work.every:
         work.do(task)
     likeness = work.judge.measured(chosen, len(work.judge.answers.views)) if len(held) else None
@@ -117,6 +117,16 @@ def weights_digest(module: nn.Module) -> str:
     return found.hexdigest()
 
 
+@dataclass(frozen=True)
+class _Trained:
+    """How the training of a task ended."""
+
+    loss: float
+    steps: int
+    factor: float = 1.0  # of its rate
+    stopped: int | None = None  # the step at which it was ended early
+
+
 class _Work:
     """The networks in pieces, the views, and what the teacher said of them: everything that tasks share."""
 
@@ -131,6 +141,7 @@ class _Work:
         settings: Settings,
         keeper: Keeper,
         listen: Listener,
+        frozen: tuple[int, ...],
     ) -> None:
         self.plan, self.seams, self.recipe, self.settings = plan, joined, recipe, settings
         self.keeper, self.listen, self.train, self.fit_ = keeper, listen, train, fit_
@@ -140,9 +151,9 @@ class _Work:
         looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
         lay_out(self.pieces, looked_at[:2])
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
-        start(recipe, plan, joined, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen)
+        start(recipe, plan, joined, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen, frozen)
         # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
-        self.every = tasks(recipe, self.pieces.blocks, chosen, frozen_blocks(recipe, plan))
+        self.every = tasks(recipe, self.pieces.blocks, chosen, frozen)
         self.todo = list(self.every)
         self.kept = {one.layer: one for one in kept_of(plan.student.network)}
         self.looks = looks(recipe, self.every, len(train))
@@ -159,10 +170,11 @@ class _Work:
     def _judging(self, held: Tensor) -> Views:
         """Views that nothing is trained on: of held-out images, else unseen ones of the training images."""
         seed, room = self.settings.seed + 1, self.settings.drawn
+        light = Augment(crop=Crop(), flip=True)
         if len(held):
-            return Views(held, self.fit_, Augment(crop=Crop(), flip=True), _LOOKS_HELD_OUT, seed, room=room)
-        images = self.train[:_UNSEEN_IMAGES]
-        return Views(images, self.fit_, self.recipe.views.augment, _LOOKS_HELD_OUT, seed, room=room)
+            return Views(held, self.fit_, light, _LOOKS_HELD_OUT, seed, room=room)
+        shown = self.recipe.views.augment
+        return Views(self.train, self.fit_, light if shown == Augment() else shown, _LOOKS_HELD_OUT, seed, room=room)
 
     def _first_views(self) -> Tensor:
         """Views from which layers are solved: of large images fewer, for all of them are held at once."""
@@ -178,56 +190,39 @@ class _Work:
         ready = unit.finished
         if ready is not None:
             moving.load_state_dict(ready[0])
-            self._decided(task, verdict_of(ready[1]["verdict"]))
+            if "verdict" in ready[1]:
+                self.verdicts[task.name] = verdict_of(ready[1]["verdict"])
             self.todo.remove(task)
             return
-        began = time.monotonic()
-        watch, weights = self._watch(task), copied(moving.state_dict())
+        began, watch, weights = time.monotonic(), self._watch(task), copied(moving.state_dict())
         answers = self._looked(task)
-        material = self._material(answers)
-        if task.stage.train == "layers":
-            steps, stopped = self._length(task), None
-            loss = fit_layers(task, material, unit, self._tell(task), self._note(task))
-        else:
-            training = BlockTraining(task, material, unit)
-            training.watch = watch
-            if unit.state is None and task.stage.lr_shares:
-                training.course.share = best_share(task, material, moving, watch.measure)
-                self.listen(Tried(task.stage.name, task.first, task.last, training.course.share))
-            loss = fit(training, self._tell(task), self._note(task))
-            steps = training.course.step
-            stopped = steps if steps < training.steps else None
-        verdict = judged(moving, weights, watch.before, watch.measure, stopped)
-        self._decided(task, verdict)
+        ended = self._trained(task, unit, moving, self._material(answers), watch)
+        verdict = judged(moving, weights, watch.before, watch.measure, ended.stopped)
+        self.verdicts[task.name] = verdict
         if verdict.is_setback:
-            self.listen(Warned(self._setback(task, verdict)))
+            on = "held-out images" if self.is_held_out else "unseen views of the training images"
+            self.listen(Warned(setback(task, verdict, on, ended.factor)))
         agreement = verdict.kept.agreement if self.is_held_out else None
-        ended = Ended(task.stage.name, task.first, task.last, steps, loss, agreement, time.monotonic() - began)
-        found = {"loss": loss, "agreement": agreement}
+        facts = {"loss": ended.loss, "agreement": agreement, "lr_factor": ended.factor, "stopped": ended.stopped}
         scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
-        self.keeper.metric({"unit": task.name, "step": steps, **found, **scores, "share": verdict.share})
-        unit.finish(moving.state_dict(), {**found, "steps": steps, "verdict": asdict(verdict)})
-        self.listen(ended)
+        record = {"unit": task.name, "step": ended.steps, **facts, **scores, "fraction": verdict.fraction}
+        self.keeper.metric(record)
+        unit.finish(moving.state_dict(), {**facts, "steps": ended.steps, "verdict": asdict(verdict)})
+        took = time.monotonic() - began
+        self.listen(Ended(task.stage.name, task.first, task.last, ended.steps, ended.loss, agreement, took))
         self.todo.remove(task)
         answers.forget(self._wanted(self._alike(task, self.todo)))
 
-    def _decided(self, task: Task, verdict: Verdict) -> None:
-        self.judge.forget()
-        self.verdicts[task.name] = verdict
-
-    def _setback(self, task: Task, verdict: Verdict) -> str:
-        """What the user should know of a task that lost agreement, and what to change."""
-        on = "held-out images" if self.is_held_out else "unseen views of the training images"
-        kept = f"{verdict.share:.0%} of the change is kept" if verdict.share else "the weights before it are kept"
-        fix = (
-            f"lower its rate, --set stages.{task.stage.name}.lr={rate_of(task) / 3:g}"
-            if task.stage.lr
-            else "raise its ridge"
-        )
-        return (
-            f"{task.name} lowered the agreement on {on} from {verdict.before.agreement:.1%} to"
-            f" {verdict.after.agreement:.1%}: {kept}, {verdict.kept.agreement:.1%}. To train it further, {fix}"
-        )
+    def _trained(self, task: Task, unit: "KeptUnit", moving: nn.Module, material: Material, watch: Watch) -> "_Trained":
+        tell, note = self._tell(task), self._note(task)
+        if task.stage.train == "layers":
+            return _Trained(fit_layers(task, material, unit, tell, note), self._length(task))
+        factor = best_factor(task, material, moving, watch.measure) if unit.state is None else None
+        if factor is not None and len(task.stage.lr_factors or ()) > 1:
+            self.listen(Tried(task.stage.name, task.first, task.last, factor))
+        training = BlockTraining(task, material, unit, factor, watch)
+        loss = fit(training, tell, note)
+        return _Trained(loss, training.course.step, training.course.factor, training.stopped)
 
     def _watch(self, task: Task) -> Watch:
         """The score that a task begins with, and the steps at which it is scored again."""
@@ -236,7 +231,8 @@ class _Work:
         look = 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
         views = views_of(work, look)
         measure = partial(self.judge.measured, together, views)
-        return Watch(self.judge.score(together, views), marks_of(steps, work, views * look), measure)
+        is_recalibrated = task.stage.batchnorm == "recalibrate"  # at the end alone: marks would see other statistics
+        return Watch(measure(), () if is_recalibrated else marks_of(steps, work, views * look), measure)
 
     def _tell(self, task: Task) -> Listener:
         """A listener that knows how far the whole run has come."""

@@ -31,13 +31,16 @@ def start(
     views: Callable[[], Tensor],
     seed: int,
     listen: Listener,
+    frozen: Sequence[int] = (),
 ) -> None:
     """Adapters as the recipe has them at first, from images as they are; layers from views of them.
 
     Solved for are the chosen blocks and all before them: each begins behind the adapters that those before it led to.
+    `frozen` blocks are the teacher's and stay so.
     """
     kept = {one.layer: one for one in kept_of(plan.student.network)} if recipe.init == "least-squares" else {}
-    needed = numbers_of(range(1, max(chosen) + 1), pieces)
+    open_ = [block for block in range(1, max(chosen) + 1) if block not in frozen]
+    needed = numbers_of(open_, pieces) if open_ else []
     layers = {k: list(layers_of(pieces, k, kept)) for k in needed}
     if not any(map(_has_lost, chain.from_iterable(layers.values()))):
         start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)

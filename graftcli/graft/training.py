@@ -43,13 +43,24 @@ class Material:
 class Training(ABC):
     """What every training has, whatever it is that is trained."""
 
-    def __init__(self, name: str, task: Task, moving: nn.Module, material: Material, unit: Unit) -> None:
+    def __init__(
+        self,
+        name: str,
+        task: Task,
+        moving: nn.Module,
+        material: Material,
+        unit: Unit,
+        factor: float | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """`factor` is that of the rate; None: as the unit's state has it."""
         self.name, self.task, self.moving, self.material, self.unit = name, task, moving, material, unit
         self.steps, self.batch = task.steps(material.images), task.batch(material.images)
         self.rates = rates_of(task, moving, material.images)
         self.optimiser = optimiser_of(task.stage, self.rates)
         self.course = restore(unit.state, moving, self.optimiser)
-        self.watch: Watch | None = None
+        self.course.factor = self.course.factor if factor is None else factor
+        self.watch = watch
         self.good, self.good_loss = self.state(), self.course.loss.average
 
     @abstractmethod
@@ -64,6 +75,11 @@ class Training(ABC):
     def only_falls(self) -> bool:
         return self.watch is not None and self.watch.only_falls(self.course.scores)
 
+    @property
+    def stopped(self) -> int | None:
+        """The step at which it was ended early."""
+        return self.course.step if self.course.step < self.steps else None
+
     def score(self) -> None:
         """At its marks, on views that nothing is trained on, with the averaged weights where there are any."""
         if (
@@ -76,7 +92,7 @@ class Training(ABC):
 
     def step(self, error: Tensor) -> None:
         stage, course = self.task.stage, self.course
-        share = factor_at(stage, course.step, self.steps) * course.share * (0.5 if course.halved else 1.0)
+        share = factor_at(stage, course.step, self.steps) * course.factor * (0.5 if course.halved else 1.0)
         for group, rate in zip(self.optimiser.param_groups, self.rates.values(), strict=True):
             group["lr"] = rate.value * share
         self.optimiser.zero_grad(set_to_none=True)
@@ -118,10 +134,17 @@ class Training(ABC):
 class BlockTraining(Training):
     """Blocks of the student inside the teacher."""
 
-    def __init__(self, task: Task, material: Material, unit: Unit) -> None:
+    def __init__(
+        self,
+        task: Task,
+        material: Material,
+        unit: Unit,
+        factor: float | None = None,
+        watch: Watch | None = None,
+    ) -> None:
         pieces, how = material.pieces, material.how
         self.grafted = Grafted(pieces, task.blocks).to(how.device)
-        super().__init__(task.name, task, nn.ModuleList(moving_modules(task, pieces)), material, unit)
+        super().__init__(task.name, task, nn.ModuleList(moving_modules(task, pieces)), material, unit, factor, watch)
         self.order = Order(len(material.answers.views), self.batch, material.seed, task.name)
         self.targets = wanted(task, pieces, with_input=False)
         if how.compile:

@@ -1,4 +1,4 @@
-"""Which share of its rate a task is trained with: a few short trials, judged on views that nothing is trained on.
+"""The factor of its rate that a task is trained with: a few short trials, judged on views that nothing is trained on.
 
 What suits a student that has much to learn ruins one that is already near its teacher.
 """
@@ -31,36 +31,38 @@ class _Fresh:
 
 def trial_steps(stage: Stage, steps: int) -> int:
     """How many steps each trial has; none where there is nothing to choose, or a task of `steps` is too short."""
-    return max(_FEWEST, round(_SHARE * steps)) if len(stage.lr_shares or ()) > 1 and steps >= _SHORT else 0
+    return max(_FEWEST, round(_SHARE * steps)) if len(stage.lr_factors or ()) > 1 and steps >= _SHORT else 0
 
 
 def with_trials(stage: Stage, steps: int) -> int:
     """The steps of a task, its trials included."""
-    return steps + len(stage.lr_shares or ()) * trial_steps(stage, steps)
+    return steps + len(stage.lr_factors or ()) * trial_steps(stage, steps)
 
 
-def best_share(task: Task, material: Material, moving: nn.Module, measure: Callable[[], Score]) -> float:
-    """Of the recipe's shares the one after whose trial the student's answers are nearest to the teacher's.
+def best_factor(task: Task, material: Material, moving: nn.Module, measure: Callable[[], Score]) -> float | None:
+    """Of the recipe's factors the one after whose trial the student's answers are nearest to the teacher's.
 
-    Of equal ones it is the first, and so where the task is too short for trials. The weights are as before.
+    Of equal ones it is the first; of trials that all ruin the network, the smallest. None where the task is too short
+    for trials. The weights are as before.
     """
-    shares, steps = task.stage.lr_shares or (1.0,), trial_steps(task.stage, task.steps(material.images))
+    factors, steps = task.stage.lr_factors or (1.0,), trial_steps(task.stage, task.steps(material.images))
     if not steps:
-        return shares[0]
+        return factors[0] if len(factors) == 1 else None
     start, found = copied(moving.state_dict()), []
-    for share in shares:
-        _run(task, material, steps, share)
-        kl = measure().kl
-        found.append(math.inf if math.isnan(kl) else kl)
+    for factor in factors:
+        _run(task, material, steps, factor)
+        found.append(measure().kl)
         moving.load_state_dict(start)
-    return shares[found.index(min(found))]
+    if not any(map(math.isfinite, found)):
+        return min(factors)
+    return factors[found.index(min(kl for kl in found if math.isfinite(kl)))]
 
 
-def _run(task: Task, material: Material, steps: int, share: float) -> None:
+def _run(task: Task, material: Material, steps: int, factor: float) -> None:
     """The task in so few steps, its schedule as a whole."""
     stage = task.stage.model_copy(update={"steps": (steps,), "epochs": None, "batch": task.batch(material.images)})
-    training = BlockTraining(replace(task, stage=stage.model_copy(update={"ema": None})), material, _Fresh())
-    training.course.share = share
+    material = replace(material, how=replace(material.how, compile=False))  # which would take longer than a trial
+    training = BlockTraining(replace(task, stage=stage.model_copy(update={"ema": None})), material, _Fresh(), factor)
     with trained_as(stage, training.moving):
         for _ in range(steps):
             training.step(training.error())

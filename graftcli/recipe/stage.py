@@ -89,8 +89,9 @@ class Stage(Part):
     what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
     the student's,  mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
 
-    With `lr_shares` a task begins with a short trial of each of these shares of its rate, for 2% of its steps; it is
-    trained with the share after which its answers are nearest to the teacher's on views that nothing is trained on.
+    With `lr_factors` a task of a hundred steps or more begins with a short trial of each of these factors of its rate,
+    for 2% of its steps, six at least. It is then trained with the factor after whose trial its answers were nearest to
+    the teacher's on views that nothing is trained on.
 
     `muon` moves matrices and filters in all directions alike, and everything else as `adamw` does, at the same rate.
     `least-squares` solves a bias-free 1x1 for each layer and multiplies it in, over `steps` batches: behind the layer,
@@ -121,9 +122,9 @@ class Stage(Part):
     )
     weight_decay: Decay = Field(default=0.0, description="a number from 0 to 100")
     lr: PerUnit[Rate] | None = Field(default=None, description=RATES)
-    lr_shares: Many[Positive] | None = Field(
+    lr_factors: Many[Positive] | None = Field(
         default=None,
-        description="a list of one to nine numbers above 0, or null: shares of the rate that are tried first",
+        description="a list of one to nine numbers above 0, or null: factors of the rate that are tried first",
     )
     adapter_lr: PerUnit[Rate] | None = Field(default=None, description=f"{RATES}; null: as `lr`")
     lr_scale_with_batch: Few | None = Field(
@@ -203,7 +204,7 @@ class Stage(Part):
             raise ValueError(f"found least-squares, which solves single layers, but the stage trains {train}")
         return optimizer
 
-    @rule("lr", "lr_shares", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
+    @rule("lr", "lr_factors", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
     @classmethod
     def _nothing_goes_downhill(cls, value: Any, info: Info) -> Any:
         optimizer = info.data.get("optimizer")
@@ -213,14 +214,14 @@ class Stage(Part):
             raise ValueError(f"is missing: it is {RATES}")
         return value
 
-    @rule("lr_shares")
+    @rule("lr_factors")
     @classmethod
-    def _blocks_are_tried(cls, shares: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
-        if shares is not None and info.data.get("train") == "layers":
+    def _blocks_are_tried(cls, factors: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
+        if factors is not None and info.data.get("train") == "layers":
             raise ValueError("is given, but `train: layers` has no trials: leave it out, or train blocks")
-        if shares is not None and len(shares) > 9:
-            raise ValueError(f"found {len(shares)} shares, each of which takes a trial: give nine at most")
-        return shares
+        if factors is not None and len(factors) > 9:
+            raise ValueError(f"found {len(factors)} factors, each of which takes a trial: give nine at most")
+        return factors
 
     @rule("solve", "ridge", "momentum", "betas")
     @classmethod

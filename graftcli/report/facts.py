@@ -85,6 +85,7 @@ class _Block(BaseModel):
     teacher: _Part
     student: _Part
     seam: _Seam | None
+    same: Literal["architecture", "weights"] | None = None
 
 
 class _Plan(BaseModel):

@@ -26,7 +26,7 @@ class Unit:
     agreement: float | None
     before: float | None = None  # agreement on the same views before the unit was trained
     after: float | None = None  # and after, where not all of the change is kept
-    share: float = 1.0  # of the change, that is kept
+    fraction: float = 1.0  # of the change, that is kept
 
     @property
     def steps(self) -> int:
@@ -155,10 +155,12 @@ def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> Unit:
     losses, scores = {}, dict[str, float]()
     for record in records:
         losses[int(record["step"])] = float(record["loss"])
-        scores |= {key: record[key] for key in ("agreement", "before", "after", "share") if record.get(key) is not None}
+        scores |= {
+            key: record[key] for key in ("agreement", "before", "after", "fraction") if record.get(key) is not None
+        }
     blocks = tuple(int(part) for part in name.removeprefix(stage).split("-")[1:])
     agreement, before, after = (scores.get(key) for key in ("agreement", "before", "after"))
-    return Unit(name, blocks, tuple(sorted(losses.items())), agreement, before, after, scores.get("share", 1.0))
+    return Unit(name, blocks, tuple(sorted(losses.items())), agreement, before, after, scores.get("fraction", 1.0))
 
 
 class _Record(BaseModel):
@@ -170,7 +172,7 @@ class _Record(BaseModel):
     agreement: Share | None = None
     before: Share | None = None
     after: Share | None = None
-    share: Share | None = None
+    fraction: Share | None = None
 
 
 def records(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:

@@ -46,7 +46,7 @@ class _Settings(_Schema):
     student: _Network
     cuts: _Cuts
     blocks: Annotated[list[Block], Field(min_length=1)]
-    frozen: list[Block]
+    frozen: list[Block] = []
     images: Text
     val_images: Text | None
     recipe: dict[str, Any]
@@ -75,7 +75,7 @@ class _Setback(_Schema):
     before: Share
     after: Share
     kept: Share
-    share: Share
+    fraction: Share
     stopped: Amount | None
 
 
@@ -90,11 +90,11 @@ class _Result(_Schema):
     bytes: Pair
     stock: bool
     agreement: Share | None
-    kl: float | None
+    kl: Annotated[float, Field(allow_inf_nan=False)] | None = None
     held_out: Amount
     images: Amount
-    frozen: list[Block]
-    setbacks: list[_Setback]
+    frozen: list[Block] = []
+    setbacks: list[_Setback] = []
     seconds: Seconds
     peak_memory: Amount
 

@@ -6,7 +6,7 @@
 
 Scored by the agreement with the teacher, and the KL divergence from it, on images that nothing is trained on; no test
 image is read. A cell is a run of its own under --out, so the same command continues where it was interrupted. Networks
-for ImageNet see images of 96 pixels, but the vision transformer, whose size is fixed, unless --full is given.
+for ImageNet see images of 96 pixels, except the vision transformer, whose size is fixed, unless --full is given.
 """
 
 import argparse
@@ -90,20 +90,21 @@ def asked(pair: Pair, how: How, *, full: bool) -> Asked:
 
 def scored(wanted: Asked, folder: Path, seconds: float | None) -> str:
     """The cell's run -> the end of its row in the table."""
-    if seconds is not None and not (folder / "run.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        fit = paced(wanted, None, Budget(seconds=seconds), folder, lambda _: None)
-        (folder / "paced.json").write_text(json.dumps(fit.overrides))
-    if (folder / "paced.json").exists():
-        overrides = json.loads((folder / "paced.json").read_text())
+    if seconds is not None:
+        kept = folder.with_name(f"{folder.name}.in-{seconds:g}-s.json")  # a run's folder holds nothing of others
+        if not kept.exists():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            fit = paced(wanted, None, Budget(seconds=seconds), kept.parent, lambda _: None)
+            kept.write_text(json.dumps(fit.overrides))
+        overrides = json.loads(kept.read_text())
         wanted = replace(wanted, how=replace(wanted.how, overrides=(*wanted.how.overrides, *overrides)))
     result = distill(wanted, out=folder)
     ends = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    units = [line for line in ends if line.get("share") is not None]
+    units = [line for line in ends if line.get("fraction") is not None]
     last = units[-1]
     blocks = " ".join(f"{100 * line['after']:.1f}" for line in units[:-1])
-    kept = "" if last["share"] == 1 else f", {last['share']:g} kept"
-    change = f"{100 * last['before']:.1f} -> {100 * last['after']:.1f}{kept}"
+    part = "" if last["fraction"] == 1 else f", {last['fraction']:g} kept"
+    change = f"{100 * last['before']:.1f} -> {100 * last['after']:.1f}{part}"
     kl = "" if result.kl is None else f"{result.kl:.4f}"
     return f"{100 * (result.agreement or 0):.2f} | {kl} | {change} | {blocks} | {result.seconds:.0f} |"
 
