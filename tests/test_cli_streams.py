@@ -17,7 +17,8 @@ pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
 NETS = Path(__file__).resolve().parent / "nets.py"
 NETWORKS = ("--teacher", f"{NETS}:resnet(depth=8)", "--student", f"{NETS}:resnet(depth=8)")
-RUN = ("distill", *NETWORKS, "--teacher-checkpoint", "none", "--images", "photos", "--steps-scale", "0.005", "-b", "4")
+QUICK = ("--steps-scale", "0.005", "-b", "4", "--set", "freeze=none")
+RUN = ("distill", *NETWORKS, "--teacher-checkpoint", "none", "--images", "photos", *QUICK)
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 NOISY = """
@@ -247,8 +248,8 @@ def test_an_interrupted_command_leaves_no_process_and_one_document(place: Path) 
     ran = started(place, (*RUN, "--out", "interrupted", "--steps-scale", "0.05", "--json"), subprocess.PIPE)
     assert ran.stderr is not None
     with ran:
-        while b"began" not in ran.stderr.readline():
-            pass
+        while b"began" not in (read := ran.stderr.readline()):
+            assert read, "it ended before anything was trained"
         ran.send_signal(signal.SIGINT)
         _, rest = ran.communicate(timeout=60)
     assert ran.returncode == 130

@@ -64,7 +64,7 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
         assert abs(agreement(both, outcome, images, fit, asked) - last.kept.agreement) <= 1.01 / views, recipe
         count += any(map(is_setback, outcome.verdicts.values()))
         module.load_state_dict(before)
-    assert count > 0, "no rate was high enough to put the test to the proof"
+    assert count > 0, "no rate was high enough to make any student worse"
 
 
 @torch.no_grad()

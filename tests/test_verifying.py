@@ -10,7 +10,19 @@ from typer.testing import CliRunner, Result
 from graftcli.cli import app
 from tests.pictures import photos
 
-_SHORT = ("--img-size", "32", "--num-classes", "5", "--steps-scale", "0.002", "--set", "views.count=4", "--quiet")
+_SHORT = (
+    "--img-size",
+    "32",
+    "--num-classes",
+    "5",
+    "--steps-scale",
+    "0.002",
+    "--set",
+    "views.count=4",
+    "--set",
+    "freeze=none",
+    "--quiet",
+)
 _NETWORKS = (
     "--teacher",
     "test_resnet",

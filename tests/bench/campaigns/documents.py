@@ -29,7 +29,19 @@ def made(folder: Path) -> Path:
         pixels = bytes((index * 37 + place * 101) % 256 for place in range(32 * 32 * 3))
         Image.frombytes("RGB", (32, 32), pixels).save(folder / "images" / f"{index}.png")
     networks = ("--teacher", "resnet10t", "--teacher-checkpoint", "none", "--student", "resnet10t", "--img-size", "32")
-    argv = ("distill", *networks, "--num-classes", "7", "--images", "images", *_TRAIN, "--out", "run")
+    argv = (
+        "distill",
+        *networks,
+        "--num-classes",
+        "7",
+        "--images",
+        "images",
+        *_TRAIN,
+        "--set",
+        "freeze=none",
+        "--out",
+        "run",
+    )
     ended = run_case(Case(argv, folder))
     if ended.code:
         raise SystemExit(f"the run to start from ended with {ended.code}: {ended.output}")
