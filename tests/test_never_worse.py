@@ -40,7 +40,7 @@ def hurried(name: str) -> Recipe:
     return asked.model_copy(update={"stages": stages, "views": views})
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "resnet, swin"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "shufflenet"])  # it cannot be pruned
 def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
     pair = PAIRS[name]
     teacher, student = pair.teacher(), pair.student()

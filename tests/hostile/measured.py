@@ -13,6 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 
@@ -30,7 +31,9 @@ class Outcome:
     word: str
     message: str
     seconds: float
-    memory: int  # bytes: the most that the process or a child of it has held, since its batch began
+    memory: (
+        int  # bytes: the most that the process or a child of it has held, since its batch began, beyond the parent's
+    )
 
 
 def outcomes(
@@ -59,20 +62,21 @@ def _batch(cases: Sequence[str], run: Callable[[str], str], limit: float) -> Ite
             yield Outcome(**json.loads(line))
             ended += 1
     _, status, usage = os.wait4(child, 0)
-    if ended < len(cases):
+    if ended < len(cases):  # the memory of a fork counts what its parent holds
         code = os.waitstatus_to_exitcode(status)
         word, taken = ("hang", limit) if code == -signal.SIGALRM else ("crash", 0.0)
-        yield Outcome(cases[ended], word, f"exit code {code}", taken, usage.ru_maxrss * 1024)
+        yield Outcome(cases[ended], word, f"exit code {code}", taken, usage.ru_maxrss * 1024 - _held())
 
 
 def _in_child(cases: Sequence[str], run: Callable[[str], str], limit: float, writing: int) -> None:
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        held = _held()
         torch.set_num_threads(1)  # the pool of threads of this process is not in its child
         for case in cases:
             signal.setitimer(signal.ITIMER_REAL, limit)
             began = time.perf_counter()
-            found = replace(_ended(case, run), seconds=time.perf_counter() - began, memory=_memory())
+            found = replace(_ended(case, run), seconds=time.perf_counter() - began, memory=_memory() - held)
             signal.setitimer(signal.ITIMER_REAL, 0)
             os.write(writing, (json.dumps(asdict(found)) + "\n").encode())
     finally:
@@ -87,6 +91,14 @@ def _ended(case: str, run: Callable[[str], str]) -> Outcome:
         return Outcome(case, word, str(refused)[:2000], 0, 0)
     except BaseException:
         return Outcome(case, "traceback", traceback.format_exc(limit=-6)[-3000:], 0, 0)
+
+
+def _held() -> int:
+    """Bytes that this process holds now, where the system tells."""
+    if not Path("/proc/self/statm").exists():
+        return 0
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _memory() -> int:
