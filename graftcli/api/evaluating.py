@@ -110,7 +110,7 @@ def _of_record(asked: Asked, building: dict[str, Any], listen: Listener, *, need
 
 
 def _warned_of(teacher: Model, listen: Listener) -> Model:
-    """The same teacher; that it has random weights is told."""
+    """Return the teacher, after a warning if its weights are random."""
     if isinstance(teacher, Network) and teacher.weights == "random":
         said = f"teacher {teacher.name} has random weights: agreement with it says nothing."
         listen(Warned(f"{said} Give its weights with --teacher-checkpoint."))

@@ -9,10 +9,10 @@ _BETWEEN, _TRAINED = 2, 4
 
 
 def looks_worth(task: Task, plan: Plan) -> float:
-    """How many looks of the whole teacher a view takes as long as, when this is trained on it."""
-    ours, theirs = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
+    """The cost of one training view of the task, in forward passes of the whole teacher."""
+    teacher, student = [block.teacher.macs for block in plan.blocks], [block.student.macs for block in plan.blocks]
     to_the_end = any(target.at in ("features", "logits") for target in task.stage.targets)
-    way = range(task.first, (len(ours) if to_the_end else task.last) + 1)
-    between = sum(ours[block - 1] for block in way if block not in task.blocks)
-    before, trained = (sum(theirs[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
-    return (before + _TRAINED * trained + _BETWEEN * between) / sum(ours)
+    way = range(task.first, (len(teacher) if to_the_end else task.last) + 1)
+    between = sum(teacher[block - 1] for block in way if block not in task.blocks)
+    before, trained = (sum(student[block - 1] for block in blocks) for blocks in (task.before, task.blocks))
+    return (before + _TRAINED * trained + _BETWEEN * between) / sum(teacher)

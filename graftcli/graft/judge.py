@@ -64,7 +64,7 @@ class Judge:
 
     @torch.no_grad()
     def measured(self, blocks: Sequence[int], views: int) -> Score:
-        """The score with these blocks replaced, as they are now, on so many of the views."""
+        """Score the teacher with these blocks replaced, on a sample of `views` views."""
         grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
         same, kl, views = 0, 0.0, min(views, len(self.answers.views))
         with _in_eval_mode(grafted):
@@ -77,14 +77,14 @@ class Judge:
         return Score(same / views, kl / views)
 
     def _drawn(self, views: int) -> Tensor:
-        """So many of the views, drawn at random: neighbours in number may show the same image."""
+        """The indices of a fixed random sample of views; evenly spaced indices could show few images."""
         order = torch.randperm(len(self.answers.views), generator=torch.Generator().manual_seed(0))
         return order[:views].sort().values
 
 
 @contextmanager
 def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    """Within it, everything computes as when it is used; what was being trained goes on as it was."""
+    """Put the module in eval mode, and restore each submodule's own mode on exit."""
     training = [one for one in module.modules() if one.training]
     module.eval()
     try:

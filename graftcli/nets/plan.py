@@ -129,7 +129,7 @@ def _same(sides: Sequence[Side], parts: Sequence[Part], seams: Sequence[PlannedS
     """For each block what of it equals the teacher's; none does at whose ends the channels differ."""
     ends = [True, *(seam is None or seam.kind == "identity" for seam in seams)]
     blocks = zip(sides[0].blocks, sides[1].blocks, parts, pairwise(ends), strict=True)
-    return [sameness(ours, theirs, part.inputs) if all(plain) else None for ours, theirs, part, plain in blocks]
+    return [sameness(first, second, part.inputs) if all(plain) else None for first, second, part, plain in blocks]
 
 
 def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
