@@ -11,7 +11,7 @@ from torch import nn
 
 from graftcli.events import Event, Warned
 from graftcli.graft import fit as fitting
-from graftcli.graft.judge import Score, Watch, judged, marks_of, views_of
+from graftcli.graft.judge import Judge, Score, Verdict, Watch, judged, marks_of, views_of
 from graftcli.graft.run import Outcome, weights_digest
 from graftcli.recipe import Recipe
 from tests.engine import Memory, plan, recipe, trained
@@ -117,6 +117,32 @@ def test_of_a_stage_without_any_use_nothing_is_kept(tmp_path: Path, monkeypatch:
     held = still.merged.module.state_dict()
     for name, tensor in back.merged.module.state_dict().items():
         assert torch.allclose(tensor, held[name], rtol=1e-6, atol=1e-8), name
+
+
+def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each block alone scores the same before and after; the joined ones lose what they had."""
+    weights: list[str] = []
+
+    def measured(self: Judge, blocks: tuple[int, ...], views: int) -> Score:
+        if len(blocks) < 3:
+            return _BEFORE
+        weights.append(weights_digest(nn.ModuleList(self.pieces.student)))
+        return Score(0.9, 0.1) if weights[-1] == weights[0] else Score(0.5, 0.9)
+
+    monkeypatch.setattr(Judge, "measured", measured)
+    told: list[Event] = []
+    keeper, blocks = Memory(tmp_path), recipe().model_copy(update={"stages": recipe().stages[:1]})
+    made = plan()
+    outcome = trained(made, keeper, blocks, listen=told.append)
+    assert outcome.verdicts["graft"] == Verdict(_BEFORE, Score(0.5, 0.9), _BEFORE, 0.0)
+    assert len(set(weights)) > 2 and all(
+        verdict.fraction == 1 for name, verdict in outcome.verdicts.items() if "-" in name
+    )
+    texts = [event.text for event in told if isinstance(event, Warned)]
+    assert any(text.startswith("stage graft, its blocks joined, lowered the agreement") for text in texts)
+    again = trained(plan(), keeper, blocks)
+    assert again.verdicts["graft"] == outcome.verdicts["graft"]
+    assert weights_digest(again.merged.module) == weights_digest(outcome.merged.module)
 
 
 class Killed(Exception):

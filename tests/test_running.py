@@ -83,7 +83,8 @@ def written(folder: Path) -> dict[str, bytes]:
 def test_the_folder_holds_everything(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"model.safetensors", "graft.json", "README.md", "run.json", "metrics.jsonl", "blocks"} <= names
-    assert {path.stem for path in (finished / "blocks").iterdir()} == {"graft-1", "graft-2", "graft-3", "finish-1-2-3"}
+    units = {"graft-1", "graft-2", "graft-3", "graft", "finish-1-2-3"}
+    assert {path.stem for path in (finished / "blocks").iterdir()} == units
     student = graftcli.load(finished)
     plain, _ = read_tensors(finished / "model.safetensors")
     assert plain.keys() == student.state_dict().keys()

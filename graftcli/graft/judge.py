@@ -117,7 +117,8 @@ def setback(task: Task, verdict: Verdict, on: str, factor: float) -> str:
     """What the user should know of a task that made the student worse, and what to change."""
     before, after = (f"{score.agreement:.1%} (KL {score.kl:.3g})" for score in (verdict.before, verdict.after))
     kept = f"{verdict.fraction:.0%} of the change is kept" if verdict.fraction else "the weights before it are kept"
-    said = f"{task.name} lowered the agreement on {on}: {before} before, {after} after; {kept}"
+    what = f"stage {task.name}, its blocks joined," if task.name == task.stage.name else task.name
+    said = f"{what} lowered the agreement on {on}: {before} before, {after} after; {kept}"
     return f"{said}, {verdict.kept.agreement:.1%}. {_advice(task, factor)}"
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
+from itertools import groupby
 from typing import Any, Protocol
 
 import torch
@@ -28,7 +29,7 @@ from graftcli.graft.looks import augment_of, chunk_of, divide, looks, synthetic
 from graftcli.graft.precision import Precision
 from graftcli.graft.seams import Seam, graft, seams
 from graftcli.graft.settings import Settings
-from graftcli.graft.stages import Pieces, Task, moving_modules, pieces, tasks, wanted
+from graftcli.graft.stages import Pieces, Task, joined, moving_modules, pieces, tasks, wanted
 from graftcli.graft.start import start
 from graftcli.graft.synthetic import Synthesis
 from graftcli.graft.training import BlockTraining, Material, Unit
@@ -93,10 +94,9 @@ def run(
         inherit(plan.teacher, plan.student, plain(train[:_START_IMAGES], fit_))
     frozen = frozen_blocks(recipe, plan)
     copy_blocks(plan, frozen)
-    joined = seams(plan, recipe.adapters.where)
-    work = _Work(plan, joined, train, held, fit_, recipe, settings, keeper, listen, frozen)
-    for task in work.every:
-        work.do(task)
+    work = _Work(plan, seams(plan, recipe.adapters.where), train, held, fit_, recipe, settings, keeper, listen, frozen)
+    for _, of_stage in groupby(work.every, key=lambda task: task.stage.name):
+        work.do_stage(list(of_stage))
     likeness = work.judge.measured(chosen, len(work.judge.answers.views)) if len(held) else None
     merged = (
         merging.merge(plan, work.seams) if len(chosen) == blocks else merging.merge_hybrid(plan, work.seams, chosen)
@@ -133,7 +133,7 @@ class _Work:
     def __init__(
         self,
         plan: Plan,
-        joined: list[Seam],
+        between: list[Seam],
         train: Tensor,
         held: Tensor,
         fit_: Fit,
@@ -143,15 +143,15 @@ class _Work:
         listen: Listener,
         frozen: tuple[int, ...],
     ) -> None:
-        self.plan, self.seams, self.recipe, self.settings = plan, joined, recipe, settings
+        self.plan, self.seams, self.recipe, self.settings = plan, between, recipe, settings
         self.keeper, self.listen, self.train, self.fit_ = keeper, listen, train, fit_
-        self.pieces: Pieces = pieces(plan, joined)
+        self.pieces: Pieces = pieces(plan, between)
         for piece in (*self.pieces.teacher, *self.pieces.student):
             piece.to(settings.how.device)
         looked_at = plain(train[:_START_IMAGES], fit_).to(settings.how.device)
         lay_out(self.pieces, looked_at[:2])
         chosen = settings.blocks or range(1, self.pieces.blocks + 1)
-        start(recipe, plan, joined, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen, frozen)
+        start(recipe, plan, between, self.pieces, chosen, looked_at, self._first_views, settings.seed, listen, frozen)
         # every task, also those that an earlier session finished: what is fixed in a run is made of all of them
         self.every = tasks(recipe, self.pieces.blocks, chosen, frozen)
         self.todo = list(self.every)
@@ -183,35 +183,71 @@ class _Work:
         views = Views(self.train, self.fit_, self.recipe.views.augment, each, seed)
         return views.normalised(torch.arange(min(count, len(views)))).to(self.settings.how.device)
 
+    def do_stage(self, of_stage: Sequence[Task]) -> None:
+        """Train the tasks of one stage; blocks that are trained apart are judged once more, joined."""
+        joint = joined(of_stage)
+        if joint is None:
+            for task in of_stage:
+                self.do(task)
+            return
+        moving = self._moving(joint)
+        start, measure = copied(moving.state_dict()), self._measure(joint, sum(map(self._work, of_stage)))
+        before = None if self.keeper.unit(joint.name).finished else measure()
+        for task in of_stage:
+            self.do(task)
+        if before is None:
+            self._take_over(joint, moving)
+        else:
+            facts = {"step": sum(map(self._length, of_stage)), "loss": None, "lr_factor": 1.0, "stopped": None}
+            verdict = self._judged(joint, moving, start, Watch(before, (), measure), facts)
+            changed = moving.state_dict() if verdict.is_setback else {}
+            self.keeper.unit(joint.name).finish(changed, {"verdict": asdict(verdict)})
+
     def do(self, task: Task) -> None:
         """Train one task, or take its weights from the run's folder where it is finished."""
-        unit = self.keeper.unit(task.name)
-        moving = nn.ModuleList(moving_modules(task, self.pieces))
-        ready = unit.finished
-        if ready is not None:
-            moving.load_state_dict(ready[0])
-            if "verdict" in ready[1]:
-                self.verdicts[task.name] = verdict_of(ready[1]["verdict"])
+        unit, moving = self.keeper.unit(task.name), self._moving(task)
+        if unit.finished is not None:
+            self._take_over(task, moving)
             self.todo.remove(task)
             return
         began, watch, weights = time.monotonic(), self._watch(task), copied(moving.state_dict())
         answers = self._looked(task)
         ended = self._trained(task, unit, moving, self._material(answers), watch)
-        verdict = judged(moving, weights, watch.before, watch.measure, ended.stopped)
-        self.verdicts[task.name] = verdict
-        if verdict.is_setback:
-            on = "held-out images" if self.is_held_out else "unseen views of the training images"
-            self.listen(Warned(setback(task, verdict, on, ended.factor)))
+        facts = {"loss": ended.loss, "lr_factor": ended.factor, "stopped": ended.stopped}
+        verdict = self._judged(task, moving, weights, watch, {"step": ended.steps, **facts})
         agreement = verdict.kept.agreement if self.is_held_out else None
-        facts = {"loss": ended.loss, "agreement": agreement, "lr_factor": ended.factor, "stopped": ended.stopped}
-        scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
-        record = {"unit": task.name, "step": ended.steps, **facts, **scores, "fraction": verdict.fraction}
-        self.keeper.metric(record)
-        unit.finish(moving.state_dict(), {**facts, "steps": ended.steps, "verdict": asdict(verdict)})
+        known = {**facts, "agreement": agreement, "steps": ended.steps}
+        unit.finish(moving.state_dict(), {**known, "verdict": asdict(verdict)})
         took = time.monotonic() - began
         self.listen(Ended(task.stage.name, task.first, task.last, ended.steps, ended.loss, agreement, took))
         self.todo.remove(task)
         answers.forget(self._wanted(self._alike(task, self.todo)))
+
+    def _moving(self, task: Task) -> nn.ModuleList:
+        return nn.ModuleList(moving_modules(task, self.pieces))
+
+    def _take_over(self, task: Task, moving: nn.Module) -> None:
+        """Load the weights and the verdict of what is finished; joined blocks have their own unless set back."""
+        ready = self.keeper.unit(task.name).finished
+        assert ready is not None
+        if ready[0]:
+            moving.load_state_dict(ready[0])
+        if "verdict" in ready[1]:
+            self.verdicts[task.name] = verdict_of(ready[1]["verdict"])
+
+    def _judged(
+        self, task: Task, moving: nn.Module, start: dict[str, Tensor], watch: Watch, facts: dict[str, Any]
+    ) -> Verdict:
+        """Keep what made nothing worse, say so where something did, and record the scores beside the facts."""
+        verdict = judged(moving, start, watch.before, watch.measure, facts["stopped"])
+        self.verdicts[task.name] = verdict
+        if verdict.is_setback:
+            on = "held-out images" if self.is_held_out else "unseen views of the training images"
+            self.listen(Warned(setback(task, verdict, on, facts["lr_factor"])))
+        agreement = verdict.kept.agreement if self.is_held_out else None
+        scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
+        self.keeper.metric({"unit": task.name, **facts, "agreement": agreement, **scores, "fraction": verdict.fraction})
+        return verdict
 
     def _trained(self, task: Task, unit: "KeptUnit", moving: nn.Module, material: Material, watch: Watch) -> "_Trained":
         tell, note = self._tell(task), self._note(task)
@@ -226,13 +262,22 @@ class _Work:
 
     def _watch(self, task: Task) -> Watch:
         """The score that a task begins with, and the steps at which it is scored again."""
-        together, steps, batch = (*task.before, *task.blocks), self._length(task), task.batch(len(self.train))
-        work = steps * batch * looks_worth(task, self.plan)
-        look = 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
-        views = views_of(work, look)
-        measure = partial(self.judge.measured, together, views)
+        work, measure = self._work(task), self._measure(task, self._work(task))
         is_recalibrated = task.stage.batchnorm == "recalibrate"  # at the end alone: marks would see other statistics
-        return Watch(measure(), () if is_recalibrated else marks_of(steps, work, views * look), measure)
+        look = views_of(work, self._look) * self._look
+        return Watch(measure(), () if is_recalibrated else marks_of(self._length(task), work, look), measure)
+
+    def _measure(self, task: Task, work: float) -> Callable[[], Score]:
+        return partial(self.judge.measured, (*task.before, *task.blocks), views_of(work, self._look))
+
+    def _work(self, task: Task) -> float:
+        """What a task costs, in looks of the teacher at one view."""
+        return self._length(task) * task.batch(len(self.train)) * looks_worth(task, self.plan)
+
+    @property
+    def _look(self) -> float:
+        """What scoring one view costs, in the same unit."""
+        return 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
 
     def _tell(self, task: Task) -> Listener:
         """A listener that knows how far the whole run has come."""

@@ -68,6 +68,14 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collecti
     return found
 
 
+def joined(of_stage: Sequence[Task]) -> Task | None:
+    """The tasks of a stage as one, where they train blocks apart from each other; else None."""
+    first = of_stage[0]
+    if len(of_stage) == 1 or first.stage.train == "growing":
+        return None
+    return Task(first.stage.name, first.stage, 0, tuple(block for task in of_stage for block in task.blocks))
+
+
 def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> None:
     """A recipe has something to train in the blocks that are chosen."""
     if all(block in frozen for block in chosen):

@@ -30,7 +30,7 @@ SQUEEZENET = ((0.48235, 0.45882, 0.40784), (0.00392157,) * 3)
 @dataclass(frozen=True)
 class Pair:
     teacher: str
-    weights: Path
+    weights: Path | None
     student: str
     images: Path
     held_out: Path | None = None  # None: a tenth of the images
@@ -80,7 +80,7 @@ PAIRS = {
 def asked(pair: Pair, how: How, *, full: bool) -> Asked:
     size = pair.look.img_size if full else pair.size
     return Asked(
-        Networks(pair.teacher, pair.student, teacher_checkpoint=str(pair.weights)),
+        Networks(pair.teacher, pair.student, teacher_checkpoint=None if pair.weights is None else str(pair.weights)),
         str(pair.images),
         str(pair.held_out) if pair.held_out is not None else None,
         replace(pair.look, img_size=size),
@@ -99,14 +99,14 @@ def scored(wanted: Asked, folder: Path, seconds: float | None) -> str:
         overrides = json.loads(kept.read_text())
         wanted = replace(wanted, how=replace(wanted.how, overrides=(*wanted.how.overrides, *overrides)))
     result = distill(wanted, out=folder)
-    ends = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    units = [line for line in ends if line.get("fraction") is not None]
-    last = units[-1]
-    blocks = " ".join(f"{100 * line['after']:.1f}" for line in units[:-1])
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    judged = [record for record in records if record.get("fraction") is not None]
+    last = judged[-1]
+    alone = " ".join(f"{100 * record['after']:.1f}" for record in judged[:-1] if record["loss"] is not None)
     part = "" if last["fraction"] == 1 else f", {last['fraction']:g} kept"
     change = f"{100 * last['before']:.1f} -> {100 * last['after']:.1f}{part}"
     kl = "" if result.kl is None else f"{result.kl:.4f}"
-    return f"{100 * (result.agreement or 0):.2f} | {kl} | {change} | {blocks} | {result.seconds:.0f} |"
+    return f"{100 * (result.agreement or 0):.2f} | {kl} | {change} | {alone} | {result.seconds:.0f} |"
 
 
 def main() -> None:
