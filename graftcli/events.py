@@ -17,7 +17,7 @@ class Warned(Event):
 
 
 @dataclass(frozen=True)
-class Decoded(Event):
+class ImagesDecoded(Event):
     """So many of the images have been read."""
 
     done: int
@@ -25,7 +25,7 @@ class Decoded(Event):
 
 
 @dataclass(frozen=True)
-class Started(Event):
+class RunStarted(Event):
     """What the run goes by, resolved: all but the recipe's own numbers."""
 
     teacher: str
@@ -47,7 +47,7 @@ class Started(Event):
 
 
 @dataclass(frozen=True)
-class Checked(Event):
+class ImagesChecked(Event):
     """What a run's images are: `shown` of them to the teacher, which takes them for `covered` of its classes."""
 
     images: int
@@ -61,7 +61,7 @@ class Checked(Event):
 
 
 @dataclass(frozen=True)
-class Synthesised(Event):
+class SyntheticImages(Event):
     """So many of the synthetic images are made."""
 
     done: int
@@ -69,7 +69,7 @@ class Synthesised(Event):
 
 
 @dataclass(frozen=True)
-class Looked(Event):
+class TeacherPass(Event):
     """The teacher has seen so many of the views."""
 
     done: int
@@ -77,7 +77,7 @@ class Looked(Event):
 
 
 @dataclass(frozen=True)
-class Timed(Event):
+class BatchTimed(Event):
     """So much of the measuring at one batch is done."""
 
     batch: int
@@ -86,7 +86,7 @@ class Timed(Event):
 
 
 @dataclass(frozen=True)
-class Began(Event):
+class TaskStarted(Event):
     """A unit of a stage is trained from here: blocks first..last, numbered from 1; `step` is above 0 after a resume."""
 
     stage: str
@@ -99,7 +99,7 @@ class Began(Event):
 
 
 @dataclass(frozen=True)
-class Tried(Event):
+class RateChosen(Event):
     """Short trials of a unit have shown with which factor of its rate it is trained."""
 
     stage: str
@@ -109,7 +109,7 @@ class Tried(Event):
 
 
 @dataclass(frozen=True)
-class Stepped(Event):
+class TaskStep(Event):
     stage: str
     first: int
     last: int
@@ -120,7 +120,7 @@ class Stepped(Event):
 
 
 @dataclass(frozen=True)
-class Ended(Event):
+class TaskFinished(Event):
     """A unit of a stage is trained; `agreement` is the share of held-out views with the teacher's answer."""
 
     stage: str
@@ -133,7 +133,7 @@ class Ended(Event):
 
 
 @dataclass(frozen=True)
-class Merged(Event):
+class MergeChecked(Event):
     """The seams are folded away; the largest differences of the logits, as a share of the largest logit."""
 
     error64: float
@@ -141,7 +141,7 @@ class Merged(Event):
 
 
 @dataclass(frozen=True)
-class Searched(Event):
+class LayersTried(Event):
     """So many of a network's layers have been tried in int8, each alone."""
 
     done: int
@@ -149,7 +149,7 @@ class Searched(Event):
 
 
 @dataclass(frozen=True)
-class Entered(Event):
+class CellStarted(Event):
     """The next cell of a comparison is begun: `done` of its cells lie behind."""
 
     cell: str
@@ -158,7 +158,7 @@ class Entered(Event):
 
 
 @dataclass(frozen=True)
-class Rehearsed(Event):
+class Profiled(Event):
     """A few steps of each unit have been timed: so many steps in all are to end within so many seconds."""
 
     steps: int
@@ -166,7 +166,7 @@ class Rehearsed(Event):
 
 
 @dataclass(frozen=True)
-class Foreseen(Event):
+class TimeEstimated(Event):
     """Roughly, from the pace of the first looks: from there on so many steps are to end within so many seconds."""
 
     steps: int
@@ -174,9 +174,9 @@ class Foreseen(Event):
 
 
 @dataclass(frozen=True)
-class Saved(Event):
+class FileSaved(Event):
     path: str
 
 
-Counted = Decoded | Synthesised | Looked | Timed | Searched
+Counted = ImagesDecoded | SyntheticImages | TeacherPass | BatchTimed | LayersTried
 Listener = Callable[[Event], None]

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from graftcli.api.asked import Asked, How, Networks
-from graftcli.api.ready import Ready, ready
-from graftcli.api.scoring import Look
 from graftcli.events import Listener
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.prepare import PreparedRun, ready
+from graftcli.runs.scoring import PreprocessOptions
 from tests.nets import randomise, resnet
 from tests.pictures import photos
 
@@ -22,18 +22,18 @@ def furnished(folder: Path, images: int) -> Path:
     return folder
 
 
-def asked_for(place: Path, how: How, student: str = OWN, checkpoint: Path | str | None = None) -> Asked:
+def asked_for(place: Path, how: TrainOptions, student: str = OWN, checkpoint: Path | str | None = None) -> RunConfig:
     given = None if checkpoint is None else str(checkpoint)
     weights = str(place / "teacher.pth")
-    networks = Networks(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
-    return Asked(networks, str(place / "photos"), None, Look(), how)
+    networks = ModelPair(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
+    return RunConfig(networks, str(place / "photos"), None, PreprocessOptions(), how)
 
 
 def begun(
     place: Path,
-    how: How,
+    how: TrainOptions,
     student: str = OWN,
     checkpoint: Path | str | None = None,
     listen: Listener = lambda event: None,
-) -> Ready:
+) -> PreparedRun:
     return ready(asked_for(place, how, student, checkpoint), None, listen)

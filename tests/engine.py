@@ -8,26 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.events import Event
-from graftcli.graft.answers import Answers
-from graftcli.graft.precision import Precision
-from graftcli.graft.run import Outcome, run
-from graftcli.graft.seams import seams
-from graftcli.graft.settings import Settings
-from graftcli.graft.stages import pieces
-from graftcli.graft.training import Material
-from graftcli.graft.views import Views
+from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.teacher_cache import TeacherCache
+from graftcli.graft.data.views import Views
+from graftcli.graft.engine import Outcome, run
+from graftcli.graft.settings import EngineSettings
+from graftcli.graft.surgery.seams import seams
+from graftcli.graft.training.tasks import pieces
+from graftcli.graft.training.trainer import TrainContext
 from graftcli.images import Images
-from graftcli.images.pixels import Fit
-from graftcli.nets import plan as plans
-from graftcli.nets.network import Network, Preprocess
-from graftcli.nets.plan import Plan
+from graftcli.images.pixels import Preprocess
+from graftcli.models.cuts import plan as plans
+from graftcli.models.cuts.plan import Plan
+from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
-from graftcli.store.caches import Cache
+from graftcli.store.cache_files import Cache
 from graftcli.students.make import maker
 from tests.nets import randomise
 
-FIT = Fit((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
+PREPROCESS = Preprocess((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
 
 
 class Stages(nn.Module):
@@ -52,7 +52,7 @@ class Stages(nn.Module):
 
 
 def network(module: nn.Module, name: str) -> Network:
-    seen = Preprocess(FIT.mean, FIT.std, 1.0, "bilinear")
+    seen = PreprocessDefaults(PREPROCESS.mean, PREPROCESS.std, 1.0, "bilinear")
     origin = {"kind": "test", "name": name}
     return Network(module.eval(), name, "file", "random", (3, 16, 16), 5, seen, origin)
 
@@ -103,15 +103,15 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**whole, **changes})
 
 
-def material(folder: Path) -> Material:
+def context(folder: Path) -> TrainContext:
     """Twelve views of the tiny networks, nothing remembered."""
     found = plan()
     both = pieces(found, seams(found))
-    views = Views(images().pixels, FIT, Augment(), 1, 0)
-    answers = Answers(
-        views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=4, how=Precision(torch.device("cpu"))
+    views = Views(images().pixels, PREPROCESS, Augment(), 1, 0)
+    answers = TeacherCache(
+        views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=4, precision=Precision(torch.device("cpu"))
     )
-    return Material(both, answers, 12, 0, Precision(torch.device("cpu")))
+    return TrainContext(both, answers, 12, 0, Precision(torch.device("cpu")))
 
 
 class Memory:
@@ -143,10 +143,10 @@ class MemoryUnit:
 
 def trained(
     made: Plan,
-    keeper: Memory,
+    store: Memory,
     wanted: Recipe | None = None,
-    settings: Settings | None = None,
+    settings: EngineSettings | None = None,
     count: int = 12,
     listen: Callable[[Event], None] = lambda _: None,
 ) -> Outcome:
-    return run(made, images(count), FIT, wanted or recipe(), settings or Settings(), keeper, listen)
+    return run(made, images(count), PREPROCESS, wanted or recipe(), settings or EngineSettings(), store, listen)

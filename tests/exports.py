@@ -10,18 +10,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.export.form import Form, Subject
-from graftcli.export.graph import graph
-from graftcli.graft.merge import merge, merge_hybrid
-from graftcli.images.pixels import Fit
-from graftcli.nets.network import Network
+from graftcli.formats.graph import graph
+from graftcli.formats.options import ExportOptions, ExportSource
+from graftcli.graft.surgery.merge import merge, merge_hybrid
+from graftcli.images.pixels import Preprocess
+from graftcli.models.network import Network
 from tests import pairs
 from tests.nets import randomise, resnet
 
 
-def fit(size: int, channels: int = 3) -> Fit:
+def preprocess(size: int, channels: int = 3) -> Preprocess:
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
-    return Fit((size, size), channels, mean, std, 1.0, "bilinear")
+    return Preprocess((size, size), channels, mean, std, 1.0, "bilinear")
 
 
 def pixels(count: int, size: int, channels: int = 3) -> Tensor:
@@ -30,8 +30,10 @@ def pixels(count: int, size: int, channels: int = 3) -> Tensor:
     return nn.functional.interpolate(255 * coarse, (size, size), mode="bilinear").round().to(torch.uint8)
 
 
-def subject(module: nn.Module, size: int, count: int = 12) -> Subject:
-    return Subject(module.float().eval(), fit(size), pixels(count, size), facts={"teacher": "big", "student": "small"})
+def subject(module: nn.Module, size: int, count: int = 12) -> ExportSource:
+    return ExportSource(
+        module.float().eval(), preprocess(size), pixels(count, size), facts={"teacher": "big", "student": "small"}
+    )
 
 
 def small(depth: int = 8) -> nn.Module:
@@ -48,26 +50,34 @@ _GRAPHS: dict[tuple[Any, ...], onnx.ModelProto] = {}
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Equal networks are turned into a graph once: what tests do with it afterwards is theirs."""
 
-    def remembering(subject: Subject, form: Form) -> onnx.ModelProto:
+    def remembering(subject: ExportSource, form: ExportOptions) -> onnx.ModelProto:
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in subject.module.state_dict().values())).digest()
-        key = (type(subject.module), digest, subject.fit, form.static, form.dynamic_size, form.opset, form.pixels)
+        key = (
+            type(subject.module),
+            digest,
+            subject.preprocess,
+            form.static,
+            form.dynamic_size,
+            form.opset,
+            form.pixels,
+        )
         if key not in _GRAPHS:
             _GRAPHS[key] = graph(subject, form)
         return copy.deepcopy(_GRAPHS[key])
 
-    monkeypatch.setattr("graftcli.export.onnx.graph", remembering)
+    monkeypatch.setattr("graftcli.formats.onnx.graph", remembering)
 
 
-def _of(made: Callable[[], Network]) -> Callable[[], Subject]:
-    def make() -> Subject:
+def _of(made: Callable[[], Network]) -> Callable[[], ExportSource]:
+    def make() -> ExportSource:
         network = made()
         return subject(network.module, network.input_size[1])
 
     return make
 
 
-def _hybrid(name: str, blocks: set[int]) -> Callable[[], Subject]:
-    def make() -> Subject:
+def _hybrid(name: str, blocks: set[int]) -> Callable[[], ExportSource]:
+    def make() -> ExportSource:
         plan = pairs.planned(name)
         merged = merge_hybrid(plan, pairs.random_seams(plan), blocks)
         return subject(merged.module, plan.teacher.network.input_size[1])
@@ -75,8 +85,8 @@ def _hybrid(name: str, blocks: set[int]) -> Callable[[], Subject]:
     return make
 
 
-def _with_adapters(name: str) -> Callable[[], Subject]:
-    def make() -> Subject:
+def _with_adapters(name: str) -> Callable[[], ExportSource]:
+    def make() -> ExportSource:
         plan = pairs.planned(name)
         merged = merge(plan, pairs.random_seams(plan))
         assert merged.kept
@@ -85,7 +95,7 @@ def _with_adapters(name: str) -> Callable[[], Subject]:
     return make
 
 
-SUBJECTS: dict[str, Callable[[], Subject]] = {
+SUBJECTS: dict[str, Callable[[], ExportSource]] = {
     "cifar resnet": lambda: subject(small(), 32),
     "resnet": _of(lambda: pairs.of_timm("resnet10t")),
     "mobilenet_v3": _of(lambda: pairs.of_timm("mobilenetv3_small_050")),

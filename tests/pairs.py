@@ -10,10 +10,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from graftcli.graft.seams import Seam, seams
-from graftcli.nets.network import IMAGENET, Network
-from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan, make
+from graftcli.graft.surgery.seams import Seam, seams
+from graftcli.models.cuts.pairing import CutOptions
+from graftcli.models.cuts.plan import Plan, make
+from graftcli.models.network import IMAGENET, Network
 from tests import nets
 
 Maker = Callable[[], nn.Module]
@@ -62,11 +62,11 @@ class Pair:
     teacher: Callable[[], Network]
     student: Callable[[], Network]
     stock: bool = True  # whether all adapters go into the student's own layers
-    choice: Choice | None = None
+    choice: CutOptions | None = None
 
 
-def alike(*names: str) -> Choice:
-    return Choice(teacher=names, student=names)
+def alike(*names: str) -> CutOptions:
+    return CutOptions(teacher=names, student=names)
 
 
 def flat_vgg(width: int) -> Network:

@@ -11,7 +11,7 @@ import torch
 from graftcli.report import facts
 from graftcli.report.disagreement import compare
 from graftcli.report.facts import Facts
-from graftcli.report.shown import Shown, shown
+from graftcli.report.run_view import RunView, shown
 from graftcli.store import Store
 from tests import engine
 
@@ -99,9 +99,11 @@ def told() -> Facts:
     """What `engine.plan` and its networks have to say of a dozen images of noise."""
     plan = engine.plan()
     student = plan.student.network.module
-    return facts.gather(plan, compare(plan.teacher.network, student, engine.images(), engine.FIT, torch.device("cpu")))
+    return facts.gather(
+        plan, compare(plan.teacher.network, student, engine.images(), engine.PREPROCESS, torch.device("cpu"))
+    )
 
 
-def one_shown(folder: Path, **changes: Any) -> Shown:
+def one_shown(folder: Path, **changes: Any) -> RunView:
     """A whole run, ready for its page."""
     return shown(folder_of_run(folder, **changes), told())

@@ -9,24 +9,24 @@ import torch
 from torch import Tensor
 
 from graftcli import images as pictures
-from graftcli.api.asked import Asked, absolute, asked_of
-from graftcli.api.onnx_models import OnnxModel
-from graftcli.api.repair import repaired
 from graftcli.api.reporting import report
-from graftcli.api.rungs import Named, first_of, named, rungs
-from graftcli.api.scoring import Look, Model, fit_for, labels_of
+from graftcli.benching.models import NamedModel, first_of, named, rungs
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import GraftError, ImagesError
-from graftcli.events import Decoded, Listener, Saved, Timed, Warned
-from graftcli.images.pixels import Fit
-from graftcli.measure.ladder import SECONDS, Measured, ladder, ladder_json
-from graftcli.nets.grammar import from_anywhere, path_of
-from graftcli.nets.network import Network
-from graftcli.report.shown import Rung
-from graftcli.report.shown import ladder as known_of
+from graftcli.events import BatchTimed, FileSaved, ImagesDecoded, Listener, Warned
+from graftcli.images.pixels import Preprocess
+from graftcli.measure.benchmark import SECONDS, BenchEntry, ladder, ladder_json
+from graftcli.models.loading.model_spec import from_anywhere, path_of
+from graftcli.models.network import Network
+from graftcli.report.run_view import BenchView
+from graftcli.report.run_view import ladder as known_of
+from graftcli.runs.config import RunConfig, absolute, asked_of
+from graftcli.runs.onnx_models import OnnxModel
+from graftcli.runs.repair import repaired
+from graftcli.runs.scoring import Model, PreprocessOptions, labels_of, preprocess_for
 from graftcli.store import BENCH_FILE
-from graftcli.store.runs import RUN_FILE
-from graftcli.store.written import write_json
+from graftcli.store.atomic import write_json
+from graftcli.store.run_file import RUN_FILE
 
 _SHORTLY, _FEW = 1.0, 256  # seconds for each rung and images, where the ladder is no more than a glance
 
@@ -41,7 +41,7 @@ class Bench:
     source: str | None  # None: noise, and nothing but time was measured
     images: int
     rule: str | None  # how folder names became classes
-    rungs: tuple[Measured, ...]
+    rungs: tuple[BenchEntry, ...]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def bench(
     teacher_checkpoint: str | Path | None = None,
     images: str | Path | None = None,
     classes: str | Path | None = None,
-    look: Look | None = None,
+    look: PreprocessOptions | None = None,
     batch: int = 32,
     threads: int | None = None,
     seconds: float = SECONDS,
@@ -84,25 +84,30 @@ def bench(
     runs = {}
     for model, path in found.items():
         runs[model] = asked_of(repaired(path, trust_code=trust, listen=listen), trust_code=trust)
-    said = look or Look()
-    look = _over(said, next(iter(runs.values())).look if runs else Look())  # of the first run, for what is shown
+    said = look or PreprocessOptions()
+    look = _over(
+        said, next(iter(runs.values())).look if runs else PreprocessOptions()
+    )  # of the first run, for what is shown
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
     every = list(named(models, runs, teacher, weights, {"img_size": look.img_size, **building}))
     first = first_of(every, look)
     for doubt in _doubts(every, first if images is not None else None, look):
         listen(Warned(doubt))
-    fit, many = fit_for(first, look), threads or usable_cores()
-    made, shown = rungs(every, first, fit, said, many), _pictures(images, classes, runs, fit, first, most, jobs, listen)
+    preprocess, many = preprocess_for(first, look), threads or usable_cores()
+    made, shown = (
+        rungs(every, first, preprocess, said, many),
+        _pictures(images, classes, runs, preprocess, first, most, jobs, listen),
+    )
     measured = ladder(
         made,
         shown.pixels,
-        fit,
+        preprocess,
         labels=shown.labels,
         compared=shown.source is not None,
         batch=batch,
         threads=many,
         seconds=seconds,
-        told=lambda size, share: listen(Timed(size, round(100 * share), 100)),
+        told=lambda size, share: listen(BatchTimed(size, round(100 * share), 100)),
     )
     given = (from_anywhere(teacher), absolute(teacher_checkpoint)) if teacher else None
     _write(measured, every, runs, given, listen, glance=glance)
@@ -122,7 +127,7 @@ def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **
         return None
 
 
-def _doubts(every: Sequence[Named], first: Model | None, look: Look) -> Iterator[str]:
+def _doubts(every: Sequence[NamedModel], first: Model | None, look: PreprocessOptions) -> Iterator[str]:
     """Why answers may mean nothing; `first` is what says how given images are normalised."""
     for one in every:
         if isinstance(one.what, Network) and one.what.weights == "random":
@@ -131,9 +136,9 @@ def _doubts(every: Sequence[Named], first: Model | None, look: Look) -> Iterator
         yield f"{first.name} does not say how images are normalised; ImageNet's way is taken: --mean and --std"
 
 
-def _over(first: Look, second: Look) -> Look:
+def _over(first: PreprocessOptions, second: PreprocessOptions) -> PreprocessOptions:
     """What the first says, and the second where it says nothing."""
-    said = {f.name: getattr(first, f.name) for f in fields(Look)}
+    said = {f.name: getattr(first, f.name) for f in fields(PreprocessOptions)}
     return replace(second, **{name: value for name, value in said.items() if value is not None})
 
 
@@ -143,8 +148,8 @@ def _over(first: Look, second: Look) -> Look:
 def _pictures(
     images: str | Path | None,
     classes: str | Path | None,
-    runs: dict[str, Asked],
-    fit: Fit,
+    runs: dict[str, RunConfig],
+    preprocess: Preprocess,
     first: Model,
     most: int | None,
     jobs: int | None,
@@ -154,9 +159,9 @@ def _pictures(
 
     def found_in(source: Path) -> pictures.Images:
         def tell(done: int, total: int) -> None:
-            listen(Decoded(done, total))
+            listen(ImagesDecoded(done, total))
 
-        return pictures.load(source, fit, jobs=jobs, most=most, on_progress=tell)
+        return pictures.load(source, preprocess, jobs=jobs, most=most, on_progress=tell)
 
     if images is not None:
         found = found_in(Path(images))
@@ -170,14 +175,14 @@ def _pictures(
         except ImagesError as gone:
             listen(Warned(f"the run's images are not there any more, so agreement is not measured: {gone.found}"))
     generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (8, fit.channels, *fit.size), dtype=torch.uint8, generator=generator)
+    noise = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator)
     return _Pictures(noise, None)
 
 
 def _write(
-    measured: Sequence[Measured],
-    every: Sequence[Named],
-    runs: dict[str, Asked],
+    measured: Sequence[BenchEntry],
+    every: Sequence[NamedModel],
+    runs: dict[str, RunConfig],
     given: tuple[str, str | None] | None,
     listen: Listener,
     *,
@@ -195,11 +200,11 @@ def _write(
             continue
         own = [found for found, one in zip(measured, every, strict=True) if one.run in (None, folder)]
         write_json(folder / BENCH_FILE, ladder_json(own))
-        listen(Saved(str(folder / BENCH_FILE)))
+        listen(FileSaved(str(folder / BENCH_FILE)))
         report([folder], listen=listen)  # which shows the ladder
 
 
-def _tells_more(known: Sequence[Rung], measured: Sequence[Measured]) -> bool:
+def _tells_more(known: Sequence[BenchView], measured: Sequence[BenchEntry]) -> bool:
     """Whether an earlier ladder was measured on more images, or knows what was right where the new one does not."""
     labelled = any(rung.top1 is not None for rung in known) and measured[0].top1 is None
     return labelled or any(rung.images > measured[0].images for rung in known)

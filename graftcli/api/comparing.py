@@ -16,28 +16,28 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from graftcli.api.asked import Asked
-from graftcli.api.cells import Cell, Draws, Grid, cells_of, draws_of, label_of
-from graftcli.api.eligible import Eligible, Planned
-from graftcli.api.judging import Judge
-from graftcli.api.marks import mark_of, state_of
-from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
-from graftcli.api.pacing import Budget, Paced, paced
-from graftcli.api.ready import with_batch
-from graftcli.api.rehearsing import SCRATCH
-from graftcli.api.running import distill
+from graftcli.comparison.budget import Budget, Paced, paced
+from graftcli.comparison.compatibility import EligibleMethods, PairFacts
+from graftcli.comparison.fingerprint import mark_of, state_of
+from graftcli.comparison.grid import Cell, Draws, Grid, cells_of, draws_of, label_of
+from graftcli.comparison.profile import SCRATCH
+from graftcli.comparison.result_cache import NOTEBOOK_FILE, ResultCache
+from graftcli.comparison.scorer import Scorer
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, forget_peak, usable_cores
 from graftcli.errors import GateError, PairError, UsageError, few
-from graftcli.events import Entered, Event, Foreseen, Listener, Saved, Warned
-from graftcli.report.compared import Comparison, Measure, Trial, lines, markdown
+from graftcli.events import CellStarted, Event, FileSaved, Listener, TimeEstimated, Warned
+from graftcli.report.comparison import CellScore, Comparison, TeacherScore, lines, markdown
 from graftcli.report.page import comparison_page
-from graftcli.report.shown import records, stages
+from graftcli.report.run_view import records, stages
+from graftcli.runs.config import RunConfig
+from graftcli.runs.prepare import with_batch
+from graftcli.runs.running import distill
 from graftcli.store import METRICS_FILE, REPORT_FILE
+from graftcli.store.atomic import write_bytes, write_json
 from graftcli.store.locks import locked
-from graftcli.store.record import is_whole, read_record
-from graftcli.store.runs import RUN_FILE
-from graftcli.store.written import write_bytes, write_json
+from graftcli.store.run_file import RUN_FILE
+from graftcli.store.run_record import is_whole, read_record
 
 COMPARISON = Path("runs/compare")
 TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
@@ -45,7 +45,7 @@ OWN = ("cells", "images")  # what may lie in a folder before its first fact is f
 
 
 def compare(
-    asked: Asked,
+    asked: RunConfig,
     grid: Grid,
     *,
     budget: Budget | None = None,
@@ -70,8 +70,8 @@ def compare(
     with locked(folder):
         for left in folder.glob(f"{SCRATCH}*"):  # of a comparison that was killed
             shutil.rmtree(left, ignore_errors=True)
-        notebook = Notebook(folder, lambda text: listen(Warned(text)))
-        judge = Judge(asked, _text(test), _text(classes), notebook)
+        notebook = ResultCache(folder, lambda text: listen(Warned(text)))
+        judge = Scorer(asked, _text(test), _text(classes), notebook)
         work = _Comparing(asked, grid, budget or Budget(), judge, notebook, folder, overwrite, command, _once(listen))
         return work.do()
 
@@ -98,7 +98,7 @@ def _once(listen: Listener) -> Listener:
     heard: set[str] = set()
 
     def tell(event: Event) -> None:
-        if not isinstance(event, Foreseen) and (not isinstance(event, Warned) or event.text not in heard):
+        if not isinstance(event, TimeEstimated) and (not isinstance(event, Warned) or event.text not in heard):
             listen(event)
         if isinstance(event, Warned):
             heard.add(event.text)
@@ -108,18 +108,18 @@ def _once(listen: Listener) -> Listener:
 
 @dataclass(frozen=True)
 class _Comparing:
-    asked: Asked
+    asked: RunConfig
     grid: Grid
     budget: Budget
-    judge: Judge
-    notebook: Notebook
+    judge: Scorer
+    notebook: ResultCache
     folder: Path
     overwrite: bool
     command: str
     listen: Listener
 
     def do(self) -> Comparison:
-        eligible = Eligible(self.asked, self.grid, self.draws.every[0], self.notebook)
+        eligible = EligibleMethods(self.asked, self.grid, self.draws.every[0], self.notebook)
         methods, left_out = eligible.found
         for note in left_out:
             self.listen(Warned(note))
@@ -131,12 +131,12 @@ class _Comparing:
         _ = self.judge.said  # so is a folder that nothing can be scored on
         for done, cell in enumerate(cells):
             if not trials[done].is_done:
-                self.listen(Entered(cell.name, done, len(cells)))
+                self.listen(CellStarted(cell.name, done, len(cells)))
                 trials[done] = self.trial(cell)
                 self.write(trials, plan, left_out)  # not before: a folder that is refused stays as it is
         found = self.write(trials, plan, left_out)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
-            self.listen(Saved(str(self.folder / name)))
+            self.listen(FileSaved(str(self.folder / name)))
         return found
 
     @cached_property
@@ -148,10 +148,10 @@ class _Comparing:
     def run_folder(self, cell: Cell) -> Path:
         return self.folder / "cells" / cell.name
 
-    def known(self, cell: Cell) -> Trial:
+    def known(self, cell: Cell) -> CellScore:
         """What there is of a cell before anything is trained: all of it, where its run was asked for the very same."""
         method, draw, folder = cell.method, cell.draw, self.run_folder(cell)
-        empty = Trial(
+        empty = CellScore(
             name=cell.name,
             folder=str(folder),
             method=method.label,
@@ -171,7 +171,7 @@ class _Comparing:
         """What is noted of a cell as soon as it is finished."""
         return [cell.name, run["ended"], mark_of(self.asked_of(cell))]
 
-    def trial(self, cell: Cell) -> Trial:
+    def trial(self, cell: Cell) -> CellScore:
         """The cell's numbers, of the run that is made or goes on now."""
         empty, folder = self.known(cell), self.run_folder(cell)
         try:
@@ -194,7 +194,7 @@ class _Comparing:
         self.notebook.once("cells", self.made(cell, done), lambda: True)
         return self.filled(empty, done)
 
-    def filled(self, empty: Trial, run: Mapping[str, Any]) -> Trial:
+    def filled(self, empty: CellScore, run: Mapping[str, Any]) -> CellScore:
         """The cell's numbers, of its finished run."""
         result = run["result"]
         accuracy, agreement = self.judge.score(Path(empty.folder), run)
@@ -210,7 +210,7 @@ class _Comparing:
             peak_memory=result["peak_memory"],
         )
 
-    def asked_of(self, cell: Cell) -> Asked:
+    def asked_of(self, cell: Cell) -> RunConfig:
         """What the cell's run is asked for, with as many steps as its method has for this number of shots."""
         if self.budget == Budget():
             return cell.asked(self.asked)
@@ -227,12 +227,12 @@ class _Comparing:
 
     # -- the table ------------------------------------------------------------------------------------------------
 
-    def write(self, trials: Sequence[Trial], plan: Planned, notes: Sequence[str]) -> Comparison:
+    def write(self, trials: Sequence[CellScore], plan: PairFacts, notes: Sequence[str]) -> Comparison:
         """The table as far as it has come, in all of its forms."""
         teacher, cores = label_of(self.asked.networks.teacher), usable_cores()
         found = Comparison(
             folder=str(self.folder),
-            teacher=Measure(teacher, plan.params, plan.macs, self.judge.teacher),
+            teacher=TeacherScore(teacher, plan.params, plan.macs, self.judge.teacher),
             shots=self.draws.meaning,
             budget=self.budget.said(self.asked.how.steps_scale),
             scored=self.judge.said,

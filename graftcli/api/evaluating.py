@@ -5,19 +5,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked
-from graftcli.api.loading import network_of
-from graftcli.api.onnx_models import OnnxModel, is_onnx, onnx_model
-from graftcli.api.recorded import asked_for, recorded_teacher
-from graftcli.api.repair import repaired
-from graftcli.api.scoring import Evaluation, Look, Model, scoring_on
 from graftcli.errors import GraftError, PairError, UsageError
 from graftcli.events import Listener, Warned
-from graftcli.nets.grammar import path_of
-from graftcli.nets.network import Network
-from graftcli.store.written import plain
+from graftcli.models.loading.model_spec import path_of
+from graftcli.models.network import Network
+from graftcli.runs.config import RunConfig
+from graftcli.runs.loading import network_of
+from graftcli.runs.onnx_models import OnnxModel, is_onnx, onnx_model
+from graftcli.runs.recorded import asked_for, recorded_teacher
+from graftcli.runs.repair import repaired
+from graftcli.runs.scoring import Evaluation, Model, PreprocessOptions, scoring_on
+from graftcli.store.atomic import plain
 from graftcli.students.make import maker
-from graftcli.students.wanted import is_wanted, looks_at_images, wanted
+from graftcli.students.spec import is_wanted, looks_at_images, wanted
 
 
 def evaluate(
@@ -28,7 +28,7 @@ def evaluate(
     checkpoint: str | Path | None = None,
     teacher_checkpoint: str | Path | None = None,
     classes: str | Path | None = None,
-    look: Look | None = None,
+    look: PreprocessOptions | None = None,
     batch: int = 128,
     jobs: int | None = None,
     device: str = "auto",
@@ -43,7 +43,7 @@ def evaluate(
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
     trust_code.
     """
-    look = look or Look()
+    look = look or PreprocessOptions()
     if checkpoint is not None and len(models) > 1:
         several = f"--checkpoint is one file of weights, and {len(models)} models are named."
         raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
@@ -83,10 +83,10 @@ def evaluate(
     rule = scoring.labels.rule if scoring.labels is not None else None
     scored = tuple(scoring.score(model) for model in found)
     beside = f"{master.name}: {_weights_of(master)}" if master is not None else None
-    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.fit, scored, beside)
+    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.preprocess, scored, beside)
 
 
-def _shown(recorded: Asked | None, look: Look) -> Look:
+def _shown(recorded: RunConfig | None, look: PreprocessOptions) -> PreprocessOptions:
     """How the teacher's images are normalised: as the user says, else as in the run that names it."""
     if recorded is None:
         return look
@@ -97,7 +97,7 @@ def _weights_of(model: Model) -> str:
     return "ONNX" if isinstance(model, OnnxModel) else model.weights
 
 
-def _of_record(asked: Asked, building: dict[str, Any], listen: Listener, *, needed: bool) -> Network | None:
+def _of_record(asked: RunConfig, building: dict[str, Any], listen: Listener, *, needed: bool) -> Network | None:
     """The teacher that the record of a run names; without one that is not `needed` only its agreement is missing."""
     try:
         return recorded_teacher(asked, building)

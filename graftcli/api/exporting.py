@@ -12,34 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from graftcli import images as pictures
-from graftcli.api.asked import asked_of
-from graftcli.api.loading import load, network_of, spec_of
-from graftcli.api.repair import repaired
-from graftcli.api.scoring import Look, fit_for
 from graftcli.errors import UsageError
-from graftcli.events import Decoded, Listener, Saved, Warned
-from graftcli.export.exam import MOST_IMAGES, check, examine
-from graftcli.export.form import Exported, Form, Subject, about
-from graftcli.export.write import exported, write
+from graftcli.events import FileSaved, ImagesDecoded, Listener, Warned
+from graftcli.formats.options import Exported, ExportOptions, ExportSource, about
+from graftcli.formats.parity import MOST_IMAGES, check, examine
+from graftcli.formats.write import exported, write
 from graftcli.images.labels import class_names
-from graftcli.images.pixels import Fit
-from graftcli.nets.grammar import output_of
-from graftcli.nets.origin import read_document
-from graftcli.store.card import Made, write_weights
-from graftcli.store.record import read_record
-from graftcli.store.runs import RUN_FILE
-from graftcli.store.written import TEMPORARY, remove_abandoned
+from graftcli.images.pixels import Preprocess
+from graftcli.models.loading.model_spec import output_of
+from graftcli.models.loading.saved import read_document
+from graftcli.runs.config import asked_of
+from graftcli.runs.loading import load, network_of, spec_of
+from graftcli.runs.repair import repaired
+from graftcli.runs.scoring import PreprocessOptions, preprocess_for
+from graftcli.store.atomic import TEMPORARY, remove_abandoned
+from graftcli.store.model_card import CardFacts, write_weights
+from graftcli.store.run_file import RUN_FILE
+from graftcli.store.run_record import read_record
 
 _NOISE = 16  # images of it, where there are no others
 
 
 @dataclass(frozen=True)
-class Seen:
+class CheckImages:
     """The images that a file is checked and calibrated on; None: those of the run."""
 
     images: str | Path | None = None
     calib: str | Path | None = None
-    look: Look = field(default_factory=Look)
+    look: PreprocessOptions = field(default_factory=PreprocessOptions)
     jobs: int | None = None
 
 
@@ -48,7 +48,7 @@ class _Found:
     """A network that was asked for, and what is known of it."""
 
     module: nn.Module
-    made: Made
+    made: CardFacts
     base: Path  # where its files go, without their endings
     run: Path | None = None  # the folder of the run that made it
     imagenet: bool = False  # whether it answers with ImageNet's classes, if they are as many
@@ -56,10 +56,10 @@ class _Found:
 
 def export(
     model: str | Path,
-    form: Form | None = None,
+    form: ExportOptions | None = None,
     *,
     out: str | Path | None = None,
-    seen: Seen | None = None,
+    seen: CheckImages | None = None,
     checkpoint: str | Path | None = None,
     classes: str | Path | None = None,
     overwrite: bool = False,
@@ -71,7 +71,7 @@ def export(
     `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
     trust_code.
     """
-    form, seen = form or Form(), seen or Seen()
+    form, seen = form or ExportOptions(), seen or CheckImages()
     spec = spec_of(model)
     if checkpoint is None and (own := output_of(spec)) is not None:
         repaired(own, trust_code=bool(building.get("trust_code")), listen=listen)
@@ -89,12 +89,12 @@ def export(
 # -- the network --------------------------------------------------------------------------------------------------
 
 
-def _found(model: str, checkpoint: str | Path | None, look: Look, building: Mapping[str, Any]) -> _Found:
+def _found(model: str, checkpoint: str | Path | None, look: PreprocessOptions, building: Mapping[str, Any]) -> _Found:
     path = output_of(model) if checkpoint is None else None
     document = read_document(path)[0] if path else {}
     network = network_of(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
-    fit, hybrid = fit_for(network, look), document.get("hybrid")
-    made = Made(document.get("teacher", network.origin), network.origin, fit, "", 0, "", {}, hybrid)
+    preprocess, hybrid = preprocess_for(network, look), document.get("hybrid")
+    made = CardFacts(document.get("teacher", network.origin), network.origin, preprocess, "", 0, "", {}, hybrid)
     if path:
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
@@ -118,10 +118,12 @@ def _classes(found: _Found) -> int:
 # -- the images ---------------------------------------------------------------------------------------------------
 
 
-def _subject(found: _Found, form: Form, seen: Seen, classes: tuple[str, ...] | None, listen: Listener) -> Subject:
-    fit, made = found.made.fit, found.made
+def _subject(
+    found: _Found, form: ExportOptions, seen: CheckImages, classes: tuple[str, ...] | None, listen: Listener
+) -> ExportSource:
+    preprocess, made = found.made.preprocess, found.made
     shown = _images(found, seen, listen)
-    calibration = _read(seen.calib, fit, seen, listen, most=MOST_IMAGES) if seen.calib is not None else None
+    calibration = _read(seen.calib, preprocess, seen, listen, most=MOST_IMAGES) if seen.calib is not None else None
     if shown is None and calibration is not None:
         shown = calibration
     digest = read_record(found.run)["settings"]["images"] if found.run is not None else None
@@ -130,49 +132,53 @@ def _subject(found: _Found, form: Form, seen: Seen, classes: tuple[str, ...] | N
     blocks = made.hybrid["blocks"] if made.hybrid else None
     teacher = made.teacher["name"] if made.teacher is not made.student else None
     facts = about(teacher, made.student["name"], blocks, digest, classes)
-    return Subject(
+    return ExportSource(
         module=found.module,
-        fit=fit,
-        images=shown.pixels if shown is not None else _noise(fit),
+        preprocess=preprocess,
+        images=shown.pixels if shown is not None else _noise(preprocess),
         calibration=calibration.pixels if calibration is not None else None,
         noise=shown is None,
         facts=facts,
     )
 
 
-def _images(found: _Found, seen: Seen, listen: Listener) -> pictures.Images | None:
+def _images(found: _Found, seen: CheckImages, listen: Listener) -> pictures.Images | None:
     """The images that were given, else those of the run, where they still are; else none."""
-    fit = found.made.fit
+    preprocess = found.made.preprocess
     if seen.images is not None:
-        return _read(seen.images, fit, seen, listen, most=MOST_IMAGES)
+        return _read(seen.images, preprocess, seen, listen, most=MOST_IMAGES)
     if found.run is None:
         return None
     own = asked_of(found.run).images
     if not Path(own).exists():
         listen(Warned(f"the run's images are gone from `{own}`"))
         return None
-    return _read(own, fit, seen, listen)
+    return _read(own, preprocess, seen, listen)
 
 
-def _read(source: str | Path, fit: Fit, seen: Seen, listen: Listener, most: int | None = None) -> pictures.Images:
+def _read(
+    source: str | Path, preprocess: Preprocess, seen: CheckImages, listen: Listener, most: int | None = None
+) -> pictures.Images:
     def tell(done: int, total: int) -> None:
-        listen(Decoded(done, total))
+        listen(ImagesDecoded(done, total))
 
-    loaded = pictures.load(Path(source), fit, jobs=seen.jobs, most=most, on_progress=tell)
+    loaded = pictures.load(Path(source), preprocess, jobs=seen.jobs, most=most, on_progress=tell)
     for broken in loaded.broken:
         listen(Warned(f"left out: {broken.name}: {broken.reason}"))
     return loaded
 
 
-def _noise(fit: Fit) -> Tensor:
+def _noise(preprocess: Preprocess) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (_NOISE, fit.channels, *fit.size), dtype=torch.uint8, generator=generator)
+    return torch.randint(
+        0, 256, (_NOISE, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator
+    )
 
 
 # -- safetensors --------------------------------------------------------------------------------------------------
 
 
-def _weights(subject: Subject, made: Made, path: Path, form: Form, listen: Listener) -> Exported:
+def _weights(subject: ExportSource, made: CardFacts, path: Path, form: ExportOptions, listen: Listener) -> Exported:
     """The weights and what graftcli needs to load them, in one file, which was loaded before it got its name."""
     remove_abandoned(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
@@ -188,5 +194,5 @@ def _weights(subject: Subject, made: Made, path: Path, form: Form, listen: Liste
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
-    listen(Saved(str(path)))
+    listen(FileSaved(str(path)))
     return exported(path, form, size, match, subject)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.nets import plan as plans
-from graftcli.nets.cuts import by_work, cuts
-from graftcli.nets.network import Network
-from graftcli.nets.pair import Choice
-from graftcli.nets.plan import Plan, count_parameters
-from graftcli.nets.positions import Position, positions
-from graftcli.nets.spec import build
-from graftcli.nets.trace import Traced, trace
+from graftcli.models.cuts import plan as plans
+from graftcli.models.cuts.automatic_cuts import by_work, cuts
+from graftcli.models.cuts.pairing import CutOptions
+from graftcli.models.cuts.plan import Plan, count_parameters
+from graftcli.models.cuts.positions import Position, positions
+from graftcli.models.loading.build import build
+from graftcli.models.network import Network
+from graftcli.models.tracing.trace import Traced, trace
 from graftcli.students.make import made_from_teacher, maker
 
 ImgSize = int | tuple[int, int] | None
@@ -59,7 +59,7 @@ def plan(
             derive=maker(),
         )
     by_hand = [None if names is None else tuple(names) for names in (split_teacher, split_student)]
-    return plans.make(teacher, student, Choice(blocks_count, *by_hand))
+    return plans.make(teacher, student, CutOptions(blocks_count, *by_hand))
 
 
 @dataclass(frozen=True)

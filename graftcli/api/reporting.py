@@ -6,25 +6,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graftcli.api.asked import Asked, asked_of
-from graftcli.api.loading import load
-from graftcli.api.ready import images_of, plan_of, recipe_of
-from graftcli.api.repair import repaired
-from graftcli.api.scoring import fit_for
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
-from graftcli.events import Listener, Saved, Warned
-from graftcli.graft.run import weights_digest
-from graftcli.nets.plan import Plan
-from graftcli.nets.trust import Untrusted
+from graftcli.events import FileSaved, Listener, Warned
+from graftcli.graft.engine import weights_digest
+from graftcli.models.cuts.plan import Plan
+from graftcli.models.loading.trust import Untrusted
 from graftcli.report import facts
-from graftcli.report.disagreement import Compared, compare
+from graftcli.report.disagreement import AnswersCompared, compare
 from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
-from graftcli.report.shown import Shown, shown
+from graftcli.report.run_view import RunView, shown
+from graftcli.runs.config import RunConfig, asked_of
+from graftcli.runs.loading import load
+from graftcli.runs.prepare import images_of, plan_of, recipe_of
+from graftcli.runs.repair import repaired
+from graftcli.runs.scoring import preprocess_for
 from graftcli.store import REPORT_FILE
-from graftcli.store.record import read_record
-from graftcli.store.written import write_bytes
+from graftcli.store.atomic import write_bytes
+from graftcli.store.run_record import read_record
 
 _HEAD = 4096  # bytes of a page, within which it says who made it
 
@@ -56,11 +56,11 @@ def report(
     _check_file(file, overwrite)
     shown = [_shown(folder, trust_code, listen) for folder in folders]
     write_bytes(file, page(shown).encode(), follow=out is not None)
-    listen(Saved(str(file)))
+    listen(FileSaved(str(file)))
     return Report(str(file), tuple(map(str, folders)))
 
 
-def _shown(folder: Path, trust_code: bool, listen: Listener) -> Shown:
+def _shown(folder: Path, trust_code: bool, listen: Listener) -> RunView:
     """What the page shows of a run: what its folder keeps, else what its networks say when they are asked again."""
     repaired(folder, trust_code=trust_code, listen=listen)
     run, kept = read_record(folder), facts.read(folder, lambda text: listen(Warned(text)))
@@ -108,11 +108,11 @@ def _ask_again(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: L
     return found, []
 
 
-def _compared(folder: Path, run: Mapping[str, Any], asked: Asked, plan: Plan, listen: Listener) -> Compared:
+def _compared(folder: Path, run: Mapping[str, Any], asked: RunConfig, plan: Plan, listen: Listener) -> AnswersCompared:
     """How the run's networks answer to the run's images, when all of them are still what they were."""
-    fit = fit_for(plan.teacher.network, asked.look, whole=True)
+    preprocess = preprocess_for(plan.teacher.network, asked.look, whole=True)
     source = asked.val_images or asked.images
-    images = images_of(source, fit, asked.how, listen)
+    images = images_of(source, preprocess, asked.how, listen)
     settings = run["settings"]
     if images.digest != settings["val_images" if asked.val_images else "images"]:
         raise ImagesError(f"the images in `{source}` are not the run's any more.", "Bring back those of the run.")
@@ -122,6 +122,6 @@ def _compared(folder: Path, run: Mapping[str, Any], asked: Asked, plan: Plan, li
         plan.teacher.network,
         load(folder, trust_code=asked.networks.trust_code),
         images,
-        fit,
+        preprocess,
         device_named(asked.how.device),
     )

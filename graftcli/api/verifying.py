@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from graftcli.errors import CheckpointError
-from graftcli.nets.tensor_file import check as check_tensors
+from graftcli.models.loading.tensor_file import check as check_tensors
 from graftcli.store import BLOCKS, CACHE, METRICS_FILE, STATES
-from graftcli.store.caches import is_whole_pixels
-from graftcli.store.diary import read_page
-from graftcli.store.record import command_of, digest_of_file, read_record
-from graftcli.store.rows import Sums
-from graftcli.store.runs import RUN_FILE
+from graftcli.store.cache_files import is_whole_pixels
+from graftcli.store.cache_progress import read_page
+from graftcli.store.row_file import Sums
+from graftcli.store.run_file import RUN_FILE
+from graftcli.store.run_record import command_of, digest_of_file, read_record
 
 State = Literal["whole", "damaged", "missing"]
 

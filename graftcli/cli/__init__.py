@@ -74,7 +74,7 @@ class Commands(TyperGroup):
             raise typer.Exit(_tell(problem, as_json)) from problem
 
 
-class Checked(TyperCommand):
+class CheckedCommand(TyperCommand):
     """A command whose names and numbers are checked together, wherever each of them was given."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -141,7 +141,9 @@ def _register(panel: str, *commands: Callable[..., None]) -> None:
     for command in commands:
         text, _, examples = cleandoc(command.__doc__ or "").partition(_EXAMPLES)
         name = command.__module__.rpartition(".")[2]
-        app.command(name, cls=Checked, rich_help_panel=panel, help=_plain(text), epilog=_epilog(examples))(command)
+        app.command(name, cls=CheckedCommand, rich_help_panel=panel, help=_plain(text), epilog=_epilog(examples))(
+            command
+        )
 
 
 def _epilog(examples: str) -> str:

@@ -8,8 +8,8 @@ import typer
 from graftcli.cli.plan import names
 
 if TYPE_CHECKING:
-    from graftcli.api.asked import Asked
-    from graftcli.nets.pair import Choice
+    from graftcli.models.cuts.pairing import CutOptions
+    from graftcli.runs.config import RunConfig
 
 # the parameters of the commands that stand for fields of another name
 _FIELDS = {"set_": "overrides", "compile_": "compile"} | dict.fromkeys(
@@ -17,21 +17,21 @@ _FIELDS = {"set_": "overrides", "compile_": "compile"} | dict.fromkeys(
 )
 
 
-def asked_by(flags: Mapping[str, Any]) -> "Asked":
+def asked_by(flags: Mapping[str, Any]) -> "RunConfig":
     """What the parameters of a command, by their names, ask for."""
     from dataclasses import fields
 
-    from graftcli.api.asked import Asked, How, Networks
-    from graftcli.api.scoring import Look
+    from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+    from graftcli.runs.scoring import PreprocessOptions
 
     values = {**flags, "choice": _choice(flags), "overrides": tuple(flags["set_"] or ()), "compile": flags["compile_"]}
     values["teacher"], values["student"] = (flags[role] or "" for role in ("teacher", "student"))
     networks, look, how = (
         kind(**{field.name: values[field.name] for field in fields(kind) if field.name in values})
-        for kind in (Networks, Look, How)
+        for kind in (ModelPair, PreprocessOptions, TrainOptions)
     )
     images, val_images = (str(flags[name]) if flags[name] is not None else None for name in ("images", "val_images"))
-    return Asked(networks, images or "", val_images, look, how)  # type: ignore[arg-type]
+    return RunConfig(networks, images or "", val_images, look, how)  # type: ignore[arg-type]
 
 
 def given(ctx: typer.Context) -> set[str]:
@@ -45,10 +45,10 @@ def _is_default(ctx: typer.Context, name: str) -> bool:
     return source is None or source.name in ("DEFAULT", "DEFAULT_MAP")
 
 
-def _choice(flags: Mapping[str, Any]) -> "Choice":
-    from graftcli.nets.pair import Choice
+def _choice(flags: Mapping[str, Any]) -> "CutOptions":
+    from graftcli.models.cuts.pairing import CutOptions
 
     by_hand = [
         None if (found := names(flags[side])) is None else tuple(found) for side in ("split_teacher", "split_student")
     ]
-    return Choice(flags["blocks_count"], *by_hand)
+    return CutOptions(flags["blocks_count"], *by_hand)

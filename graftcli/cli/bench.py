@@ -91,7 +91,7 @@ def bench(
     """
     from graftcli.api.benching import bench as measure
     from graftcli.api.benching import bench_json
-    from graftcli.api.scoring import Look
+    from graftcli.runs.scoring import PreprocessOptions
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         found = measure(
@@ -101,7 +101,7 @@ def bench(
             teacher_checkpoint=teacher_checkpoint,
             images=images,
             classes=classes,
-            look=Look(img_size, mean, std, crop_pct, interpolation),
+            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
             batch=batch,
             threads=threads,
             seconds=seconds,

@@ -14,7 +14,7 @@ from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 from graftcli.errors import GateError, UsageError
 
 if TYPE_CHECKING:
-    from graftcli.report.compared import Comparison
+    from graftcli.report.comparison import Comparison
 
 _GRID = "What is compared"
 
@@ -169,9 +169,9 @@ def compare(
       graftcli compare --teacher resnet34 --student 'teacher*0.5' --student prune:l1=0.5 --images ./photos --steps 2000
       graftcli compare --teacher resnet34 --student resnet18 --blocks each --images ./photos --test ./val
     """
-    from graftcli.api.cells import Grid
     from graftcli.api.comparing import compare as run
-    from graftcli.api.pacing import Budget
+    from graftcli.comparison.budget import Budget
+    from graftcli.comparison.grid import Grid
 
     alone = {"student": None, "images": None, "recipe": "graft"}  # what differs between the cells
     grid = Grid(tuple(recipe or ("graft",)), tuple(student), tuple(images), shots or (), draws, tuple(blocks or ()))

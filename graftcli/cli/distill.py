@@ -13,7 +13,7 @@ from graftcli.cli.asking import asked_by
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 if TYPE_CHECKING:
-    from graftcli.api.result import Result
+    from graftcli.runs.result import Result
 
 RECIPE = "Recipe"
 _IMAGES_HELP = "A folder, .zip or .tar of unlabelled images; labels and folder names are never read."
@@ -104,7 +104,7 @@ def distill(
       graftcli distill --teacher resnet50 --student 'teacher*0.5' --images ./photos
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/ --recipe netgraft --steps-scale 0.1
     """
-    from graftcli.api.running import distill as run
+    from graftcli.runs.running import distill as run
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         result = run(asked_by(ctx.params), out=out, overwrite=overwrite, command=command(), listen=listen)

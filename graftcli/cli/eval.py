@@ -78,7 +78,7 @@ def evaluate(
     """
     from graftcli.api.evaluating import evaluate as score
     from graftcli.api.evaluating import evaluation_json
-    from graftcli.api.scoring import Look
+    from graftcli.runs.scoring import PreprocessOptions
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         scored = score(
@@ -88,7 +88,7 @@ def evaluate(
             checkpoint=checkpoint,
             teacher_checkpoint=teacher_checkpoint,
             classes=classes,
-            look=Look(img_size, mean, std, crop_pct, interpolation),
+            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
             num_classes=num_classes,
             in_chans=in_chans,
             batch=batch,

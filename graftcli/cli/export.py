@@ -12,7 +12,7 @@ from graftcli.cli.eval import Classes
 
 if TYPE_CHECKING:
     from graftcli.api.benching import Bench
-    from graftcli.export.form import Exported
+    from graftcli.formats.options import Exported
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file that graftcli wrote, or a model spec.")]
 Format = Annotated[
@@ -125,12 +125,12 @@ def export(
       graftcli export student.safetensors --format pt2
     """
     from graftcli.api.benching import after_export
-    from graftcli.api.exporting import Seen
+    from graftcli.api.exporting import CheckImages
     from graftcli.api.exporting import export as write
-    from graftcli.api.scoring import Look
-    from graftcli.export.form import Form
+    from graftcli.formats.options import ExportOptions
+    from graftcli.runs.scoring import PreprocessOptions
 
-    form = Form(
+    form = ExportOptions(
         format_,  # type: ignore[arg-type]  # Form refuses what it does not know
         precision,  # type: ignore[arg-type]
         static,
@@ -139,11 +139,11 @@ def export(
         bake_preprocess,  # type: ignore[arg-type]
         min_agreement,
     )
-    look = Look(img_size, mean, std, crop_pct, interpolation)
+    look = PreprocessOptions(img_size, mean, std, crop_pct, interpolation)
     both: dict[str, Any] = {"checkpoint": checkpoint, "classes": classes, "num_classes": num_classes}
     both |= {"in_chans": in_chans, "ema": ema, "unsafe": unsafe_load, "trust_code": trust_code}
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        seen = Seen(images, calib, look, jobs)
+        seen = CheckImages(images, calib, look, jobs)
         exported = write(model, form, out=out, seen=seen, overwrite=overwrite, listen=listen, **both)
         onnx = exported.format == "onnx"
         shown: dict[str, Any] = {"images": images, "look": look, "jobs": jobs}

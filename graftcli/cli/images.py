@@ -54,8 +54,8 @@ def images(
       graftcli images ./photos.zip
       graftcli images ./photos --teacher my_net.py:build --teacher-checkpoint best.pth --classes names.txt --json
     """
-    from graftcli.api.checking import check, check_json
-    from graftcli.api.scoring import Look
+    from graftcli.runs.image_check import check, check_json
+    from graftcli.runs.scoring import PreprocessOptions
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         found = check(
@@ -63,7 +63,7 @@ def images(
             teacher=teacher,
             teacher_checkpoint=teacher_checkpoint,
             classes=classes,
-            look=Look(img_size, mean, std, crop_pct, interpolation),
+            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
             num_classes=num_classes,
             in_chans=in_chans,
             batch=batch,

@@ -9,7 +9,7 @@ from graftcli.cli import render, render_plan
 from graftcli.cli.plan import one_thread
 
 if TYPE_CHECKING:
-    from graftcli.nets.cuts import Position
+    from graftcli.models.cuts.automatic_cuts import Position
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The network, named as for --teacher.")]
 Checkpoint = Annotated[

@@ -95,7 +95,7 @@ def partial(
       graftcli partial --blocks 2-4 --run runs/resnet34-resnet18
       graftcli partial --blocks last --teacher resnet34 --student resnet18 --images ./10shot/
     """
-    from graftcli.api.running import partial as run
+    from graftcli.runs.running import partial as run
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         result = run(

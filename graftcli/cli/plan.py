@@ -74,7 +74,7 @@ def plan(
       graftcli plan --teacher deit_small_patch16_224 --student deit_tiny_patch16_224 --blocks-count 6
     """
     from graftcli import api
-    from graftcli.nets.plan import as_json as document
+    from graftcli.models.cuts.plan import as_json as document
 
     with one_thread():
         made = api.plan(

@@ -90,5 +90,5 @@ class _Lines:
             render.note(text)
 
     def _is_due(self, event: events.Event) -> bool:
-        frequent = isinstance(event, events.Stepped | events.Counted)
+        frequent = isinstance(event, events.TaskStep | events.Counted)
         return not frequent or time.monotonic() - self._told > _LINE_EVERY

@@ -14,7 +14,7 @@ from rich.text import Text
 from graftcli.cli import render_streams
 from graftcli.cli.exits import Failure
 from graftcli.formatting import visible
-from graftcli.report.words import human as human
+from graftcli.report.format import human as human
 
 _UNWRAPPED = 10_000  # columns where no terminal limits them: `graftcli plan | grep layer3` sees whole rows
 

@@ -7,7 +7,7 @@ from graftcli.cli.render import OUT, human, line, table
 
 if TYPE_CHECKING:
     from graftcli.api.benching import Bench
-    from graftcli.measure.ladder import Measured
+    from graftcli.measure.benchmark import BenchEntry
     from graftcli.measure.latency import Latency
 
 _WIDE = 160  # columns of a terminal on which each rung needs one line
@@ -25,7 +25,7 @@ def bench(found: "Bench") -> None:
     ladder(found.rungs)
 
 
-def ladder(rungs: "Sequence[Measured]") -> None:
+def ladder(rungs: "Sequence[BenchEntry]") -> None:
     """Print the table alone. Columns in which nothing was measured are left away. On a narrow terminal, what stands in
     brackets gets a line of its own; on a very narrow one, what was measured gets a table of its own."""
     first = rungs[0]

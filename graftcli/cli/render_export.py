@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import human, line
 
 if TYPE_CHECKING:
-    from graftcli.export.form import Exported
+    from graftcli.formats.options import Exported
 
 
 def exported(found: "Exported") -> None:

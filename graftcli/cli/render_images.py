@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import line, table
 
 if TYPE_CHECKING:
-    from graftcli.api.checking import Check
-    from graftcli.images.census import Census, Size
     from graftcli.images.coverage import Coverage
+    from graftcli.images.statistics import DatasetStatistics, Size
+    from graftcli.runs.image_check import ImagesReport
 
 _GROUPS = 10  # of duplicates
 _NAMES = 4  # of each
 _BROKEN = 20
 
 
-def check(found: "Check") -> None:
+def check(found: "ImagesReport") -> None:
     """Print what is in the folder, what the teacher takes it for, and what to do."""
     census = found.census
     left_out = f", and {_files(len(census.broken))} that cannot be read" if census.broken else ""
@@ -35,10 +35,10 @@ def check(found: "Check") -> None:
     _advice(found.advice)
 
 
-def _facts(found: "Check") -> list[tuple[str, str]]:
+def _facts(found: "ImagesReport") -> list[tuple[str, str]]:
     census, enlarged = found.census, ""
-    if census.enlarged and found.fit is not None:
-        height, width = found.fit.size
+    if census.enlarged and found.preprocess is not None:
+        height, width = found.preprocess.size
         enlarged = f"; {census.enlarged} are smaller than {width}x{height} needs"
     return [
         ("sizes", f"{_sizes(census)}{enlarged}"),
@@ -49,7 +49,7 @@ def _facts(found: "Check") -> list[tuple[str, str]]:
     ]
 
 
-def _sizes(census: "Census") -> str:
+def _sizes(census: "DatasetStatistics") -> str:
     sizes = census.sizes
     if sizes.different == 1:
         return f"all {_size(sizes.median)}"

@@ -7,9 +7,9 @@ from graftcli.cli.render import human, line, table
 
 if TYPE_CHECKING:
     from graftcli.api import Inspection
-    from graftcli.nets.cuts import Position
-    from graftcli.nets.folds import Fold
-    from graftcli.nets.plan import Block, Part, Plan, Side
+    from graftcli.models.cuts.automatic_cuts import Position
+    from graftcli.models.cuts.foldability import Fold
+    from graftcli.models.cuts.plan import Block, BlockPart, Plan, Side
 
 _SAME = {
     "weights": "same as the teacher: frozen, unless the recipe has `freeze: none`",
@@ -56,7 +56,7 @@ def _rows(made: "Plan") -> Iterator[tuple[object, ...]]:
     )
 
 
-def _span(part: "Part") -> str:
+def _span(part: "BlockPart") -> str:
     return part.first if part.first == part.last else f"{part.first} … {part.last}"
 
 
@@ -80,7 +80,7 @@ def _seam(block: "Block", ours: "Position", theirs: "Position") -> str:
 
 
 def _facts(side: "Side") -> str:
-    from graftcli.nets.plan import head_params, stem_params
+    from graftcli.models.cuts.plan import head_params, stem_params
 
     network = side.network
     return (

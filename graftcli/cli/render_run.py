@@ -7,68 +7,74 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
-from graftcli.report.words import duration, numbers
+from graftcli.report.format import duration, numbers
 
 if TYPE_CHECKING:
-    from graftcli.api.result import Result
-    from graftcli.api.scoring import Evaluation
-    from graftcli.demo.show import Shown
-    from graftcli.measure import Rate
+    from graftcli.demo.show import DemoResult
+    from graftcli.measure import ShareOfImages
+    from graftcli.runs.result import Result
+    from graftcli.runs.scoring import Evaluation
 
 
 def said(event: events.Event) -> str | None:
     """An event in one line; None for what needs none."""
     match event:
-        case events.Started():
+        case events.RunStarted():
             return _settings(event)
-        case events.Checked():
+        case events.ImagesChecked():
             return checked(event)
-        case events.Merged(error64, error32):
+        case events.MergeChecked(error64, error32):
             return f"merged: differs by {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
-        case events.Entered(cell, done, total):
+        case events.CellStarted(cell, done, total):
             return f"cell {done + 1} of {total}: {cell}"
-        case events.Rehearsed(steps, seconds):
+        case events.Profiled(steps, seconds):
             return f"rehearsed: {steps:,} steps are expected to take {seconds:.0f} s"
-        case events.Foreseen(steps, seconds):
+        case events.TimeEstimated(steps, seconds):
             return f"expected: about {duration(seconds)} from here, for {steps:,} steps; --steps-scale takes fewer"
-        case events.Saved(path):
+        case events.FileSaved(path):
             return f"written: {path}"
-        case events.Decoded() | events.Synthesised() | events.Looked() | events.Timed() | events.Searched():
+        case (
+            events.ImagesDecoded()
+            | events.SyntheticImages()
+            | events.TeacherPass()
+            | events.BatchTimed()
+            | events.LayersTried()
+        ):
             return _counted(event)
-        case events.Tried() | events.Began() | events.Stepped() | events.Ended():
+        case events.RateChosen() | events.TaskStarted() | events.TaskStep() | events.TaskFinished():
             return _trained(event)
     return None
 
 
 def _counted(event: events.Counted) -> str:
     match event:
-        case events.Decoded(done, total):
+        case events.ImagesDecoded(done, total):
             return f"images: {done} of {total} read"
-        case events.Synthesised(done, total):
+        case events.SyntheticImages(done, total):
             return f"images: {done} of {total} synthesised"
-        case events.Looked(done, total):
+        case events.TeacherPass(done, total):
             return f"views: the teacher has seen {done} of {total}"
-        case events.Timed(batch, done, total):
+        case events.BatchTimed(batch, done, total):
             return f"latency at {_count(batch)}: {100 * done // total}%"
-        case events.Searched(done, total):
+        case events.LayersTried(done, total):
             return f"int8: {done} of {total} layers tried"
 
 
-def _trained(event: events.Tried | events.Began | events.Stepped | events.Ended) -> str:
+def _trained(event: events.RateChosen | events.TaskStarted | events.TaskStep | events.TaskFinished) -> str:
     match event:
-        case events.Tried(stage, first, last, factor):
+        case events.RateChosen(stage, first, last, factor):
             return f"{stage}: {blocks(first, last)}, at {factor:g} of its rate after short trials"
-        case events.Began(stage, first, last, step, steps):
+        case events.TaskStarted(stage, first, last, step, steps):
             again = f", on from step {step}" if step else ""
             return f"{stage}: {blocks(first, last)}, {steps} steps{again}"
-        case events.Stepped(stage, first, last, step, steps, loss, speed):
+        case events.TaskStep(stage, first, last, step, steps, loss, speed):
             return f"{stage}: {blocks(first, last)}, step {step} of {steps}, loss {loss:.4f}, {speed:.0f} images/s"
-        case events.Ended(stage, first, last, steps, loss, agreement, seconds):
+        case events.TaskFinished(stage, first, last, steps, loss, agreement, seconds):
             like = f", held-out agreement {agreement:.1%}" if agreement is not None else ""
             return f"{stage}: {blocks(first, last)} done, loss {loss:.4f}{like}, {seconds:.0f} s"
 
 
-def _settings(run: events.Started) -> str:
+def _settings(run: events.RunStarted) -> str:
     """What the run goes by, in three lines."""
     size = "x".join(map(str, run.size))
     mean, std = (" ".join(f"{number:g}" for number in numbers) for numbers in (run.mean, run.std))
@@ -82,7 +88,7 @@ def _settings(run: events.Started) -> str:
     )
 
 
-def checked(event: events.Checked) -> str:
+def checked(event: events.ImagesChecked) -> str:
     """The images of a run in a line, and in another one what to do about their classes."""
     twice = f", {event.duplicates} twice or nearly so" if event.duplicates else ""
     part = f" ({event.shown} of them shown)" if event.shown < event.images else ""
@@ -128,26 +134,26 @@ class Bars:
         match event:
             case events.Warned(text):
                 warning(text)
-            case events.Decoded(done, total):
+            case events.ImagesDecoded(done, total):
                 self._bars.update(self._now, description="images", completed=done, total=total)
-            case events.Synthesised(done, total):
+            case events.SyntheticImages(done, total):
                 self._bars.update(self._now, description="synthetic images", completed=done, total=total)
-            case events.Looked(done, total):
+            case events.TeacherPass(done, total):
                 self._bars.update(self._now, description="views", completed=done, total=total)
-            case events.Timed(batch, done, total):
+            case events.BatchTimed(batch, done, total):
                 self._bars.update(self._now, description=f"latency, {_count(batch)}", completed=done, total=total)
-            case events.Searched(done, total):
+            case events.LayersTried(done, total):
                 self._bars.update(self._now, description="layers in int8", completed=done, total=total)
-            case events.Began():
+            case events.TaskStarted():
                 self._begin(event)
-            case events.Stepped():
+            case events.TaskStep():
                 told = f"loss {event.loss:.4f}, {event.images_per_second:.0f} images/s"
                 self._bars.update(self._now, completed=event.step, told=told)
                 self._bars.update(self._whole, completed=self._behind + event.step)
             case _:
                 note(said(event) or "")
 
-    def _begin(self, event: events.Began) -> None:
+    def _begin(self, event: events.TaskStarted) -> None:
         self._behind = event.done
         self._bars.update(self._whole, total=event.total, completed=event.done + event.step, visible=True)
         name = f"{event.stage} {blocks(event.first, event.last)}"
@@ -199,8 +205,8 @@ def evaluation(found: "Evaluation") -> None:
     """Print each model's score on one folder."""
     for broken in found.broken:
         warning(f"left out: {broken}")
-    size = "x".join(map(str, found.fit.size))
-    line(f"{found.images} images at {size}, crop {found.fit.crop_pct:g}, {found.fit.interpolation}")
+    size = "x".join(map(str, found.preprocess.size))
+    line(f"{found.images} images at {size}, crop {found.preprocess.crop_pct:g}, {found.preprocess.interpolation}")
     if found.rule is not None:
         line(f"classes: {found.rule}")
     if found.teacher is not None:
@@ -223,11 +229,11 @@ def evaluation(found: "Evaluation") -> None:
             line(f"weights of {model.name}: sha256 {model.sha256}")
 
 
-def _rate(found: "Rate | None") -> str:
+def _rate(found: "ShareOfImages | None") -> str:
     return "" if found is None else f"{found.share:.2%} ({found.low:.1%}-{found.high:.1%})"
 
 
-def demo(shown: "Shown") -> None:
+def demo(shown: "DemoResult") -> None:
     """Print what the demo made, and what to type for one's own network."""
     rows = [
         (

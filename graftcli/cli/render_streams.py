@@ -24,7 +24,7 @@ _LONGEST = 2**13  # bytes without an end of a line that are waited for
 _PATIENCE = 2.0  # seconds that the end of a command waits until the last of it is forwarded
 
 
-class Result(io.TextIOWrapper):
+class ResultStream(io.TextIOWrapper):
     """stdout: a terminal that has gone away is a pipe without a reader, and every name can be printed."""
 
     def __init__(self, number: int) -> None:
@@ -109,7 +109,7 @@ def forget(file: IO[str]) -> None:
 class _Apart:
     """The real outputs while --json keeps everything else off them, and what keeps two writers apart."""
 
-    result: Result
+    result: ResultStream
     messages: Messages
     lock: int | None
 
@@ -143,7 +143,7 @@ def standard() -> Iterator[None]:
             os.fstat(number)
         except OSError:  # closed by whoever started the process: the next file to be opened would take its place
             os.open(os.devnull, os.O_RDWR)
-    sys.stdout, sys.stderr = Result(1), Messages(2)
+    sys.stdout, sys.stderr = ResultStream(1), Messages(2)
     try:
         yield
     finally:
@@ -171,7 +171,7 @@ def json_only(wanted: bool) -> Iterator[None]:
     os.dup2(sink, 1), os.dup2(sink, 2)
     for number in (source, sink):
         os.close(number)
-    _apart = _Apart(Result(real[0]), Messages(real[1]), lock)
+    _apart = _Apart(ResultStream(real[0]), Messages(real[1]), lock)
     try:
         yield
     except SystemExit:

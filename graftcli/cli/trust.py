@@ -19,7 +19,7 @@ def ls(as_json: o.Json = False) -> None:
     """List the files that you trust, with the sha256 of their bytes and what is called in them."""
     from dataclasses import asdict
 
-    from graftcli.nets.trust import trust_file, trusted
+    from graftcli.models.loading.trust import trust_file, trusted
 
     entries = trusted()
     if as_json:
@@ -36,7 +36,7 @@ def ls(as_json: o.Json = False) -> None:
 @app.command("rm", epilog=examples("trust rm 3fa4c1"))
 def rm(sha256: Digest) -> None:
     """Stop trusting a file: documents that name it are refused again."""
-    from graftcli.nets.trust import remove
+    from graftcli.models.loading.trust import remove
 
     for one in remove(sha256):
         render.line(f"no longer trusted: {one.call} of {one.path}")

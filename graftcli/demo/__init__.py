@@ -21,7 +21,7 @@ from torch import Tensor
 
 from graftcli.demo.scenes import scenes
 from graftcli.errors import UsageError
-from graftcli.store.written import write_bytes
+from graftcli.store.atomic import write_bytes
 
 HERE = Path(__file__).parent
 DIGITS = HERE / "digits.npz"  # strokes uint8 [1797, 8, 8] of 0..16, labels uint8 [1797]; LICENSE-digits.txt

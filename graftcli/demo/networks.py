@@ -18,7 +18,7 @@ INPUT: Final[dict[str, Any]] = {
 }
 
 
-class Unit(nn.Module):
+class DigitBlock(nn.Module):
     """Two convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -58,8 +58,8 @@ class DigitNet(nn.Module):
 
 
 def _stage(units: int, inputs: int, outputs: int) -> nn.Sequential:
-    first = Unit(inputs, outputs, 2)
-    return nn.Sequential(first, *(Unit(outputs, outputs, 1) for _ in range(units - 1)))
+    first = DigitBlock(inputs, outputs, 2)
+    return nn.Sequential(first, *(DigitBlock(outputs, outputs, 1) for _ in range(units - 1)))
 
 
 def teacher() -> DigitNet:

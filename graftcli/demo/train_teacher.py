@@ -17,11 +17,11 @@ from torch import Tensor
 from graftcli.demo import TAUGHT, TEACHER_WEIGHTS, digits, held_out
 from graftcli.demo.networks import INPUT, DigitNet, teacher
 from graftcli.demo.scenes import SIDE, scenes
-from graftcli.images.pixels import Fit, normalise
+from graftcli.images.pixels import Preprocess, normalise
 from graftcli.measure import accuracy, logits
-from graftcli.store.written import write_bytes
+from graftcli.store.atomic import write_bytes
 
-FIT = Fit((SIDE, SIDE), 1, INPUT["mean"], INPUT["std"], INPUT["crop_pct"], INPUT["interpolation"])
+PREPROCESS = Preprocess((SIDE, SIDE), 1, INPUT["mean"], INPUT["std"], INPUT["crop_pct"], INPUT["interpolation"])
 SEED = 0
 EPOCHS = 150
 BATCH = 50
@@ -49,7 +49,7 @@ def _batches(epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
     strokes, classes = digits()
     labels = torch.from_numpy(classes[:TAUGHT]).long()
     for _ in range(epochs):
-        pictures = normalise(torch.from_numpy(scenes(strokes[:TAUGHT], random))[:, None], FIT)
+        pictures = normalise(torch.from_numpy(scenes(strokes[:TAUGHT], random))[:, None], PREPROCESS)
         for rows in torch.split(torch.randperm(TAUGHT, generator=chance), BATCH):
             yield _warped(pictures[rows], chance), labels[rows]
 
@@ -67,7 +67,7 @@ def make(path: Path, epochs: int = EPOCHS) -> None:
     tensors = {name: t.half() if t.is_floating_point() else t for name, t in network.state_dict().items()}
     network.load_state_dict(tensors)
     pictures, labels = held_out()
-    score = accuracy(logits(network, pictures, FIT, torch.device("cpu")), labels)
+    score = accuracy(logits(network, pictures, PREPROCESS, torch.device("cpu")), labels)
     facts = {
         "made_by": "python3 -m graftcli.demo.train_teacher",
         "seed": SEED,

@@ -3,7 +3,7 @@
 import platform
 from dataclasses import dataclass
 
-from graftcli.environment.installs import Fault, faults, versions
+from graftcli.environment.installs import InstallFault, faults, versions
 from graftcli.environment.machine import Cpu, Memory, cpu, memory
 
 
@@ -37,7 +37,7 @@ class Environment:
     cpu: Cpu
     memory: Memory
     torch: Torch | None
-    faults: tuple[Fault, ...]
+    faults: tuple[InstallFault, ...]
 
 
 def examine() -> Environment:

@@ -52,7 +52,7 @@ _OTHER_BUILD = "the line for this system stands on pytorch.org under Get Started
 
 
 @dataclass(frozen=True)
-class Fault:
+class InstallFault:
     """A broken install: what was found, with versions, and what to do about it."""
 
     found: str
@@ -68,7 +68,7 @@ def versions() -> dict[str, str | None]:
     }
 
 
-def faults() -> tuple[Fault, ...]:
+def faults() -> tuple[InstallFault, ...]:
     """Every fault found by importing and using what graftcli needs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a healthy package may warn about itself
@@ -77,13 +77,13 @@ def faults() -> tuple[Fault, ...]:
         return (*([_absent(missing)] if missing else []), *broken, *_torch_faults())
 
 
-def explain(problem: BaseException) -> Fault | None:
+def explain(problem: BaseException) -> InstallFault | None:
     """The known broken install behind an exception, wherever it was met."""
     text = str(problem)
     if "operator torchvision::" in text or "Couldn't load custom C++ ops" in text:
         return _misfit(_first_line(problem))
     if "Numpy is not available" in text:
-        return Fault(
+        return InstallFault(
             f"torch {_version('torch')} was built for another numpy than {_version('numpy')}: {_first_line(problem)}.",
             _BOTH,
         )
@@ -91,13 +91,13 @@ def explain(problem: BaseException) -> Fault | None:
     return _absent(packages) if packages and isinstance(problem, ModuleNotFoundError) else None
 
 
-def _first_broken(row: tuple[str, ...], missing: list[str]) -> Fault | None:
+def _first_broken(row: tuple[str, ...], missing: list[str]) -> InstallFault | None:
     """The fault of the first package of a row that breaks although it and those before it are there."""
     there = itertools.takewhile(lambda package: package not in missing, row)
     return next((fault for package in there if (fault := _import_fault(package))), None)
 
 
-def _import_fault(package: str) -> Fault | None:
+def _import_fault(package: str) -> InstallFault | None:
     try:
         importlib.import_module(_PACKAGES[package])
     except Exception as problem:  # a broken install raises whatever it likes
@@ -105,26 +105,26 @@ def _import_fault(package: str) -> Fault | None:
     return None
 
 
-def _absent(packages: list[str]) -> Fault:
+def _absent(packages: list[str]) -> InstallFault:
     verb = "is" if len(packages) == 1 else "are"
-    return Fault(f"{', '.join(packages)} {verb} not installed.", f"python3 -m pip install {' '.join(packages)}")
+    return InstallFault(f"{', '.join(packages)} {verb} not installed.", f"python3 -m pip install {' '.join(packages)}")
 
 
-def _unusable(package: str, says: str) -> Fault:
+def _unusable(package: str, says: str) -> InstallFault:
     if package == "torchvision":
         return _misfit(says)
     mend = _BOTH if package == "torch" else f"{_REINSTALL} {package}"
-    return Fault(f"{package} {_version(package)} cannot be imported: {says}", mend)
+    return InstallFault(f"{package} {_version(package)} cannot be imported: {says}", mend)
 
 
-def _misfit(says: str) -> Fault:
-    return Fault(
+def _misfit(says: str) -> InstallFault:
+    return InstallFault(
         f"torchvision {_version('torchvision')} does not fit torch {_version('torch')}: {says.rstrip('.')}.",
         _BOTH,
     )
 
 
-def _torch_faults() -> Iterator[Fault]:
+def _torch_faults() -> Iterator[InstallFault]:
     """The faults of a torch that can be imported."""
     try:
         import torch
@@ -135,7 +135,7 @@ def _torch_faults() -> Iterator[Fault]:
             yield fault
 
 
-def _numpy_fault(torch: ModuleType) -> Fault | None:
+def _numpy_fault(torch: ModuleType) -> InstallFault | None:
     try:
         torch.zeros(1).numpy()
     except RuntimeError as problem:
@@ -143,14 +143,14 @@ def _numpy_fault(torch: ModuleType) -> Fault | None:
     return None
 
 
-def _operator_fault(torch: ModuleType) -> Fault | None:
+def _operator_fault(torch: ModuleType) -> InstallFault | None:
     """A compiled part of torchvision that was left out without a word because it does not fit."""
     if "torchvision" in sys.modules and not hasattr(torch.ops.torchvision, "nms"):
         return _misfit("operator torchvision::nms does not exist")
     return None
 
 
-def _gpu_fault(torch: ModuleType) -> Fault | None:
+def _gpu_fault(torch: ModuleType) -> InstallFault | None:
     """A GPU that torch cannot compute on. One that was hidden on purpose is none."""
     if torch.cuda.is_available():
         return _kernel_fault(torch)
@@ -158,17 +158,17 @@ def _gpu_fault(torch: ModuleType) -> Fault | None:
     if not gpus:
         return None
     if torch.version.cuda is None:
-        return Fault(
+        return InstallFault(
             f"torch {_version('torch')} is a build for the CPU alone, beside {', '.join(gpus)}.",
             f"{_BOTH}\n(where that brings the same build again, {_OTHER_BUILD})",
         )
-    return Fault(
+    return InstallFault(
         f"torch {_version('torch')}, built for CUDA {torch.version.cuda}, cannot reach {', '.join(gpus)}.",
         f"Update the NVIDIA driver, or install a torch for an older CUDA: {_OTHER_BUILD}.",
     )
 
 
-def _kernel_fault(torch: ModuleType) -> Fault | None:
+def _kernel_fault(torch: ModuleType) -> InstallFault | None:
     """A GPU that is seen but that this build does not know, or that does not answer. A full one is no fault."""
     try:
         torch.zeros(1, device="cuda").add_(1).item()
@@ -176,7 +176,7 @@ def _kernel_fault(torch: ModuleType) -> Fault | None:
         return None
     except RuntimeError as problem:
         unknown = "no kernel image" in str(problem)
-        return Fault(
+        return InstallFault(
             f"torch {_version('torch')}, built for CUDA {torch.version.cuda}, cannot compute on "
             f"{torch.cuda.get_device_name()}: {_first_line(problem)}",
             f"Install a torch that knows this GPU: {_OTHER_BUILD}."

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from graftcli.graft.answers import Place
-from graftcli.graft.precision import Precision
+from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.teacher_cache import Place
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """What else decides the result, fixed when a run starts."""
 
     seed: int = 0
-    how: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
+    precision: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
     memory: int = 2**32  # bytes for what is remembered
     disk: int = 0
     at_once: int | None = None  # of the memory, that are taken before the disk is; None: all

@@ -20,10 +20,10 @@ from torch import Tensor
 from graftcli.errors import ImagesError, MachineError
 from graftcli.images.decoding import Broken, File, each
 from graftcli.images.limits import SHARED, Limits
-from graftcli.images.pixels import Fit, centre, decode, normalise
-from graftcli.images.sources import SUFFIXES, WANTED, Entry, Source, opened
+from graftcli.images.pixels import Preprocess, centre, decode, normalise
+from graftcli.images.sources import SUFFIXES, WANTED, Entry, ImageSource, opened
 
-__all__ = ["Broken", "Fit", "Images", "centre", "load", "normalise"]
+__all__ = ["Broken", "Images", "Preprocess", "centre", "load", "normalise"]
 
 SHOWN = 5  # broken images in a message that is not about all of them
 
@@ -46,7 +46,7 @@ class _Decoded:
 
 def load(
     source: Path,
-    fit: Fit,
+    preprocess: Preprocess,
     *,
     strict: bool = False,
     jobs: int | None = None,
@@ -64,8 +64,8 @@ def load(
         entries = found.entries
         if most is not None and len(entries) > most:
             entries = tuple(entries[index * len(entries) // most] for index in range(most))
-        pixels = _room(len(entries), fit)
-        results = _decoded(entries, pixels.numpy(), fit, jobs, limits, on_progress)
+        pixels = _room(len(entries), preprocess)
+        results = _decoded(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
     broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda one: one.name)
     good = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda one: (one.digest, one.name))
     if strict and broken:
@@ -78,19 +78,20 @@ def load(
     return Images(pixels[: len(good)], names, tuple(broken), files, digest)
 
 
-def _room(count: int, fit: Fit) -> Tensor:
-    shape = (count, fit.channels, *fit.kept)
+def _room(count: int, preprocess: Preprocess) -> Tensor:
+    shape = (count, preprocess.channels, *preprocess.kept)
     try:
         return torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError) as error:
-        found = f"{count} images of {fit.kept[0]}x{fit.kept[1]} need {math.prod(shape) / 1e9:,.1f} GB of memory"
+        size = f"{preprocess.kept[0]}x{preprocess.kept[1]}"
+        found = f"{count} images of {size} need {math.prod(shape) / 1e9:,.1f} GB of memory"
         raise MachineError(f"{found}, more than this machine gives.", "Give fewer images or a smaller size.") from error
 
 
 def _decoded(
     entries: Sequence[Entry],
     rows: NDArray[np.uint8],
-    fit: Fit,
+    preprocess: Preprocess,
     jobs: int | None,
     limits: Limits,
     on_progress: Callable[[int, int], None] | None,
@@ -99,15 +100,15 @@ def _decoded(
     results: list[_Decoded | Broken] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about odd metadata, mostly: what spoils the image is an exception
-        for result in each(entries, partial(_settled, fit), jobs, limits):
+        for result in each(entries, partial(_settled, preprocess), jobs, limits):
             results.append(_placed(rows, result))
             if on_progress:
                 on_progress(len(results), len(entries))
     return results
 
 
-def _settled(fit: Fit, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
-    pixels = decode(file.data, fit, file.allowance)
+def _settled(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
+    pixels = decode(file.data, preprocess, file.allowance)
     return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest()), pixels
 
 
@@ -138,7 +139,7 @@ def _not_all(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
     return ImagesError(found, "Fix or remove them; without --strict they are left out.")
 
 
-def _too_few(source: Path, found: Source, good: int, broken: Sequence[Broken]) -> ImagesError:
+def _too_few(source: Path, found: ImageSource, good: int, broken: Sequence[Broken]) -> ImagesError:
     """Says what was looked at, so that a wrong folder is seen at once."""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.suffixes.most_common(8))
     looked = f"{found.suffixes.total()} files were looked at" + (f" ({kinds})" if kinds else "")

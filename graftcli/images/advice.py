@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 
 from graftcli.errors import few
-from graftcli.images.census import Census
 from graftcli.images.coverage import Coverage
+from graftcli.images.statistics import DatasetStatistics
 
 USUAL = 10  # images a class: the paper's ten-shot setting
 _NAMED = 8
 _ABOVE_CHANCE = 0.1  # what a median confidence should have over mere chance, at the very least
 
 
-def advise(census: Census, coverage: Coverage | None) -> tuple[str, ...]:
+def advise(census: DatasetStatistics, coverage: Coverage | None) -> tuple[str, ...]:
     """What to do, the most important first; nothing where nothing is to be done."""
     return (*(_on_classes(coverage) if coverage else ()), *_on_files(census))
 
@@ -61,7 +61,7 @@ def _on_coverage(found: Coverage) -> Iterator[str]:
         yield f"{said}: add images of {few(found.missing, _NAMED)}"
 
 
-def _on_files(found: Census) -> Iterator[str]:
+def _on_files(found: DatasetStatistics) -> Iterator[str]:
     broken, plain = len(found.broken), len(found.plain)
     if broken:
         yield f"{_files(broken)} cannot be read and {_are(broken)} left out: fix or remove {_them(broken)}"

@@ -12,7 +12,7 @@ _LISTED = 10
 
 
 @dataclass(frozen=True)
-class Share:
+class ClassShare:
     """A class and the images for which it is the teacher's first answer."""
 
     index: int
@@ -33,12 +33,12 @@ class Coverage:
     confidence_low: float  # a tenth of the images have less
     unsure: int  # images below UNSURE
     broken_answers: int  # images that the teacher answers with NaN or infinity
-    dominant: tuple[Share, ...]  # the most frequent first
+    dominant: tuple[ClassShare, ...]  # the most frequent first
     missing: tuple[str, ...]  # the classes that no image is taken for, in their order
     trained: bool  # False: the weights are random, and all of this means nothing
 
 
-class Answers:
+class Predictions:
     """First answers, gathered batch by batch: five bytes an image."""
 
     def __init__(self) -> None:
@@ -61,7 +61,7 @@ class Answers:
         counts = torch.bincount(answers, minlength=self._width)
         called = [names[i] if names else str(i) for i in range(self._width)]
         order = counts.argsort(descending=True, stable=True)[:_LISTED].tolist()
-        shares = [Share(i, called[i], int(counts[i]), int(counts[i]) / len(answers)) for i in order if counts[i]]
+        shares = [ClassShare(i, called[i], int(counts[i]), int(counts[i]) / len(answers)) for i in order if counts[i]]
         low, middle = np.quantile(sure.numpy(), (0.1, 0.5)).tolist() if len(sure) else (0.0, 0.0)
         return Coverage(
             teacher=teacher,

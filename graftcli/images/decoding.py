@@ -17,7 +17,7 @@ from graftcli.images.limits import SHARED, Allowance, Limits
 from graftcli.images.pixels import FORMATS
 from graftcli.images.refusal import Refused
 from graftcli.images.sources import FOREIGN, Entry, printable
-from graftcli.images.workers import Task, Workers
+from graftcli.images.workers import Workers, WorkerTask
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,7 +44,7 @@ class File:
 
 @dataclass(frozen=True)
 class _Waiting(Generic[R]):
-    task: Task[R]
+    task: WorkerTask[R]
     file: File | Broken
     size: int
 

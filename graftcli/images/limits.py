@@ -18,7 +18,7 @@ SECONDS = 60.0  # of processor time for one image; the largest that are read tak
 _LARGE = 2**26  # bytes from which a thread must not keep what it has freed
 
 
-class Budget:
+class MemoryBudget:
     """Bytes of memory that all threads share; a thread that needs more than is free waits, first come, first served."""
 
     def __init__(self, total: int = MEMORY) -> None:
@@ -68,7 +68,7 @@ class Budget:
 class Limits:
     """`memory` is shared by all images that are decoded with these limits; `seconds` is for each of them."""
 
-    memory: Budget = field(default_factory=Budget)
+    memory: MemoryBudget = field(default_factory=MemoryBudget)
     seconds: float = SECONDS
 
 
@@ -122,7 +122,7 @@ class Allowance:
         """The whole budget for this image, as an allowance of its own; no other image is decoded meanwhile."""
         most = self.most
         with self.room(most):
-            other = Allowance(Limits(Budget(most), self._limits.seconds))
+            other = Allowance(Limits(MemoryBudget(most), self._limits.seconds))
             other.start()
             yield other
 

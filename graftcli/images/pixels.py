@@ -32,7 +32,7 @@ _FOR_FINGERPRINTS = 128  # pixels of each side, with which the small picture of 
 
 
 @dataclass(frozen=True)
-class Fit:
+class Preprocess:
     """How an image becomes the network's pixels: short side to size / crop_pct, centre crop, mean and std; with
     `squash` both sides, whatever the image's proportions.
 
@@ -68,7 +68,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredImage:
     """An image as it lies in its file; width and height are those that a viewer shows."""
 
     width: int
@@ -78,27 +78,26 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Picture:
+class DecodedImage:
     """A decoded image: upright, 8 bit grey or RGB."""
 
     flat: Image.Image
-    stored: Stored
+    stored: StoredImage
 
 
-def decode(data: bytes, fit: Fit, allowance: Allowance | None = None) -> NDArray[np.uint8]:
+def decode(data: bytes, preprocess: Preprocess, allowance: Allowance | None = None) -> NDArray[np.uint8]:
     """The image in `data` as uint8 [channels, *fit.kept]; raises Refused, or what Pillow raises for damaged data."""
-    with reading(data, fit.channels, fit, allowance) as picture:
-        return fitted(picture, fit)
+    with reading(data, preprocess.channels, preprocess, allowance) as picture:
+        return fitted(picture, preprocess)
 
 
 @contextmanager
 def reading(
-    data: bytes, channels: int, fit: Fit | None = None, allowance: Allowance | None = None
-) -> Iterator[Picture]:
+    data: bytes, channels: int, preprocess: Preprocess | None = None, allowance: Allowance | None = None
+) -> Iterator[DecodedImage]:
     """The image in `data`, upright, as 8 bit grey or RGB, its memory reserved inside the context; raises as `decode`.
 
-    `fit` is what it will be fitted to. A JPEG that exceeds the memory budget is decoded at a smaller scale, which is
-    no smaller than that.
+    A JPEG that exceeds the memory budget is decoded at a smaller scale, never below the size that `preprocess` needs.
     """
     allowance = allowance or Allowance()
     allowance.check()
@@ -110,9 +109,9 @@ def reading(
                 f"it has {passes} scans of {image.width}x{image.height} pixels, as only a decompression bomb has"
             )
         opened = _Opened(image, image.size, data, passes, is_turned(image, data), channels)
-        if opened.need(fit) > allowance.most and image.format in ("JPEG", "MPO"):
-            image.draft(None, _least(image, fit))
-        with allowance.room(opened.need(fit)):
+        if opened.need(preprocess) > allowance.most and image.format in ("JPEG", "MPO"):
+            image.draft(None, _least(image, preprocess))
+        with allowance.room(opened.need(preprocess)):
             try:
                 picture = _picture(opened)
                 yield picture
@@ -121,16 +120,16 @@ def reading(
                 image.close()  # its pixels too, before the room for them is given back
 
 
-def fitted(picture: Picture, fit: Fit) -> NDArray[np.uint8]:
+def fitted(picture: DecodedImage, preprocess: Preprocess) -> NDArray[np.uint8]:
     """What `decode` keeps of an image that was read."""
     shown = picture.stored
-    size = _resized(shown.width, shown.height, fit)
+    size = _resized(shown.width, shown.height, preprocess)
     _bounded(size, f"it has {shown.width}x{shown.height} pixels and would be resized to")
-    small = picture.flat.resize(size, KERNELS[fit.interpolation]).crop(_box(*size, fit))
-    mode = "L" if fit.channels == 1 else "RGB"
+    small = picture.flat.resize(size, KERNELS[preprocess.interpolation]).crop(_box(*size, preprocess))
+    mode = "L" if preprocess.channels == 1 else "RGB"
     if small.mode != mode:  # grey, resized before it is expanded: the same values from a third of the memory
         small = small.convert(mode)
-    return np.asarray(small).reshape(*fit.kept, fit.channels).transpose(2, 0, 1)
+    return np.asarray(small).reshape(*preprocess.kept, preprocess.channels).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ class _Opened:
     turned: bool
     channels: int
 
-    def need(self, fit: Fit | None) -> int:
+    def need(self, preprocess: Preprocess | None) -> int:
         """Bytes for the file, the decoder, the pixels as they are stored, and what they are converted to."""
         image, pixels = self.image, self.image.width * self.image.height
         source = pixels * pixel_bytes(image.mode)
@@ -153,29 +152,31 @@ class _Opened:
         flat_ = pixels * pixel_bytes(mode)
         copies = (working_bytes(image, self.size, self.data, self.passes), 0 if same else flat_ + WORKING)
         decoding = source + max(*copies, source if self.turned else 0)
-        return len(self.data) + max(decoding, flat_ + (_resizing(self.size, fit) * pixel_bytes(mode) if fit else 0))
+        return len(self.data) + max(
+            decoding, flat_ + (_resizing(self.size, preprocess) * pixel_bytes(mode) if preprocess else 0)
+        )
 
 
-def _resizing(size: tuple[int, int], fit: Fit) -> int:
+def _resizing(size: tuple[int, int], preprocess: Preprocess) -> int:
     """Pixels of the resized image and of one that is resized along one side, whichever way the image stands."""
 
     def pixels(width: int, height: int) -> int:
-        wide, tall = _resized(width, height, fit)
+        wide, tall = _resized(width, height, preprocess)
         return min(MOST_PIXELS, wide * tall) + max(wide * height, width * tall)
 
     return max(pixels(*size), pixels(*size[::-1]))
 
 
-def _least(image: ImageFile.ImageFile, fit: Fit | None) -> tuple[int, int]:
+def _least(image: ImageFile.ImageFile, preprocess: Preprocess | None) -> tuple[int, int]:
     """The least width and height at which an image serves, as it lies in its file."""
     on_side = is_on_side(image)
     width, height = image.size[::-1] if on_side else image.size
-    wide, tall = _resized(width, height, fit) if fit else (1, 1)
+    wide, tall = _resized(width, height, preprocess) if preprocess else (1, 1)
     wide, tall = max(wide, _FOR_FINGERPRINTS), max(tall, _FOR_FINGERPRINTS)
     return (tall, wide) if on_side else (wide, tall)
 
 
-def _picture(opened: _Opened) -> Picture:
+def _picture(opened: _Opened) -> DecodedImage:
     """The pixels, with no more of them in memory than are needed at once."""
     image, kind, mode = opened.image, opened.image.format or "", opened.image.mode
     whole = opened.size if image.size != opened.size else None
@@ -188,39 +189,41 @@ def _picture(opened: _Opened) -> Picture:
     if plain is not standing:
         standing.close()
     width, height = (whole[::-1] if on_side else whole) if whole else plain.size
-    return Picture(plain, Stored(width, height, kind, mode))
+    return DecodedImage(plain, StoredImage(width, height, kind, mode))
 
 
-def centre(pixels: Tensor, fit: Fit) -> Tensor:
+def centre(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """The final crop out of what was kept, as a view; where no more was kept, all of it."""
-    (height, width), (tall, wide) = fit.size, pixels.shape[-2:]
+    (height, width), (tall, wide) = preprocess.size, pixels.shape[-2:]
     top, left = _start(tall, height), _start(wide, width)
     return pixels[..., top : top + height, left : left + width]
 
 
-def normalise(pixels: Tensor, fit: Fit) -> Tensor:
+def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """(pixels / 255 - mean) / std in float32, on the device of `pixels`."""
     mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(-1, 1, 1) for values in (fit.mean, fit.std)
+        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
+        for values in (preprocess.mean, preprocess.std)
     )
     return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
 
 
-def _faults(fit: Fit) -> Iterator[str]:
-    if min(fit.size) < 1:
-        yield f"the image size is {fit.size[0]}x{fit.size[1]}: each side must be at least 1."
-    if fit.channels not in (1, 3):
-        yield f"the network reads {fit.channels} channels, but images have 1 (grey) or 3 (colour)."
-    elif not len(fit.mean) == len(fit.std) == fit.channels:
-        yield f"there are {len(fit.mean)} means and {len(fit.std)} stds for {fit.channels} channels: one a channel."
-    if not all(0 < std < math.inf for std in fit.std):
-        yield f"the stds are {fit.std}: each must be above 0."
-    if not all(map(math.isfinite, fit.mean)):
-        yield f"the means are {fit.mean}: each must be a number."
-    if not 0 < fit.crop_pct < math.inf:
-        yield f"crop_pct is {fit.crop_pct}: it must be above 0."
-    if fit.interpolation not in KERNELS:
-        yield f"interpolation `{fit.interpolation}` is unknown: known are {', '.join(KERNELS)}."
+def _faults(preprocess: Preprocess) -> Iterator[str]:
+    if min(preprocess.size) < 1:
+        yield f"the image size is {preprocess.size[0]}x{preprocess.size[1]}: each side must be at least 1."
+    if preprocess.channels not in (1, 3):
+        yield f"the network reads {preprocess.channels} channels, but images have 1 (grey) or 3 (colour)."
+    elif not len(preprocess.mean) == len(preprocess.std) == preprocess.channels:
+        means, stds = len(preprocess.mean), len(preprocess.std)
+        yield f"there are {means} means and {stds} stds for {preprocess.channels} channels: give one per channel."
+    if not all(0 < std < math.inf for std in preprocess.std):
+        yield f"the stds are {preprocess.std}: each must be above 0."
+    if not all(map(math.isfinite, preprocess.mean)):
+        yield f"the means are {preprocess.mean}: each must be a number."
+    if not 0 < preprocess.crop_pct < math.inf:
+        yield f"crop_pct is {preprocess.crop_pct}: it must be above 0."
+    if preprocess.interpolation not in KERNELS:
+        yield f"interpolation `{preprocess.interpolation}` is unknown: known are {', '.join(KERNELS)}."
 
 
 def _start(length: int, crop: int) -> int:
@@ -228,10 +231,10 @@ def _start(length: int, crop: int) -> int:
     return round((length - crop) / 2) if length >= crop else -((crop - length) // 2)
 
 
-def _resized(width: int, height: int, fit: Fit) -> tuple[int, int]:
+def _resized(width: int, height: int, preprocess: Preprocess) -> tuple[int, int]:
     """Width and height of the resized image, rounded as torchvision does for a square size and timm for any other."""
-    tall, wide = fit.resized
-    if fit.squash:
+    tall, wide = preprocess.resized
+    if preprocess.squash:
         return wide, tall
     if tall == wide:
         return (wide, int(wide * height / width)) if width <= height else (int(tall * width / height), tall)
@@ -239,12 +242,12 @@ def _resized(width: int, height: int, fit: Fit) -> tuple[int, int]:
     return round(width / ratio), round(height / ratio)
 
 
-def _box(width: int, height: int, fit: Fit) -> tuple[int, int, int, int]:
+def _box(width: int, height: int, preprocess: Preprocess) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of what is kept of a resized image: its centre crop lies where `centre` looks for it.
 
     A plain centre crop to `kept` would not do: both crops round, and the two together are one pixel off for some sizes.
     """
-    (tall, wide), (final_tall, final_wide) = fit.kept, fit.size
+    (tall, wide), (final_tall, final_wide) = preprocess.kept, preprocess.size
     left = _start(width, final_wide) - _start(wide, final_wide)
     top = _start(height, final_tall) - _start(tall, final_tall)
     return left, top, left + wide, top + tall

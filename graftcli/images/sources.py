@@ -50,13 +50,13 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     entries: tuple[Entry, ...]
     suffixes: Counter[str]  # of every file that was looked at, also of those that are no images
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
+def opened(path: Path) -> Iterator[ImageSource]:
     """What lies at `path`; the bytes of its entries can be read until the context ends."""
     path = path.expanduser()
     _require_utf8(path)
@@ -66,7 +66,7 @@ def opened(path: Path) -> Iterator[Source]:
         except UNREADABLE as error:
             raise ImagesError(f"`{path}` cannot be read: {printable(str(error))}", f"Give {WANTED}.") from error
         images = tuple(entry for entry in files if _suffix(entry.name) in (*SUFFIXES, *FOREIGN, "/"))
-        yield Source(images, Counter(_suffix(entry.name) or "without a suffix" for entry in files))
+        yield ImageSource(images, Counter(_suffix(entry.name) or "without a suffix" for entry in files))
 
 
 def _suffix(name: str) -> str:

@@ -14,7 +14,7 @@ T = TypeVar("T")
 _JOIN = 2.0  # seconds in which idle threads end
 
 
-class Task(Generic[T]):
+class WorkerTask(Generic[T]):
     """A call and, once `done` is set, its result or error; the first one stays."""
 
     def __init__(self, call: Callable[[], T]) -> None:
@@ -52,17 +52,17 @@ class Workers(Generic[T]):
     """`count` threads that run tasks in the order in which they come."""
 
     def __init__(self, count: int) -> None:
-        self._tasks: SimpleQueue[Task[T] | None] = SimpleQueue()
+        self._tasks: SimpleQueue[WorkerTask[T] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         for _ in range(count):
             self._add()
 
-    def submit(self, call: Callable[[], T]) -> Task[T]:
-        task = Task(call)
+    def submit(self, call: Callable[[], T]) -> WorkerTask[T]:
+        task = WorkerTask(call)
         self._tasks.put(task)
         return task
 
-    def abandon(self, task: Task[T], value: T) -> None:
+    def abandon(self, task: WorkerTask[T], value: T) -> None:
         """Settle a running task with `value` and start a thread in place of the one that runs it."""
         if task.settle(value):
             self._add()

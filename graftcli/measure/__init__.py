@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftcli.images.pixels import Fit, centre, normalise
+from graftcli.images.pixels import Preprocess, centre, normalise
 
 
 @dataclass(frozen=True)
-class Rate:
+class ShareOfImages:
     """A share of images, with Wilson's 95% interval."""
 
     share: float
@@ -22,16 +22,16 @@ class Rate:
 @dataclass(frozen=True)
 class Accuracy:
     images: int
-    top1: Rate
-    top5: Rate | None  # None for fewer than six classes
+    top1: ShareOfImages
+    top5: ShareOfImages | None  # None for fewer than six classes
 
 
 @dataclass(frozen=True)
-class Likeness:
+class Agreement:
     """How far a network answers as its teacher does."""
 
     images: int
-    agreement: Rate  # the share of images with the same first answer
+    agreement: ShareOfImages  # the share of images with the same first answer
     kl: float  # KL(teacher || network), averaged over the images, in nats
 
 
@@ -41,10 +41,12 @@ def size_of(module: nn.Module) -> int:
 
 
 @torch.no_grad()
-def logits(module: nn.Module, pixels: Tensor, fit: Fit, device: torch.device, batch: int = 128) -> Tensor:
+def logits(module: nn.Module, pixels: Tensor, preprocess: Preprocess, device: torch.device, batch: int = 128) -> Tensor:
     """The network's answers to images as they are evaluated; in eval mode, float32, on the CPU."""
     module = module.eval().to(device)
-    found = [module(normalise(centre(part, fit), fit).to(device)).float().cpu() for part in pixels.split(batch)]
+    found = [
+        module(normalise(centre(part, preprocess), preprocess).to(device)).float().cpu() for part in pixels.split(batch)
+    ]
     return torch.cat(found)
 
 
@@ -55,16 +57,16 @@ def accuracy(answers: Tensor, labels: Tensor) -> Accuracy:
     return Accuracy(count, rate(int(ranked[:, 0].sum()), count), top5)
 
 
-def likeness(answers: Tensor, teacher: Tensor) -> Likeness:
+def likeness(answers: Tensor, teacher: Tensor) -> Agreement:
     same = int((answers.argmax(1) == teacher.argmax(1)).sum())
     kl = F.kl_div(F.log_softmax(answers, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
-    return Likeness(len(answers), rate(same, len(answers)), float(kl))
+    return Agreement(len(answers), rate(same, len(answers)), float(kl))
 
 
-def rate(hits: int, count: int) -> Rate:
+def rate(hits: int, count: int) -> ShareOfImages:
     """hits / count with Wilson's interval, which is sound for few images and for shares near 0 and 1."""
     z = 1.959964
     share = hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return Rate(share, max(0.0, middle - half), min(1.0, middle + half))
+    return ShareOfImages(share, max(0.0, middle - half), min(1.0, middle + half))

@@ -9,19 +9,19 @@ from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
 from graftcli.recipe.stage import Stage, Target
-from graftcli.recipe.values import MOST_STEPS, NAME, Check, Many, Name, Part, T, Views, of_items, together
+from graftcli.recipe.values import MOST_STEPS, NAME, Check, Many, Name, RecipeModel, T, ViewSettings, of_items, together
 
 __all__ = ["Adapters", "Recipe", "Stage", "Target", "check_units", "nth", "scaled"]
 
 
-class Adapters(Part):
+class Adapters(RecipeModel):
     """Where a seam has adapters: where the channels differ (`auto`) or everywhere. And what they are at first."""
 
     where: Literal["auto", "always"] = "auto"
     start: Literal["identity", "least-squares", "random"] = "identity"
 
 
-class Recipe(Part):
+class Recipe(RecipeModel):
     """A list of stages and the choices around them.
 
     `init` is where the student's first weights come from: nowhere, the teacher, its own name, or a file. With
@@ -38,7 +38,9 @@ class Recipe(Part):
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
     freeze: Literal["same", "same-shape", "none"] = "same"
-    views: Views = Field(default=Views(), description="a map with `count` or `total`, `augment` and `synthetic`")
+    views: ViewSettings = Field(
+        default=ViewSettings(), description="a map with `count` or `total`, `augment` and `synthetic`"
+    )
     stages: Many[Stage] = Field(description="a list with at least one stage, a map each")
 
     @rule("stages", mode="wrap")

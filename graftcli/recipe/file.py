@@ -18,7 +18,7 @@ from pydantic_core import ErrorDetails
 
 from graftcli.errors import UsageError
 from graftcli.recipe import Recipe, scaled
-from graftcli.recipe.yaml_source import Fault, Loc, Source, dotted, read
+from graftcli.recipe.yaml_source import Loc, YamlFault, YamlSource, dotted, read
 
 _LARGEST = 1_000_000  # bytes of a recipe's file
 _LONGEST_ORIGIN = 200  # characters of a setting that a fault shows
@@ -74,19 +74,19 @@ def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 
     return scaled(_checked(source, shown), steps_scale)
 
 
-def _override(source: Source, text: str) -> None:
+def _override(source: YamlSource, text: str) -> None:
     """Put the value of `PATH=VALUE` into the source; what cannot be put becomes a fault of it."""
     origin = f"--set {text if len(text) <= _LONGEST_ORIGIN else f'{text[:_LONGEST_ORIGIN]}…'}"
     path, equals, value = text.partition("=")
     part = read(value, lambda _: origin)
     source.faults += [replace(fault, subject=f"`{path}`") for fault in part.faults]
     if not equals:
-        source.faults.append(Fault(origin, "the setting", "has no `=`: write it as stages.0.lr=1e-3"))
+        source.faults.append(YamlFault(origin, "the setting", "has no `=`: write it as stages.0.lr=1e-3"))
     elif isinstance(source.data, dict) and not part.faults:
         try:
             source.put(_loc(source.data, path.strip().split(".")), part)
         except KeyError as error:
-            source.faults.append(Fault(origin, f"`{path}`", error.args[0]))
+            source.faults.append(YamlFault(origin, f"`{path}`", error.args[0]))
 
 
 def _loc(here: Any, words: Sequence[str]) -> Loc:
@@ -114,7 +114,7 @@ def _key(here: Any, word: str) -> str | int:
     raise KeyError(f"finds no `{word}` in the list; it has {', '.join(known) or 'no items'}")
 
 
-def _checked(source: Source, shown: str) -> Recipe:
+def _checked(source: YamlSource, shown: str) -> Recipe:
     """The recipe that the source describes, if it has no fault."""
     faults = list(source.faults)
     try:
@@ -132,12 +132,12 @@ def _checked(source: Source, shown: str) -> Recipe:
     )
 
 
-def _line(fault: Fault) -> list[str | int]:
+def _line(fault: YamlFault) -> list[str | int]:
     """`graft.yaml:9` comes before `graft.yaml:12`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", fault.where)]
 
 
-def _fault(source: Source, error: ErrorDetails) -> Fault:
+def _fault(source: YamlSource, error: ErrorDetails) -> YamlFault:
     loc = _written(error["loc"], source.data)
     match error["type"]:
         case "missing" if isinstance(error["loc"][-1], str):
@@ -150,7 +150,7 @@ def _fault(source: Source, error: ErrorDetails) -> Fault:
             said = str(error["ctx"]["error"])
         case _:
             said = f"found {_shown(error['input'])}; allowed: {_allowed(loc)}"
-    return Fault(source.place(loc), dotted(loc), said)
+    return YamlFault(source.place(loc), dotted(loc), said)
 
 
 def _written(loc: Loc, data: Any) -> Loc:

@@ -27,10 +27,10 @@ from graftcli.recipe.values import (
     Many,
     Name,
     Pair,
-    Part,
     PerUnit,
     Positive,
     Rate,
+    RecipeModel,
     Ridge,
     Share,
     of_items,
@@ -47,7 +47,7 @@ _OF_OPTIMIZERS: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 
 
-class Target(Part):
+class Target(RecipeModel):
     """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
 
     `output` is what the last trained block hands on at its cut, `outputs` what each of them does; the last block of all
@@ -80,7 +80,7 @@ class Target(Part):
         return 4.0 if loss == "kl" and temperature is None else temperature
 
 
-class Stage(Part):
+class Stage(RecipeModel):
     """One step of a recipe. `train` is the unit: each layer alone, where the student is made from the teacher; each
     block alone, the first k for k = 2, 3, ..., the first half of the blocks (the hint of FitNet), or the whole student
     (where only some blocks are replaced: all of these).

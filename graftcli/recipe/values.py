@@ -100,17 +100,17 @@ RATES = "a number above 0, from 1e-12 to 100, or a list of them, one a block"
 COUNTS = "a whole number from 1 to 1e9, or a list of them, one a block"
 
 
-class Part(BaseModel):
+class RecipeModel(BaseModel):
     """A part of a recipe: never changed, no unknown keys, no conversion of one type into another."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
 
 
-class Crop(Part):
+class Crop(RecipeModel):
     padding: Share = Field(default=0.125, description=f"{SHARE}, of the image's side (4 of 32 pixels are 0.125)")
 
 
-class ResizedCrop(Part):
+class ResizedCrop(RecipeModel):
     scale: Span[Area] = Field(description="two numbers from 0.0001 to 1, rising: the share of the image's area")
     ratio: Span[Aspect] = Field(
         default=(3 / 4, 4 / 3), description="two numbers from 0.01 to 100, rising: width over height"
@@ -118,22 +118,22 @@ class ResizedCrop(Part):
     share: Share = Field(default=1.0, description=f"{SHARE}, of the views that are zoomed")
 
 
-class Mix(Part):
+class Mix(RecipeModel):
     share: Share = Field(description=f"{SHARE}, of the views that are blended with another")
     alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: of the Beta distribution of the weight")
 
 
-class Paste(Part):
+class Paste(RecipeModel):
     share: Share = Field(description=f"{SHARE}, of the views on which a part of another is pasted")
     alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: of the Beta distribution of that part's area")
     shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the form of that part")
 
 
-class Colour(Part):
+class Colour(RecipeModel):
     strength: Share = Field(description=f"{SHARE}: how far brightness, contrast and saturation move")
 
 
-class Augment(Part):
+class Augment(RecipeModel):
     """How an image becomes a view, in this order; what is absent is not done.
 
     `mixup` blends a view with another one, `cutmix` pastes a part of another one, blended itself, over it: up to four
@@ -148,7 +148,7 @@ class Augment(Part):
     cutmix: Paste | None = Field(default=None, description="a map with `share`, `alpha` and `shape`, or null")
 
 
-class Synthetic(Part):
+class Synthetic(RecipeModel):
     """Images that are made where there are few, from the statistics in a teacher's BatchNorms."""
 
     images: Few = Field(description=f"{FEW}: the images that there are with the synthetic ones")
@@ -160,7 +160,7 @@ class Synthetic(Part):
         return max(0, self.images - images) if self.below is None or images < self.below else 0
 
 
-class Views(Part):
+class ViewSettings(RecipeModel):
     """The looks at the images. With a `count` for each image, or a `total` that images share, they are remembered."""
 
     count: Count | None = Field(default=None, description=f"{WHOLE}, or null: a fresh view at each step")

@@ -20,7 +20,7 @@ _WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
-class Fault:
+class YamlFault:
     """One thing to mend: where it was written, what is spoken of, what there is and what is allowed."""
 
     where: str
@@ -32,18 +32,18 @@ class Fault:
 
 
 @dataclass
-class Source:
+class YamlSource:
     """Plain data, where each of its places was written, and what could not be read of it."""
 
     data: Any = None
     where: dict[Loc, str] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[YamlFault] = field(default_factory=list)
 
     def place(self, loc: Loc) -> str:
         """Where `loc` was written; what is absent belongs to the nearest thing that it is absent from."""
         return next(self.where[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.where)
 
-    def put(self, loc: Loc, part: "Source") -> None:
+    def put(self, loc: Loc, part: "YamlSource") -> None:
         """Set what is at `loc`, and where it was written; maps on the way there that are absent are made."""
         here = self.data
         for key in loc[:-1]:
@@ -70,33 +70,33 @@ def scalar(text: str) -> Any:
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
-def read(text: str, place: Callable[[int], str]) -> Source:
+def read(text: str, place: Callable[[int], str]) -> YamlSource:
     """The data of one YAML document; `place` names the place of a line, counted from 1."""
-    source = Source(where={(): place(1)})
+    source = YamlSource(where={(): place(1)})
     try:
         source.data = _Reader(source, place).plain(yaml.compose(text, Loader=yaml.BaseLoader), ())
     except yaml.MarkedYAMLError as error:
         source.faults.append(_syntax(error, place))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        source.faults.append(Fault(place(line), dotted(()), f"cannot hold the character {chr(error.character)!r}"))
+        source.faults.append(YamlFault(place(line), dotted(()), f"cannot hold the character {chr(error.character)!r}"))
     except RecursionError:
-        source.faults.append(Fault(place(1), dotted(()), "is nested too deeply to be a recipe"))
+        source.faults.append(YamlFault(place(1), dotted(()), "is nested too deeply to be a recipe"))
     return source
 
 
-def _syntax(error: yaml.MarkedYAMLError, place: Callable[[int], str]) -> Fault:
+def _syntax(error: yaml.MarkedYAMLError, place: Callable[[int], str]) -> YamlFault:
     """YAML's own words, with the line where what it was reading began: an unclosed bracket is found much later."""
     mark = error.problem_mark or error.context_mark
     begun = f" that began at {place(error.context_mark.line + 1)}" if error.context and error.context_mark else ""
     said = ", ".join(part for part in (error.context and f"{error.context}{begun}", error.problem) if part)
-    return Fault(place(mark.line + 1 if mark else 1), dotted(()), f"cannot be read: {said}")
+    return YamlFault(place(mark.line + 1 if mark else 1), dotted(()), f"cannot be read: {said}")
 
 
 class _Reader:
     """Walks the nodes once and writes down places and faults in its source."""
 
-    def __init__(self, source: Source, place: Callable[[int], str]) -> None:
+    def __init__(self, source: YamlSource, place: Callable[[int], str]) -> None:
         self.source = source
         self.place = place
         self.seen: set[int] = set()
@@ -134,4 +134,4 @@ class _Reader:
         return self.place(node.start_mark.line + 1)
 
     def _fault(self, node: yaml.Node, subject: str, said: str) -> None:
-        self.source.faults.append(Fault(self._line(node), subject, said))
+        self.source.faults.append(YamlFault(self._line(node), subject, said))

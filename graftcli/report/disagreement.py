@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from graftcli.images import Images
 from graftcli.images.labels import class_names
-from graftcli.images.pixels import Fit, centre
+from graftcli.images.pixels import Preprocess, centre
 from graftcli.measure import logits
-from graftcli.nets.network import Network
+from graftcli.models.network import Network
 
 MOST_IMAGES = 512  # that are asked about: they lie in the order of their hashes, so the first are as good as any
 SHOWN = 18
@@ -38,7 +38,7 @@ class Differing:
 
 
 @dataclass(frozen=True)
-class Compared:
+class AnswersCompared:
     """The answers of both networks to images as they are evaluated."""
 
     images: int
@@ -46,24 +46,28 @@ class Compared:
     worst: tuple[Differing, ...]  # other first answers before equal ones, then by `kl`
 
 
-def compare(teacher: Network, result: nn.Module, images: Images, fit: Fit, where: torch.device) -> Compared:
+def compare(
+    teacher: Network, result: nn.Module, images: Images, preprocess: Preprocess, where: torch.device
+) -> AnswersCompared:
     """What both answer to the images, or to the first MOST_IMAGES of them; both networks end up on the device."""
     pixels, names = images.pixels[:MOST_IMAGES], named(teacher)
-    ours, theirs = (F.log_softmax(logits(net, pixels, fit, where, _BATCH), 1) for net in (teacher.module, result))
+    ours, theirs = (
+        F.log_softmax(logits(net, pixels, preprocess, where, _BATCH), 1) for net in (teacher.module, result)
+    )
     differ = ours.argmax(1) != theirs.argmax(1)
     kl = F.kl_div(theirs, ours, reduction="none", log_target=True).sum(1).nan_to_num(float("inf"))
     order = sorted(range(len(pixels)), key=lambda i: (not differ[i], -float(kl[i])))[:SHOWN]
     worst = tuple(
         Differing(
             image=images.names[i],
-            picture=picture(centre(pixels[i : i + 1], fit)[0]),
+            picture=picture(centre(pixels[i : i + 1], preprocess)[0]),
             teacher=_answer(ours[i], names),
             student=_answer(theirs[i], names),
             kl=min(float(kl[i]), 1e9),  # JSON knows no infinity
         )
         for i in order
     )
-    return Compared(len(pixels), len(pixels) - int(differ.sum()), worst)
+    return AnswersCompared(len(pixels), len(pixels) - int(differ.sum()), worst)
 
 
 def _answer(log_shares: Tensor, names: tuple[str, ...]) -> Answer:

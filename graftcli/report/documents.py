@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from graftcli.nets.plain_file import read_regular
+from graftcli.models.loading.plain_file import read_regular
 
 T = TypeVar("T")
 Warn = Callable[[str], None]

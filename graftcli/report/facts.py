@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
-from graftcli.nets import plan as plans
-from graftcli.nets.plan import Plan
-from graftcli.report.disagreement import Answer, Compared, Differing
+from graftcli.models.cuts import plan as plans
+from graftcli.models.cuts.plan import Plan
+from graftcli.report.disagreement import Answer, AnswersCompared, Differing
 from graftcli.report.documents import Share, Text, Warn, Whole, load, silent
 from graftcli.store import REPORT_FACTS_FILE
-from graftcli.store.written import write_json
+from graftcli.store.atomic import write_json
 
 _FORMAT = 1
 
@@ -23,10 +23,10 @@ class Facts:
     plan: dict[str, Any]  # as in `graftcli plan --json`
     cuts: tuple[tuple[str, str], ...]  # behind which modules of teacher and student
     channels: tuple[tuple[int, int], ...]  # of teacher and student at each cut
-    compared: Compared | None  # None where the networks could not be run
+    compared: AnswersCompared | None  # None where the networks could not be run
 
 
-def gather(plan: Plan, compared: Compared | None) -> Facts:
+def gather(plan: Plan, compared: AnswersCompared | None) -> Facts:
     """What there is to show of the plan, and how the networks answered."""
     pairs = list(zip(plan.teacher.cuts, plan.student.cuts, strict=True))
     return Facts(
@@ -122,8 +122,8 @@ class _Compared(BaseModel):
     worst: list[_Differing] = Field(max_length=1000)
 
     @property
-    def compared(self) -> Compared:
-        return Compared(self.images, self.same, tuple(one.differing for one in self.worst))
+    def compared(self) -> AnswersCompared:
+        return AnswersCompared(self.images, self.same, tuple(one.differing for one in self.worst))
 
 
 class _Document(BaseModel):

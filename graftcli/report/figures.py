@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from markupsafe import Markup
 
 from graftcli.report.charts import chart, ink, line_style
-from graftcli.report.compared import Comparison, Line, Spread
+from graftcli.report.comparison import Comparison, MethodLine, Spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,17 +27,17 @@ def figures(found: Comparison) -> tuple[Figure, ...]:
     has_accuracy = any(line.accuracy for line in found.lines)
     word = "accuracy" if has_accuracy else "agreement"
 
-    def height(line: Line) -> Spread | None:
+    def height(line: MethodLine) -> Spread | None:
         return line.accuracy if has_accuracy else line.agreement
 
-    methods: dict[str, list[Line]] = {}
+    methods: dict[str, list[MethodLine]] = {}
     alone = len({line.student for line in found.lines}) == 1
     for line in found.lines:
         if height(line) is not None and line.seconds is not None:
             methods.setdefault(_name(line, alone), []).append(line)
     if not methods:
         return ()
-    widths: dict[str, Callable[[Line], float]] = {"shots": lambda line: line.shots, "seconds": _seconds}
+    widths: dict[str, Callable[[MethodLine], float]] = {"shots": lambda line: line.shots, "seconds": _seconds}
     return tuple(
         Figure(
             title=f"{word.capitalize()} over {over}",
@@ -52,20 +52,20 @@ def figures(found: Comparison) -> tuple[Figure, ...]:
     )
 
 
-def _name(line: Line, alone: bool) -> str:
+def _name(line: MethodLine, alone: bool) -> str:
     blocks = f", blocks {line.blocks}" if line.blocks else ""
     return f"{line.method}{blocks}" if alone else f"{line.method}, {line.student}{blocks}"
 
 
-def _seconds(line: Line) -> float:
+def _seconds(line: MethodLine) -> float:
     return line.seconds.mean if line.seconds is not None else 0.0
 
 
 def _draw(
     axes: "Axes",
-    methods: Sequence[Sequence[Line]],
-    width: Callable[[Line], float],
-    height: Callable[[Line], Spread | None],
+    methods: Sequence[Sequence[MethodLine]],
+    width: Callable[[MethodLine], float],
+    height: Callable[[MethodLine], Spread | None],
     over: str,
     word: str,
 ) -> None:

@@ -10,15 +10,15 @@ from markupsafe import Markup
 
 from graftcli import __version__
 from graftcli.formatting import visible
-from graftcli.report import words
+from graftcli.report import format as words
 from graftcli.report.charts import COLOURS, line_style
-from graftcli.report.compared import TEXTS, Comparison, columns, said
+from graftcli.report.comparison import TEXTS, Comparison, columns, said
 from graftcli.report.curves import curves
 from graftcli.report.disagreement import MOST_IMAGES
 from graftcli.report.figures import figures
-from graftcli.report.picture import picture
-from graftcli.report.shown import Rung, Shown, Stage
-from graftcli.store.runs import differences
+from graftcli.report.plan_diagram import picture
+from graftcli.report.run_view import BenchView, RunView, StageView
+from graftcli.store.run_file import differences
 
 GENERATOR = "graftcli report"  # by which a page is known as one of ours
 _LONG = 60  # characters of a setting that a comparison shows
@@ -35,7 +35,7 @@ class BlockRow:
     replaced: bool
 
 
-def page(runs: Sequence[Shown]) -> str:
+def page(runs: Sequence[RunView]) -> str:
     """One run at length, or several side by side and then each at length."""
     template = _environment().get_template("page.html")
     title = " · ".join(dict.fromkeys(f"{run.name('teacher')} → {run.name('student')}" for run in runs))
@@ -98,12 +98,12 @@ def _environment() -> Environment:
     return made
 
 
-def _curves(stage: Stage, prefix: str) -> Markup | None:
+def _curves(stage: StageView, prefix: str) -> Markup | None:
     """Nothing where no unit was told of more than once: its one number stands in the table."""
     return curves(stage, prefix) if any(len(unit.losses) > 1 for unit in stage.units) else None
 
 
-def block_rows(run: Shown) -> list[BlockRow]:
+def block_rows(run: RunView) -> list[BlockRow]:
     """Each block before and after; one that was not replaced is the teacher's still."""
     if run.facts is None:
         return []
@@ -118,12 +118,12 @@ def block_rows(run: Shown) -> list[BlockRow]:
     return rows
 
 
-def batches(ladder: Sequence[Rung]) -> list[str]:
+def batches(ladder: Sequence[BenchView]) -> list[str]:
     """The batch sizes whose latencies a ladder tells."""
     return sorted({size for rung in ladder for size in rung.latency_ms}, key=lambda size: (len(size), size))
 
 
-def differing_settings(runs: Sequence[Shown]) -> dict[str, list[str]]:
+def differing_settings(runs: Sequence[RunView]) -> dict[str, list[str]]:
     """What decides a result and is not the same in all runs: its dotted name, and what it is in each."""
     names = {name for run in runs for name, _, _ in differences(runs[0].settings, run.settings)}
     names.discard("recipe.about")  # which decides nothing

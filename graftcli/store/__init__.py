@@ -26,15 +26,11 @@ from torch import Tensor
 
 from graftcli.environment.machine import peak_memory
 from graftcli.errors import GraftError, MachineError, UsageError, few
-from graftcli.nets.origin import FACTS_FILE, WEIGHTS_FILE
-from graftcli.nets.tensor_file import Damaged
-from graftcli.nets.tensor_file import check as check_file
-from graftcli.store import card
-from graftcli.store.caches import Cache
-from graftcli.store.locks import LOCK_FILE, locked
-from graftcli.store.record import digest_of_file
-from graftcli.store.runs import RUN_FILE, new_run, newest, now, read_run, run_to_go_on, write_run
-from graftcli.store.written import (
+from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE
+from graftcli.models.loading.tensor_file import Damaged
+from graftcli.models.loading.tensor_file import check as check_file
+from graftcli.store import model_card as card
+from graftcli.store.atomic import (
     TEMPORARY,
     plain,
     read_facts,
@@ -46,6 +42,10 @@ from graftcli.store.written import (
     write_tensors,
     writing,
 )
+from graftcli.store.cache_files import Cache
+from graftcli.store.locks import LOCK_FILE, locked
+from graftcli.store.run_file import RUN_FILE, new_run, newest, now, read_run, run_to_go_on, write_run
+from graftcli.store.run_record import digest_of_file
 
 __all__ = ["Store", "UnitState", "newest", "read_run"]
 
@@ -72,7 +72,7 @@ WRITTEN = (
 
 
 @dataclass(frozen=True)
-class Spent:
+class TimeSpent:
     """What a run has taken, over all of its sessions."""
 
     seconds: float
@@ -176,11 +176,11 @@ class Store:
         write_run(self.folder, self._run)
 
     @property
-    def spent(self) -> Spent:
+    def spent(self) -> TimeSpent:
         """Of a session that was killed, what it had taken when a state was last kept."""
         before = self._run["sessions"][:-1]
         seconds = time.monotonic() - self._began + sum(session.get("seconds", 0.0) for session in before)
-        return Spent(seconds, max([peak_memory(), *(session.get("peak_memory", 0) for session in before)]))
+        return TimeSpent(seconds, max([peak_memory(), *(session.get("peak_memory", 0) for session in before)]))
 
     def fixed(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         """What depends on the moment: computed once, when the run starts, and as JSON gives it back ever after."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from graftcli.errors import MachineError
-from graftcli.store.written import writing
+from graftcli.store.atomic import writing
 
 LOCK_FILE = ".lock"
 

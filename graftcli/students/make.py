@@ -9,17 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import UsageError
-from graftcli.nets.derived import KIND, origin_of, replace_modules
-from graftcli.nets.grammar import output_of
-from graftcli.nets.kept import Kept, narrow
-from graftcli.nets.network import Network
-from graftcli.nets.origin import read_output
-from graftcli.nets.plan import example
-from graftcli.nets.trace import Traced, trace
-from graftcli.students.factors import decoupled, low_rank
+from graftcli.models.channel_selection import ChannelSelection, narrow
+from graftcli.models.cuts.plan import example
+from graftcli.models.derivation import KIND, origin_of, replace_modules
+from graftcli.models.loading.model_spec import output_of
+from graftcli.models.loading.saved import read_output
+from graftcli.models.network import Network
+from graftcli.models.tracing.trace import Traced, trace
+from graftcli.students.drop_units import dropped, least_missed, units
+from graftcli.students.factorize import decoupled, low_rank
 from graftcli.students.narrowing import kept_beside, narrower, pruned
-from graftcli.students.shallower import dropped, least_missed, units
-from graftcli.students.wanted import (
+from graftcli.students.spec import (
     Decoupled,
     Dropped,
     LowRank,
@@ -62,7 +62,7 @@ def _derived(images: Pictured | None, spec: str, teacher: Network) -> Network | 
 class _Changed:
     """What makes the teacher the student."""
 
-    kept: tuple[Kept, ...]
+    kept: tuple[ChannelSelection, ...]
     replaced: Mapping[str, nn.Sequential] = field(default_factory=dict)
     whole: Sequence[str] = ()  # what was to be narrowed and could not be
     note: str = ""

@@ -14,19 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError, UsageError
-from graftcli.nets.cuts import cuts
-from graftcli.nets.kept import Kept, extents, held, layers_of, narrow, reads_all
-from graftcli.nets.trace import Traced
-from graftcli.students.coupled import Coupled, coupled, energies, filter_sizes, norm_scales
-from graftcli.students.wanted import Narrower, Pruned, width
+from graftcli.models.channel_selection import ChannelSelection, extents, held, layers_of, narrow, reads_all
+from graftcli.models.cuts.automatic_cuts import cuts
+from graftcli.models.tracing.trace import Traced
+from graftcli.students.channel_groups import ChannelGroup, coupled, energies, filter_sizes, norm_scales
+from graftcli.students.spec import Narrower, Pruned, width
 
-Gone = Sequence[tuple[Coupled, frozenset[int]]]  # of each set of coupled channels, those that go
+Gone = Sequence[tuple[ChannelGroup, frozenset[int]]]  # of each set of coupled channels, those that go
 _ELSE = "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
 _LEAST = 0.1  # of the channels of a layer, which slimming leaves to it whatever their scales
 _NEARLY = 1e-6  # of the largest logit, in float64: far above roundings, far below a wrong channel
 
 
-def narrower(traced: Traced, wanted: Narrower) -> tuple[tuple[Kept, ...], list[str]]:
+def narrower(traced: Traced, wanted: Narrower) -> tuple[tuple[ChannelSelection, ...], list[str]]:
     """The first channels of every layer, as many as its block's factor says. What the head makes keeps its width."""
     bounds = [0, *(cut.index for cut in cuts(traced)), len(traced.nodes)]
     blocks = len(bounds) - 1
@@ -36,7 +36,7 @@ def narrower(traced: Traced, wanted: Narrower) -> tuple[tuple[Kept, ...], list[s
     factors = wanted.factors * (blocks if len(wanted.factors) == 1 else 1)
     index = {traced.paths[node]: i for i, node in enumerate(traced.nodes)}
 
-    def choose(groups: Sequence[Coupled]) -> Gone:
+    def choose(groups: Sequence[ChannelGroup]) -> Gone:
         found = []
         for one in groups:
             at = min(index.get(part.layer, len(index)) for part in one.parts if part.gives)
@@ -47,11 +47,11 @@ def narrower(traced: Traced, wanted: Narrower) -> tuple[tuple[Kept, ...], list[s
     return _chosen(traced, choose)
 
 
-def pruned(traced: Traced, wanted: Pruned, images: Tensor | None) -> tuple[tuple[Kept, ...], list[str]]:
+def pruned(traced: Traced, wanted: Pruned, images: Tensor | None) -> tuple[tuple[ChannelSelection, ...], list[str]]:
     """Without the channels that matter least: in each layer, or for slimming in the whole network."""
     module = traced.module
 
-    def choose(groups: Sequence[Coupled]) -> Gone:
+    def choose(groups: Sequence[ChannelGroup]) -> Gone:
         if wanted.rule == "slim":
             return _slimmed(groups, module, wanted.share)
         if wanted.rule == "l1":
@@ -72,7 +72,7 @@ def _least(scores: Tensor, count: int) -> list[int]:
     return [len(scores) - 1 - int(i) for i in order[:count]]
 
 
-def _slimmed(groups: Sequence[Coupled], module: nn.Module, share: float) -> Gone:
+def _slimmed(groups: Sequence[ChannelGroup], module: nn.Module, share: float) -> Gone:
     """One threshold for the scales of the whole network; where there is no BatchNorm, nothing goes."""
     scales = [(one, norm_scales(one, module)) for one in groups]
     scales = [(one, scale) for one, scale in scales if scale.any()]
@@ -91,7 +91,9 @@ def _slimmed(groups: Sequence[Coupled], module: nn.Module, share: float) -> Gone
 # -- what is kept -------------------------------------------------------------------------------------------------
 
 
-def _chosen(traced: Traced, choose: Callable[[Sequence[Coupled]], Gone]) -> tuple[tuple[Kept, ...], list[str]]:
+def _chosen(
+    traced: Traced, choose: Callable[[Sequence[ChannelGroup]], Gone]
+) -> tuple[tuple[ChannelSelection, ...], list[str]]:
     """What each layer keeps, and the layers that keep all that they make although some was to go."""
     free, whole = coupled(traced)
     gone = choose(free)
@@ -108,7 +110,7 @@ def _chosen(traced: Traced, choose: Callable[[Sequence[Coupled]], Gone]) -> tupl
     return kept_of(traced.module, gone), sorted(whole, key=order.index)
 
 
-def kept_of(module: nn.Module, gone: Gone) -> tuple[Kept, ...]:
+def kept_of(module: nn.Module, gone: Gone) -> tuple[ChannelSelection, ...]:
     """What every layer keeps where these channels go."""
     lost: dict[tuple[str, bool], set[int]] = {}
     for one, channels in gone:
@@ -122,11 +124,13 @@ def kept_of(module: nn.Module, gone: Gone) -> tuple[Kept, ...]:
             tuple(i for i in range(extent) if i not in lost.get((path, gives), ()))
             for extent, gives in zip(extents(layer), (True, False), strict=True)
         )
-        found.append(Kept(path, path, outputs, inputs if reads_all(layer) or _is_grouped(layer) else outputs))
+        found.append(
+            ChannelSelection(path, path, outputs, inputs if reads_all(layer) or _is_grouped(layer) else outputs)
+        )
     return tuple(found)
 
 
-def kept_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[Kept, ...]:
+def kept_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:
     """All of every layer that is not replaced; of a replaced convolution the same channels, made in another way."""
     found = []
     for one in kept_of(module, ()):
@@ -162,7 +166,7 @@ def _proved(traced: Traced, gone: Gone) -> bool:
     return answer.shape == expected.shape and bool((answer - expected).abs().max() <= _NEARLY * expected.abs().max())
 
 
-def _is_whole(module: nn.Module, kept: Kept) -> bool:
+def _is_whole(module: nn.Module, kept: ChannelSelection) -> bool:
     return (len(kept.outputs), len(kept.inputs)) == extents(held(module, kept.layer))
 
 

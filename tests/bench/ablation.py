@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from graftcli.api import Asked, How, Look, Networks, Result, distill
+from graftcli.api import ModelPair, PreprocessOptions, Result, RunConfig, TrainOptions, distill
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GRAFTCLI_DATA", "data")) / "cifar10"
@@ -84,23 +84,23 @@ class Cell:
     result: Result
 
 
-def asked(draw: int, shots: int, how: How) -> Asked:
+def asked(draw: int, shots: int, how: TrainOptions) -> RunConfig:
     """What the run of one cell is asked for."""
-    networks = Networks(
+    networks = ModelPair(
         f"{NETS}:resnet(depth=56)",
         f"{NETS}:resnet(depth=20)",
         teacher_checkpoint=str(DATA / "teachers/resnet56-4bfd9763.th"),
     )
-    return Asked(
+    return RunConfig(
         networks,
         str(DATA / f"{shots}shot-draw{draw}"),
         str(DATA / "50shot-draw0"),
-        Look(crop_pct=1.0),
+        PreprocessOptions(crop_pct=1.0),
         how,
     )
 
 
-def cell(idea: str, draw: int, shots: int, how: How, out: Path) -> Cell:
+def cell(idea: str, draw: int, shots: int, how: TrainOptions, out: Path) -> Cell:
     """The run of one idea on one draw, with the base's blocks where they are trained in the same way."""
     base = out / f"base-{shots}-{draw}"
     reuse = base if idea != "base" and base.exists() else None
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="overrides for every idea, the base too")
     parser.add_argument("--out", type=Path, default=Path("runs/ablation"))
     given = parser.parse_args()
-    how = How(overrides=tuple(given.set), steps_scale=given.scale, amp=given.amp)
+    how = TrainOptions(overrides=tuple(given.set), steps_scale=given.scale, amp=given.amp)
     print("| idea | agreement | each draw | seconds |\n| --- | --- | --- | --- |")
     for idea in given.ideas:
         draws = [int(draw) for draw in given.draws.split(",")]

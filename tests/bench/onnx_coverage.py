@@ -28,9 +28,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.errors import GraftError
-from graftcli.export.form import Exported, Form, Subject
-from graftcli.export.write import write
-from graftcli.images.pixels import Fit
+from graftcli.formats.options import Exported, ExportOptions, ExportSource
+from graftcli.formats.write import write
+from graftcli.images.pixels import Preprocess
 from tests.nets import randomise
 
 _SIZES = (64, 128, 224)  # of images, the first that a network takes
@@ -78,12 +78,12 @@ def probe(module: str) -> Row:
     name = smallest(module)
     try:
         network = _awake(randomise(timm.create_model(name).eval()))
-        fit = _fit(network)
+        preprocess = _fit(network)
     except Exception as error:
         return Row(module, name, "not built", reason=_sentence(error))
-    known: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters()), "size": fit.size[0]}
+    known: dict[str, Any] = {"parameters": sum(p.numel() for p in network.parameters()), "size": preprocess.size[0]}
     try:
-        made, outcome = _exported(network, fit)
+        made, outcome = _exported(network, preprocess)
         known |= {"error": made.error}
         reason = ""
     except GraftError as error:
@@ -93,17 +93,19 @@ def probe(module: str) -> Row:
     return Row(module, name, outcome, **known, seconds=round(time.monotonic() - started, 1), reason=reason)
 
 
-def _exported(network: nn.Module, fit: Fit) -> tuple[Exported, str]:
+def _exported(network: nn.Module, preprocess: Preprocess) -> tuple[Exported, str]:
     generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (_IMAGES, fit.channels, *fit.size), dtype=torch.uint8, generator=generator)
-    subject = Subject(network, fit, pixels, noise=True)
+    pixels = torch.randint(
+        0, 256, (_IMAGES, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator
+    )
+    subject = ExportSource(network, preprocess, pixels, noise=True)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            return write(subject, Form(), Path(folder) / "a.onnx"), "parity"
+            return write(subject, ExportOptions(), Path(folder) / "a.onnx"), "parity"
         except GraftError as error:
             if "cannot be exported" not in error.found:
                 raise
-            return write(subject, Form(static=True), Path(folder) / "a.onnx"), "static only"
+            return write(subject, ExportOptions(static=True), Path(folder) / "a.onnx"), "static only"
 
 
 @torch.no_grad()
@@ -116,7 +118,7 @@ def _awake(network: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def _fit(network: nn.Module) -> Fit:
+def _fit(network: nn.Module) -> Preprocess:
     """The smallest images that the network takes; its weights are made smaller until its answers are no monsters, of
     which float32 itself keeps too few digits."""
     config = getattr(network, "pretrained_cfg", {})
@@ -136,7 +138,7 @@ def _fit(network: nn.Module) -> Fit:
                 parameter.mul_(0.7 if parameter.ndim > 1 else 0.9)
             answers = network(torch.randn(2, channels, *size))
         break
-    return Fit(size, channels, (0.5,) * channels, (0.5,) * channels, 1.0, "bilinear")
+    return Preprocess(size, channels, (0.5,) * channels, (0.5,) * channels, 1.0, "bilinear")
 
 
 def _sentence(error: Exception) -> str:

@@ -15,8 +15,8 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graftcli.api import Asked, How, Look, Networks, distill
-from graftcli.api.pacing import Budget, paced
+from graftcli.api import ModelPair, PreprocessOptions, RunConfig, TrainOptions, distill
+from graftcli.comparison.budget import Budget, paced
 from graftcli.errors import GraftError
 
 HERE = Path(__file__).resolve().parent
@@ -34,7 +34,7 @@ class Pair:
     student: str
     images: Path
     held_out: Path | None = None  # None: a tenth of the images
-    look: Look = field(default_factory=lambda: Look(crop_pct=1.0))
+    look: PreprocessOptions = field(default_factory=lambda: PreprocessOptions(crop_pct=1.0))
     size: tuple[int, int] | None = None  # of the short form
     scale: float = 1.0  # of --scale: larger networks get fewer steps
 
@@ -55,7 +55,7 @@ PAIRS = {
         IMAGENET / "teachers/squeezenet1_1.safetensors",
         "teacher*0.75",
         ONE_EACH,
-        look=Look(mean=SQUEEZENET[0], std=SQUEEZENET[1], crop_pct=1.0),
+        look=PreprocessOptions(mean=SQUEEZENET[0], std=SQUEEZENET[1], crop_pct=1.0),
         size=SMALL,
         scale=0.5,
     ),
@@ -77,10 +77,10 @@ PAIRS = {
 }
 
 
-def asked(pair: Pair, how: How, *, full: bool) -> Asked:
+def asked(pair: Pair, how: TrainOptions, *, full: bool) -> RunConfig:
     size = pair.look.img_size if full else pair.size
-    return Asked(
-        Networks(pair.teacher, pair.student, teacher_checkpoint=None if pair.weights is None else str(pair.weights)),
+    return RunConfig(
+        ModelPair(pair.teacher, pair.student, teacher_checkpoint=None if pair.weights is None else str(pair.weights)),
         str(pair.images),
         str(pair.held_out) if pair.held_out is not None else None,
         replace(pair.look, img_size=size),
@@ -88,14 +88,14 @@ def asked(pair: Pair, how: How, *, full: bool) -> Asked:
     )
 
 
-def scored(wanted: Asked, folder: Path, seconds: float | None) -> str:
+def scored(wanted: RunConfig, folder: Path, seconds: float | None) -> str:
     """The cell's run -> the end of its row in the table."""
     if seconds is not None:
         kept = folder.with_name(f"{folder.name}.in-{seconds:g}-s.json")  # a run's folder holds nothing of others
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            fit = paced(wanted, None, Budget(seconds=seconds), kept.parent, lambda _: None)
-            kept.write_text(json.dumps(fit.overrides))
+            preprocess = paced(wanted, None, Budget(seconds=seconds), kept.parent, lambda _: None)
+            kept.write_text(json.dumps(preprocess.overrides))
         overrides = json.loads(kept.read_text())
         wanted = replace(wanted, how=replace(wanted.how, overrides=(*wanted.how.overrides, *overrides)))
     result = distill(wanted, out=folder)
@@ -126,7 +126,7 @@ def main() -> None:
         pair = PAIRS[name]
         scale = given.scale if given.full or given.seconds is not None else given.scale * pair.scale
         for recipe in given.recipes:
-            how = How(recipe, tuple(given.set), scale, seed=given.seed, amp=given.amp)
+            how = TrainOptions(recipe, tuple(given.set), scale, seed=given.seed, amp=given.amp)
             try:
                 end = scored(asked(pair, how, full=given.full), given.out / f"{name}-{recipe}", given.seconds)
             except GraftError as refused:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.api import plan
-from graftcli.graft.seams import graft, seams
-from graftcli.nets.plan import Plan
+from graftcli.graft.surgery.seams import graft, seams
+from graftcli.models.cuts.plan import Plan
 
 NETS = Path(__file__).resolve().parents[1] / "nets.py"
 

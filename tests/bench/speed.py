@@ -25,23 +25,23 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.environment.machine import cpu, usable_cores
-from graftcli.graft.adapters import start_adapters
-from graftcli.graft.answers import Answers
-from graftcli.graft.inherit import inherit
-from graftcli.graft.layout import lay_out
-from graftcli.graft.looks import chunk_of, looks, synthetic
-from graftcli.graft.norms import trained_as
-from graftcli.graft.precision import Precision
-from graftcli.graft.seams import seams
-from graftcli.graft.stages import Task, loss, pieces, tasks, wanted
-from graftcli.graft.synthetic import Synthesis
-from graftcli.graft.training import BlockTraining, Material
-from graftcli.graft.views import Views, plain
-from graftcli.images import Fit, Images, load
+from graftcli.graft.backend.batchnorm import trained_as
+from graftcli.graft.backend.memory_format import lay_out
+from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.synthetic import Synthesis
+from graftcli.graft.data.teacher_cache import TeacherCache
+from graftcli.graft.data.view_counts import chunk_of, looks, synthetic
+from graftcli.graft.data.views import Views, plain
+from graftcli.graft.initialize.adapters import start_adapters
+from graftcli.graft.initialize.inherit import inherit
+from graftcli.graft.surgery.seams import seams
+from graftcli.graft.training.tasks import Task, loss, pieces, tasks, wanted
+from graftcli.graft.training.trainer import BlockTrainer, TrainContext
+from graftcli.images import Images, Preprocess, load
 from graftcli.images.pixels import decode
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load as load_recipe
-from graftcli.store.caches import Cache
+from graftcli.store.cache_files import Cache
 from tests.bench.plain import NETS, Plain, networks
 from tests.bench.timing import Process, interleaved, watched
 
@@ -49,7 +49,7 @@ DATA = Path(os.environ.get("GRAFTCLI_DATA", "data")).absolute()
 CIFAR = DATA / "cifar10"
 TEACHER = CIFAR / "teachers/resnet56-4bfd9763.th"
 CPU = torch.device("cpu")
-FIT = Fit((32, 32), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "bilinear", whole=True)
+PREPROCESS = Preprocess((32, 32), 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 1.0, "bilinear", whole=True)
 PLAINLY = Path(__file__).resolve().with_name("plain.py")
 PLAIN = "plain"
 LITERAL = "plain, as released"
@@ -90,7 +90,7 @@ class Step:
 def training_images(folder: Path) -> Images:
     """Ten images a class, or as much noise."""
     source = CIFAR / "10shot-draw0"
-    return load(source if source.is_dir() else noise(folder / "noise", 100, 32), FIT)
+    return load(source if source.is_dir() else noise(folder / "noise", 100, 32), PREPROCESS)
 
 
 def noise(folder: Path, count: int, size: int) -> Path:
@@ -106,63 +106,63 @@ def noise(folder: Path, count: int, size: int) -> Path:
 # -- (a), (c): a step ---------------------------------------------------------------------------------------------
 
 
-def material(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[Material, float]:
+def context(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[TrainContext, float]:
     """What a run's tasks are trained with, made as a run makes it, and the CPU seconds of the look at one view, in
     which it is drawn."""
     plan = networks(TEACHER if TEACHER.is_file() else None)
-    looked_at = plain(images.pixels[:64], FIT)
+    looked_at = plain(images.pixels[:64], PREPROCESS)
     if recipe.init in ("inherit", "least-squares"):
         inherit(plan.teacher, plan.student, looked_at)
     joined = seams(plan, recipe.adapters.where)
     both = pieces(plan, joined)
     lay_out(both, looked_at[:2])
     start_adapters(recipe.adapters.start, plan, joined, both, looked_at, 0)
-    views = Views(images.pixels, FIT, recipe.views.augment, VIEWS, 0, room=ROOM)
+    views = Views(images.pixels, PREPROCESS, recipe.views.augment, VIEWS, 0, room=ROOM)
     values = {value for task in tasks(recipe, both.blocks, (1, 2, 3)) for value in wanted(task, both)}
-    answers = Answers(
+    answers = TeacherCache(
         views,
         both.teacher,
         both.shapes,
         dict.fromkeys(values, "memory"),
         cache=Cache(folder),
         chunk=chunk_of(both.shapes, CPU),
-        how=how,
+        precision=how,
     )
     began = time.process_time()
     answers.look(values, lambda *_: None)
-    return Material(both, answers, len(images.pixels), 0, how), (time.process_time() - began) / len(views)
+    return TrainContext(both, answers, len(images.pixels), 0, how), (time.process_time() - began) / len(views)
 
 
-def stepping(training: BlockTraining) -> Callable[[], None]:
-    """What `fit` does in a step that is no mark."""
+def stepping(training: BlockTrainer) -> Callable[[], None]:
+    """What `preprocess` does in a step that is no mark."""
 
     def step() -> None:
         error = training.error()
-        training.course.loss.has_run_away(training.course.step, float(error.detach()))
+        training.train_state.loss.has_run_away(training.train_state.step, float(error.detach()))
         training.step(error)
 
     return step
 
 
-def bare(training: BlockTraining) -> Callable[[], None]:
+def bare(training: BlockTrainer) -> Callable[[], None]:
     """The grafted network's forward and backward, on tensors that lie there."""
-    task, both = training.task, training.material.pieces
+    task, both = training.task, training.context.pieces
     index = training.order.at(0)
-    features = training.material.answers.at(task.first - 1, index)
-    said = {value: training.material.answers.at(value, index) for value in training.targets}
+    features = training.context.teacher_cache.at(task.first - 1, index)
+    said = {value: training.context.teacher_cache.at(value, index) for value in training.targets}
 
     def step() -> None:
         training.moving.zero_grad()
-        with training.material.how.autocast():
+        with training.context.precision.autocast():
             given = training.grafted(features, training.targets)
         loss(task, both, given, said).backward()
 
     return step
 
 
-def step_of(recipe: Recipe, task: Task, given: Material, rounds: int) -> Step:
-    training = BlockTraining(task, given, Unkept())
-    views = given.answers.views.normalised(torch.arange(training.batch))
+def step_of(recipe: Recipe, task: Task, given: TrainContext, rounds: int) -> Step:
+    training = BlockTrainer(task, given, Unkept())
+    views = given.teacher_cache.views.normalised(torch.arange(training.batch))
     checkpoint = TEACHER if TEACHER.is_file() else None
     written = {
         name: Plain(networks(checkpoint), task.blocks, literal=name == LITERAL).step for name in (PLAIN, LITERAL)
@@ -188,7 +188,7 @@ def making(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tupl
     if asked is None or not count:
         return 0, 0.0
     teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
-    synthesis = Synthesis(teacher, FIT, how, MADE_IN)
+    synthesis = Synthesis(teacher, PREPROCESS, how, MADE_IN)
     began = time.process_time()
     synthesis.of(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
     return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
@@ -197,7 +197,7 @@ def making(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tupl
 def steps(images: Images, folder: Path, rounds: int, how: Precision) -> Iterator[tuple[Recipe, list[Step], float]]:
     for name in ("netgraft", "graft"):
         recipe = load_recipe(name)
-        given, look = material(
+        given, look = context(
             recipe, images, folder / name, how
         )  # a look that another recipe wrote down is none of its
         yield recipe, [step_of(recipe, t, given, rounds) for t in tasks(recipe, 3, (1, 2, 3))], look
@@ -301,23 +301,23 @@ def e(folder: Path, rounds: int) -> Iterator[str]:
         noise(folder / "f", FILES, 400).iterdir()
     )
     small = sorted((CIFAR / "10shot-draw0").rglob("*.png")) or list(noise(folder / "g", FILES, 32).iterdir())
-    wide = replace(FIT, size=(224, 224), crop_pct=0.875)
-    for name, files, fit in (("photographs", photographs, wide), ("CIFAR-10", small, FIT)):
+    wide = replace(PREPROCESS, size=(224, 224), crop_pct=0.875)
+    for name, files, preprocess in (("photographs", photographs, wide), ("CIFAR-10", small, PREPROCESS)):
         data = [file.read_bytes() for file in files]
-        taken = interleaved({name: partial(decode_all, data, fit)}, rounds, 1)[name]
-        yield f"| decoding {len(data)} files, {name}, to {fit.kept[0]} pixels | {len(data) / taken:,.0f} |"
+        taken = interleaved({name: partial(decode_all, data, preprocess)}, rounds, 1)[name]
+        yield f"| decoding {len(data)} files, {name}, to {preprocess.kept[0]} pixels | {len(data) / taken:,.0f} |"
     for recipe in ("netgraft", "graft"):
-        for fit in (FIT, wide):
-            pixels = torch.randint(0, 256, (64, 3, *fit.kept), dtype=torch.uint8)
-            views = Views(pixels, fit, load_recipe(recipe).views.augment, 2, 0)
+        for preprocess in (PREPROCESS, wide):
+            pixels = torch.randint(0, 256, (64, 3, *preprocess.kept), dtype=torch.uint8)
+            views = Views(pixels, preprocess, load_recipe(recipe).views.augment, 2, 0)
             index = torch.arange(64)
             taken = interleaved({recipe: partial(views.normalised, index)}, rounds)[recipe]
-            yield f"| views of `{recipe}`, {fit.size[0]} pixels | {64 / taken:,.0f} |"
+            yield f"| views of `{recipe}`, {preprocess.size[0]} pixels | {64 / taken:,.0f} |"
 
 
-def decode_all(data: Sequence[bytes], fit: Fit) -> None:
+def decode_all(data: Sequence[bytes], preprocess: Preprocess) -> None:
     for one in data:
-        decode(one, fit)
+        decode(one, preprocess)
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.errors import GraftError
-from graftcli.nets.cuts import by_work, cuts, shrinks
-from graftcli.nets.split import join, split
-from graftcli.nets.trace import trace
+from graftcli.models.cuts.automatic_cuts import by_work, cuts, shrinks
+from graftcli.models.tracing.split import join, split
+from graftcli.models.tracing.trace import trace
 from tests.nets import randomise
 
 _MOST_PARAMETERS = 60_000_000

@@ -11,7 +11,7 @@ import argparse
 import os
 from pathlib import Path
 
-from graftcli.api import Asked, How, Look, Networks, distill
+from graftcli.api import ModelPair, PreprocessOptions, RunConfig, TrainOptions, distill
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GRAFTCLI_DATA", "data")) / "cifar10"
@@ -19,12 +19,18 @@ NETS = HERE.parent / "nets.py"
 MIXES = "views.augment={crop: {padding: 0.125}, flip: true, mixup: {share: 0.5}, cutmix: {share: 0.5}}"
 
 
-def asked(images: str, epochs: int, batch: int) -> Asked:
+def asked(images: str, epochs: int, batch: int) -> RunConfig:
     """VGG16 from random weights towards the answers of ResNet-56."""
     teacher, student = f"{NETS}:resnet(depth=56)", f"{NETS}:vgg16"
-    networks = Networks(teacher, student, teacher_checkpoint=str(DATA / "teachers/resnet56-4bfd9763.th"))
+    networks = ModelPair(teacher, student, teacher_checkpoint=str(DATA / "teachers/resnet56-4bfd9763.th"))
     settings = (MIXES, f"stages.finish.epochs={epochs}", "stages.finish.clip=1.0", "stages.finish.warmup=0.05")
-    return Asked(networks, images, None, Look(crop_pct=1.0), How(recipe="kd", overrides=settings, batch=batch))
+    return RunConfig(
+        networks,
+        images,
+        None,
+        PreprocessOptions(crop_pct=1.0),
+        TrainOptions(recipe="kd", overrides=settings, batch=batch),
+    )
 
 
 def main() -> None:

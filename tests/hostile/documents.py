@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from graftcli.nets.tensor_file import read, serialized
-from graftcli.store.runs import digest_of, write_run
+from graftcli.models.loading.tensor_file import read, serialized
+from graftcli.store.run_file import digest_of, write_run
 
 CANARY = "canary"  # the file that code from a document leaves in the working directory
 TOUCH = f"touch {CANARY}"

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.images import Fit, load
+from graftcli.images import Preprocess, load
 from tests.hostile.archives import ARCHIVES, Make
 from tests.hostile.measured import MOST_MEMORY, Outcome, outcomes
 
-FIT = Fit((24, 24), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
+PREPROCESS = Preprocess((24, 24), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
 GOOD = ("read", "broken by name", "refused")
 
 
 def outcome_of(make: Make) -> str:
     """What an archive comes to, in a word; a refusal is raised."""
     with tempfile.TemporaryDirectory() as folder:
-        found = load(make(Path(folder)), FIT, jobs=1)
+        found = load(make(Path(folder)), PREPROCESS, jobs=1)
     for name in (*found.names, *(f"{one.name}: {one.reason}" for one in found.broken)):
         assert name.isprintable() and name.encode()
     return "broken by name" if found.broken else "read"

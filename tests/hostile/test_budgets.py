@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.graft.run import weights_digest
-from graftcli.graft.settings import Settings
+from graftcli.graft.engine import weights_digest
+from graftcli.graft.settings import EngineSettings
 from tests.engine import Memory, made_plan, plan, recipe, trained
 
 # bytes of memory, of these before the disk, bytes of disk: from nothing to plenty
@@ -35,7 +35,7 @@ def test_one_hash_for_every_budget(name: str, tmp_path: Path) -> None:
     for number, (memory, at_once, disk) in enumerate(BUDGETS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        settings = Settings(memory=memory, at_once=at_once, disk=disk)
+        settings = EngineSettings(memory=memory, at_once=at_once, disk=disk)
         made = made_plan("prune:l1=0.4") if name == "solved layers" else plan()
         outcome = trained(made, Memory(folder), RECIPES[name], settings, count=48)
         found[memory, at_once, disk] = weights_digest(outcome.merged.module), outcome.likeness

@@ -14,7 +14,6 @@ _ROOT = Path(__file__).resolve().parents[2]
 _SECONDS = 300  # on a machine that does much else
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.skipif(not hasattr(os, "fork"), reason="a campaign forks, and this system does not"),
 ]
 needs_shim = pytest.mark.skipif(shim.missing() is not None, reason=f"{shim.missing()}")

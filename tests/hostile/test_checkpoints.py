@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from graftcli.errors import CheckpointError
-from graftcli.nets import weights
-from graftcli.nets.pickles import read, sha256_of
+from graftcli.models.loading import checkpoint as weights
+from graftcli.models.loading.safe_pickle import read, sha256_of
 from tests.hostile.checkpoint_mutations import BOMBS, FORMATS, LAYOUTS, damaged, name_of, tensors, whole
 from tests.hostile.measured import MOST_MEMORY, outcomes
 

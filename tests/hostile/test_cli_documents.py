@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from graftcli.api.notebook import NOTEBOOK_FILE, Notebook
+from graftcli.comparison.result_cache import NOTEBOOK_FILE, ResultCache
 from graftcli.report import facts
 from graftcli.report.curves import curves
 from graftcli.report.page import page
-from graftcli.report.shown import Shown, ladder, records, shown, stages
+from graftcli.report.run_view import RunView, ladder, records, shown, stages
 from tests.reports import LADDER, RECORDS, folder_of_run, told
 
 DELETED = object()
@@ -64,7 +64,7 @@ class Reader:
     def __init__(self, folder: Path) -> None:
         self.run, self.drawn = shown(folder, told()), set[str]()
 
-    def draw(self, change: Callable[[Shown], Shown], mark: str) -> None:
+    def draw(self, change: Callable[[RunView], RunView], mark: str) -> None:
         if mark not in self.drawn and len(self.drawn) < 60:
             self.drawn.add(mark)
             page([change(self.run)])
@@ -113,7 +113,7 @@ def test_metrics_jsonl(folder: Path) -> None:
 
 
 def test_cells_json(tmp_path: Path) -> None:
-    book = Notebook(tmp_path)
+    book = ResultCache(tmp_path)
     assert book.once("scores", ["a", 1], lambda: {"accuracy": 0.5, "agreement": [0.25, None]}) is not None
     assert book.once("paces", ["b"], lambda: 3) == 3
     file = tmp_path / NOTEBOOK_FILE
@@ -121,14 +121,14 @@ def test_cells_json(tmp_path: Path) -> None:
     for text in variants(whole):
         file.write_text(text, encoding="utf-8", errors="surrogatepass")
         warnings: list[str] = []
-        book = Notebook(tmp_path, warnings.append)
+        book = ResultCache(tmp_path, warnings.append)
         for kind, depends_on, value in (
             ("scores", ["a", 1], {"accuracy": 0.5, "agreement": [0.25, None]}),
             ("paces", ["b"], 3),
         ):
             assert book.once(kind, depends_on, lambda value=value: value) == value, text[:200]  # type: ignore[misc]
     file.write_text(json.dumps(whole))
-    assert Notebook(tmp_path).once("paces", ["b"], lambda: 4) == 3
+    assert ResultCache(tmp_path).once("paces", ["b"], lambda: 4) == 3
 
 
 def test_a_folder_in_the_place_of_a_file_is_ignored_too(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_folder_in_the_place_of_a_file_is_ignored_too(tmp_path: Path) -> None:
     assert facts.read(tmp_path, warnings.append) is None
     assert ladder(tmp_path / "bench.json", warnings.append) == ()
     assert records(tmp_path / "metrics.jsonl", warnings.append) == []
-    assert not Notebook(tmp_path, warnings.append).knows("cells", 1)
+    assert not ResultCache(tmp_path, warnings.append).knows("cells", 1)
     assert len(warnings) == 4 and all("is ignored" in text for text in warnings)
 
 

@@ -17,7 +17,6 @@ def test_the_corpus_is_large_and_its_documents_differ() -> None:
     assert len(set(names)) == len(names) > 200
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 def test_no_document_runs_anything_or_breaks_its_reader(config_folder: Path) -> None:
     """Every document, each in a process of its own: an exit code that fits, a message, no canary, bounded."""

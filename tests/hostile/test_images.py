@@ -6,15 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graftcli.images import Fit, load
-from graftcli.images.census import survey
-from graftcli.images.limits import Budget, Limits
+from graftcli.images import Preprocess, load
+from graftcli.images.limits import Limits, MemoryBudget
+from graftcli.images.statistics import survey
 from tests.hostile.image_bombs import BOMBS
 from tests.hostile.image_mutations import Hostile, hostile
 from tests.hostile.measured import MOST_MEMORY, outcomes
 from tests.pictures import noise, saved
 
-FIT = Fit((32, 32), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
+PREPROCESS = Preprocess((32, 32), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
 SOUND = ("sound0.png", "sound1.jpg")
 
 
@@ -31,7 +31,7 @@ def outcome_of(folder: Path, one: Hostile) -> str:
     path = folder / one.name
     path.write_bytes(one.data)
     try:
-        found, census = load(folder, FIT, jobs=2), survey(folder, FIT, see=lambda batch: None, jobs=2)
+        found, census = load(folder, PREPROCESS, jobs=2), survey(folder, PREPROCESS, see=lambda batch: None, jobs=2)
     finally:
         path.unlink()
     assert set(SOUND) <= set(found.names) and census.images == len(found.names)
@@ -75,7 +75,7 @@ def test_four_images_of_16_bits_stay_below_two_gigabytes_together(tmp_path: Path
         (folder / f"{name}.{suffix}").write_bytes(data)
 
     def run(case: str) -> str:
-        found = load(folder, FIT, jobs=4)
+        found = load(folder, PREPROCESS, jobs=4)
         return f"{len(found.names)} read, {len(found.broken)} broken"
 
     (one,) = outcomes(["four"], run, limit=60)
@@ -88,7 +88,7 @@ def test_a_folder_of_images_beyond_the_budget_names_each(tmp_path: Path) -> None
         (folder / f"{name}.png").write_bytes(saved(noise(900, 900)))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = load(folder, FIT, jobs=4, limits=Limits(Budget(2**20)))
+        found = load(folder, PREPROCESS, jobs=4, limits=Limits(MemoryBudget(2**20)))
     assert [broken.name for broken in found.broken] == ["a.png", "b.png"]
     assert all("of memory; 1 MiB is the most that is used" in broken.reason for broken in found.broken)
 
@@ -100,5 +100,5 @@ def test_a_hostile_image_is_the_same_again(seed: int) -> None:
 
 def test_pixels_do_not_depend_on_the_budget_of_what_fits_it(tmp_path: Path) -> None:
     folder = sound(tmp_path / "images")
-    one, other = load(folder, FIT), load(folder, FIT, limits=Limits(Budget(2**20)), jobs=3)
+    one, other = load(folder, PREPROCESS), load(folder, PREPROCESS, limits=Limits(MemoryBudget(2**20)), jobs=3)
     assert np.array_equal(one.pixels.numpy(), other.pixels.numpy())

@@ -14,15 +14,15 @@ import pytest
 import torch
 
 from graftcli.errors import CheckpointError
-from graftcli.images.pixels import Fit
-from graftcli.measure.child import Child, ChildError, Limits, Refusal
-from graftcli.measure.ladder import answers
-from graftcli.measure.onnx_facts import SCRIPT, read_onnx
-from graftcli.measure.onnx_session import of_file
+from graftcli.images.pixels import Preprocess
+from graftcli.measure.benchmark import answers
+from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits, Refusal
+from graftcli.measure.onnx.facts import SCRIPT, read_onnx
+from graftcli.measure.onnx.session import of_file
 from tests.files import Tiny, write
 from tests.hostile.onnx_files import HOSTILE
 
-FIT = Fit((16, 16), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")
+PREPROCESS = Preprocess((16, 16), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")
 SECONDS = 2.0
 PIXELS = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -32,7 +32,7 @@ def refusal(name: str, folder: Path, seconds: float = 6.0) -> str:
     path = folder / "w.onnx"
     HOSTILE[name](path)
     with pytest.raises(CheckpointError) as caught:
-        answers(of_file(path, 1, size=(3, 16, 16), seconds=seconds), PIXELS, FIT)
+        answers(of_file(path, 1, size=(3, 16, 16), seconds=seconds), PIXELS, PREPROCESS)
     assert "w.onnx" in caught.value.found and caught.value.mend
     return caught.value.found
 
@@ -116,7 +116,7 @@ def test_a_good_file_is_read_again_when_it_changes_and_its_session_is_shared(tmp
     one, other = of_file(path, 1), of_file(path, 1, name="again")
     assert one.runner is other.runner
     write(path, Tiny(classes=7))
-    assert answers(of_file(path, 1), PIXELS, FIT).shape == (10, 7)
+    assert answers(of_file(path, 1), PIXELS, PREPROCESS).shape == (10, 7)
 
 
 def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
     path = write(tmp_path / "x.onnx", Tiny())
     here = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (wanted,) = here.run(None, {"images": (PIXELS / 255).numpy()})
-    assert np.array_equal(answers(of_file(path, 1), PIXELS, FIT).numpy(), wanted)
+    assert np.array_equal(answers(of_file(path, 1), PIXELS, PREPROCESS).numpy(), wanted)
 
 
 # ---- the child ----
@@ -135,20 +135,20 @@ def test_a_child_that_crashes_is_told_by_its_signal(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import os, signal; input(); os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(ChildError, match=r"ends the process that runs it \(SIGSEGV\)"):
-        Child(script).ask({}, Limits(10, 0))
+        Child(script).ask({}, ChildLimits(10, 0))
 
 
 def test_a_child_that_talks_nonsense_is_no_answer(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("input(); print('[' * 100_000)")
     with pytest.raises(ChildError):
-        Child(script).ask({}, Limits(10, 0))
+        Child(script).ask({}, ChildLimits(10, 0))
 
 
 def test_a_child_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     child = Child(SCRIPT)
     with pytest.raises(Refusal):
-        child.ask({"do": "run", "wanted": True}, Limits(10, 1 << 30))
+        child.ask({"do": "run", "wanted": True}, ChildLimits(10, 1 << 30))
     child.close()
 
 
@@ -157,7 +157,7 @@ def test_a_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     """Idle at once; in a loop without end, when its time is over."""
     onnx.save(onnx.load(write(tmp_path / "x.onnx", Tiny())), tmp_path / "x.onnx")
     code = (
-        "import sys, time; from pathlib import Path; from graftcli.measure.child import Child; "
+        "import sys, time; from pathlib import Path; from graftcli.measure.onnx.child_process import Child; "
         f"child = Child(Path({str(SCRIPT)!r})); print(child._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:

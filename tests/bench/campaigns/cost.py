@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graftcli.api import How, Look, Networks, distill
-from graftcli.api.asked import Asked
-from graftcli.nets import pickles, tensor_file
-from graftcli.store import rows
+from graftcli.api import ModelPair, PreprocessOptions, TrainOptions, distill
+from graftcli.models.loading import safe_pickle as pickles
+from graftcli.models.loading import tensor_file
+from graftcli.runs.config import RunConfig
+from graftcli.store import row_file as rows
 
 NETS = Path(__file__).resolve().parents[2] / "nets.py"
 
@@ -49,13 +50,15 @@ def main() -> None:
         (pickles, "check_zip", "CRCs of the checkpoint"),
     ):
         setattr(module, name, timed(spent, what, getattr(module, name)))
-    networks = Networks(
+    networks = ModelPair(
         f"{NETS}:resnet(depth=56)",
         f"{NETS}:resnet(depth=20)",
         teacher_checkpoint=str(data / "teachers" / "resnet56-4bfd9763.th"),
     )
-    how = How(steps_scale=given.scale, cache_gb=given.cache_gb)
-    asked = Asked(networks, str(data / "10shot-draw0"), None, Look(img_size=(32, 32), crop_pct=1.0), how)
+    how = TrainOptions(steps_scale=given.scale, cache_gb=given.cache_gb)
+    asked = RunConfig(
+        networks, str(data / "10shot-draw0"), None, PreprocessOptions(img_size=(32, 32), crop_pct=1.0), how
+    )
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
         distill(asked, out=Path(folder) / "run")

@@ -38,11 +38,11 @@ _LAZY = (
 
 # constants of graftcli that a child changes, so that a run of a second writes what a run of an hour writes
 FREQUENT = {
-    "graftcli.graft.fit._KEEP_EVERY": 0.0,  # seconds between two states of a task
-    "graftcli.graft.layerwise._KEEP_EVERY": 0.0,
-    "graftcli.store.diary._KEEP_EVERY": 0.0,  # seconds between two notes of the teacher cache
-    "graftcli.graft.looks._SEEN_EACH": 1,  # a run this short makes no synthetic images otherwise
-    "graftcli.graft.looks._LEAST": 4,
+    "graftcli.graft.training.loop._KEEP_EVERY": 0.0,  # seconds between two states of a task
+    "graftcli.graft.layerwise.stage._KEEP_EVERY": 0.0,
+    "graftcli.store.cache_progress._KEEP_EVERY": 0.0,  # seconds between two notes of the teacher cache
+    "graftcli.graft.data.view_counts._SEEN_EACH": 1,  # a run this short makes no synthetic images otherwise
+    "graftcli.graft.data.view_counts._LEAST": 4,
 }
 _CORES = itertools.cycle(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 

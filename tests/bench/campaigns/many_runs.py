@@ -70,12 +70,12 @@ def _entries(folder: str) -> int:
 
 def run_once(place: Place, out: Path, seed: int) -> None:
     """One distillation through the Python API, as a notebook has it."""
-    from graftcli.api import Asked, How, Networks, distill
+    from graftcli.api import ModelPair, RunConfig, TrainOptions, distill
 
     nets = place.folder / "nets.py"
-    networks = Networks(f"{nets}:big", f"{nets}:small", teacher_checkpoint=str(place.folder / "teacher.pth"))
-    how = How(overrides=_SETTINGS, batch=8, seed=seed, device="cpu", cache_gb=0.00008)
-    distill(Asked(networks, str(place.folder / "photos"), how=how), out=out)
+    networks = ModelPair(f"{nets}:big", f"{nets}:small", teacher_checkpoint=str(place.folder / "teacher.pth"))
+    how = TrainOptions(overrides=_SETTINGS, batch=8, seed=seed, device="cpu", cache_gb=0.00008)
+    distill(RunConfig(networks, str(place.folder / "photos"), how=how), out=out)
     shutil.rmtree(out)
 
 

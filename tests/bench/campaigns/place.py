@@ -143,7 +143,7 @@ def _checkpoint(folder: Path) -> None:
 
 def _trust(code: Path) -> None:
     """Both networks may be built again out of a run's documents."""
-    from graftcli.nets import trust
+    from graftcli.models.loading import trust
 
     digest = hashlib.sha256(code.read_bytes()).hexdigest()
     trust.add(trust.Trusted(digest, call, str(code), "2026-01-01T00:00:00+00:00") for call in ("big", "small"))

@@ -1,0 +1,1 @@
+"""The models and files that `graftcli bench` measures."""

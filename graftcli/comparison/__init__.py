@@ -1,0 +1,1 @@
+"""Grids of runs: cells, budgets, fingerprints and cached scores."""

@@ -1,0 +1,25 @@
+"""ONNX files as onnxruntime runs them."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from graftcli.formats.graph import IMAGES, LOGITS
+from graftcli.formats.parity import Runner
+
+
+def runner(model: bytes | onnx.ModelProto) -> Runner:
+    """The file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    data = model if isinstance(model, bytes) else model.SerializeToString()
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+    def run(images: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(session.run([LOGITS], {IMAGES: images})[0])
+
+    return run

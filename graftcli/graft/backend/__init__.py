@@ -1,0 +1,1 @@
+"""Precision, memory format, BatchNorm policy and frozen copies."""

@@ -1,0 +1,1 @@
+"""Views of the training images and the cached teacher features for them."""

@@ -1,0 +1,1 @@
+"""Methods that solve or train one layer after another."""

@@ -1,0 +1,1 @@
+"""Grafting and folding: seams, adapters, merging, hybrids."""

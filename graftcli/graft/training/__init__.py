@@ -1,0 +1,1 @@
+"""Training tasks: what moves, towards which target, and how it is judged."""

@@ -1,0 +1,1 @@
+"""ONNX files, described and run in a child process with limits."""

@@ -1,0 +1,1 @@
+"""Networks: loading them, tracing them, and where to cut them. Nothing here knows images or training."""

@@ -1,0 +1,1 @@
+"""Model specifications, checkpoints and saved networks -> modules."""

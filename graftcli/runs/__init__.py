@@ -1,0 +1,1 @@
+"""One distillation: its config, its preparation, running and resuming it, and its result."""

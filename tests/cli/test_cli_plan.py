@@ -1,0 +1,223 @@
+"""`plan` and `inspect` as a stranger meets them: what they print, and one clear message for each fault."""
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from graftcli.cli import app
+
+HOSTILE = Path(__file__).parents[1] / "odd_networks.py"
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words))
+
+
+def plan(teacher: str, student: str, *more: str) -> Result:
+    return call("plan", "--teacher", teacher, "--student", student, *more)
+
+
+def theirs(factory: str) -> str:
+    return f"{HOSTILE}:{factory}"
+
+
+def test_the_table_names_blocks_seams_totals_and_whether_the_student_is_stock() -> None:
+    told = plan("torchvision:resnet34", "torchvision:resnet18", "--img-size", "64")
+    assert told.exit_code == 0, told.stderr
+    for said in ("layer3", "identity", "stock", "torchvision", "21,797,672", "11,689,512", "9,536", "513,000"):
+        assert said in told.output, said
+
+
+def test_the_json_document_has_the_agreed_form() -> None:
+    told = plan("timm:resnet50", "timm:mobilenetv3_large_100", "--img-size", "64", "--json")
+    found = json.loads(told.output)
+    assert {"name", "source", "params", "macs", "stem", "head"} <= found["teacher"].keys()
+    assert found["img_size"] == [3, 64, 64]
+    assert found["stock"] is True
+    assert [block["index"] for block in found["blocks"]] == [1, 2, 3, 4]
+    for block in found["blocks"]:
+        for role in ("teacher", "student"):
+            assert {"first", "last", "params", "macs", "in", "out"} == block[role].keys()
+    seams = [block["seam"] for block in found["blocks"]]
+    assert seams[-1] is None
+    assert seams[0] == {"kind": "adapter", "folds": "forward", "into": ["blocks.2.0.conv_pw"], "blocker": None}
+
+
+def test_inspect_lists_cuts_and_with_all_every_place() -> None:
+    few, every = (
+        json.loads(call("inspect", "torchvision:resnet18", "--img-size", "64", "--json", *more).output)["cuts"]
+        for more in ((), ("--all",))
+    )
+    assert [cut["after"] for cut in few] == ["layer1", "layer2", "layer3"]
+    assert few[0]["forward"]["into"] == ["layer2.0.conv1", "layer2.0.downsample.0"]
+    assert {cut["after"] for cut in few} < {cut["after"] for cut in every}
+    assert "layer2" in call("inspect", "torchvision:resnet18", "--img-size", "64").output
+
+
+def test_a_chain_is_cut_through_its_stages_and_a_peeking_module_kept_whole() -> None:
+    for factory in ("chain", "inside"):
+        told = plan(theirs(factory), theirs("plain"), "--img-size", "32", "--json")
+        assert told.exit_code == 0, told.stderr
+        assert len(json.loads(told.output)["blocks"]) == 3
+
+
+def test_a_channels_last_network_is_like_any_other() -> None:
+    assert plan(theirs("channels_last"), theirs("plain"), "--img-size", "32").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((theirs("plain"), theirs("eleven"), "--img-size", "24"), 3, ("12x12", "11x11")),
+        ((theirs("one_size"), theirs("plain"), "--img-size", "32"), 3, ("OneSize", "cannot be cut")),
+        ((theirs("two_inputs"), theirs("plain"), "--img-size", "32"), 3, ("TwoInputs", "'y'")),
+        ((theirs("dict_output"), theirs("plain"), "--img-size", "32"), 3, ("DictOutput", "dict")),
+        ((theirs("wild"), theirs("plain"), "--img-size", "32"), 3, ("Wild", "odd_networks.py")),
+        ((theirs("plain"), theirs("insists"), "--img-size", "32"), 3, ("7", "10")),
+        (("torchvision:vgg11", "torchvision:resnet18", "--img-size", "8"), 3, ("8x8", "--img-size")),
+        (("resnet34x", "resnet18"), 3, ("`resnet34x`", "resnet34,")),
+        (("missing.pth", "resnet18"), 6, ("missing.pth",)),
+        ((theirs("nothing"), "resnet18"), 3, ("`nothing`", "two_inputs")),
+        (("resnet18", "resnet18", "--img-size", "x"), 2, ("--img-size",)),
+    ],
+)
+def test_each_fault_has_one_message_and_its_code(words: tuple[str, ...], code: int, said: tuple[str, ...]) -> None:
+    told = plan(*words)
+    assert told.exit_code == code, told.stderr
+    assert all(part in told.stderr for part in said), told.stderr
+    assert "Traceback" not in told.stderr
+    assert told.stdout == ""
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.path,)
+
+
+def test_hostile_files_get_a_message_and_run_nothing(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    files = {
+        "trap.pth": pickle.dumps({"state_dict": Trap(sprung)}),
+        "text.pth": b"these are my weights, honestly",
+        "empty.pth": b"",
+        "cut.safetensors": b'\x40\x00\x00\x00\x00\x00\x00\x00{"conv1.weight":',
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        told = plan("torchvision:resnet18", "torchvision:resnet18", "--teacher-checkpoint", str(tmp_path / name))
+        assert told.exit_code == 6, (name, told.stderr)
+        assert name in told.stderr
+        assert "Traceback" not in told.stderr
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "seconds"),
+    [("resnet34", "resnet18", 3.0), ("efficientnet_b4", "mobilenetv3_small_100", 10.0)],
+)
+def test_a_plan_is_quick(teacher: str, student: str, seconds: float) -> None:
+    program = (
+        "import time, torch, timm, torchvision; start = time.process_time();"
+        "from typer.testing import CliRunner; from graftcli.cli import app;"
+        f"told = CliRunner().invoke(app, ['plan', '--teacher', '{teacher}', '--student', '{student}']);"
+        "assert told.exit_code == 0, told.stderr; print(time.process_time() - start)"
+    )
+    root = HOSTILE.parents[1]
+    times = [
+        float(
+            subprocess.run(
+                [sys.executable, "-W", "ignore", "-c", program], cwd=root, capture_output=True, check=True
+            ).stdout
+        )
+        for _ in range(2)
+    ]
+    assert min(times) < seconds
+
+
+# ---- what a person reads ----
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student"),
+    [
+        ("torchvision:resnet34", "torchvision:resnet18"),
+        ("timm:resnet50", "timm:mobilenetv3_large_100"),
+        ("timm:vgg16_bn", "timm:resnet18"),
+    ],
+)
+def test_the_table_fits_a_terminal_of_a_hundred_columns(
+    teacher: str, student: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    told = plan(teacher, student, "--img-size", "64").stdout
+    table = told.partition("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 100
+    assert len(table) == 2 + 2 * 4 + 2, "a head, two lines a block, two lines for all: no cell is broken"
+
+
+def test_the_student_s_lines_say_what_is_saved_and_what_is_not() -> None:
+    told = plan("torchvision:resnet18", "torchvision:resnet34", "--img-size", "64").stdout
+    assert "(+86%)" in told, "more is shown as more"
+    assert "(-53%)" in plan("torchvision:resnet34", "torchvision:resnet18", "--img-size", "64").stdout
+
+
+def test_each_seam_has_a_line_that_says_where_it_goes_or_why_it_stays() -> None:
+    folds = plan("timm:resnet50", "timm:mobilenetv3_large_100", "--img-size", "64").stdout
+    assert "seam behind block 1: adapter 256 to 24 channels, folds forward into blocks.2.0.conv_pw" in folds
+    stays = plan("timm:deit_small_patch16_224", "timm:deit_tiny_patch16_224", "--img-size", "32").stdout
+    assert "stays in the student: read by `blocks.3.norm1` (LayerNorm); made by `add` in `blocks.2`" in stays
+    assert "stock: NO, the adapters behind blocks 1, 2, 3 stay in the student" in stays
+
+
+def test_inspect_says_how_a_network_without_natural_cuts_is_cut_or_that_it_is_not() -> None:
+    told = call("inspect", "timm:test_vit", "--img-size", "64").stdout
+    assert "Its maps never shrink: cut at equal shares of the work." in told and "blocks.0" in told
+    branches = call("inspect", "timm:crossvit_tiny_240")
+    assert branches.exit_code == 0
+    assert "It cannot be cut" in branches.stdout
+
+
+def test_inspect_names_modules_that_are_kept_whole() -> None:
+    told = call("inspect", theirs("inside"), "--img-size", "32").stdout
+    assert "note: `b.0` is kept whole: its code depends on the numbers" in told and "odd_networks.py:" in told
+    found = json.loads(call("inspect", theirs("inside"), "--img-size", "32", "--json").stdout)
+    assert list(found["opaque"]) == ["b.0"]
+    assert found.keys() == {"name", "source", "weights", "params", "macs", "img_size", "by_work", "cuts", "opaque"}
+    assert found["cuts"][0].keys() == {"after", "shape", "layout", "size", "forward", "backward"}
+
+
+# ---- settings ----
+
+
+def test_a_variable_stands_for_an_option_and_the_option_goes_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAFTCLI_IMG_SIZE", "96x160")
+    monkeypatch.setenv("GRAFTCLI_STUDENT", "torchvision:resnet18")
+    monkeypatch.setenv("GRAFTCLI_BLOCKS_COUNT", "3")
+    monkeypatch.setenv("GRAFTCLI_JSON", "1")
+    found = json.loads(call("plan", "--teacher", "torchvision:resnet34").stdout)
+    assert found["img_size"] == [3, 96, 160] and len(found["blocks"]) == 3
+    found = json.loads(call("plan", "--teacher", "torchvision:resnet34", "--img-size", "64").stdout)
+    assert found["img_size"] == [3, 64, 64]
+
+
+def test_classes_and_channels_are_the_teachers_unless_flags_say_otherwise() -> None:
+    words = ("--num-classes", "7", "--in-chans", "1", "--img-size", "64", "--json")
+    found = json.loads(plan("torchvision:resnet34", "timm:resnet18", *words).stdout)
+    assert found["img_size"] == [1, 64, 64]
+    assert found["blocks"][-1]["student"]["out"] == found["blocks"][-1]["teacher"]["out"] == [7]
+
+
+def test_the_number_of_threads_is_given_back() -> None:
+    threads = torch.get_num_threads()
+    plan(theirs("plain"), theirs("plain"), "--img-size", "32")
+    plan(theirs("wild"), theirs("plain"), "--img-size", "32")
+    assert torch.get_num_threads() == threads

@@ -1,0 +1,208 @@
+"""`graftcli report`, and the report at the end of a run: real runs, real folders."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from graftcli.cli import app
+from graftcli.report import facts, writing
+from graftcli.store.run_file import write_run
+from tests.nets import randomise, resnet
+from tests.reports import folder_of_run
+
+HERE = Path(__file__).resolve().parents[1]
+NETS = HERE / "nets.py"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, one of them broken, and a teacher's weights."""
+    folder = tmp_path_factory.mktemp("place")
+    generator = np.random.default_rng(0)
+    (folder / "photos").mkdir()
+    for i in range(8):
+        pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
+    (folder / "photos" / "torn.png").write_bytes(b"\x89PNG")
+    torch.manual_seed(0)
+    torch.save(randomise(resnet(depth=8)).state_dict(), folder / "teacher.pth")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "argv", ["graftcli", "distill", "as", "typed"])
+    yield
+    torch.set_num_threads(threads)
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, [*words])
+
+
+def trained(out: str, *more: str) -> Result:
+    networks = ("--teacher", f"{NETS}:resnet(depth=8)", "--teacher-checkpoint", "teacher.pth")
+    student = ("--student", f"{NETS}:resnet(depth=8)", "--images", "photos", "--out", out)
+    quick = ("--steps-scale", "0.005", "--batch", "4", "--set", "freeze=none", "--quiet")
+    return call("distill", *networks, *student, *quick, *more)
+
+
+@pytest.fixture(scope="module")
+def finished(place: Path, request: pytest.FixtureRequest) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["graftcli", "distill", "as", "typed"])
+        told = trained("run")
+    assert told.exit_code == 0, told.output + told.stderr
+    return place / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the run that a test may spoil."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_run_ends_with_its_report(finished: Path) -> None:
+    text = (finished / "report.html").read_text()
+    for part in ("The plan", "graftcli distill as typed", "disagree most", "left out: torn.png", "graft", "finish"):
+        assert part in text, part
+    told = facts.read(finished)
+    assert told is not None and told.compared is not None
+    assert told.compared.images == 8 and len(told.compared.worst) == 8
+    assert "torn.png" in json.loads((finished / "run.json").read_text())["sessions"][0]["warnings"][0]
+
+
+def test_it_is_written_anew_from_the_folder_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = (run / "report.html").read_text()
+    (run / "report.html").unlink()
+    monkeypatch.chdir(run)  # from where neither weights nor images are found
+    told = call("report", ".", "--json", "--quiet")
+    assert told.exit_code == 0, told.stderr
+    assert json.loads(told.stdout) == {"file": "report.html", "runs": ["."]}
+    assert (run / "report.html").read_text() == before.replace('<td class="text">run</td>', '<td class="text">.</td>')
+
+
+def test_without_report_json_the_networks_are_asked_again(run: Path) -> None:
+    before = facts.read(run)
+    (run / "report.json").unlink()
+    told = call("report", str(run), "--quiet", "--trust-code")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert facts.read(run) == before
+
+
+def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: Path) -> None:
+    (run / "report.json").unlink()
+    words = [sys.executable, "-m", "graftcli", "report", str(run), "--quiet"]
+    told = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert told.returncode == 6 and "asks to run code" in told.stderr and "--trust-code" in told.stderr
+    assert facts.read(run) is None
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "said", "plan"),
+    [
+        ("photos", "the images in", True),
+        ("weights", "the teacher&#39;s weights are not the run&#39;s", True),
+        ("teacher", "lacks the plan and the pictures", False),
+    ],
+)
+def test_what_is_not_the_runs_any_more_is_left_out_and_named(
+    run: Path, place: Path, spoilt: str, said: str, plan: bool
+) -> None:
+    (run / "report.json").unlink()
+    file = place / "photos" / "0.png" if spoilt == "photos" else place / "teacher.pth"
+    kept = file.read_bytes()
+    try:
+        if spoilt == "weights":
+            torch.save(randomise(resnet(depth=8), seed=9).state_dict(), file)
+        else:
+            file.unlink()
+        told = call("report", str(run), "--quiet", "--trust-code")
+    finally:
+        file.write_bytes(kept)
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "warning" in told.stderr
+    text = (run / "report.html").read_text()
+    assert said in text and ("The plan" in text) == plan and "disagree most" not in text
+    assert not (run / "report.json").exists()
+
+
+def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
+    document = json.loads((run / "run.json").read_text())
+    write_run(run, {key: document[key] for key in document if key not in ("result", "files")} | {"status": "running"})
+    (run / "report.json").unlink()
+    told = call("report", str(run), "--quiet", "--trust-code")
+    assert told.exit_code == 0, told.output + told.stderr
+    text = (run / "report.html").read_text()
+    assert "not finished" in text and "The plan" in text
+
+
+def test_several_runs_are_compared_here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = folder_of_run(tmp_path / "other")
+    monkeypatch.chdir(tmp_path)
+    told = call("report", str(finished), str(other), str(finished), "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "2 runs compared" in (tmp_path / "report.html").read_text()
+    assert "warning" in told.stderr  # nothing is known of the other's networks
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["nowhere"], 2, "nowhere"),
+        (["run", "--out", "."], 2, "is a folder"),
+        (["run", "--out", "teacher.pth"], 2, "--overwrite"),
+        (["run", "--out", "teacher.pth/page.html"], 7, "is a file"),
+        ([], 2, "RUN"),
+    ],
+)
+def test_a_stranger_is_told_what_is_wrong(finished: Path, words: list[str], code: int, said: str) -> None:
+    told = call("report", *words)
+    assert told.exit_code == code, told.output + told.stderr
+    assert said in told.stderr and "Traceback" not in told.stderr
+
+
+def test_another_file_is_replaced_only_where_that_is_said(finished: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.html"
+    file.write_text("mine")
+    assert call("report", "run", "--out", str(file), "--quiet").exit_code == 2 and file.read_text() == "mine"
+    assert call("report", "run", "--out", str(file), "--quiet", "--overwrite").exit_code == 0
+    first = file.read_bytes()
+    assert call("report", "run", "--out", str(file), "--quiet").exit_code == 0 and file.read_bytes() == first
+
+
+def test_a_fault_of_the_report_is_told_and_fails_no_run(
+    finished: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: object) -> str:
+        raise ZeroDivisionError("no page today")
+
+    monkeypatch.setattr(writing, "page", broken)
+    told = trained("faulty")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "no page today" in told.stderr and "graftcli report faulty" in told.stderr
+    assert json.loads((place / "faulty" / "run.json").read_text())["status"] == "finished"
+    weights = [(place / name / "model.safetensors").read_bytes() for name in ("run", "faulty")]
+    assert weights[0] == weights[1] and not (place / "faulty" / "report.html").exists()
+
+
+def test_a_run_that_begins_anew_leaves_no_report_of_the_old_one(finished: Path, place: Path) -> None:
+    folder = folder_of_run(place / "anew", ladder=[])
+    for name in ("report.html", "report.json"):
+        (folder / name).write_text("old")
+    assert trained("anew", "--overwrite").exit_code == 0
+    assert "old" not in ((folder / name).read_text() for name in ("report.html", "report.json"))
+    assert not (folder / "bench.json").exists()

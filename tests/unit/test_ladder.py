@@ -1,0 +1,120 @@
+"""The ladder: whatever runs a network, it answers the same and is measured alike."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from graftcli.errors import CheckpointError
+from graftcli.images.pixels import Preprocess
+from graftcli.measure.benchmark import Candidate, answers, ladder, ladder_json, of_module
+from graftcli.measure.latency import in_turns
+from graftcli.measure.onnx.session import of_file
+from tests.files import Tiny, write
+from tests.nets import randomise
+
+PREPROCESS = Preprocess((16, 16), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")  # what a graph that divides by 255 sees
+
+
+@pytest.fixture
+def tiny() -> Tiny:
+    torch.manual_seed(0)
+    return randomise(Tiny()).eval()
+
+
+@pytest.fixture
+def pixels() -> Tensor:
+    return torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def rungs(tiny: Tiny, folder: Path) -> list[Candidate]:
+    files = [
+        write(folder / "fp32.onnx", tiny),
+        write(folder / "fp16.onnx", tiny, kind="float16"),
+        write(folder / "static.onnx", tiny, batch=4),
+        write(folder / "pixels.onnx", tiny, kind="uint8", channels_last=True),
+    ]
+    return [of_module("teacher", tiny, (3, 16, 16)), *(of_file(file, 1) for file in files)]
+
+
+def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
+    labels = tiny(pixels / 255).argmax(1)
+    found = ladder(rungs(tiny, tmp_path), pixels, PREPROCESS, labels=labels, batch=4, seconds=0)
+    assert [(one.name, one.format, one.precision) for one in found] == [
+        ("teacher", "pytorch", "fp32"),
+        ("fp32.onnx", "onnx", "fp32"),
+        ("fp16.onnx", "onnx", "fp16"),
+        ("static.onnx", "onnx", "fp32"),
+        ("pixels.onnx", "onnx", "fp32"),
+    ]
+    assert all(one.agreement == 1 and one.top1 == 1 and one.images == 10 for one in found)
+    assert len({one.macs for one in found}) == 1
+
+
+def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
+    found = {one.name: one for one in ladder(rungs(tiny, tmp_path), pixels, PREPROCESS, batch=4, seconds=0)}
+    assert set(found["teacher"].latency_ms) == {"1", "4"}
+    assert set(found["static.onnx"].latency_ms) == {"4"}
+    assert found["teacher"].ratio == 1 and found["static.onnx"].ratio is None
+    speed = 1e3 * 4 / found["static.onnx"].latency_ms["4"].median
+    assert found["static.onnx"].images_per_second == pytest.approx(speed)
+
+
+def test_a_work_in_another_process_is_timed_by_its_own_clock() -> None:
+    assert in_turns({"far": lambda: 0.5}, seconds=0)["far"].median == 500
+
+
+def test_logits_are_one_row_for_each_image(pixels: Tensor) -> None:
+    class Averaging(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).mean(0)
+
+    with pytest.raises(CheckpointError, match="`x` gives 5 for 10 images; logits are 10xclasses"):
+        answers(of_module("x", Averaging(), (3, 16, 16)), pixels, PREPROCESS)
+
+
+def test_threads_are_pinned_while_it_runs_and_given_back(tiny: Tiny, pixels: Tensor) -> None:
+    seen: list[int] = []
+
+    class Watching(Tiny):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.get_num_threads())
+            return super().forward(x)
+
+    rung = of_module("x", Watching(), (3, 16, 16))
+    seen.clear()
+    before = torch.get_num_threads()
+    (found,) = ladder([rung], pixels, PREPROCESS, batch=1, threads=3, seconds=0)
+    assert set(seen) == {3} and found.threads == 3
+    assert torch.get_num_threads() == before
+
+
+def test_on_noise_only_time_is_measured(tiny: Tiny, pixels: Tensor) -> None:
+    (found,) = ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, compared=False, batch=2, seconds=0)
+    assert (found.agreement, found.top1, found.images) == (None, None, 0)
+    assert set(found.latency_ms) == {"1", "2"}
+
+
+def test_networks_of_other_classes_are_not_compared(tiny: Tiny, pixels: Tensor) -> None:
+    others = [of_module("a", tiny, (3, 16, 16)), of_module("b", Tiny(classes=7), (3, 16, 16))]
+    found = ladder(others, pixels, PREPROCESS, batch=1, seconds=0)
+    assert (found[0].agreement, found[1].agreement) == (1, None)
+
+
+def test_measuring_changes_no_weight(tiny: Tiny, pixels: Tensor) -> None:
+    before = {name: value.clone() for name, value in tiny.state_dict().items()}
+    ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
+    assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
+
+
+def test_the_document_is_plain(tiny: Tiny, pixels: Tensor) -> None:
+    (found,) = ladder_json(ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0))
+    assert set(found["latency_ms"]["2"]) == {"median", "p95", "runs"}
+    assert found["bytes"] == 4 * found["params"]
+
+
+def test_a_file_that_takes_no_images_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "torn.onnx").write_bytes(write(tmp_path / "x.onnx", tiny).read_bytes()[:200])
+    with pytest.raises(CheckpointError, match=r"torn\.onnx"):
+        of_file(tmp_path / "torn.onnx", 1)

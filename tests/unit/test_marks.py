@@ -1,0 +1,68 @@
+"""What counts as a change of the files behind a name, and what does not."""
+
+from pathlib import Path
+
+import pytest
+
+from graftcli.comparison.fingerprint import state_of
+from graftcli.models.loading.model_spec import from_anywhere
+
+
+@pytest.fixture(autouse=True)
+def afresh() -> None:
+    state_of.cache_clear()
+
+
+def changed(text: str, file: Path) -> bool:
+    before = state_of(text)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"another size")
+    state_of.cache_clear()
+    return bool(state_of(text) != before)
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("{here}/net.py:small(depth=8)", "net.py"),
+        ("{here}/weights.pth", "weights.pth"),
+        ("{here}/photos", "photos/cat/1.png"),
+        ("local-dir:{here}/model", "model/pytorch_model.bin"),
+        ("{here}/run", "run/model.safetensors"),
+    ],
+)
+def test_other_files_are_a_change(tmp_path: Path, text: str, file: str) -> None:
+    for name in ("net.py", "weights.pth", "photos/cat/1.png", "model/pytorch_model.bin", "run/graft.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert changed(text.format(here=tmp_path), tmp_path / file)
+
+
+def test_a_change_behind_a_link_is_one(tmp_path: Path) -> None:
+    (tmp_path / "all/cat").mkdir(parents=True)
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few/cat").symlink_to(tmp_path / "all/cat", target_is_directory=True)
+    assert changed(str(tmp_path / "few"), tmp_path / "all/cat/1.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "file"),
+    [
+        ("{here}/photos", "photos/.DS_Store"),
+        ("{here}/photos", "photos/@eaDir/1.png"),
+        ("{here}/run", "run/report.html"),
+        ("{here}/run", "run/.lock"),
+        ("torchvision:resnet18", "other"),
+        ("prune:l1=0.5", "other"),
+    ],
+)
+def test_what_nobody_reads_is_none(tmp_path: Path, text: str, file: str) -> None:
+    for name in ("photos/1.png", "run/graft.json"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert not changed(text.format(here=tmp_path), tmp_path / file)
+
+
+def test_a_spec_may_be_longer_than_the_name_of_a_file() -> None:
+    spec = f"drop:{','.join(f'stages.{i}.blocks.{j}' for i in range(4) for j in range(6))}"
+    assert state_of(spec) is None and from_anywhere(spec) == spec

@@ -1,0 +1,102 @@
+"""One layer against the papers' formulas, on tensors small enough to check by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftcli.graft.initialize.adapters import rows
+from graftcli.graft.layerwise.layer_pairs import LayerPair, folded
+from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, solve
+from graftcli.graft.training.tasks import Task
+from graftcli.recipe import Stage
+from tests.engine import MemoryUnit, context, recipe
+
+ROW = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 3, 4])  # of 4 outputs and 5 inputs
+
+
+def stage(**changes: Any) -> Stage:
+    said = {"name": "layer", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "steps": 2, "batch": 4}
+    return recipe(stages=[{**said, **changes}]).stages[0]
+
+
+def layer(norm: bool = True) -> LayerPair:
+    """Three of the outputs of a teacher's convolution with BatchNorm folded in, out of four of its inputs."""
+    torch.manual_seed(0)
+    theirs, last = nn.Conv2d(5, 4, 3, padding=1).double(), nn.Conv2d(4, 3, 3, padding=1, bias=False).double()
+    with torch.no_grad():
+        last.weight.copy_(theirs.weight[ROW[0]][:, ROW[1]])
+    behind = nn.BatchNorm2d(3).double().eval() if norm else None
+    return LayerPair("conv", "conv", "conv", (), last, behind, theirs, *ROW)
+
+
+def seen() -> LayerInputs:
+    generator = torch.Generator().manual_seed(1)
+    theirs = [torch.randn(count, 5, 6, 6, generator=generator, dtype=torch.float64) for count in (4, 4, 3)]
+    noise = torch.randn(4, 4, 6, 6, generator=generator, dtype=torch.float64)
+    return LayerInputs([x[:, ROW[1]] + 0.3 * noise[: len(x)] for x in theirs], theirs)
+
+
+def mean_square(value: Tensor) -> float:
+    return float(value.square().mean())
+
+
+def test_fskd_is_numpys_least_squares_of_what_the_layer_gives() -> None:
+    made, views = layer(), seen()
+    with torch.no_grad():
+        given = torch.cat([rows(made.run(x), 1) for x in views.own])
+        wanted = torch.cat([rows(made.wanted(x), 1) for x in views.theirs])
+        before, _ = folded(made)
+    solve(made, views, stage(optimizer="least-squares", input="student", ridge=1e-15))
+    expected = np.linalg.lstsq(given.numpy(), wanted.numpy(), rcond=None)[0].T
+    assert np.allclose(folded(made)[0].numpy(), np.tensordot(expected, before.numpy(), 1), atol=1e-6)
+    with torch.no_grad():
+        after = torch.cat([rows(made.run(x), 1) for x in views.own])
+    assert np.allclose(after.numpy(), given.numpy() @ expected.T, atol=1e-6)
+
+
+def test_nothing_is_mended_where_nothing_is_missed() -> None:
+    """The student's features are the teacher's, and the layer is whole: Q is the identity, with any ridge."""
+    made = layer(norm=False)
+    whole = torch.arange(4), torch.arange(5)
+    same = LayerPair("conv", "conv", "conv", (), made.theirs, None, made.theirs, *whole)
+    before = made.theirs.weight.detach().clone()
+    for way in ("outputs", "inputs"):
+        share = solve(same, LayerInputs(seen().theirs, seen().theirs), stage(optimizer="least-squares", solve=way))
+        assert share < 1e-12
+        assert torch.allclose(made.theirs.weight, before, rtol=0, atol=1e-9)
+
+
+def test_grail_makes_a_channel_again_that_the_others_tell_of() -> None:
+    """The channel that went is a sum of two that stayed: nothing is lost."""
+    made, views = layer(), seen()
+    for x in views.theirs:
+        x[:, 2] = 2 * x[:, 0] - x[:, 4]
+    share = solve(made, views, stage(optimizer="least-squares", solve="inputs", ridge=1e-12))
+    assert share < 1e-9
+    with torch.no_grad():
+        for x in views.theirs:
+            assert torch.allclose(made.run(made.kept_of(x)), made.wanted(x), atol=1e-4)
+
+
+@pytest.mark.parametrize("mu", [0.0, 0.6, 1.0])
+def test_cross_distillation_is_correction_and_imitation(mu: float, tmp_path: Path) -> None:
+    """mu |W_s(x_t) - W_t(x_t)|² + (1 - mu) |W_s(x_s) - W_t(x_s)|², each over its elements, all over one number."""
+    made, views = layer(norm=False), seen()
+    with torch.no_grad():
+        made.last.weight.add_(0.1)
+    asked = stage(input="mix", mu=mu, lr=1e-3)
+    training = LayerTrainer(Task("layer-1", asked, 0, (1,)), made, views, context(tmp_path), MemoryUnit())
+    index = training.order.at(0)
+    x_t, x_s = torch.cat(list(views.theirs))[index], torch.cat(list(views.own))[index]
+    with torch.no_grad():
+        correction = made.last(x_t[:, ROW[1]]) - made.theirs(x_t)[:, ROW[0]]
+        zeros = torch.zeros_like(x_t)
+        zeros[:, ROW[1]] = x_s
+        imitation = made.last(x_s) - made.theirs(zeros)[:, ROW[0]]
+        scale = mean_square(torch.cat([made.wanted(x) for x in views.theirs]))
+    expected = mu * mean_square(correction) + (1 - mu) * mean_square(imitation)
+    assert float(training.error().detach()) == pytest.approx(expected / scale, rel=1e-5)

@@ -1,0 +1,232 @@
+"""Two networks -> the places at which they meet: equal maps, in order, or one message that shows both sides."""
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from graftcli.errors import GraftError, PairError, UsageError
+from graftcli.models.cuts.automatic_cuts import cuts, work_before
+from graftcli.models.cuts.pairing import CutOptions, Pair, pair
+from graftcli.models.tracing.trace import Traced, trace
+from tests.nets import resnet
+from tests.odd_networks import Plain
+
+
+def traced(network: nn.Module, size: int = 64) -> Traced:
+    return trace(network, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+def of(name: str, size: int = 64, **kwargs: Any) -> Traced:
+    """torchvision's network of this name, else timm's."""
+    if name in torchvision.models.list_models():
+        return traced(torchvision.models.get_model(name, num_classes=10, **kwargs), size)
+    return traced(timm.create_model(name, num_classes=10, **kwargs), size)
+
+
+def vit(depth: int = 4, **kwargs: Any) -> Traced:
+    return of("deit_tiny_patch16_224", img_size=64, depth=depth, embed_dim=48, num_heads=3, **kwargs)
+
+
+def names(pairs: list[Pair]) -> list[tuple[str, str]]:
+    return [(ours.name, theirs.name) for ours, theirs in pairs]
+
+
+def refusal(teacher: Traced, student: Traced, choice: CutOptions | None = None) -> GraftError:
+    with pytest.raises(GraftError) as caught:
+        pair(teacher, student, choice or CutOptions())
+    assert caught.value.mend
+    return caught.value
+
+
+# ---- where both shrink ----
+
+
+def test_equal_sizes_meet() -> None:
+    found = pair(of("resnet18"), of("mobilenet_v2"), CutOptions())
+    assert names(found) == [("layer1", "features.3"), ("layer2", "features.6"), ("layer3", "features.13")]
+    assert all(ours.size == theirs.size for ours, theirs in found)
+
+
+def test_what_only_one_network_has_is_passed_over() -> None:
+    """A ResNet for small images starts at a size that the other never sees."""
+    found = pair(traced(resnet(20), 32), of("resnet18", 128), CutOptions())
+    assert [ours.size for ours, _ in found] == [(32, 32), (16, 16)]
+    assert names(found) == [("layer1", "layer1"), ("layer2", "layer2")]
+
+
+def test_where_one_cuts_before_a_step_and_the_other_behind_it_the_same_side_is_taken() -> None:
+    found = pair(of("vgg11"), of("resnet18"), CutOptions())
+    assert [theirs.name for _, theirs in found] == ["layer1", "layer2", "layer3"]
+    assert all(ours.size == theirs.size for ours, theirs in found)
+
+
+def test_every_pair_goes_forward_in_both() -> None:
+    for teacher, student in (("densenet121", "mobilenet_v2"), ("dla46_c", "vgg11"), ("squeezenet1_1", "squeezenet1_0")):
+        found = pair(of(teacher), of(student), CutOptions())
+        assert len(found) >= 2
+        for one, two in pairwise(found):
+            assert one[0].index < two[0].index and one[1].index < two[1].index
+        assert all(ours.size == theirs.size for ours, theirs in found)
+
+
+# ---- what does not meet ----
+
+
+def test_maps_that_round_differently_are_named_with_both_sizes() -> None:
+    error = refusal(traced(Plain(), 24), traced(Plain(padding=0), 24))
+    assert isinstance(error, PairError)
+    assert error.found == "cut 2 differs: teacher `b` sees 12x12, student `b` sees 11x11."
+    assert "--img-size" in error.mend and "--split-student" in error.mend
+
+
+def test_networks_that_never_meet_show_their_sizes() -> None:
+    error = refusal(of("resnet18"), traced(resnet(20), 48))
+    assert "no place in common" in error.found
+    assert "16x16 (`layer1`), 8x8 (`layer2`), 4x4 (`layer3`)" in error.found
+    assert "48x48 (`layer1`), 24x24 (`layer2`)" in error.found
+
+
+def test_a_network_of_one_size_and_one_that_shrinks_show_which_is_which() -> None:
+    error = refusal(vit(), of("resnet18"))
+    assert "the teacher's maps are 4x4 throughout, the student's shrink behind 16x16 (`layer1`)" in error.found
+
+
+def test_a_network_of_branches_alone_cannot_be_cut() -> None:
+    class Crossing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = (nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 8, 3, 2, 1)) for _ in range(2))
+            self.head = nn.Linear(16, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(torch.cat([self.a(x).mean((2, 3)), self.b(x).mean((2, 3))], 1))
+
+    error = refusal(of("resnet18"), traced(Crossing()))
+    assert error.found.startswith("the student, a `Crossing`, cannot be cut")
+
+
+def test_class_tokens_and_none_do_not_meet() -> None:
+    error = refusal(vit(), vit(class_token=False, global_pool="avg"))
+    assert "teacher `norm_pre` carries 1 token, student `norm_pre` no tokens" in error.found
+
+
+# ---- a number of blocks ----
+
+
+@pytest.mark.parametrize("count", range(2, 9))
+def test_as_many_blocks_as_were_asked_for_each_with_work_in_both(count: int) -> None:
+    teacher, student = of("resnet34"), of("resnet18")
+    found = pair(teacher, student, CutOptions(count))
+    assert len(found) == count - 1
+    for side, network in enumerate((teacher, student)):
+        work = work_before(network)
+        marks = [0, *(work[both[side].index] for both in found), work[-1]]
+        assert marks == sorted(set(marks))
+    assert all(ours.size == theirs.size for ours, theirs in found)
+
+
+def test_fewer_blocks_share_the_teachers_work_and_keep_natural_cuts() -> None:
+    teacher = of("resnet34")
+    found = pair(teacher, of("resnet18"), CutOptions(3))
+    assert {ours.node for ours, _ in found} <= {place.node for place in cuts(teacher)}
+
+
+def test_more_blocks_than_there_are_places_are_refused_with_the_number_there_is() -> None:
+    error = refusal(of("resnet34"), of("resnet18"), CutOptions(99))
+    assert error.found == "99 blocks were asked for; these two networks can be cut together into 10 at most."
+    assert len(pair(of("resnet34"), of("resnet18"), CutOptions(10))) == 9
+
+
+@pytest.mark.parametrize("count", [1, 0, -3])
+def test_one_block_leaves_nothing_to_graft(count: int) -> None:
+    error = refusal(of("resnet34"), of("resnet18"), CutOptions(count))
+    assert isinstance(error, UsageError)
+    assert f"--blocks-count {count}" in error.found
+
+
+def test_networks_of_one_resolution_are_cut_by_depth_into_four_blocks_or_as_many_as_asked_for() -> None:
+    found = names(pair(vit(12), vit(4), CutOptions()))
+    assert found == [("blocks.1", "norm_pre"), ("blocks.4", "blocks.0"), ("blocks.8", "blocks.2")]
+    assert len(pair(vit(8), vit(8), CutOptions(6))) == 5
+
+
+def test_a_short_network_gets_fewer_blocks_unless_four_were_asked_for() -> None:
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 8, 3, 1, 1), nn.Conv2d(8, 8, 3, 1, 1), nn.Linear(8 * 1024, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.b(self.a(x)).flatten(1))
+
+    short = traced(Short(), 32)
+    assert names(pair(short, traced(Short(), 32), CutOptions())) == [("a", "a"), ("b", "b")]
+    error = refusal(short, traced(Short(), 32), CutOptions(6))
+    assert "6 blocks were asked for" in error.found
+
+
+# ---- by hand ----
+
+
+def test_names_of_modules_are_places_behind_them() -> None:
+    choice = CutOptions(teacher=("layer1.1", "layer3"), student=("layer1.0", "layer3"))
+    assert names(pair(of("resnet34"), of("resnet18"), choice)) == [("layer1.1", "layer1.0"), ("layer3", "layer3")]
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_where_one_network_is_named_the_other_follows(role: str) -> None:
+    chosen: dict[str, Any] = {role: ("layer2", "layer3")}
+    found = pair(of("resnet34"), of("resnet18"), CutOptions(**chosen))
+    assert names(found) == [("layer2", "layer2"), ("layer3", "layer3")]
+
+
+@pytest.mark.parametrize(
+    ("choice", "found", "mend"),
+    [
+        (CutOptions(teacher=("layer9",)), "--split-teacher: `layer9` is not in the network.", "`layer"),
+        (
+            CutOptions(teacher=("layer1.0.conv1",)),
+            "`layer1.0.conv1` is no place where one tensor alone is alive",
+            "`layer1.0`",
+        ),
+        (CutOptions(student=("layer2", "layer1")), "--split-student: `layer1` does not come after `layer2`.", "order"),
+        (CutOptions(student=("layer1", "layer1")), "--split-student: `layer1` does not come after `layer1`.", "order"),
+        (CutOptions(None, ("layer1", "layer2"), ("layer1",)), "names 2 cuts, --split-student names 1", "same number"),
+        (
+            CutOptions(None, ("layer1",), ("layer2",)),
+            "`layer1` sees 16x16, student `layer2` sees 8x8",
+            "--split-student",
+        ),
+        (
+            CutOptions(None, ("conv1",), ("layer1",)),
+            "`conv1` sees 32x32, student `layer1` sees 16x16",
+            "--img-size",
+        ),
+    ],
+)
+def test_names_that_do_not_work_are_answered(choice: CutOptions, found: str, mend: str) -> None:
+    error = refusal(of("resnet34"), of("resnet18"), choice)
+    assert isinstance(error, PairError)
+    assert found in error.found and mend in error.mend
+
+
+@pytest.mark.parametrize(
+    "choice", [CutOptions(teacher=()), CutOptions(4, ("layer1",)), CutOptions(2, None, ("layer1", "layer2"))]
+)
+def test_a_choice_that_contradicts_itself_is_a_usage_error(choice: CutOptions) -> None:
+    assert isinstance(refusal(of("resnet34"), of("resnet18"), choice), UsageError)
+
+
+def test_what_follows_a_mere_stem_is_cut_by_depth() -> None:
+    teacher, student = of("xcit_tiny_12_p16_224", 64), of("xcit_nano_12_p16_224", 64)
+    found = pair(teacher, student, CutOptions())
+    work = [work_before(teacher)[ours.index] for ours, _ in found]
+    total = work_before(teacher)[-1]
+    shares = [(after - before) / total for before, after in pairwise([*work, total])]
+    assert len(shares) >= 4 and max(shares) < 0.3
+    assert all(ours.size == theirs.size for ours, theirs in found)

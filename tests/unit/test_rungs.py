@@ -1,0 +1,90 @@
+"""The rungs of a ladder: networks and files, on images of one size, each normalised in its own way."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftcli.benching.models import NamedModel, first_of, rungs
+from graftcli.errors import UsageError
+from graftcli.formats.options import ExportOptions
+from graftcli.formats.write import write
+from graftcli.models.network import Network, PreprocessDefaults
+from graftcli.runs.scoring import PreprocessOptions, preprocess_for
+from tests.engine import Stages, network
+from tests.exports import pixels, preprocess, small, subject
+
+OWN, SAID = (0.4, 0.5, 0.6), (0.1, 0.1, 0.1)  # what the files of tests.exports say; what a user says
+
+
+class Grey(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv2d(1, 8, 3, 2), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def seeing(mean: tuple[float, ...], source: str = "timm") -> Network:
+    made = network(Stages((6, 8, 16), 1), "a")
+    return replace(made, source=source, preprocess=PreprocessDefaults(mean, (0.25,) * 3, 1.0, "bilinear"))
+
+
+def means(every: list[NamedModel], look: PreprocessOptions, of_the_run: PreprocessOptions) -> list[tuple[float, ...]]:
+    first = first_of(every, of_the_run)
+    made = rungs(every, first, preprocess_for(first, of_the_run), look, 1)
+    return [rung.preprocess.mean for rung in made if rung.preprocess is not None]
+
+
+def test_the_first_sees_as_its_run_did_and_the_others_as_they_were_trained(tmp_path: Path) -> None:
+    write(subject(small(), 16), ExportOptions(), tmp_path / "a.onnx")
+    every = [
+        NamedModel("a", seeing((0.7,) * 3)),
+        NamedModel("b", seeing((0.8,) * 3)),
+        NamedModel("a.onnx", tmp_path / "a.onnx"),
+    ]
+    every.append(NamedModel("c", seeing((0.9,) * 3, "file")))  # a user's code says nothing
+    asked = PreprocessOptions(mean=SAID)
+    assert means(every, PreprocessOptions(), PreprocessOptions()) == [(0.7,) * 3, (0.8,) * 3, OWN, (0.7,) * 3]
+    assert means(every, PreprocessOptions(), asked) == [SAID, (0.8,) * 3, OWN, SAID]
+    assert means(every, asked, asked) == [SAID] * 4
+
+
+def test_what_a_file_says_of_cutting_images_matters_for_the_first_alone(tmp_path: Path) -> None:
+    made = subject(small(), 16)
+    write(made, ExportOptions(), tmp_path / "a.onnx")
+    told = onnx.load(tmp_path / "a.onnx")
+    next(one for one in told.metadata_props if one.key == "interpolation").value = "area"
+    onnx.save(told, tmp_path / "a.onnx")
+    every = [NamedModel("a", seeing(OWN)), NamedModel("a.onnx", tmp_path / "a.onnx")]
+    assert means(every, PreprocessOptions(), PreprocessOptions()) == [OWN, OWN]
+    with pytest.raises(UsageError, match="area"):
+        means(every[1:], PreprocessOptions(), PreprocessOptions())
+
+
+def test_a_file_that_leaves_channels_open_takes_the_networks(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    made = replace(subject(Grey().eval(), 16), preprocess=preprocess(16, 1), images=pixels(12, 16, 1))
+    write(made, ExportOptions(dynamic_size=True), tmp_path / "a.onnx")
+    told = onnx.load(tmp_path / "a.onnx")
+    del told.metadata_props[:]
+    channels = told.graph.input[0].type.tensor_type.shape.dim[1]
+    channels.ClearField("dim_value")
+    channels.dim_param = "channels"
+    onnx.save(told, tmp_path / "a.onnx")
+    grey = network(Grey(), "grey")
+    grey = replace(grey, input_size=(1, 16, 16), preprocess=PreprocessDefaults((0.5,), (0.25,), 1.0, "bilinear"))
+    every = [NamedModel("grey", grey), NamedModel("a.onnx", tmp_path / "a.onnx")]
+    made_of = rungs(every, grey, preprocess_for(grey, PreprocessOptions()), PreprocessOptions(), 1)
+    assert [rung.size for rung in made_of] == [(1, 16, 16)] * 2
+
+
+def test_networks_of_other_channels_are_refused_with_the_way_out() -> None:
+    grey = replace(network(Grey(), "grey"), input_size=(1, 16, 16))
+    with pytest.raises(UsageError, match="measured on images of 3x16x16, but grey takes 1x16x16") as refused:
+        means([NamedModel("a", seeing(OWN)), NamedModel("grey", grey)], PreprocessOptions(), PreprocessOptions())
+    assert "--in-chans" in str(refused.value)

@@ -1,0 +1,100 @@
+"""Residual units that become identities."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from graftcli.errors import PairError
+from graftcli.models.derivation import replace_modules
+from graftcli.models.tracing.trace import Traced, trace
+from graftcli.students.drop_units import dropped, innermost, least_missed, units
+from tests.nets import randomise, resnet
+
+IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def traced() -> Traced:
+    torch.manual_seed(0)
+    return trace(randomise(resnet(depth=20)).eval(), IMAGES[:2])
+
+
+def test_what_can_go_adds_to_its_input_and_keeps_its_shape(traced: Traced) -> None:
+    names = [unit.path for unit in innermost(units(traced))]
+    assert names == [f"layer{i}.{j}" for i, first in ((1, 0), (2, 1), (3, 1)) for j in range(first, 3)]
+
+
+def test_the_student_is_the_teacher_whose_unit_gives_what_it_is_given(traced: Traced) -> None:
+    teacher = traced.module
+    student = replace_modules(teacher, {name: nn.Sequential() for name in dropped(traced, ["layer2.1", "layer3.2"])})
+    skipped = [teacher.get_submodule(name) for name in ("layer2.1", "layer3.2")]
+    handles = [unit.register_forward_hook(lambda _, given, made: given[0]) for unit in skipped]
+    expected = teacher(IMAGES)
+    for handle in handles:
+        handle.remove()
+    assert torch.equal(student(IMAGES), expected)
+    assert not torch.equal(student(IMAGES), teacher(IMAGES))
+
+
+def test_all_that_cannot_go_is_refused_at_once_with_what_can(traced: Traced) -> None:
+    with pytest.raises(PairError) as refused:
+        dropped(traced, ["layer2.0", "layer1.1.conv1", "nowhere", "layer1.2"])
+    found = refused.value.found
+    assert "`layer2.0` turns 16x16x16 into 32x8x8" in found
+    assert "`layer1.1.conv1` does not add" in found and "`nowhere` is not in the network" in found
+    assert "layer1.2" not in found and "layer3.1, layer3.2" in refused.value.mend
+
+
+def test_a_unit_inside_a_dropped_one_goes_with_it(traced: Traced) -> None:
+    assert dropped(traced, ["layer1.0", "layer1"]) == ["layer1"]
+
+
+def test_the_unit_that_does_nothing_is_missed_the_least(traced: Traced) -> None:
+    lame = trace(replace_modules(traced.module, {}), IMAGES[:2])
+    with torch.no_grad():
+        lame.module.get_parameter("layer3.1.bn2.weight").zero_()
+        lame.module.get_parameter("layer3.1.bn2.bias").zero_()
+    assert least_missed(lame, 1, IMAGES) == ["layer3.1"]
+    assert "layer3.1" in least_missed(lame, 3, IMAGES)
+
+
+class Added(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        added: Tensor = x + self.inner(x)
+        return added
+
+
+class ChannelsLast(nn.Module):
+    """Two residual units on tokens, or on maps with their channels last, of which the first is a 1x1."""
+
+    def __init__(self, flat: bool) -> None:
+        super().__init__()
+        self.flat, self.stem, self.head = flat, nn.Conv2d(3, 8, 4, 4), nn.Linear(8, 5)
+        bent = nn.Sequential(nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8))
+        self.units = nn.Sequential(Added(nn.Linear(8, 8, bias=False)), Added(bent))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x).permute(0, 2, 3, 1)
+        x = self.units(x.flatten(1, 2) if self.flat else x)
+        scores: Tensor = self.head(x.mean((1,) if self.flat else (1, 2)))
+        return scores
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_the_1x1_in_a_units_place_is_over_its_channels_wherever_they_are(flat: bool) -> None:
+    """So a unit that is a 1x1 itself is missed the least, however much it does."""
+    torch.manual_seed(0)
+    network = ChannelsLast(flat).eval()
+    with torch.no_grad():
+        network.get_parameter("units.0.inner.weight").mul_(8)
+        network.get_parameter("units.1.inner.2.weight").mul_(3)
+    assert least_missed(trace(network, IMAGES[:2]), 1, IMAGES) == ["units.0"]
+
+
+def test_more_than_there_are_is_refused(traced: Traced) -> None:
+    with pytest.raises(PairError, match="7 residual units"):
+        least_missed(traced, 8, IMAGES)
