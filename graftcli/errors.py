@@ -1,14 +1,14 @@
-"""What can go wrong, as a tree. Each leaf of it owns one exit code.
+"""The exceptions of graftcli, each with its exit code.
 
     GraftError
-    |-- UsageError        2   the command, a setting or a recipe
-    |-- PairError         3   the networks cannot be read, cut or paired
-    |-- GateError         4   a quality or parity gate
+    |-- UsageError        2   the command, an option or a recipe
+    |-- PairError         3   a network cannot be read or cut, or the two cannot be paired
+    |-- GateError         4   a quality or parity check
     |-- ImagesError       5   the images
-    |-- CheckpointError   6   the weights
+    |-- CheckpointError   6   a checkpoint or saved file
     `-- MachineError      7   disk, memory, a folder in use
 
-A message says what was found, with the names and numbers of both sides, then what to do about it.
+A message states the problem, with the names and numbers of both sides; `fix` states the remedy.
 """
 
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from typing import ClassVar
 
 
 class GraftError(Exception):
-    """A problem that the user can mend: `found` says what there is, `mend` what to do."""
+    """Base class of all errors that the user can fix: `message` states the problem, `fix` the remedy."""
 
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, found: str, mend: str = "") -> None:
-        super().__init__(f"{found}\n{mend}" if mend else found)
-        self.found = found
-        self.mend = mend
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(f"{message}\n{fix}" if fix else message)
+        self.message = message
+        self.fix = fix
 
 
 class UsageError(GraftError):
@@ -51,6 +51,6 @@ class MachineError(GraftError):
 
 
 def few(names: Sequence[str], most: int = 3) -> str:
-    """The first of many names, for a message: a, b, c and 4 more."""
+    """Join the first `most` names and count the rest: `a, b, c and 4 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

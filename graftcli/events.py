@@ -1,4 +1,4 @@
-"""What can happen in a run, one frozen dataclass each. The engine tells a listener, who decides what to draw."""
+"""Progress events of a run, one frozen dataclass each. The library sends them to a listener, which displays them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Warned(Event):
-    """Something that the user should know although the run goes on."""
+    """A warning for the user; the run continues."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class ImagesDecoded(Event):
-    """So many of the images have been read."""
+    """`done` of `total` images have been decoded."""
 
     done: int
     total: int
@@ -26,7 +26,7 @@ class ImagesDecoded(Event):
 
 @dataclass(frozen=True)
 class RunStarted(Event):
-    """What the run goes by, resolved: all but the recipe's own numbers."""
+    """The resolved settings of a run, except the values in the recipe."""
 
     teacher: str
     student: str
@@ -40,7 +40,7 @@ class RunStarted(Event):
     std: tuple[float, ...]
     device: str
     threads: int
-    memory: int  # bytes for what is remembered, before the disk is used
+    memory: int  # bytes of RAM for cached teacher features, before they spill to disk
     seed: int
     folder: str
     resumed: bool
@@ -48,21 +48,21 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class ImagesChecked(Event):
-    """What a run's images are: `shown` of them to the teacher, which takes them for `covered` of its classes."""
+    """Statistics of the images: `shown` of them ran through the teacher, which predicts `covered` of its classes."""
 
     images: int
     broken: int
-    duplicates: int  # images that are the same as another one, or nearly
+    duplicates: int  # exact and near duplicates
     shown: int
     classes: int
     covered: int
-    confidence: float  # the median
+    confidence: float  # median over the images
     advice: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class SyntheticImages(Event):
-    """So many of the synthetic images are made."""
+    """`done` of `total` synthetic images have been generated."""
 
     done: int
     total: int
@@ -70,7 +70,7 @@ class SyntheticImages(Event):
 
 @dataclass(frozen=True)
 class TeacherPass(Event):
-    """The teacher has seen so many of the views."""
+    """The teacher has processed `done` of `total` views."""
 
     done: int
     total: int
@@ -78,7 +78,7 @@ class TeacherPass(Event):
 
 @dataclass(frozen=True)
 class BatchTimed(Event):
-    """So much of the measuring at one batch is done."""
+    """`done` of `total` latency measurements at one batch size have run."""
 
     batch: int
     done: int
@@ -87,20 +87,20 @@ class BatchTimed(Event):
 
 @dataclass(frozen=True)
 class TaskStarted(Event):
-    """A unit of a stage is trained from here: blocks first..last, numbered from 1; `step` is above 0 after a resume."""
+    """Training of blocks first..last (numbered from 1) starts; `step` is above 0 when it resumes."""
 
     stage: str
     first: int
     last: int
     step: int
     steps: int
-    done: int  # steps of the whole run that lie behind
+    done: int  # completed steps of the whole run
     total: int  # steps of the whole run
 
 
 @dataclass(frozen=True)
 class RateChosen(Event):
-    """Short trials of a unit have shown with which factor of its rate it is trained."""
+    """Short trials of a task have chosen the factor for its learning rate."""
 
     stage: str
     first: int
@@ -121,7 +121,7 @@ class TaskStep(Event):
 
 @dataclass(frozen=True)
 class TaskFinished(Event):
-    """A unit of a stage is trained; `agreement` is the share of held-out views with the teacher's answer."""
+    """A task is trained; `agreement` is the share of held-out views with the teacher's prediction."""
 
     stage: str
     first: int
@@ -134,7 +134,7 @@ class TaskFinished(Event):
 
 @dataclass(frozen=True)
 class MergeChecked(Event):
-    """The seams are folded away; the largest differences of the logits, as a share of the largest logit."""
+    """The adapters are merged; each error is the largest logit difference as a share of the largest logit."""
 
     error64: float
     error32: float
@@ -142,7 +142,7 @@ class MergeChecked(Event):
 
 @dataclass(frozen=True)
 class LayersTried(Event):
-    """So many of a network's layers have been tried in int8, each alone."""
+    """`done` of `total` layers have been tried in int8, one at a time."""
 
     done: int
     total: int
@@ -150,7 +150,7 @@ class LayersTried(Event):
 
 @dataclass(frozen=True)
 class CellStarted(Event):
-    """The next cell of a comparison is begun: `done` of its cells lie behind."""
+    """A cell of a comparison starts after `done` completed ones."""
 
     cell: str
     done: int
@@ -159,7 +159,7 @@ class CellStarted(Event):
 
 @dataclass(frozen=True)
 class Profiled(Event):
-    """A few steps of each unit have been timed: so many steps in all are to end within so many seconds."""
+    """A few steps of each task have been timed: `steps` steps in total are expected to take `seconds`."""
 
     steps: int
     seconds: float
@@ -167,7 +167,7 @@ class Profiled(Event):
 
 @dataclass(frozen=True)
 class TimeEstimated(Event):
-    """Roughly, from the pace of the first looks: from there on so many steps are to end within so many seconds."""
+    """Rough estimate from the speed of the first views: the remaining `steps` steps take about `seconds`."""
 
     steps: int
     seconds: float

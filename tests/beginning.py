@@ -6,7 +6,7 @@ import torch
 
 from graftcli.events import Listener
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
-from graftcli.runs.prepare import PreparedRun, ready
+from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.scoring import PreprocessOptions
 from tests.nets import randomise, resnet
 from tests.pictures import photos
@@ -36,4 +36,4 @@ def begun(
     checkpoint: Path | str | None = None,
     listen: Listener = lambda event: None,
 ) -> PreparedRun:
-    return ready(asked_for(place, how, student, checkpoint), None, listen)
+    return prepare_run(asked_for(place, how, student, checkpoint), None, listen)

@@ -9,9 +9,12 @@ from torch import Tensor, nn
 
 from graftcli.events import Event
 from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.held_out import held_out_count
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.data.views import Views
 from graftcli.graft.engine import Outcome, run
+from graftcli.graft.initialize.frozen_blocks import frozen_blocks
+from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.tasks import pieces
@@ -24,7 +27,7 @@ from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
 from graftcli.store.cache_files import Cache
-from graftcli.students.make import maker
+from graftcli.students.make import student_maker
 from tests.nets import randomise
 
 PREPROCESS = Preprocess((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "bilinear", whole=True)
@@ -70,7 +73,7 @@ def made_plan(spec: str, depth: int = 3) -> Plan:
     """A student that is made from the teacher."""
     torch.manual_seed(0)
     teacher = network(randomise(Stages((8, 12, 16), depth), seed=1), "big")
-    student = maker()(spec, teacher)
+    student = student_maker()(spec, teacher)
     assert student is not None
     return plans.make(teacher, student)
 
@@ -149,4 +152,11 @@ def trained(
     count: int = 12,
     listen: Callable[[Event], None] = lambda _: None,
 ) -> Outcome:
-    return run(made, images(count), PREPROCESS, wanted or recipe(), settings or EngineSettings(), store, listen)
+    settings, noise = settings or EngineSettings(), images(count)
+    return run(made, noise, PREPROCESS, scheduled(wanted or recipe(), made, noise, settings), settings, store, listen)
+
+
+def scheduled(wanted: Recipe, plan: Plan, images: Images, settings: EngineSettings | None = None) -> Schedule:
+    """What a run without other held-out images trains."""
+    count, chosen = len(images.pixels), settings.blocks if settings else None
+    return schedule_of(wanted, count - held_out_count(count), len(plan.blocks), chosen, frozen_blocks(wanted, plan))

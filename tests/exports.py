@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.formats.graph import graph
+from graftcli.formats.graph import export_graph
 from graftcli.formats.options import ExportOptions, ExportSource
 from graftcli.graft.surgery.merge import merge, merge_hybrid
 from graftcli.images.pixels import Preprocess
@@ -62,10 +62,10 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
             form.pixels,
         )
         if key not in _GRAPHS:
-            _GRAPHS[key] = graph(subject, form)
+            _GRAPHS[key] = export_graph(subject, form)
         return copy.deepcopy(_GRAPHS[key])
 
-    monkeypatch.setattr("graftcli.formats.onnx.graph", remembering)
+    monkeypatch.setattr("graftcli.formats.onnx.export_graph", remembering)
 
 
 def _of(made: Callable[[], Network]) -> Callable[[], ExportSource]:

@@ -11,7 +11,7 @@ import torch
 from graftcli.report import facts
 from graftcli.report.disagreement import compare
 from graftcli.report.facts import Facts
-from graftcli.report.run_view import RunView, shown
+from graftcli.report.run_view import RunView, load_run_view
 from graftcli.store import Store
 from tests import engine
 
@@ -106,4 +106,4 @@ def told() -> Facts:
 
 def one_shown(folder: Path, **changes: Any) -> RunView:
     """A whole run, ready for its page."""
-    return shown(folder_of_run(folder, **changes), told())
+    return load_run_view(folder_of_run(folder, **changes), told())

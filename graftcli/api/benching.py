@@ -1,4 +1,4 @@
-"""`bench`: runs, specs and ONNX files -> the ladder, and bench.json in each run's folder."""
+"""`graftcli.bench`: benchmark models and ONNX files on the CPU, and write bench.json into the folder of each run."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -8,44 +8,51 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graftcli import images as pictures
 from graftcli.api.reporting import report
-from graftcli.benching.models import NamedModel, first_of, named, rungs
+from graftcli.benching.models import NamedModel, make_candidates, named_models, reference_model
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import GraftError, ImagesError
 from graftcli.events import BatchTimed, FileSaved, ImagesDecoded, Listener, Warned
+from graftcli.images import Images
+from graftcli.images import load as load_images
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import SECONDS, BenchEntry, ladder, ladder_json
-from graftcli.models.loading.model_spec import from_anywhere, path_of
+from graftcli.measure.benchmark import SECONDS, BenchEntry, benchmark, entries_as_json
+from graftcli.models.loading.model_spec import absolute_spec, path_of
 from graftcli.models.network import Network
-from graftcli.report.run_view import BenchView
-from graftcli.report.run_view import ladder as known_of
-from graftcli.runs.config import RunConfig, absolute, asked_of
+from graftcli.report.run_view import BenchView, read_bench
+from graftcli.runs.config import RunConfig, absolute, recorded_config
 from graftcli.runs.onnx_models import OnnxModel
-from graftcli.runs.repair import repaired
-from graftcli.runs.scoring import Model, PreprocessOptions, labels_of, preprocess_for
+from graftcli.runs.repair import repair
+from graftcli.runs.scoring import (
+    Model,
+    PreprocessOptions,
+    build_options,
+    preprocess_for,
+    preprocess_options,
+    read_labels,
+)
 from graftcli.store import BENCH_FILE
 from graftcli.store.atomic import write_json
 from graftcli.store.run_file import RUN_FILE
 
-_SHORTLY, _FEW = 1.0, 256  # seconds for each rung and images, where the ladder is no more than a glance
+_QUICK_SECONDS, _QUICK_IMAGES = 1.0, 256  # per candidate, for the short benchmark after an export
 
 
 @dataclass(frozen=True)
 class Bench:
-    """`agreement` of each rung is with the first one's answers on `images` images of `source`."""
+    """The result of a benchmark; agreement is with the first entry, on `images` images of `source`."""
 
     cpu: str
     threads: int
     batch: int
-    source: str | None  # None: noise, and nothing but time was measured
+    source: str | None  # None: noise, on which only time is measured
     images: int
-    rule: str | None  # how folder names became classes
+    rule: str | None  # how folder names are mapped to classes
     rungs: tuple[BenchEntry, ...]
 
 
 @dataclass(frozen=True)
-class _Pictures:
+class _BenchImages:
     pixels: Tensor
     source: str | None
     labels: Tensor | None = None
@@ -60,155 +67,191 @@ def bench(
     teacher_checkpoint: str | Path | None = None,
     images: str | Path | None = None,
     classes: str | Path | None = None,
-    look: PreprocessOptions | None = None,
     batch: int = 32,
     threads: int | None = None,
     seconds: float = SECONDS,
-    most: int | None = None,
     jobs: int | None = None,
-    glance: bool = False,
+    img_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    ema: bool | None = None,
+    unsafe_load: bool = False,
+    trust_code: bool = False,
+    max_images: int | None = None,
+    update: bool = False,
     listen: Listener = lambda _: None,
-    **building: Any,
 ) -> Bench:
-    """Runs, model specs and ONNX files, measured in turns on this machine's CPU, beside the first of them: the teacher,
-    where one is named or a run has one. All see the same pixels, cut as the first network wants them; each is given its
-    own mean and std, a user's own code that of the first.
+    """Measure size, MACs, latency and agreement of networks and ONNX files in turns on the CPU.
 
-    Of the images, `most` are looked at; a `glance` replaces no bench.json that saw more. `building` is what `build`
-    takes: num_classes, in_chans, ema, unsafe,
-    trust_code.
+    The first is the baseline: the teacher, if one is named or a run has one. All see the same pixels, cropped as the
+    first network wants them, and each its own mean and std. The result is also written to each run, as bench.json.
+
+    Parameters:
+        models: Runs, which bring their teacher, student and ONNX files, model specs, and ONNX files.
+        teacher: The baseline. Default: the teacher of the first run.
+        checkpoint: Weights file of a model spec; ``"none"`` for random weights.
+        teacher_checkpoint: Weights file of the teacher.
+        images: Images for agreement. Default: those of the first run, else noise, on which only time is measured.
+        classes: File with the class names in order.
+        batch: The larger of the two batch sizes; the other is 1.
+        threads: CPU threads. Default: all cores.
+        seconds: Time per network and batch size.
+        jobs: Threads that decode images. Default: one per core, at most 16.
+        img_size: Input size. Default: the network's.
+        mean: Per-channel mean of the input. Default: the network's.
+        std: Per-channel standard deviation of the input. Default: the network's.
+        crop_pct: Share of the image that the centre crop keeps. Default: the network's.
+        interpolation: Resampling of the resize, such as ``"bicubic"``. Default: the network's.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        max_images: Maximum number of images.
+        update: Keep a bench.json that was measured on more images.
+        listen: Called with every event; see ``graftcli.events``.
+
+    Returns:
+        One entry per network or file.
+
+    Example:
+        >>> graftcli.bench(["resnet34", "resnet18"], checkpoint="none").rungs[1].params  # doctest: +SKIP
     """
+    given_options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
+    build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     paths = {model: path_of(model) for model in models}
-    trust = bool(building.get("trust_code"))
-    found = {model: path for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
+    folders = {model: path for model, path in paths.items() if path and (path / RUN_FILE).is_file()}
     runs = {}
-    for model, path in found.items():
-        runs[model] = asked_of(repaired(path, trust_code=trust, listen=listen), trust_code=trust)
-    said = look or PreprocessOptions()
-    look = _over(
-        said, next(iter(runs.values())).look if runs else PreprocessOptions()
-    )  # of the first run, for what is shown
+    for model, path in folders.items():
+        runs[model] = recorded_config(repair(path, trust_code=trust_code, listen=listen), trust_code=trust_code)
+    options = _override(next(iter(runs.values())).look if runs else PreprocessOptions(), given_options)
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
-    every = list(named(models, runs, teacher, weights, {"img_size": look.img_size, **building}))
-    first = first_of(every, look)
-    for doubt in _doubts(every, first if images is not None else None, look):
-        listen(Warned(doubt))
-    preprocess, many = preprocess_for(first, look), threads or usable_cores()
-    made, shown = (
-        rungs(every, first, preprocess, said, many),
-        _pictures(images, classes, runs, preprocess, first, most, jobs, listen),
-    )
-    measured = ladder(
-        made,
-        shown.pixels,
+    named = list(named_models(models, runs, teacher, weights, {"img_size": options.img_size, **build_args}))
+    reference = reference_model(named, options)
+    for warning in _warnings(named, reference if images is not None else None, options):
+        listen(Warned(warning))
+    preprocess, thread_count = preprocess_for(reference, options), threads or usable_cores()
+    candidates = make_candidates(named, reference, preprocess, given_options, thread_count)
+    bench_images = _bench_images(images, classes, runs, preprocess, reference, max_images, jobs, listen)
+    measured = benchmark(
+        candidates,
+        bench_images.pixels,
         preprocess,
-        labels=shown.labels,
-        compared=shown.source is not None,
+        labels=bench_images.labels,
+        compare=bench_images.source is not None,
         batch=batch,
-        threads=many,
+        threads=thread_count,
         seconds=seconds,
-        told=lambda size, share: listen(BatchTimed(size, round(100 * share), 100)),
+        on_progress=lambda size, share: listen(BatchTimed(size, round(100 * share), 100)),
     )
-    given = (from_anywhere(teacher), absolute(teacher_checkpoint)) if teacher else None
-    _write(measured, every, runs, given, listen, glance=glance)
-    count = len(shown.pixels) if shown.source is not None else 0
-    return Bench(cpu().name, many, batch, shown.source, count, shown.rule, measured)
+    user_teacher = (absolute_spec(teacher), absolute(teacher_checkpoint)) if teacher else None
+    _write(measured, named, runs, user_teacher, listen, keep_better=update)
+    count = len(bench_images.pixels) if bench_images.source is not None else 0
+    return Bench(cpu().name, thread_count, batch, bench_images.source, count, bench_images.rule, measured)
 
 
-def after_export(model: str, file: str, *, listen: Listener = lambda _: None, **settings: Any) -> Bench | None:
-    """The ladder of a model with a file just written of it, measured shortly; `settings` are those of `bench`.
+def bench_export(model: str, file: str, *, listen: Listener = lambda _: None, **settings: Any) -> Bench | None:
+    """Run a short benchmark of a model and its exported file; `settings` are those of `bench`.
 
-    The file is whole and checked: what keeps the ladder from being measured is told, and takes nothing back.
+    An error becomes a warning, because the export itself is complete.
     """
     try:
-        return bench([model, file], seconds=_SHORTLY, most=_FEW, glance=True, listen=listen, **settings)
-    except GraftError as fault:
-        listen(Warned(f"the ladder was not measured: {fault.found}"))
+        return bench(
+            [model, file], seconds=_QUICK_SECONDS, max_images=_QUICK_IMAGES, update=True, listen=listen, **settings
+        )
+    except GraftError as error:
+        listen(Warned(f"the benchmark stopped: {error.message}"))
         return None
 
 
-def _doubts(every: Sequence[NamedModel], first: Model | None, look: PreprocessOptions) -> Iterator[str]:
-    """Why answers may mean nothing; `first` is what says how given images are normalised."""
-    for one in every:
-        if isinstance(one.what, Network) and one.what.weights == "random":
-            yield f"{one.name} has random weights: its answers mean nothing"
-    if isinstance(first, OnnxModel) and first.mute and None in (look.mean, look.std):
-        yield f"{first.name} does not say how images are normalised; ImageNet's way is taken: --mean and --std"
+def _warnings(named: Sequence[NamedModel], reference: Model | None, options: PreprocessOptions) -> Iterator[str]:
+    """Yield why predictions may be meaningless; `reference` sets the preprocessing of given images."""
+    for item in named:
+        if isinstance(item.model, Network) and item.model.weights == "random":
+            yield f"{item.name} has random weights: its predictions are meaningless"
+    if isinstance(reference, OnnxModel) and reference.lacks_normalization and None in (options.mean, options.std):
+        yield f"{reference.name} has no mean and std in its metadata: using those of ImageNet; give --mean and --std"
 
 
-def _over(first: PreprocessOptions, second: PreprocessOptions) -> PreprocessOptions:
-    """What the first says, and the second where it says nothing."""
-    said = {f.name: getattr(first, f.name) for f in fields(PreprocessOptions)}
-    return replace(second, **{name: value for name, value in said.items() if value is not None})
+def _override(options: PreprocessOptions, overrides: PreprocessOptions) -> PreprocessOptions:
+    """Return the options, with the overrides that are not None."""
+    values = {field.name: getattr(overrides, field.name) for field in fields(PreprocessOptions)}
+    return replace(options, **{name: value for name, value in values.items() if value is not None})
 
 
-# -- what it is measured on ---------------------------------------------------------------------------------------
+# -- images and files ---------------------------------------------------------------------------------------------
 
 
-def _pictures(
+def _bench_images(
     images: str | Path | None,
     classes: str | Path | None,
     runs: dict[str, RunConfig],
     preprocess: Preprocess,
-    first: Model,
-    most: int | None,
+    reference: Model,
+    max_images: int | None,
     jobs: int | None,
     listen: Listener,
-) -> _Pictures:
-    """The images that were given, with their labels; else those of the first run; else noise."""
+) -> _BenchImages:
+    """Return the given images with their labels, else the images of the first run, else noise."""
 
-    def found_in(source: Path) -> pictures.Images:
-        def tell(done: int, total: int) -> None:
-            listen(ImagesDecoded(done, total))
+    def on_progress(done: int, total: int) -> None:
+        listen(ImagesDecoded(done, total))
 
-        return pictures.load(source, preprocess, jobs=jobs, most=most, on_progress=tell)
+    def decode(source: str | Path) -> Images:
+        return load_images(Path(source), preprocess, jobs=jobs, max_images=max_images, on_progress=on_progress)
 
     if images is not None:
-        found = found_in(Path(images))
-        labels = labels_of(images, found, first, classes)
-        known = (labels.indices, labels.rule) if labels is not None else (None, None)
-        return _Pictures(found.pixels, str(images), *known)
-    for asked in list(runs.values())[:1]:
-        own = asked.val_images or asked.images
+        decoded = decode(images)
+        if (labels := read_labels(images, decoded, reference, classes)) is None:
+            return _BenchImages(decoded.pixels, str(images))
+        return _BenchImages(decoded.pixels, str(images), labels.indices, labels.rule)
+    for config in list(runs.values())[:1]:
+        source = config.val_images or config.images
         try:
-            return _Pictures(found_in(Path(own)).pixels, own)
-        except ImagesError as gone:
-            listen(Warned(f"the run's images are not there any more, so agreement is not measured: {gone.found}"))
+            return _BenchImages(decode(source).pixels, source)
+        except ImagesError as error:
+            listen(Warned(f"the images of the run are missing, so agreement is not measured: {error.message}"))
     generator = torch.Generator().manual_seed(0)
     noise = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator)
-    return _Pictures(noise, None)
+    return _BenchImages(noise, None)
 
 
 def _write(
     measured: Sequence[BenchEntry],
-    every: Sequence[NamedModel],
+    named: Sequence[NamedModel],
     runs: dict[str, RunConfig],
-    given: tuple[str, str | None] | None,
+    user_teacher: tuple[str, str | None] | None,
     listen: Listener,
     *,
-    glance: bool,
+    keep_better: bool,
 ) -> None:
-    """Each run's folder gets its own rungs and those of no run, if the teacher, `given` or the first one's, is its."""
-    teachers = {Path(run): (asked.networks.teacher, asked.networks.teacher_checkpoint) for run, asked in runs.items()}
-    for folder, its in teachers.items():
-        if its != (given or next(iter(teachers.values()))):
-            listen(Warned(f"{folder} was measured beside another teacher than its own: it gets no {BENCH_FILE}"))
+    """Write bench.json into the folder of each run whose teacher was measured; entries of other runs are left out."""
+    teachers = {
+        Path(run): (config.networks.teacher, config.networks.teacher_checkpoint) for run, config in runs.items()
+    }
+    for folder, run_teacher in teachers.items():
+        if run_teacher != (user_teacher or next(iter(teachers.values()))):
+            listen(Warned(f"{folder} was measured with a different teacher: no {BENCH_FILE} is written"))
             continue
-        if glance and _tells_more(known_of(folder / BENCH_FILE), measured):
-            kept = f"{folder / BENCH_FILE} tells of more images, or of labels, and stays"
-            listen(Warned(f"{kept}; `graftcli bench` replaces it"))
+        if keep_better and _is_more_complete(read_bench(folder / BENCH_FILE), measured):
+            existing = f"{folder / BENCH_FILE} was measured on more images, or with labels"
+            listen(Warned(f"{existing}, and is kept; `graftcli bench` replaces it"))
             continue
-        own = [found for found, one in zip(measured, every, strict=True) if one.run in (None, folder)]
-        write_json(folder / BENCH_FILE, ladder_json(own))
+        entries = [entry for entry, item in zip(measured, named, strict=True) if item.run in (None, folder)]
+        write_json(folder / BENCH_FILE, entries_as_json(entries))
         listen(FileSaved(str(folder / BENCH_FILE)))
-        report([folder], listen=listen)  # which shows the ladder
+        report([folder], listen=listen)
 
 
-def _tells_more(known: Sequence[BenchView], measured: Sequence[BenchEntry]) -> bool:
-    """Whether an earlier ladder was measured on more images, or knows what was right where the new one does not."""
-    labelled = any(rung.top1 is not None for rung in known) and measured[0].top1 is None
-    return labelled or any(rung.images > measured[0].images for rung in known)
+def _is_more_complete(existing: Sequence[BenchView], measured: Sequence[BenchEntry]) -> bool:
+    """Whether the existing benchmark has more images, or accuracy that the new one lacks."""
+    has_accuracy = any(entry.top1 is not None for entry in existing) and measured[0].top1 is None
+    return has_accuracy or any(entry.images > measured[0].images for entry in existing)
 
 
-def bench_json(found: Bench) -> dict[str, Any]:
-    return asdict(found)
+def bench_json(result: Bench) -> dict[str, Any]:
+    return asdict(result)

@@ -1,4 +1,4 @@
-"""`eval`: networks scored on a folder of images, beside their teacher."""
+"""`graftcli.evaluate`: score models on a folder of images, and compare them with a teacher."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -12,12 +12,19 @@ from graftcli.models.network import Network
 from graftcli.runs.config import RunConfig
 from graftcli.runs.loading import network_of
 from graftcli.runs.onnx_models import OnnxModel, is_onnx, onnx_model
-from graftcli.runs.recorded import asked_for, recorded_teacher
-from graftcli.runs.repair import repaired
-from graftcli.runs.scoring import Evaluation, Model, PreprocessOptions, scoring_on
+from graftcli.runs.recorded import config_with_teacher, recorded_teacher
+from graftcli.runs.repair import repair
+from graftcli.runs.scoring import (
+    Evaluation,
+    Model,
+    PreprocessOptions,
+    build_options,
+    load_scoring_images,
+    preprocess_options,
+)
 from graftcli.store.atomic import plain
-from graftcli.students.make import maker
-from graftcli.students.spec import is_wanted, looks_at_images, wanted
+from graftcli.students.make import student_maker
+from graftcli.students.spec import is_derived_spec, needs_images, parse_spec
 
 
 def evaluate(
@@ -28,92 +35,142 @@ def evaluate(
     checkpoint: str | Path | None = None,
     teacher_checkpoint: str | Path | None = None,
     classes: str | Path | None = None,
-    look: PreprocessOptions | None = None,
     batch: int = 128,
     jobs: int | None = None,
     device: str = "auto",
+    img_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    ema: bool | None = None,
+    unsafe_load: bool = False,
+    trust_code: bool = False,
     listen: Listener = lambda _: None,
-    **building: Any,
 ) -> Evaluation:
-    """Each model's score; all of them see the same pixels, cropped as the first one wants them.
+    """Score networks on a folder of images: accuracy if it has class folders, and agreement with a teacher.
 
-    Each is given its own mean and std; a user's own code, that of the first. Without a `teacher`, that of the run
-    that the models came out of, with the run's weights and preprocessing.
+    All networks see the same pixels, cropped as the first one wants them, and each its own mean and std.
 
-    `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
-    trust_code.
+    Parameters:
+        models: Runs, model specs, ONNX files, or students made from the teacher, such as ``"prune:l1=0.3"``.
+        images: A folder, .zip or .tar, with one folder per class for accuracy.
+        teacher: Network to agree with. Default: the teacher of the run, with the run's weights and preprocessing.
+        checkpoint: Weights file of the only model.
+        teacher_checkpoint: Weights file of the teacher.
+        classes: File with the class names in order. Default: from the folder names.
+        batch: Images per batch.
+        jobs: Threads that decode images. Default: one per core, at most 16.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        img_size: Input size. Default: the network's.
+        mean: Per-channel mean of the input. Default: the network's.
+        std: Per-channel standard deviation of the input. Default: the network's.
+        crop_pct: Share of the image that the centre crop keeps. Default: the network's.
+        interpolation: Resampling of the resize, such as ``"bicubic"``. Default: the network's.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        listen: Called with every event; see ``graftcli.events``.
+
+    Returns:
+        The score of each model, with 95% intervals.
+
+    Raises:
+        UsageError: Nothing can be scored: no class folders and no teacher.
+        ImagesError: The images are missing or cannot be read.
+        CheckpointError: A weights file is missing, damaged or of another network.
+
+    Example:
+        >>> graftcli.evaluate(["runs/small"], "val").models[0].accuracy  # doctest: +SKIP
     """
-    look = look or PreprocessOptions()
+    options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
+    build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     if checkpoint is not None and len(models) > 1:
-        several = f"--checkpoint is one file of weights, and {len(models)} models are named."
-        raise UsageError(several, "Score the one that it belongs to by itself, or name folders that graftcli wrote.")
+        several = f"--checkpoint is the weights of one model, and {len(models)} models are given."
+        raise UsageError(several, "Score that model alone, or give run folders, which hold their weights.")
 
-    def named(
-        spec: str, weights: str | Path | None, role: str, size: tuple[int, int] | None = look.img_size, **more: Any
+    def load_model(
+        spec: str,
+        weights: str | Path | None,
+        role: str,
+        size: tuple[int, int] | None = options.img_size,
+        **derive_args: Any,
     ) -> Model:
         if is_onnx(spec):
             if weights is not None:
-                raise UsageError(f"`{spec}` holds its own weights; {weights} is another file of them.", "Name one.")
+                found = f"`{spec}` contains its weights, and the checkpoint {weights} is given too."
+                raise UsageError(found, "Leave out the checkpoint.")
             return onnx_model(Path(spec), size)
         if weights is None and (path := path_of(spec)) is not None:
-            repaired(path, trust_code=bool(building.get("trust_code")), listen=listen)
-        return network_of(spec, checkpoint=weights, img_size=size, role=role, **building, **more)
+            repair(path, trust_code=trust_code, listen=listen)
+        return network_of(spec, checkpoint=weights, img_size=size, role=role, **build_args, **derive_args)
 
-    trust, derived = bool(building.get("trust_code")), any(map(is_wanted, models))
-    recorded = asked_for(models, teacher, teacher_checkpoint, trust_code=trust, listen=listen)
+    recorded = config_with_teacher(models, teacher, teacher_checkpoint, trust_code=trust_code, listen=listen)
 
-    def master_at(size: tuple[int, int] | None, *, needed: bool) -> Model | None:
+    def load_teacher(size: tuple[int, int] | None, *, needed: bool) -> Model | None:
         if recorded is not None:
             needed = needed or teacher is not None or teacher_checkpoint is not None
-            return _of_record(recorded, {**building, "img_size": size}, listen, needed=needed)
-        return named(teacher, teacher_checkpoint, "teacher", size) if teacher is not None else None
+            return _load_recorded_teacher(recorded, {**build_args, "img_size": size}, listen, needed=needed)
+        return load_model(teacher, teacher_checkpoint, "teacher", size) if teacher is not None else None
 
-    master = master_at(look.img_size, needed=True) if derived else None  # before what is made of it
-    found = [named(spec, checkpoint, "model", **(_made_of(master, spec) if is_wanted(spec) else {})) for spec in models]
-    _check_alike(found)
-    scoring = scoring_on(images, found[0], look, classes=classes, batch=batch, jobs=jobs, device=device)
-    master = master or master_at(_size_of(found[0]), needed=scoring.labels is None)
-    if master is not None:
-        _check_alike([*found, master])
-        scoring = scoring.beside(_warned_of(master, listen), _shown(recorded, look))
+    has_derived = any(map(is_derived_spec, models))  # these need the teacher first
+    teacher_model = load_teacher(options.img_size, needed=True) if has_derived else None
+    loaded = [
+        load_model(spec, checkpoint, "model", **(_derive_args(teacher_model, spec) if is_derived_spec(spec) else {}))
+        for spec in models
+    ]
+    _check_compatible(loaded)
+    scoring = load_scoring_images(images, loaded[0], options, classes=classes, batch=batch, jobs=jobs, device=device)
+    teacher_model = teacher_model or load_teacher(_size_of(loaded[0]), needed=scoring.labels is None)
+    if teacher_model is not None:
+        _check_compatible([*loaded, teacher_model])
+        scoring = scoring.with_teacher(_warn_if_random(teacher_model, listen), _teacher_options(recorded, options))
     elif scoring.labels is None:
-        said = f"`{images}` has no class folders, and no teacher is named: there is nothing to score by."
-        raise UsageError(said, "Give images in class folders, or a teacher to agree with: --teacher.")
-    broken = tuple(f"{one.name}: {one.reason}" for one in scoring.images.broken)
+        found = (
+            f"`{images}` has no class folders, and no teacher is given: neither accuracy nor agreement can be measured."
+        )
+        raise UsageError(found, "Give images in class folders, or a teacher with --teacher.")
+    broken = tuple(f"{image.name}: {image.reason}" for image in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
-    scored = tuple(scoring.score(model) for model in found)
-    beside = f"{master.name}: {_weights_of(master)}" if master is not None else None
-    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.preprocess, scored, beside)
+    scored = tuple(scoring.score(model) for model in loaded)
+    teacher_label = f"{teacher_model.name}: {_weights_of(teacher_model)}" if teacher_model is not None else None
+    return Evaluation(len(scoring.images.pixels), broken, rule, scoring.preprocess, scored, teacher_label)
 
 
-def _shown(recorded: RunConfig | None, look: PreprocessOptions) -> PreprocessOptions:
-    """How the teacher's images are normalised: as the user says, else as in the run that names it."""
+def _teacher_options(recorded: RunConfig | None, options: PreprocessOptions) -> PreprocessOptions:
+    """Return the preprocessing options of the teacher: those of the user, else of the run that it comes from."""
     if recorded is None:
-        return look
-    return replace(look, mean=look.mean or recorded.look.mean, std=look.std or recorded.look.std)
+        return options
+    return replace(options, mean=options.mean or recorded.look.mean, std=options.std or recorded.look.std)
 
 
 def _weights_of(model: Model) -> str:
     return "ONNX" if isinstance(model, OnnxModel) else model.weights
 
 
-def _of_record(asked: RunConfig, building: dict[str, Any], listen: Listener, *, needed: bool) -> Network | None:
-    """The teacher that the record of a run names; without one that is not `needed` only its agreement is missing."""
+def _load_recorded_teacher(
+    config: RunConfig, build_args: dict[str, Any], listen: Listener, *, needed: bool
+) -> Network | None:
+    """Build the teacher of a run; if that raises and it is not `needed`, warn that agreement is not measured."""
     try:
-        return recorded_teacher(asked, building)
-    except GraftError as fault:
+        return recorded_teacher(config, build_args)
+    except GraftError as error:
         if needed:
             raise
-        said = f"agreement is not measured, for the run's teacher could not be loaded: {fault.found}"
-        listen(Warned(f"{said} {fault.mend}" if fault.mend else said))
+        warning = f"agreement is not measured, because the teacher of the run cannot be loaded: {error.message}"
+        listen(Warned(f"{warning} {error.fix}" if error.fix else warning))
         return None
 
 
-def _warned_of(teacher: Model, listen: Listener) -> Model:
+def _warn_if_random(teacher: Model, listen: Listener) -> Model:
     """Return the teacher, after a warning if its weights are random."""
     if isinstance(teacher, Network) and teacher.weights == "random":
-        said = f"teacher {teacher.name} has random weights: agreement with it says nothing."
-        listen(Warned(f"{said} Give its weights with --teacher-checkpoint."))
+        warning = f"teacher {teacher.name} has random weights: agreement with it is meaningless."
+        listen(Warned(f"{warning} Give its weights with --teacher-checkpoint."))
     return teacher
 
 
@@ -122,36 +179,36 @@ def _size_of(model: Model) -> tuple[int, int]:
     return height, width
 
 
-def _made_of(teacher: Model | None, spec: str) -> dict[str, Any]:
-    """What makes a student of the teacher, as it is before anything is trained."""
+def _derive_args(teacher: Model | None, spec: str) -> dict[str, Any]:
+    """Return the keywords of `build` for a student derived from the teacher, before training."""
     if teacher is None:
-        raise UsageError(f"`{spec}` is made from a teacher, and none is named.", "Name a network with --teacher.")
+        raise UsageError(f"`{spec}` is derived from a teacher, and none is given.", "Give one with --teacher.")
     if isinstance(teacher, OnnxModel):
-        found = f"`{spec}` is made of a teacher's layers, and `{teacher.name}` is an ONNX file, which holds none."
-        raise UsageError(found, "Name the network that the file was made of with --teacher.")
-    if looks_at_images(wanted(spec)):
-        found = f"`{spec}` is made by looking at a run's images; here are only those to be scored on."
-        raise UsageError(found, "Score the folder of a run, or a student that needs no images, as prune:l1=0.3.")
-    return {"like": teacher, "derive": maker()}
+        found = f"`{spec}` is derived from the layers of a teacher, and the teacher `{teacher.name}` is an ONNX file."
+        raise UsageError(found, "Give the network that was exported with --teacher.")
+    if needs_images(parse_spec(spec)):
+        found = f"`{spec}` is derived with training images, and here are only test images."
+        raise UsageError(found, "Score the folder of a run, or a student that needs no images, such as prune:l1=0.3.")
+    return {"like": teacher, "derive": student_maker()}
 
 
-def _check_alike(models: Sequence[Model]) -> None:
-    """All of them see the same images and answer with the same classes."""
+def _check_compatible(models: Sequence[Model]) -> None:
+    """Raise unless all models have the same classes and input size."""
     first = models[0]
     for other in models[1:]:
-        for word, one, two in (
+        for noun, value, other_value in (
             ("classes", first.num_classes, other.num_classes),
             ("input channels", first.input_size[0], other.input_size[0]),
         ):
-            if one != two:
-                said = f"`{first.name}` has {one:,} {word}, `{other.name}` has {two:,}."
-                raise PairError(said, "Score them one by one, or give --num-classes and --in-chans.")
-        own, others = ("x".join(map(str, model.input_size[1:])) for model in (first, other))
-        if own != others:
-            said = f"`{first.name}` is for images of {own}, `{other.name}` for images of {others}."
-            raise PairError(said, "Score them one by one, or all at one size with --img-size.")
+            if value != other_value:
+                found = f"`{first.name}` has {value:,} {noun}, `{other.name}` has {other_value:,}."
+                raise PairError(found, "Score them separately, or give --num-classes and --in-chans.")
+        size, other_size = ("x".join(map(str, model.input_size[1:])) for model in (first, other))
+        if size != other_size:
+            found = f"`{first.name}` has input size {size}, `{other.name}` has {other_size}."
+            raise PairError(found, "Score them separately, or all at one size with --img-size.")
 
 
-def evaluation_json(found: Evaluation) -> dict[str, Any]:
-    document: dict[str, Any] = plain(asdict(found))
+def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
+    document: dict[str, Any] = plain(asdict(evaluation))
     return document

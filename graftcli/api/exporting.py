@@ -1,7 +1,7 @@
-"""`export`: a run, a file or a model spec -> one file for other tools, checked on real images."""
+"""`graftcli.export`: export a network to one file, and check the file on real images."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,188 +11,263 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from graftcli import images as pictures
 from graftcli.errors import UsageError
 from graftcli.events import FileSaved, ImagesDecoded, Listener, Warned
-from graftcli.formats.options import Exported, ExportOptions, ExportSource, about
-from graftcli.formats.parity import MOST_IMAGES, check, examine
-from graftcli.formats.write import exported, write
+from graftcli.formats.options import Exported, ExportOptions, ExportSource, source_facts
+from graftcli.formats.parity import MAX_IMAGES, check_match, parity_check
+from graftcli.formats.write import export_record, write
+from graftcli.images import Images
+from graftcli.images import load as load_images
 from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_document
-from graftcli.runs.config import asked_of
+from graftcli.runs.config import recorded_config
 from graftcli.runs.loading import load, network_of, spec_of
-from graftcli.runs.repair import repaired
-from graftcli.runs.scoring import PreprocessOptions, preprocess_for
+from graftcli.runs.repair import repair
+from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
 from graftcli.store.atomic import TEMPORARY, remove_abandoned
 from graftcli.store.model_card import CardFacts, write_weights
 from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import read_record
 
-_NOISE = 16  # images of it, where there are no others
+_NOISE_IMAGES = 16  # to check the file on, without other images
 
 
 @dataclass(frozen=True)
 class CheckImages:
-    """The images that a file is checked and calibrated on; None: those of the run."""
+    """The images that a file is checked and calibrated on; None means those of the run."""
 
     images: str | Path | None = None
     calib: str | Path | None = None
-    look: PreprocessOptions = field(default_factory=PreprocessOptions)
+    options: PreprocessOptions = field(default_factory=PreprocessOptions)
     jobs: int | None = None
 
 
 @dataclass(frozen=True)
-class _Found:
-    """A network that was asked for, and what is known of it."""
+class _LoadedModel:
+    """The network to export."""
 
     module: nn.Module
-    made: CardFacts
-    base: Path  # where its files go, without their endings
-    run: Path | None = None  # the folder of the run that made it
-    imagenet: bool = False  # whether it answers with ImageNet's classes, if they are as many
+    facts: CardFacts
+    base: Path  # default path of the export, without suffix
+    run: Path | None = None  # folder of its run
+    imagenet: bool = False  # whether its classes are those of ImageNet, if their number matches
 
 
 def export(
     model: str | Path,
-    form: ExportOptions | None = None,
     *,
-    out: str | Path | None = None,
-    seen: CheckImages | None = None,
-    checkpoint: str | Path | None = None,
+    format: str = "onnx",
+    precision: str = "fp32",
+    static: bool = False,
+    dynamic_size: bool = False,
+    opset: int | None = None,
+    bake_preprocess: str | None = None,
+    min_agreement: float | None = None,
+    images: str | Path | None = None,
+    calib: str | Path | None = None,
     classes: str | Path | None = None,
+    checkpoint: str | Path | None = None,
+    img_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    ema: bool | None = None,
+    unsafe_load: bool = False,
+    trust_code: bool = False,
+    jobs: int | None = None,
+    out: str | Path | None = None,
     overwrite: bool = False,
     listen: Listener = lambda _: None,
-    **building: Any,
 ) -> Exported:
-    """Write a run's network, or that of a file or spec, in a form that other tools read; checked on real images first.
+    """Export a network or a hybrid as a file that other tools read; it is first compared with PyTorch on real images.
 
-    `building` is what `build` takes: num_classes, in_chans, ema, unsafe,
-    trust_code.
+    Parameters:
+        model: A run, a file that graftcli wrote, or a model spec.
+        format: ``"onnx"``, ``"pt2"`` (a torch.export program) or ``"safetensors"`` (weights).
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``, of ONNX.
+        static: Fix the batch size to 1.
+        dynamic_size: Allow any image size.
+        opset: ONNX opset. Default: the oldest that graftcli writes.
+        bake_preprocess: Take uint8 pixels, ``"nhwc"`` or ``"nchw"``, and normalise inside the file.
+        min_agreement: Share of images with PyTorch's answer. Default: 1 for fp32, 0.99 for fp16, 0.95 for int8.
+        images: Images to check the file on. Default: the run's.
+        calib: Images for the ranges of int8. Default: those to check on.
+        classes: File with the class names in order.
+        checkpoint: Weights file of a model spec.
+        img_size: Input size. Default: the network's.
+        mean: Per-channel mean of the input. Default: the network's.
+        std: Per-channel standard deviation of the input. Default: the network's.
+        crop_pct: Share of the image that the centre crop keeps. Default: the network's.
+        interpolation: Resampling of the resize, such as ``"bicubic"``. Default: the network's.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        jobs: Threads that decode images. Default: one per core, at most 16.
+        out: The file. Default: in the run's folder.
+        overwrite: Replace the file.
+        listen: Called with every event; see ``graftcli.events``.
+
+    Returns:
+        The path of the file, its size, and how near it is to PyTorch.
+
+    Raises:
+        UsageError: An argument is wrong, or the file exists.
+        GateError: The file differs from PyTorch; it is not written.
+
+    Example:
+        >>> graftcli.export("runs/small", precision="int8").size  # doctest: +SKIP
     """
-    form, seen = form or ExportOptions(), seen or CheckImages()
+    export_options = ExportOptions(
+        format,  # type: ignore[arg-type]  # ExportOptions checks the names
+        precision,  # type: ignore[arg-type]
+        static,
+        dynamic_size,
+        opset,
+        bake_preprocess,  # type: ignore[arg-type]
+        min_agreement,
+    )
+    options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
+    build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
+    check_images = CheckImages(images, calib, options, jobs)
     spec = spec_of(model)
-    if checkpoint is None and (own := output_of(spec)) is not None:
-        repaired(own, trust_code=bool(building.get("trust_code")), listen=listen)
-    found = _found(spec, checkpoint, seen.look, building)
-    path = Path(out) if out is not None else found.base.with_name(found.base.name + form.ending)
+    if checkpoint is None and (output := output_of(spec)) is not None:
+        repair(output, trust_code=trust_code, listen=listen)
+    loaded = _load_model(spec, checkpoint, check_images.options, build_args)
+    path = Path(out) if out is not None else loaded.base.with_name(loaded.base.name + export_options.suffix)
     if path.exists() and not overwrite:
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
-    names = class_names(_classes(found), Path(classes) if classes else None, imagenet=found.imagenet)
-    subject = _subject(found, form, seen, names, listen)
-    if form.format == "safetensors":
-        return _weights(subject, found.made, path, form, listen)
-    return write(subject, form, path, listen)
+    names = class_names(_classes(loaded), Path(classes) if classes else None, imagenet=loaded.imagenet)
+    source = _export_source(loaded, check_images, names, listen)
+    if export_options.format == "safetensors":
+        return _write_weights(source, loaded.facts, path, export_options, listen)
+    return write(source, export_options, path, listen)
 
 
 # -- the network --------------------------------------------------------------------------------------------------
 
 
-def _found(model: str, checkpoint: str | Path | None, look: PreprocessOptions, building: Mapping[str, Any]) -> _Found:
+def _load_model(
+    model: str, checkpoint: str | Path | None, options: PreprocessOptions, build_args: Mapping[str, Any]
+) -> _LoadedModel:
     path = output_of(model) if checkpoint is None else None
     document = read_document(path)[0] if path else {}
-    network = network_of(model, checkpoint=checkpoint, img_size=look.img_size, role="model", **building)
-    preprocess, hybrid = preprocess_for(network, look), document.get("hybrid")
-    made = CardFacts(document.get("teacher", network.origin), network.origin, preprocess, "", 0, "", {}, hybrid)
+    network = network_of(model, checkpoint=checkpoint, img_size=options.img_size, role="model", **build_args)
+    preprocess, hybrid = preprocess_for(network, options), document.get("hybrid")
+    facts = CardFacts(document.get("teacher", network.origin), network.origin, preprocess, "", 0, "", {}, hybrid)
     if path:
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
-        return _Found(network.module, made, base, run, run is not None and _from_imagenet(run))
+        return _LoadedModel(network.module, facts, base, run, run is not None and _has_imagenet_classes(run))
     pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
-    return _Found(network.module, made, Path(network.name.replace("/", "_")), imagenet=pretrained)
+    return _LoadedModel(network.module, facts, Path(network.name.replace("/", "_")), imagenet=pretrained)
 
 
-def _from_imagenet(run: Path) -> bool:
-    """Whether a run's teacher had the pretrained weights of a name of timm's or torchvision's."""
-    networks = asked_of(run).networks
-    elsewhere = networks.teacher.startswith(("hf-hub:", "local-dir:")) or Path(networks.teacher).exists()
+def _has_imagenet_classes(run: Path) -> bool:
+    """Whether the teacher of a run had the pretrained weights of timm or torchvision."""
+    networks = recorded_config(run).networks
+    is_path_or_hub = networks.teacher.startswith(("hf-hub:", "local-dir:")) or Path(networks.teacher).exists()
     kind = read_record(run)["settings"]["teacher"]["origin"]["kind"]
-    return networks.teacher_checkpoint is None and not elsewhere and kind in ("timm", "torchvision")
+    return networks.teacher_checkpoint is None and not is_path_or_hub and kind in ("timm", "torchvision")
 
 
-def _classes(found: _Found) -> int:
-    return int(found.made.student["num_classes"])
+def _classes(loaded: _LoadedModel) -> int:
+    return int(loaded.facts.student["num_classes"])
 
 
 # -- the images ---------------------------------------------------------------------------------------------------
 
 
-def _subject(
-    found: _Found, form: ExportOptions, seen: CheckImages, classes: tuple[str, ...] | None, listen: Listener
+def _export_source(
+    loaded: _LoadedModel, check_images: CheckImages, classes: tuple[str, ...] | None, listen: Listener
 ) -> ExportSource:
-    preprocess, made = found.made.preprocess, found.made
-    shown = _images(found, seen, listen)
-    calibration = _read(seen.calib, preprocess, seen, listen, most=MOST_IMAGES) if seen.calib is not None else None
-    if shown is None and calibration is not None:
-        shown = calibration
-    digest = read_record(found.run)["settings"]["images"] if found.run is not None else None
-    if digest is not None and seen.images is None and shown is not None and shown.digest != digest:
-        listen(Warned("the images are no longer those that the run was trained on"))
-    blocks = made.hybrid["blocks"] if made.hybrid else None
-    teacher = made.teacher["name"] if made.teacher is not made.student else None
-    facts = about(teacher, made.student["name"], blocks, digest, classes)
+    card, preprocess, calibration = loaded.facts, loaded.facts.preprocess, None
+    images = _images_to_check(loaded, check_images, listen)
+    if check_images.calib is not None:
+        calibration = _decode(check_images.calib, preprocess, check_images, listen, max_images=MAX_IMAGES)
+    if images is None and calibration is not None:
+        images = calibration
+    digest = read_record(loaded.run)["settings"]["images"] if loaded.run is not None else None
+    if digest is not None and check_images.images is None and images is not None and images.digest != digest:
+        listen(Warned("the images differ from those that the run was trained on"))
+    blocks = card.hybrid["blocks"] if card.hybrid else None
+    teacher = card.teacher["name"] if card.teacher is not card.student else None
+    facts = source_facts(teacher, card.student["name"], blocks, digest, classes)
     return ExportSource(
-        module=found.module,
+        module=loaded.module,
         preprocess=preprocess,
-        images=shown.pixels if shown is not None else _noise(preprocess),
+        images=images.pixels if images is not None else _noise(preprocess),
         calibration=calibration.pixels if calibration is not None else None,
-        noise=shown is None,
+        noise=images is None,
         facts=facts,
     )
 
 
-def _images(found: _Found, seen: CheckImages, listen: Listener) -> pictures.Images | None:
-    """The images that were given, else those of the run, where they still are; else none."""
-    preprocess = found.made.preprocess
-    if seen.images is not None:
-        return _read(seen.images, preprocess, seen, listen, most=MOST_IMAGES)
-    if found.run is None:
+def _images_to_check(loaded: _LoadedModel, check_images: CheckImages, listen: Listener) -> Images | None:
+    """Return the given images, else those of the run if they still exist, else None."""
+    preprocess = loaded.facts.preprocess
+    if check_images.images is not None:
+        return _decode(check_images.images, preprocess, check_images, listen, max_images=MAX_IMAGES)
+    if loaded.run is None:
         return None
-    own = asked_of(found.run).images
-    if not Path(own).exists():
-        listen(Warned(f"the run's images are gone from `{own}`"))
+    source = recorded_config(loaded.run).images
+    if not Path(source).exists():
+        listen(Warned(f"the images of the run are missing from `{source}`"))
         return None
-    return _read(own, preprocess, seen, listen)
+    return _decode(source, preprocess, check_images, listen)
 
 
-def _read(
-    source: str | Path, preprocess: Preprocess, seen: CheckImages, listen: Listener, most: int | None = None
-) -> pictures.Images:
-    def tell(done: int, total: int) -> None:
+def _decode(
+    source: str | Path,
+    preprocess: Preprocess,
+    check_images: CheckImages,
+    listen: Listener,
+    max_images: int | None = None,
+) -> Images:
+    def on_progress(done: int, total: int) -> None:
         listen(ImagesDecoded(done, total))
 
-    loaded = pictures.load(Path(source), preprocess, jobs=seen.jobs, most=most, on_progress=tell)
-    for broken in loaded.broken:
-        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
-    return loaded
+    images = load_images(
+        Path(source), preprocess, jobs=check_images.jobs, max_images=max_images, on_progress=on_progress
+    )
+    for broken in images.broken:
+        listen(Warned(f"skipped {broken.name}: {broken.reason}"))
+    return images
 
 
 def _noise(preprocess: Preprocess) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(
-        0, 256, (_NOISE, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator
+        0, 256, (_NOISE_IMAGES, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator
     )
 
 
 # -- safetensors --------------------------------------------------------------------------------------------------
 
 
-def _weights(subject: ExportSource, made: CardFacts, path: Path, form: ExportOptions, listen: Listener) -> Exported:
-    """The weights and what graftcli needs to load them, in one file, which was loaded before it got its name."""
+def _write_weights(
+    source: ExportSource, facts: CardFacts, path: Path, export_options: ExportOptions, listen: Listener
+) -> Exported:
+    """Write a .safetensors file with the facts that graftcli needs to load it; rename it after a parity check."""
     remove_abandoned(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
-    exam = examine(subject, form)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
+    check = parity_check(source, export_options)
     try:
-        write_weights(beside, subject.module, made)
-        again = load(beside)
+        write_weights(temporary, source.module, facts)
+        network = load(temporary)
         with torch.no_grad():
-            match = exam.taken(lambda images: np.asarray(again(torch.from_numpy(images))))
-        check(match, form, subject.noise)
-        size = beside.stat().st_size
-        beside.replace(path)
+            match = check.run(lambda images: np.asarray(network(torch.from_numpy(images))))
+        check_match(match, export_options, source.noise)
+        size = temporary.stat().st_size
+        temporary.replace(path)
     finally:
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
     listen(FileSaved(str(path)))
-    return exported(path, form, size, match, subject)
+    return export_record(path, export_options, size, match, source)

@@ -1,26 +1,29 @@
-"""A plan and a look at one network: what can be known before anything is trained."""
+"""`graftcli.plan` and `graftcli.inspect`: examine networks before training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from graftcli.models.cuts import plan as plans
-from graftcli.models.cuts.automatic_cuts import by_work, cuts
+from graftcli.models.cuts.automatic_cuts import cuts, equal_work_cuts
 from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.cuts.plan import Plan, count_parameters
 from graftcli.models.cuts.positions import Position, positions
 from graftcli.models.loading.build import build
+from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import Traced, trace
-from graftcli.students.make import made_from_teacher, maker
+from graftcli.students.make import is_derived_from_teacher, student_maker
 
 ImgSize = int | tuple[int, int] | None
+Model = str | nn.Module
 
 
 def plan(
-    teacher: str | Network,
-    student: str | Network,
+    teacher: Model | Network,
+    student: Model | Network,
     *,
     teacher_checkpoint: str | Path | None = None,
     student_checkpoint: str | Path | None = None,
@@ -34,7 +37,35 @@ def plan(
     split_teacher: Sequence[str] | None = None,
     split_student: Sequence[str] | None = None,
 ) -> Plan:
-    """Teacher and student cut at matching places; no pretrained weights are fetched for it."""
+    """Cut teacher and student at matching places; no weights are downloaded and no images are needed.
+
+    Parameters:
+        teacher: Model spec as for `distill`, an ``nn.Module``, or a ``Network``.
+        student: The same, or a student made from the teacher, such as ``"teacher*0.5"``.
+        teacher_checkpoint: Weights file of the teacher.
+        student_checkpoint: Weights file of the student.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        img_size: Input size. Default: the teacher's.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        blocks_count: Number of blocks. Default: a cut wherever both networks shrink the image.
+        split_teacher: Names of the teacher's modules behind which it is cut.
+        split_student: Names of the student's modules behind which it is cut.
+
+    Returns:
+        The plan: blocks, cuts and seams, with parameters and multiply-adds of each block.
+
+    Raises:
+        PairError: The networks cannot be cut at matching places.
+
+    Example:
+        >>> plan = graftcli.plan("torchvision:resnet34", "torchvision:resnet18")
+        >>> len(plan.blocks), plan.student.params
+        (4, 11689512)
+    """
+    teacher, student = (m if isinstance(m, Network) else spec_of(m) for m in (teacher, student))
     if isinstance(teacher, str):
         teacher = build(
             teacher,
@@ -50,13 +81,13 @@ def plan(
     if isinstance(student, str):
         student = build(
             student,
-            checkpoint=student_checkpoint or (None if made_from_teacher(student) else "none"),
+            checkpoint=student_checkpoint or (None if is_derived_from_teacher(student) else "none"),
             ema=ema,
             unsafe=unsafe_load,
             trust_code=trust_code,
             like=teacher,
             role="student",
-            derive=maker(),
+            derive=student_maker(),
         )
     by_hand = [None if names is None else tuple(names) for names in (split_teacher, split_student)]
     return plans.make(teacher, student, CutOptions(blocks_count, *by_hand))
@@ -68,8 +99,8 @@ class Inspection:
 
     network: Network
     traced: Traced
-    cuts: tuple[Position, ...]  # the natural ones, or equal shares of the work where the image never shrinks
-    by_work: bool
+    cuts: tuple[Position, ...]  # where the image shrinks, else at equal shares of the MACs
+    by_work: bool  # whether the cuts are at equal shares of the MACs
 
     @property
     def params(self) -> int:
@@ -77,14 +108,53 @@ class Inspection:
 
     @property
     def positions(self) -> list[Position]:
-        """Every place that qualifies."""
+        """All positions where the network can be cut."""
         return positions(self.traced)
 
 
-def inspect(spec: str, *, checkpoint: str | Path | None = None, blocks_count: int = 4, **building: Any) -> Inspection:
-    """The cuts of one network; `building` is what `build` takes: num_classes, in_chans, img_size, ema, unsafe,
-    trust_code."""
-    network = build(spec, checkpoint=checkpoint or "none", role="model", **building)
+def inspect(
+    spec: str,
+    *,
+    checkpoint: str | Path | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    img_size: ImgSize = None,
+    ema: bool | None = None,
+    unsafe_load: bool = False,
+    trust_code: bool = False,
+    blocks_count: int = 4,
+) -> Inspection:
+    """Trace one network and find where it can be cut; its weights do not matter.
+
+    Parameters:
+        spec: Model spec, as for `distill`.
+        checkpoint: Weights file, for a network whose classes or channels come from it.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        img_size: Input size. Default: the network's.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        blocks_count: Number of blocks for a network that never shrinks the image.
+
+    Returns:
+        The network with its cuts, parameters and multiply-adds.
+
+    Example:
+        >>> [cut.name for cut in graftcli.inspect("torchvision:resnet18").cuts]
+        ['layer1.1.relu_1', 'layer2.1.relu_1', 'layer3.1.relu_1']
+    """
+    network = build(
+        spec,
+        checkpoint=checkpoint or "none",
+        role="model",
+        num_classes=num_classes,
+        in_chans=in_chans,
+        img_size=img_size,
+        ema=ema,
+        unsafe=unsafe_load,
+        trust_code=trust_code,
+    )
     traced = trace(network.module, plans.example(network))
     natural = cuts(traced)
-    return Inspection(network, traced, tuple(natural or by_work(traced, blocks_count)), not natural)
+    return Inspection(network, traced, tuple(natural or equal_work_cuts(traced, blocks_count)), not natural)

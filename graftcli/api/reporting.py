@@ -1,4 +1,4 @@
-"""`report`: the folders of runs -> one page, the networks asked again where a folder does not keep their answers."""
+"""`graftcli.report`: write an HTML report of one or several runs; predictions that are not stored are recomputed."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -13,25 +13,25 @@ from graftcli.graft.engine import weights_digest
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.loading.trust import Untrusted
 from graftcli.report import facts
-from graftcli.report.disagreement import AnswersCompared, compare
+from graftcli.report.disagreement import PredictionComparison, compare
 from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
-from graftcli.report.run_view import RunView, shown
-from graftcli.runs.config import RunConfig, asked_of
+from graftcli.report.run_view import RunView, load_run_view
+from graftcli.runs.config import RunConfig, recorded_config
 from graftcli.runs.loading import load
 from graftcli.runs.prepare import images_of, plan_of, recipe_of
-from graftcli.runs.repair import repaired
+from graftcli.runs.repair import repair
 from graftcli.runs.scoring import preprocess_for
 from graftcli.store import REPORT_FILE
 from graftcli.store.atomic import write_bytes
 from graftcli.store.run_record import read_record
 
-_HEAD = 4096  # bytes of a page, within which it says who made it
+_HEAD_BYTES = 4096  # of a page, which contain its generator
 
 
 @dataclass(frozen=True)
 class Report:
-    """Where the page lies, and which runs it shows."""
+    """The path of a page, and the runs that it shows."""
 
     file: str
     runs: tuple[str, ...]
@@ -45,83 +45,98 @@ def report(
     trust_code: bool = False,
     listen: Listener = lambda _: None,
 ) -> Report:
-    """One page for one run, or for several compared: `out`, else report.html in the run's folder, or here for several.
+    """Write a report of one run, or one that compares several.
 
-    A file that is no report of graftcli's is replaced with `overwrite` alone.
+    Parameters:
+        runs: Folders of runs.
+        out: The file. Default: report.html in the folder of the run, or in the current folder for several runs.
+        overwrite: Replace a file that is not a report of graftcli.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        listen: Called with every event; see ``graftcli.events``.
+
+    Returns:
+        The path of the report, and the folders of the runs.
+
+    Raises:
+        UsageError: No run is given, or the file exists and is not a report.
     """
     folders = list(dict.fromkeys(Path(run).expanduser() for run in runs))
     if not folders:
-        raise UsageError("no run is named.", "Name the folder of one: graftcli report runs/resnet34-resnet18")
+        raise UsageError("no run is given.", "Give the folder of one: graftcli report runs/resnet34-resnet18")
     file = Path(out).expanduser() if out is not None else (folders[0] if len(folders) == 1 else Path()) / REPORT_FILE
     _check_file(file, overwrite)
-    shown = [_shown(folder, trust_code, listen) for folder in folders]
-    write_bytes(file, page(shown).encode(), follow=out is not None)
+    views = [_run_view(folder, trust_code, listen) for folder in folders]
+    write_bytes(file, page(views).encode(), follow=out is not None)
     listen(FileSaved(str(file)))
     return Report(str(file), tuple(map(str, folders)))
 
 
-def _shown(folder: Path, trust_code: bool, listen: Listener) -> RunView:
-    """What the page shows of a run: what its folder keeps, else what its networks say when they are asked again."""
-    repaired(folder, trust_code=trust_code, listen=listen)
-    run, kept = read_record(folder), facts.read(folder, lambda text: listen(Warned(text)))
-    lacks: list[str] = []
-    if kept is None:
+def _run_view(folder: Path, trust_code: bool, listen: Listener) -> RunView:
+    """Return what the page shows of a run: the stored facts, else recomputed ones."""
+    repair(folder, trust_code=trust_code, listen=listen)
+    run, stored = read_record(folder), facts.read(folder, lambda text: listen(Warned(text)))
+    gaps: list[str] = []
+    if stored is None:
         try:
-            kept, lacks = _ask_again(folder, run, trust_code, listen)
+            stored, gaps = _recompute(folder, run, trust_code, listen)
         except Untrusted:
             raise
-        except GraftError as fault:
-            lacks = [f"this report lacks the plan and the pictures: {fault.found} {fault.mend}"]
-    for text in lacks:
+        except GraftError as error:
+            gaps = [f"this report lacks the plan and the images: {error.message} {error.fix}"]
+    for text in gaps:
         listen(Warned(f"{folder}: {text}"))
-    return shown(folder, kept, lacks)
+    return load_run_view(folder, stored, gaps)
 
 
 def _check_file(file: Path, overwrite: bool) -> None:
-    """Whether the path is free, holds a report, or is to be overwritten."""
+    """Raise if the path is a folder, or a file that is not a report and not to be overwritten."""
     if file.is_dir():
-        raise UsageError(f"--out `{file}` is a folder.", f"Name a file in it: {file / REPORT_FILE}")
+        raise UsageError(f"--out `{file}` is a folder.", f"Give a file in it: {file / REPORT_FILE}")
     with suppress(FileNotFoundError, NotADirectoryError):
         with file.open("rb") as opened:
-            ours = GENERATOR.encode() in opened.read(_HEAD)
-        if not ours and not overwrite:
+            is_report = GENERATOR.encode() in opened.read(_HEAD_BYTES)
+        if not is_report and not overwrite:
             raise UsageError(
-                f"`{file}` is no report of graftcli's.", "Name another file with --out, or add --overwrite."
+                f"`{file}` is not a report of graftcli.", "Name another file with --out, or add --overwrite."
             )
 
 
-def _ask_again(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: Listener) -> tuple[Facts, list[str]]:
-    """The run's networks built and shown its images again, and what could not be had; kept where nothing lacks."""
-    asked = asked_of(folder, trust_code=trust_code)
-    plan = plan_of(asked, recipe_of(asked.how))
+def _recompute(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: Listener) -> tuple[Facts, list[str]]:
+    """Recompute the facts of a run from its networks and images, and store them; also return what is missing."""
+    config = recorded_config(folder, trust_code=trust_code)
+    plan = plan_of(config, recipe_of(config.how))
     if run["status"] != "finished":
         return facts.gather(plan, None), []
     try:
-        compared = _compared(folder, run, asked, plan, listen)
-    except GraftError as fault:
-        return facts.gather(plan, None), [f"this report lacks the pictures: {fault.found}"]
-    found = facts.gather(plan, compared)
+        predictions = _compare_predictions(folder, run, config, plan, listen)
+    except GraftError as error:
+        return facts.gather(plan, None), [f"this report lacks the images: {error.message}"]
+    computed = facts.gather(plan, predictions)
     try:
-        facts.write(folder, found)
-    except GraftError as fault:  # the page shows them all the same
-        listen(Warned(f"{folder}: {fault.found}"))
-    return found, []
+        facts.write(folder, computed)
+    except GraftError as error:  # the page shows them anyway
+        listen(Warned(f"{folder}: {error.message}"))
+    return computed, []
 
 
-def _compared(folder: Path, run: Mapping[str, Any], asked: RunConfig, plan: Plan, listen: Listener) -> AnswersCompared:
-    """How the run's networks answer to the run's images, when all of them are still what they were."""
-    preprocess = preprocess_for(plan.teacher.network, asked.look, whole=True)
-    source = asked.val_images or asked.images
-    images = images_of(source, preprocess, asked.how, listen)
+def _compare_predictions(
+    folder: Path, run: Mapping[str, Any], config: RunConfig, plan: Plan, listen: Listener
+) -> PredictionComparison:
+    """Compare the predictions of the run's networks on its images; raise if any of them have changed."""
+    preprocess = preprocess_for(plan.teacher.network, config.look, whole=True)
+    source = config.val_images or config.images
+    images = images_of(source, preprocess, config.how, listen)
     settings = run["settings"]
-    if images.digest != settings["val_images" if asked.val_images else "images"]:
-        raise ImagesError(f"the images in `{source}` are not the run's any more.", "Bring back those of the run.")
+    if images.digest != settings["val_images" if config.val_images else "images"]:
+        raise ImagesError(f"the images in `{source}` have changed since the run.", "Restore the images of the run.")
     if weights_digest(plan.teacher.network.module) != settings["teacher"]["weights"]:
-        raise CheckpointError("the teacher's weights are not the run's any more.", "Bring back those of the run.")
+        raise CheckpointError(
+            "the weights of the teacher have changed since the run.", "Restore the weights of the run."
+        )
     return compare(
         plan.teacher.network,
-        load(folder, trust_code=asked.networks.trust_code),
+        load(folder, trust_code=config.networks.trust_code),
         images,
         preprocess,
-        device_named(asked.how.device),
+        device_named(config.how.device),
     )

@@ -1,4 +1,4 @@
-"""`check`: every file in a run's folder, compared with what graftcli wrote."""
+"""`graftcli check`: verify the files in the folder of a run."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from graftcli.errors import CheckpointError
 from graftcli.models.loading.tensor_file import check as check_tensors
 from graftcli.store import BLOCKS, CACHE, METRICS_FILE, STATES
 from graftcli.store.cache_files import is_whole_pixels
-from graftcli.store.cache_progress import read_page
-from graftcli.store.row_file import Sums
+from graftcli.store.cache_progress import read_progress
+from graftcli.store.row_file import Checksums
 from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import command_of, digest_of_file, read_record
 
@@ -20,7 +20,7 @@ State = Literal["whole", "damaged", "missing"]
 
 @dataclass(frozen=True)
 class FileCheck:
-    """A file of a run, and what was found of it."""
+    """The state of one file of a run."""
 
     name: str  # relative to the run's folder
     state: State
@@ -29,7 +29,7 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class RunCheck:
-    """All files of a run. `command` makes again what is damaged."""
+    """The states of all files of a run; `command` restores damaged files."""
 
     folder: str
     files: tuple[FileCheck, ...]
@@ -43,65 +43,65 @@ class RunCheck:
 def check_run(folder: str | Path) -> RunCheck:
     """Verify the record, the trained blocks, the training states, the caches and the network of a run.
 
-    Parameters
-    ----------
-    folder: the folder of a run.
+    Parameters:
+        folder: Folder of the run.
 
-    Returns the state of each file. Raises UsageError where there is no run, and CheckpointError where its record
-    cannot be used.
+    Returns:
+        The state of each file.
+
+    Raises:
+        UsageError: The folder is not a run.
+        CheckpointError: The record of the run is damaged.
     """
     folder = Path(folder).expanduser()
     run = read_record(folder)
-    found = [
+    files = [
         FileCheck(RUN_FILE, "whole"),
         *_recorded(folder, run),
         *_tensors(folder, run),
         *_caches(folder),
         *_metrics(folder),
     ]
-    command = command_of(run)
-    return RunCheck(str(folder), tuple(found), command)
+    return RunCheck(str(folder), tuple(files), command_of(run))
 
 
 def _recorded(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
-    """The files whose digests the record holds: the network and the blocks of a finished run, and single files."""
-    beside = {path: digest for path, digest in run.get("singles", {}).items() if digest is not None}
-    for name, digest in {**run.get("files", {}), **beside}.items():
-        found = digest_of_file(folder / name)
-        if found is None:
+    """Check the files whose digests are in the record: network and blocks of a finished run, and single files."""
+    single_files = {path: digest for path, digest in run.get("singles", {}).items() if digest is not None}
+    for name, digest in {**run.get("files", {}), **single_files}.items():
+        actual = digest_of_file(folder / name)
+        if actual is None:
             yield FileCheck(name, "missing")
-        elif found != digest:
-            yield FileCheck(name, "damaged", f"its sha256 is {found[:12]}…, {digest[:12]}… was written")
+        elif actual != digest:
+            yield FileCheck(name, "damaged", f"SHA-256 is {actual[:12]}…, expected {digest[:12]}…")
         else:
             yield FileCheck(name, "whole")
 
 
 def _tensors(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
-    """Blocks and states of a run that is not finished, by the digests that they carry."""
-    for path in sorted(path for place in (BLOCKS, STATES) for path in folder.glob(f"{place}/*.safetensors")):
+    """Check the blocks and states of an unfinished run by the digests in the files."""
+    for path in sorted(path for name in (BLOCKS, STATES) for path in folder.glob(f"{name}/*.safetensors")):
         name = str(path.relative_to(folder))
         if name in run.get("files", {}):
             continue
         try:
             check_tensors(path)
-        except CheckpointError as fault:
-            yield FileCheck(name, "damaged", fault.found)
+        except CheckpointError as error:
+            yield FileCheck(name, "damaged", error.message)
         else:
             yield FileCheck(name, "whole")
 
 
 def _caches(folder: Path) -> Iterator[FileCheck]:
-    """The cached teacher features that are written, and the synthetic images."""
-    listed = set()
+    """Check the cached teacher features and the synthetic images."""
     for path in sorted(folder.glob(f"{CACHE}/*-done.json")):
-        page = read_page(path)
-        if page is None:
-            yield FileCheck(str(path.relative_to(folder)), "damaged", "it does not say how many rows are written")
+        progress = read_progress(path)
+        if progress is None:
+            yield FileCheck(str(path.relative_to(folder)), "damaged", "the number of written rows is missing")
             continue
-        for value, (row, total) in page.rows.items():
+        for value, (row, total) in progress.rows.items():
             file = path.with_name(f"{path.name.removesuffix('-done.json')}-{value}.bin")
-            listed.add(file)
-            yield _rows(folder, file, page.done, row, total)
+            yield _rows(folder, file, progress.done, row, total)
     for file in sorted(path for path in folder.glob(f"{CACHE}/synthetic*.bin") if path.is_file()):
         state: State = "whole" if is_whole_pixels(file) else "damaged"
         yield FileCheck(str(file.relative_to(folder)), state)
@@ -112,9 +112,9 @@ def _rows(folder: Path, file: Path, done: int, row: int, total: int) -> FileChec
     if not file.is_file():
         return FileCheck(name, "missing")
     if file.stat().st_size < done * row:
-        return FileCheck(name, "damaged", f"it has {file.stat().st_size:,} bytes of {done * row:,}")
-    sums = Sums(done)
-    sums.of_file(file, done, row)
+        return FileCheck(name, "damaged", f"has {file.stat().st_size:,} of {done * row:,} bytes")
+    sums = Checksums(done)
+    sums.add_file(file, done, row)
     return FileCheck(name, "whole" if sums.total(done) == total else "damaged")
 
 
@@ -126,6 +126,6 @@ def _metrics(folder: Path) -> Iterator[FileCheck]:
         try:
             json.loads(line)
         except (ValueError, RecursionError):
-            yield FileCheck(METRICS_FILE, "damaged", f"line {number} is no JSON")
+            yield FileCheck(METRICS_FILE, "damaged", f"line {number} is not JSON")
             return
     yield FileCheck(METRICS_FILE, "whole")

@@ -1,4 +1,4 @@
-"""What `bench` measures: runs, specs and ONNX files, each a rung of the ladder under a name of its own."""
+"""The models that `bench` measures: runs, model specs and ONNX files, each with a unique name."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from graftcli.errors import UsageError
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import Candidate, of_module
+from graftcli.measure.benchmark import Candidate, module_candidate
 from graftcli.measure.onnx.facts import read_onnx
 from graftcli.models.loading.build import build
 from graftcli.models.loading.saved import WEIGHTS_FILE
@@ -17,7 +17,7 @@ from graftcli.runs.config import RunConfig
 from graftcli.runs.loading import network_of
 from graftcli.runs.onnx_models import OnnxModel, onnx_model
 from graftcli.runs.recorded import recorded_teacher
-from graftcli.runs.scoring import Model, PreprocessOptions, fit_of
+from graftcli.runs.scoring import Model, PreprocessOptions, model_preprocess
 from graftcli.store.run_record import read_record
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
@@ -25,107 +25,118 @@ _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A rung before it is made: a network, or an ONNX file, and the run's folder that it lies in."""
+    """A network or an ONNX file to benchmark; `run` is the folder of its run."""
 
     name: str
-    what: Network | Path
+    model: Network | Path
     run: Path | None = None
 
 
-# -- which there are ----------------------------------------------------------------------------------------------
+# -- collecting ---------------------------------------------------------------------------------------------------
 
 
-def named(
+def named_models(
     models: Sequence[str],
     runs: dict[str, RunConfig],
     teacher: str | None,
     weights: dict[str, str | Path | None],
-    building: dict[str, Any],
+    build_args: dict[str, Any],
 ) -> Iterator[NamedModel]:
-    """Every rung once, the teacher first, each under a name of its own."""
-    found: list[NamedModel] = []
+    """Yield each model once with a unique name, the teacher first."""
+    collected: list[NamedModel] = []
     if teacher is not None:
-        network = build(teacher, checkpoint=weights["teacher"], role="teacher", **building)
-        found.append(NamedModel(f"{network.name} (teacher)", network))
+        network = build(teacher, checkpoint=weights["teacher"], role="teacher", **build_args)
+        collected.append(NamedModel(f"{network.name} (teacher)", network))
     elif runs:
-        network = recorded_teacher(next(iter(runs.values())), building)
-        found.append(NamedModel(f"{network.name} (teacher)", network))
+        network = recorded_teacher(next(iter(runs.values())), build_args)
+        collected.append(NamedModel(f"{network.name} (teacher)", network))
     for model in models:
         if model in runs:
-            found += _of_run(Path(model), building, alone=len(runs) == 1)
+            collected += _models_of_run(Path(model), build_args, alone=len(runs) == 1)
         elif Path(model).suffix == ".onnx":
-            found.append(NamedModel(Path(model).name, Path(model)))
+            collected.append(NamedModel(Path(model).name, Path(model)))
         else:
-            network = network_of(model, checkpoint=weights["model"], role="model", **building)
-            found.append(NamedModel(network.name, network))
-    seen: dict[str, int] = {}
-    for one in {one.what.resolve() if isinstance(one.what, Path) else object(): one for one in found}.values():
-        seen[one.name] = seen.get(one.name, 0) + 1
-        yield one if seen[one.name] == 1 else replace(one, name=f"{one.name} #{seen[one.name]}")
+            network = network_of(model, checkpoint=weights["model"], role="model", **build_args)
+            collected.append(NamedModel(network.name, network))
+    unique = {item.model.resolve() if isinstance(item.model, Path) else object(): item for item in collected}
+    counts: dict[str, int] = {}
+    for item in unique.values():
+        counts[item.name] = counts.get(item.name, 0) + 1
+        yield item if counts[item.name] == 1 else replace(item, name=f"{item.name} #{counts[item.name]}")
 
 
-def _of_run(folder: Path, building: dict[str, Any], *, alone: bool) -> Iterator[NamedModel]:
-    """What came out of the run, and every ONNX file in the folder."""
+def _models_of_run(folder: Path, build_args: dict[str, Any], *, alone: bool) -> Iterator[NamedModel]:
+    """Yield the student or hybrid of a run, and the ONNX files in its folder."""
     settings = read_record(folder)["settings"]
-    whole = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
-    what = settings["student"]["name"] if whole else f"{numbers(settings['blocks'])} replaced"
-    own = network_of(folder, img_size=building.get("img_size"), trust_code=bool(building.get("trust_code")))
-    yield NamedModel(f"{what} (student)" if alone else f"{folder.name}: {what}", own, folder)
-    for file in sorted(folder.glob("*.onnx"), key=_rank):
+    is_student = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
+    name = settings["student"]["name"] if is_student else f"{numbers(settings['blocks'])} replaced"
+    network = network_of(folder, img_size=build_args.get("img_size"), trust_code=bool(build_args.get("trust_code")))
+    yield NamedModel(f"{name} (student)" if alone else f"{folder.name}: {name}", network, folder)
+    for file in sorted(folder.glob("*.onnx"), key=_by_precision):
         yield NamedModel(file.name if alone else f"{folder.name}: {file.name}", file, folder)
 
 
-def _rank(file: Path) -> tuple[int, str]:
-    """Files from fp32 down to int8."""
+def _by_precision(file: Path) -> tuple[int, str]:
+    """Sort key: fp32 first, int8 last."""
     return (_PRECISIONS.index(read_onnx(file).precision), file.name)
 
 
-# -- what they are ------------------------------------------------------------------------------------------------
+# -- building -----------------------------------------------------------------------------------------------------
 
 
-def first_of(every: Sequence[NamedModel], look: PreprocessOptions) -> Model:
-    """What says how images are cut, and which classes there are: the first network; among files alone the first."""
-    network = next((one.what for one in every if isinstance(one.what, Network)), None)
+def reference_model(models: Sequence[NamedModel], options: PreprocessOptions) -> Model:
+    """Return the model that sets the preprocessing and the classes: the first network, else the first ONNX file."""
+    network = next((item.model for item in models if isinstance(item.model, Network)), None)
     if network is not None:
         return network
-    assert isinstance(every[0].what, Path)
-    return onnx_model(every[0].what, look.img_size)
+    assert isinstance(models[0].model, Path)
+    return onnx_model(models[0].model, options.img_size)
 
 
-def rungs(
-    every: Sequence[NamedModel], first: Model, preprocess: Preprocess, look: PreprocessOptions, threads: int
+def make_candidates(
+    models: Sequence[NamedModel], reference: Model, preprocess: Preprocess, options: PreprocessOptions, threads: int
 ) -> list[Candidate]:
-    """Build all of them; they must take images of one size.
+    """Build the candidates of the benchmark; raise unless all have the same input size.
 
-    The first is given `preprocess`, the others their own preprocessing unless `look` overrides it.
+    The reference model gets `preprocess`, the others their own mean and std unless `options` overrides them.
     """
-    models = [
-        onnx_model(one.what, preprocess.size, preprocess.channels, threads) if isinstance(one.what, Path) else one.what
-        for one in every
+    built = [
+        onnx_model(item.model, preprocess.size, preprocess.channels, threads)
+        if isinstance(item.model, Path)
+        else item.model
+        for item in models
     ]
     size = (preprocess.channels, *preprocess.size)
-    takes = [
-        model.rung.size if isinstance(model, OnnxModel) else (model.input_size[0], *preprocess.size) for model in models
-    ]
-    if others := [f"{one.name} takes {_x(its)}" for one, its in zip(every, takes, strict=True) if its != size]:
+    if others := [
+        f"{item.name} takes {_dimensions(input_size)}"
+        for item, model in zip(models, built, strict=True)
+        if (input_size := _input_size(model, preprocess)) != size
+    ]:
         raise UsageError(
-            f"the ladder is measured on images of {_x(size)}, but {', '.join(others)}.",
-            "Give --img-size or --in-chans, or measure them apart.",
+            f"the benchmark has input size {_dimensions(size)}, but {', '.join(others)}.",
+            "Give --img-size or --in-chans, or measure them separately.",
         )
-    pairs = zip(every, models, strict=True)
     return [
-        replace(_rung(one, model, size), preprocess=preprocess if model is first else fit_of(model, preprocess, look))
-        for one, model in pairs
+        replace(
+            _candidate(item, model, size),
+            preprocess=preprocess if model is reference else model_preprocess(model, preprocess, options),
+        )
+        for item, model in zip(models, built, strict=True)
     ]
 
 
-def _rung(one: NamedModel, model: Model, size: tuple[int, int, int]) -> Candidate:
+def _input_size(model: Model, preprocess: Preprocess) -> tuple[int, int, int]:
+    """Return the input size of a model; a network accepts any height and width."""
+    return model.candidate.size if isinstance(model, OnnxModel) else (model.input_size[0], *preprocess.size)
+
+
+def _candidate(item: NamedModel, model: Model, size: tuple[int, int, int]) -> Candidate:
     if isinstance(model, OnnxModel):
-        return replace(model.rung, name=one.name)
-    stored = one.run / WEIGHTS_FILE if one.run is not None else None
-    bytes_ = stored.stat().st_size if stored is not None and stored.is_file() else None
-    return of_module(one.name, model.module, size, bytes_=bytes_)
+        return replace(model.candidate, name=item.name)
+    weights_file = item.run / WEIGHTS_FILE if item.run is not None else None
+    bytes_ = weights_file.stat().st_size if weights_file is not None and weights_file.is_file() else None
+    return module_candidate(item.name, model.module, size, bytes_=bytes_)
 
 
-def _x(size: Sequence[int]) -> str:
+def _dimensions(size: Sequence[int]) -> str:
     return "x".join(map(str, size))

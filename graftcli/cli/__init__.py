@@ -1,6 +1,6 @@
-"""The commands: one file each, as one function that reads flags, calls the library and renders.
+"""The command line: one module per command, with one function that reads flags, calls the library and renders.
 
-A command's module imports nothing heavy at its top; torch is imported inside the function. So `--help` stays fast.
+Modules of commands import torch inside functions, never at the top, so that `--help` stays fast.
 """
 
 import os
@@ -34,30 +34,30 @@ from graftcli.cli import (
 from graftcli.cli import check as checking
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure
-from graftcli.cli.limits import check_names, mistyped
+from graftcli.cli.limits import check_strings, unknown_variables
 
 _AS_JSON = "graftcli.as_json"
 _EXAMPLES = "\n\nExamples:\n"
 
 
 class Commands(TyperGroup):
-    """The group of all commands: what goes wrong in one of them becomes its message and its exit code here."""
+    """The group of all commands; turns exceptions into messages and exit codes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Remember whether errors are to be JSON before anything is parsed: a flag may be what is wrong."""
+        """Record whether errors are JSON before parsing, which may itself fail."""
         as_json = ctx.meta[_AS_JSON] = _wants_json(args)
-        is_bare = not args  # which shows the help
+        is_bare = not args  # shows the help
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as problem:
             if as_json and not is_bare:
-                raise typer.Exit(_tell(problem, as_json)) from problem
+                raise typer.Exit(_print_failure(problem, as_json)) from problem
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command and deliver what it printed, or say on stderr why not."""
+        """Run the command, or print why it failed on stderr."""
         try:
-            for text in mistyped(os.environ, _variables(self)):
+            for text in unknown_variables(os.environ, _variables(self)):
                 progress.warn(text, as_json=ctx.meta[_AS_JSON])
             result = super().invoke(ctx)
             sys.stdout.flush()
@@ -65,47 +65,47 @@ class Commands(TyperGroup):
         except typer.Exit:
             raise
         except BrokenPipeError:
-            render_streams.forget_result()
+            render_streams.discard_result()
             raise typer.Exit(NO_READER) from None
         except (Exception, KeyboardInterrupt) as problem:
             as_json: bool = ctx.meta[_AS_JSON]
             if isinstance(problem, typer.TyperException) and not as_json:
-                raise  # Typer shows the usage beside it
-            raise typer.Exit(_tell(problem, as_json)) from problem
+                raise  # Typer adds the usage line
+            raise typer.Exit(_print_failure(problem, as_json)) from problem
 
 
 class CheckedCommand(TyperCommand):
-    """A command whose names and numbers are checked together, wherever each of them was given."""
+    """A command that checks the values of all its parameters together, from flags and from variables."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command with values that can be written down and used."""
-        check_names({_flag(param): ctx.params.get(param.name) for param in self.params})
+        """Check every string, then run the command."""
+        check_strings({_flag(param): ctx.params.get(param.name) for param in self.params})
         return super().invoke(ctx)
 
 
 def _flag(param: Any) -> str:
-    """`--out`, or what the help calls an argument."""
+    """Return the flag of an option, or the name of an argument in the help."""
     return str(param.opts[0] if param.param_type_name == "option" else param.metavar or param.name)
 
 
 def _variables(group: Any) -> set[str]:
-    """Every variable that stands for an option of a command."""
+    """Return the environment variables of all options of all commands."""
     nested = [_variables(command) for command in group.commands.values() if hasattr(command, "commands")]
-    own = (param for command in group.commands.values() for param in command.params)
-    return {param.envvar for param in own if isinstance(getattr(param, "envvar", None), str)}.union(*nested)
+    params = (param for command in group.commands.values() for param in command.params)
+    return {param.envvar for param in params if isinstance(getattr(param, "envvar", None), str)}.union(*nested)
 
 
 def _wants_json(words: Sequence[str]) -> bool:
-    """Whether the command is to speak JSON, by a flag or by a variable, before anything is parsed."""
+    """Return whether --json or GRAFTCLI_JSON is given, before parsing."""
     return "--json" in words or os.environ.get("GRAFTCLI_JSON", "").lower() in ("1", "true", "t", "yes", "y", "on")
 
 
-def _tell(problem: BaseException, as_json: bool) -> int:
-    """Say on stderr what ended the command, and return its exit code."""
-    told = failure(problem)
-    tell = render.error_document if as_json else render.error
-    tell(told)
-    return told.code
+def _print_failure(problem: BaseException, as_json: bool) -> int:
+    """Print an exception on stderr and return its exit code."""
+    failed = failure(problem)
+    show = render.error_document if as_json else render.error
+    show(failed)
+    return failed.code
 
 
 app = typer.Typer(
@@ -130,18 +130,18 @@ def graftcli(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """A trained image network, a smaller one and a few unlabelled images: grafts the one into the other.
+    """Compress a trained image network into a smaller one, with a few unlabelled images, by network grafting.
 
-    A variable can stand for an option, as GRAFTCLI_IMG_SIZE for --img-size; the option goes before it.
+    Every option has an environment variable, such as GRAFTCLI_IMG_SIZE for --img-size; the flag overrides it.
     """
 
 
-def _register(panel: str, *commands: Callable[..., None]) -> None:
-    """Add commands, named as their modules, to a panel of the help; the `Examples:` of a docstring end its help."""
+def _register(group: str, *commands: Callable[..., None]) -> None:
+    """Add commands, named after their modules, to a help group; the `Examples:` of the docstring become the epilog."""
     for command in commands:
         text, _, examples = cleandoc(command.__doc__ or "").partition(_EXAMPLES)
         name = command.__module__.rpartition(".")[2]
-        app.command(name, cls=CheckedCommand, rich_help_panel=panel, help=_plain(text), epilog=_epilog(examples))(
+        app.command(name, cls=CheckedCommand, rich_help_panel=group, help=_plain(text), epilog=_epilog(examples))(
             command
         )
 
@@ -151,20 +151,20 @@ def _epilog(examples: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """The text with brackets that are no markup."""
+    """Escape brackets, which rich would parse as markup."""
     return text.replace("[", r"\[")
 
 
-_register("Distil", distill.distill, partial.partial, compare.compare, demo.demo)
-_register("Look before", plan.plan, inspect.inspect, images.images)
-_register("Afterwards", evaluating.evaluate, export.export, bench.bench, report.report)
-_register("Help yourself", checking.check, env.env)
-app.add_typer(recipes.app, rich_help_panel="Help yourself")
-app.add_typer(trust.app, rich_help_panel="Help yourself")
+_register("Train", distill.distill, partial.partial, compare.compare, demo.demo)
+_register("Inspect", plan.plan, inspect.inspect, images.images)
+_register("Evaluate & export", evaluating.evaluate, export.export, bench.bench, report.report)
+_register("Utilities", checking.check, env.env)
+app.add_typer(recipes.app, rich_help_panel="Utilities")
+app.add_typer(trust.app, rich_help_panel="Utilities")
 
 
 def main() -> None:
-    """The `graftcli` command."""
+    """Run the `graftcli` command."""
     words = sys.argv[1:]
     with render_streams.standard(), render_streams.json_only(_wants_json(words) and not {"--help", "-h"} & {*words}):
         app(prog_name="graftcli")

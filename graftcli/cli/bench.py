@@ -1,4 +1,4 @@
-"""`graftcli bench`: the ladder from the teacher in PyTorch down to an int8 file, measured on this machine."""
+"""`graftcli bench`: size, latency and agreement of teacher, student and exported files on this machine."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,8 @@ from graftcli.cli import progress, render, render_bench
 from graftcli.cli.eval import Classes
 
 Models = Annotated[
-    list[str], typer.Argument(metavar="RUN|SPEC|FILE.onnx…", help="Runs, model specs and ONNX files, in any mix.")
+    list[str],
+    typer.Argument(metavar="RUN|SPEC|FILE.onnx…", help="Runs, model specs and ONNX files, in any combination."),
 ]
 Teacher = Annotated[
     str | None,
@@ -18,7 +19,7 @@ Teacher = Annotated[
         "--teacher",
         metavar="SPEC",
         rich_help_panel=o.NETWORKS,
-        help="What all are compared with. Without it: a run's teacher, else the first model.",
+        help="Reference of all comparisons. Default: the teacher of the run, or the first model.",
     ),
 ]
 Checkpoint = Annotated[
@@ -27,7 +28,7 @@ Checkpoint = Annotated[
         "--checkpoint",
         metavar="FILE",
         rich_help_panel=o.NETWORKS,
-        help="Weights for the specs; `none` for random ones, which are as fast.",
+        help="Weights for the specs; `none` for random weights, which are as fast.",
     ),
 ]
 Folder = Annotated[
@@ -36,12 +37,12 @@ Folder = Annotated[
         "--images",
         metavar="DIR",
         rich_help_panel=o.IMAGES,
-        help="Measure agreement on these, and top-1 where they lie in class folders. Without it: a run's own.",
+        help="Images to measure agreement on, and top-1 if they are in class folders. Default: the images of the run.",
     ),
 ]
 Threads = Annotated[
     int | None,
-    o.option("--threads", min=1, metavar="N", rich_help_panel=o.RUNNING, help="CPU threads. Without it: all cores."),
+    o.option("--threads", min=1, metavar="N", rich_help_panel=o.RUNNING, help="CPU threads. Default: all cores."),
 ]
 Seconds = Annotated[
     float,
@@ -50,7 +51,7 @@ Seconds = Annotated[
         min=0.0,
         metavar="S",
         rich_help_panel=o.RUNNING,
-        help="Time for each model, at one image and at -b.",
+        help="Measuring time per model, at batch size 1 and at -b.",
     ),
 ]
 
@@ -79,10 +80,10 @@ def bench(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure size, work, speed and agreement of a teacher, its student and their ONNX files, on this machine's CPU.
+    """Measure size, MACs, latency and agreement of a teacher, its student and their ONNX files on the CPU.
 
-    A run brings its teacher, its student, the ONNX files in its folder and its images; the result is also written
-    there, as bench.json. Models are warmed up and measured in turns, with as many threads as are printed.
+    A run contributes its teacher, its student, the ONNX files in its folder and its images; the result is also
+    written there, as bench.json. Models are warmed up and measured in turns.
 
     Examples:
       graftcli bench runs/resnet34-resnet18
@@ -91,17 +92,20 @@ def bench(
     """
     from graftcli.api.benching import bench as measure
     from graftcli.api.benching import bench_json
-    from graftcli.runs.scoring import PreprocessOptions
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        found = measure(
+        result = measure(
             models,
             teacher=teacher,
             checkpoint=checkpoint,
             teacher_checkpoint=teacher_checkpoint,
             images=images,
             classes=classes,
-            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
+            img_size=img_size,
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
             batch=batch,
             threads=threads,
             seconds=seconds,
@@ -110,10 +114,10 @@ def bench(
             num_classes=num_classes,
             in_chans=in_chans,
             ema=ema,
-            unsafe=unsafe_load,
+            unsafe_load=unsafe_load,
             trust_code=trust_code,
         )
     if as_json:
-        render.document(bench_json(found))
+        render.document(bench_json(result))
     else:
-        render_bench.bench(found)
+        render_bench.bench(result)

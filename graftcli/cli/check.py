@@ -1,4 +1,4 @@
-"""`graftcli check`: whether every file of a run is what was written."""
+"""`graftcli check`: verify the files of a run against their digests."""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +13,10 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")
 
 
 def check(run: Run, as_json: o.Json = False) -> None:
-    """Verify every file of a run: its record, blocks, training states, caches and network.
+    """Verify every file of a run: record, blocks, training states, caches and network.
 
-    Each file carries a digest, or the record holds it. Exits with 6 where a file is damaged or missing; the command of
-    the run, given again, makes it again.
+    Every file has a digest, in the file itself or in the run record. Exits with 6 if a file is damaged or missing;
+    repeat the command of the run to restore it.
 
     Examples:
       graftcli check runs/resnet34-resnet18
@@ -25,13 +25,13 @@ def check(run: Run, as_json: o.Json = False) -> None:
 
     from graftcli.api.verifying import check_run
 
-    found = check_run(run)
+    checked = check_run(run)
     if as_json:
-        render.document({**asdict(found), "whole": found.is_whole})
+        render.document({**asdict(checked), "whole": checked.is_whole})
     else:
-        rows = [(file.name, file.state, file.detail) for file in found.files]
+        rows = [(file.name, file.state, file.detail) for file in checked.files]
         render.table("", ("file", "state", "detail"), rows)
-    if not found.is_whole:
-        bad = [file.name for file in found.files if file.state != "whole"]
-        fix = f"Run the command of the run again: {found.command}" if found.command else "Make the run again."
-        raise CheckpointError(f"{len(bad)} of {len(found.files)} files in `{run}` are damaged or missing.", fix)
+    if not checked.is_whole:
+        bad = [file.name for file in checked.files if file.state != "whole"]
+        fix = f"Repeat the command of the run: {checked.command}" if checked.command else "Repeat the run."
+        raise CheckpointError(f"{len(bad)} of {len(checked.files)} files in `{run}` are damaged or missing.", fix)

@@ -1,4 +1,4 @@
-"""`graftcli compare`: recipes, students, shots and draws side by side, in one table and at one price."""
+"""`graftcli compare`: train recipes, students, shots and draws on the same budget and tabulate the results."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -7,7 +7,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_compare
-from graftcli.cli.asking import asked_by
+from graftcli.cli.asking import keywords
 from graftcli.cli.distill import Set, StepsScale, Strict, ValImages, command
 from graftcli.cli.eval import Classes
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
@@ -16,30 +16,28 @@ from graftcli.errors import GateError, UsageError
 if TYPE_CHECKING:
     from graftcli.report.comparison import Comparison
 
-_GRID = "What is compared"
+_GRID = "Comparison"
 
 
 class Shots(tuple[int, ...]):
-    """How many images each draw has; a class of its own, for Typer would make a tuple of several arguments."""
+    """Images per draw; a subclass, because Typer parses a plain tuple as several arguments."""
 
 
 def shots_of(text: str) -> Shots:
-    """`1,5,10` -> three numbers."""
+    """Parse comma-separated numbers, such as `1,5,10`."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) for part in parts):
-        raise UsageError(f"--shots {text!r} holds no numbers of images.", "Give numbers from 1: --shots 1,5,10")
+        raise UsageError(f"--shots {text!r} is not a list of positive numbers.", "Give numbers such as --shots 1,5,10.")
     return Shots(dict.fromkeys(map(int, parts)))
 
 
 Students = Annotated[
     list[str],
-    o.option("--student", metavar="SPEC", rich_help_panel=_GRID, help="As in distill. Several: each is compared."),
+    o.option("--student", metavar="SPEC", rich_help_panel=_GRID, help="As in distill; repeat to compare several."),
 ]
 Recipes = Annotated[
     list[str] | None,
-    o.option(
-        "--recipe", metavar="NAME|FILE", rich_help_panel=_GRID, help="Several: each is compared. Without it: graft."
-    ),
+    o.option("--recipe", metavar="NAME|FILE", rich_help_panel=_GRID, help="Repeat to compare several. Default: graft."),
 ]
 Images = Annotated[
     list[str],
@@ -47,7 +45,7 @@ Images = Annotated[
         "--images",
         metavar="DIR",
         rich_help_panel=_GRID,
-        help="A folder or archive to draw from, or drawn ones: 'DIR/{shots}shot-draw{draw}', or one --images for each.",
+        help="Folder or archive to draw from. Existing draws: 'DIR/{shots}shot-draw{draw}', or one --images each.",
     ),
 ]
 ShotsFlag = Annotated[
@@ -57,7 +55,7 @@ ShotsFlag = Annotated[
         parser=shots_of,
         metavar="1,5,10",
         rich_help_panel=_GRID,
-        help="Images of each class folder; in all, where there are no class folders. Without it: all images.",
+        help="Images per class folder, or in total if there are no class folders. Default: all images.",
     ),
 ]
 DrawsFlag = Annotated[
@@ -67,7 +65,7 @@ DrawsFlag = Annotated[
         min=1,
         metavar="N",
         rich_help_panel=_GRID,
-        help="Draws, with a seed each: that of --seed and those after it.",
+        help="Number of draws, with the seeds --seed, --seed + 1 and so on.",
     ),
 ]
 Blocks = Annotated[
@@ -76,7 +74,7 @@ Blocks = Annotated[
         "--blocks",
         metavar="each|3|2-4",
         rich_help_panel=_GRID,
-        help="Replace only some blocks, as in partial; `each`: every block alone, a line each.",
+        help="Replace only some blocks, as in partial; `each` replaces every block separately.",
     ),
 ]
 Test = Annotated[
@@ -85,12 +83,12 @@ Test = Annotated[
         "--test",
         metavar="DIR",
         rich_help_panel=o.IMAGES,
-        help="Score each result on these: agreement, and accuracy where they lie in class folders.",
+        help="Test images for agreement, and for accuracy if they are in class folders.",
     ),
 ]
 Steps = Annotated[
     int | None,
-    o.option("--steps", min=1, metavar="N", rich_help_panel="Budget", help="Steps of each cell, over all its stages."),
+    o.option("--steps", min=1, metavar="N", rich_help_panel="Budget", help="Training steps per cell, over all stages."),
 ]
 Seconds = Annotated[
     float | None,
@@ -99,17 +97,17 @@ Seconds = Annotated[
         min=1.0,
         metavar="S",
         rich_help_panel="Budget",
-        help="Time of each cell: its steps are fixed after a short rehearsal, so that they end in time.",
+        help="Training time per cell; a short profiling run sets the number of steps.",
     ),
 ]
 Out = Annotated[
     Path | None,
-    o.option("--out", metavar="DIR", rich_help_panel=o.OUTPUT, help="Its folder. Without it: runs/compare."),
+    o.option("--out", metavar="DIR", rich_help_panel=o.OUTPUT, help="Output folder. Default: runs/compare."),
 ]
 Overwrite = Annotated[
     bool,
     o.option(
-        "--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Make cells anew that were made with other settings."
+        "--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Retrain cells that were trained with other settings."
     ),
 ]
 
@@ -158,10 +156,10 @@ def compare(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train several recipes or students on the same teacher, images and budget, and put them into one table.
+    """Train several recipes or students on the same teacher, images and budget, and compare them in one table.
 
-    Each combination of recipe, student, shots and draw is a cell: an ordinary run's folder. Interrupt it at any time:
-    the same command goes on. With more recipes, shots or draws in it, it takes the cells that are there as they are.
+    Each combination of recipe, student, shots and draw is a cell: an ordinary run. Interrupt at any time; the same
+    command resumes. With more recipes, shots or draws, it reuses the finished cells.
 
     Examples:
       graftcli compare --teacher resnet34 --student resnet18 --recipe graft --recipe kd --images ./photos --test ./val
@@ -170,36 +168,23 @@ def compare(
       graftcli compare --teacher resnet34 --student resnet18 --blocks each --images ./photos --test ./val
     """
     from graftcli.api.comparing import compare as run
-    from graftcli.comparison.budget import Budget
-    from graftcli.comparison.grid import Grid
 
-    alone = {"student": None, "images": None, "recipe": "graft"}  # what differs between the cells
-    grid = Grid(tuple(recipe or ("graft",)), tuple(student), tuple(images), shots or (), draws, tuple(blocks or ()))
+    given = keywords(ctx.params) | {"recipe": recipe or "graft", "shots": shots or (), "blocks": blocks or ()}
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        found = run(
-            asked_by({**ctx.params, **alone}),
-            grid,
-            budget=Budget(steps, seconds),
-            test=test,
-            classes=classes,
-            out=out,
-            overwrite=overwrite,
-            command=command(),
-            listen=listen,
-        )
-    _tell(found, as_json=as_json)
+        comparison = run(**given, command=command(), listen=listen)
+    _print_comparison(comparison, as_json=as_json)
 
 
-def _tell(found: "Comparison", *, as_json: bool) -> None:
-    """The table; a cell that came to nothing is an error, behind it."""
-    from graftcli.api.comparing import comparison_json
+def _print_comparison(comparison: "Comparison", *, as_json: bool) -> None:
+    """Print the table, then raise if any cell failed."""
+    from graftcli.comparison.running import comparison_json
 
     if as_json:
-        render.document(comparison_json(found))
+        render.document(comparison_json(comparison))
     else:
-        render_compare.comparison(found)
-    if faulty := [trial.name for trial in found.trials if trial.fault]:
+        render_compare.comparison(comparison)
+    if failed := [trial.name for trial in comparison.trials if trial.fault]:
         raise GateError(
-            f"{len(faulty)} of {len(found.trials)} cells came to nothing: {', '.join(faulty)}.",
-            "The table says why. The same command tries them again, and takes all others as they are.",
+            f"{len(failed)} of {len(comparison.trials)} cells failed: {', '.join(failed)}.",
+            "The table lists the reasons. The same command retries them and reuses the finished cells.",
         )

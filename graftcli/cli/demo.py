@@ -1,4 +1,4 @@
-"""`graftcli demo`: a real distillation, with nothing to download."""
+"""`graftcli demo`: a complete distillation without downloads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,14 +7,14 @@ from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
 
 Out = Annotated[
-    Path, o.option("--out", metavar="DIR", rich_help_panel=o.OUTPUT, help="Where images, runs and files are put.")
+    Path, o.option("--out", metavar="DIR", rich_help_panel=o.OUTPUT, help="Folder for images, runs and files.")
 ]
 
 
 def demo(out: Out = Path("runs/demo"), as_json: o.Json = False, quiet: o.Quiet = False) -> None:
-    """Distil a small trained teacher on a hundred unlabelled digits, and score the student on others.
+    """Distil a small trained teacher on 100 unlabelled digits, and score the student on a test set.
 
-    Data and teacher are inside the package; it takes less than two minutes on two cores.
+    Data and teacher are part of the package. Takes about two minutes on two idle cores.
 
     Examples:
       graftcli demo
@@ -25,8 +25,8 @@ def demo(out: Out = Path("runs/demo"), as_json: o.Json = False, quiet: o.Quiet =
     from graftcli.demo.show import show
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        shown = show(out, listen)
+        result = show(out, listen)
     if as_json:
-        render.document(asdict(shown))
+        render.document(asdict(result))
     else:
-        render_run.demo(shown)
+        render_run.demo(result)

@@ -1,4 +1,4 @@
-"""`graftcli distill`: the whole student, grafted block by block into the teacher until nothing of it is left."""
+"""`graftcli distill`: train a student by grafting its blocks into the teacher, one after another."""
 
 import shlex
 import sys
@@ -9,14 +9,14 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
-from graftcli.cli.asking import asked_by
+from graftcli.cli.asking import keywords
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 if TYPE_CHECKING:
     from graftcli.runs.result import Result
 
 RECIPE = "Recipe"
-_IMAGES_HELP = "A folder, .zip or .tar of unlabelled images; labels and folder names are never read."
+_IMAGES_HELP = "Folder, .zip or .tar of unlabelled images. Labels and folder names are never read."
 
 Images = Annotated[Path, o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help=_IMAGES_HELP)]
 ValImages = Annotated[
@@ -25,22 +25,37 @@ ValImages = Annotated[
         "--val-images",
         metavar="DIR",
         rich_help_panel=o.IMAGES,
-        help="Measure agreement on these. Without it: on a tenth of the images, where there are 40 or more.",
+        help="Validation images for agreement. Default: a tenth of the images, if there are 40 or more.",
     ),
 ]
 Strict = Annotated[
-    bool, o.option("--strict", metavar="", rich_help_panel=o.IMAGES, help="A broken image is an error, not left out.")
+    bool,
+    o.option("--strict", metavar="", rich_help_panel=o.IMAGES, help="Fail on corrupt images instead of skipping them."),
 ]
 Recipe = Annotated[
-    str, o.option("--recipe", metavar="NAME|FILE", rich_help_panel=RECIPE, help="See `graftcli recipes ls`.")
+    str,
+    o.option(
+        "--recipe", metavar="NAME|FILE", rich_help_panel=RECIPE, help="Recipe or YAML file; see `graftcli recipes ls`."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
-    o.option("--set", metavar="KEY=VALUE", rich_help_panel=RECIPE, help="Change the recipe: stages.graft.lr=1e-3."),
+    o.option(
+        "--set",
+        metavar="KEY=VALUE",
+        rich_help_panel=RECIPE,
+        help="Override a value of the recipe, such as stages.graft.lr=1e-3.",
+    ),
 ]
 StepsScale = Annotated[
     float,
-    o.option("--steps-scale", min=0.0001, metavar="X", rich_help_panel=RECIPE, help="0.1: a tenth of all steps."),
+    o.option(
+        "--steps-scale",
+        min=0.0001,
+        metavar="X",
+        rich_help_panel=RECIPE,
+        help="Factor for the number of training steps.",
+    ),
 ]
 Out = Annotated[
     Path | None,
@@ -48,11 +63,12 @@ Out = Annotated[
         "--out",
         metavar="DIR|FILE",
         rich_help_panel=o.OUTPUT,
-        help="The run's folder, or one .safetensors or .onnx file. Without it: runs/TEACHER-STUDENT.",
+        help="Folder of the run, or a .safetensors or .onnx file. Default: runs/TEACHER-STUDENT.",
     ),
 ]
 Overwrite = Annotated[
-    bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Start anew in a folder with another run.")
+    bool,
+    o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace another run in the output folder."),
 ]
 
 
@@ -93,9 +109,9 @@ def distill(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train the student on a few unlabelled images, block by block inside the teacher, and write it merged.
+    """Train the student on a few unlabelled images, block by block inside the teacher, and write the merged network.
 
-    Interrupt it at any time: the same command goes on.
+    Interrupt at any time; the same command resumes.
 
     Examples:
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/
@@ -104,19 +120,19 @@ def distill(
       graftcli distill --teacher resnet50 --student 'teacher*0.5' --images ./photos
       graftcli distill --teacher resnet34 --student resnet18 --images ./10shot/ --recipe netgraft --steps-scale 0.1
     """
-    from graftcli.runs.running import distill as run
+    from graftcli.api.distilling import distill as run
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        result = run(asked_by(ctx.params), out=out, overwrite=overwrite, command=command(), listen=listen)
-    tell(result, as_json=as_json)
+        result = run(**keywords(ctx.params), command=command(), listen=listen)
+    print_result(result, as_json=as_json)
 
 
 def command() -> str:
-    """What was typed, for the model card."""
+    """Return the command line, for the model card."""
     return shlex.join(["graftcli", *sys.argv[1:]])
 
 
-def tell(result: "Result", *, as_json: bool) -> None:
+def print_result(result: "Result", *, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:

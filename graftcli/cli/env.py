@@ -1,4 +1,4 @@
-"""`graftcli env`: what is installed, what there is to compute with, and which installs are broken."""
+"""`graftcli env`: installed versions, available hardware and broken installs."""
 
 from dataclasses import asdict
 
@@ -10,43 +10,44 @@ from graftcli.errors import MachineError
 
 
 def env(as_json: Json = False) -> None:
-    """Show versions, devices and threads, and say how to mend a broken install.
+    """Show versions, devices and threads, and how to fix a broken install.
 
-    Exits with 7 where an install is broken. Put the output into every report of a problem.
+    Exits with 7 if an install is broken. Include the output in bug reports.
 
     Examples:
       graftcli env
       graftcli env --json > environment.json
     """
-    found = examine()
+    environment = examine()
     if as_json:
-        render.document(asdict(found))
+        render.document(asdict(environment))
     else:
-        render.table("Versions", ("package", "version"), [(name, v or "missing") for name, v in found.versions.items()])
+        versions = [(name, version or "missing") for name, version in environment.versions.items()]
+        render.table("Versions", ("package", "version"), versions)
         render.line()
-        render.table("Machine", ("", ""), _machine(found))
-    if found.faults:
-        mends = dict.fromkeys(fault.mend for fault in found.faults)  # one line may mend several
-        raise MachineError("\n".join(fault.found for fault in found.faults), "\n".join(mends))
+        render.table("Machine", ("", ""), _machine(environment))
+    if environment.faults:
+        fixes = dict.fromkeys(fault.mend for fault in environment.faults)  # one command may fix several
+        raise MachineError("\n".join(fault.found for fault in environment.faults), "\n".join(fixes))
 
 
-def _machine(found: Environment) -> list[tuple[str, str]]:
-    """The rows of the table about the machine."""
+def _machine(environment: Environment) -> list[tuple[str, str]]:
+    """Return the rows of the machine table."""
     rows = [
-        ("system", found.system),
-        ("cpu", f"{found.cpu.name}, {found.cpu.cores} cores usable"),
-        ("cpu features", ", ".join(found.cpu.features) or "none of note"),
-        ("memory", _memory(found.memory)),
+        ("system", environment.system),
+        ("cpu", f"{environment.cpu.name}, {environment.cpu.cores} cores usable"),
+        ("cpu features", ", ".join(environment.cpu.features) or "none"),
+        ("memory", _memory(environment.memory)),
     ]
-    if found.torch is None:
+    if environment.torch is None:
         return rows
-    threads = f"{found.torch.threads} within an operation, {found.torch.interop_threads} between operations"
+    threads = f"{environment.torch.threads} intra-op, {environment.torch.interop_threads} inter-op"
     return [
         *rows,
-        ("torch on the cpu", f"{found.torch.cpu_capability}; threads: {threads}"),
-        ("torch is built for", f"CUDA {found.torch.cuda}" if found.torch.cuda else "no CUDA"),
-        *((f"cuda:{index}", _gpu(gpu)) for index, gpu in enumerate(found.torch.gpus)),
-        ("mps", "yes" if found.torch.mps else "no"),
+        ("torch on the cpu", f"{environment.torch.cpu_capability}; threads: {threads}"),
+        ("torch is built for", f"CUDA {environment.torch.cuda}" if environment.torch.cuda else "no CUDA"),
+        *((f"cuda:{index}", _gpu(gpu)) for index, gpu in enumerate(environment.torch.gpus)),
+        ("mps", "yes" if environment.torch.mps else "no"),
     ]
 
 

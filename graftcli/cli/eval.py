@@ -1,4 +1,4 @@
-"""`graftcli eval`: how often networks are right, and how often they answer as their teacher does."""
+"""`graftcli eval`: accuracy of networks and agreement with their teacher."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,12 +9,12 @@ from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
 
 Models = Annotated[
-    list[str], typer.Argument(metavar="MODEL…", help="Runs, files that graftcli wrote, ONNX files, or model specs.")
+    list[str], typer.Argument(metavar="MODEL…", help="Runs, files written by graftcli, ONNX files, or model specs.")
 ]
 Folder = Annotated[
     Path,
     o.option(
-        "--images", metavar="DIR", rich_help_panel=o.IMAGES, help="Images; with class folders in it, labelled ones."
+        "--images", metavar="DIR", rich_help_panel=o.IMAGES, help="Folder of images, labelled if it has class folders."
     ),
 ]
 Teacher = Annotated[
@@ -23,13 +23,13 @@ Teacher = Annotated[
         "--teacher",
         metavar="SPEC",
         rich_help_panel=o.NETWORKS,
-        help="Also tell how far the models agree with it. Without it, the teacher of the run.",
+        help="Also measure agreement with this network. Default: the teacher of the run.",
     ),
 ]
 Checkpoint = Annotated[
     str | None,
     o.option(
-        "--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights for MODEL, where it is one spec."
+        "--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights for MODEL, if it is a single spec."
     ),
 ]
 Classes = Annotated[
@@ -38,7 +38,7 @@ Classes = Annotated[
         "--classes",
         metavar="FILE",
         rich_help_panel=o.IMAGES,
-        help="Which folder is which class: a name a line, or JSON.",
+        help="Class names: one per line, or JSON. Maps folders to classes.",
     ),
 ]
 
@@ -66,29 +66,32 @@ def evaluate(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score networks on a folder: top-1 and top-5 where it has class folders, agreement with a teacher everywhere.
+    """Score networks on a folder: top-1 and top-5 accuracy if it has class folders, and agreement with a teacher.
 
-    Folder names become classes by a rule that is printed: `--classes`, a number in front (3_cat), or an ImageNet id.
+    The class of a folder comes from `--classes`, a leading number (3_cat) or an ImageNet id; the rule is printed.
 
     Examples:
       graftcli eval runs/resnet34-resnet18 --images ./val
       graftcli eval runs/a runs/b --images ./10shot --teacher resnet34
       graftcli eval torchvision:resnet18 --checkpoint best.pth --images ./val --classes names.txt
-      graftcli eval prune:l1=0.3 --teacher resnet34 --images ./val     (as it is before anything is trained)
+      graftcli eval prune:l1=0.3 --teacher resnet34 --images ./val     (before any training)
     """
     from graftcli.api.evaluating import evaluate as score
     from graftcli.api.evaluating import evaluation_json
-    from graftcli.runs.scoring import PreprocessOptions
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        scored = score(
+        result = score(
             models,
             images,
             teacher=teacher,
             checkpoint=checkpoint,
             teacher_checkpoint=teacher_checkpoint,
             classes=classes,
-            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
+            img_size=img_size,
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
             num_classes=num_classes,
             in_chans=in_chans,
             batch=batch,
@@ -96,10 +99,10 @@ def evaluate(
             device=device,
             listen=listen,
             ema=ema,
-            unsafe=unsafe_load,
+            unsafe_load=unsafe_load,
             trust_code=trust_code,
         )
     if as_json:
-        render.document(evaluation_json(scored))
+        render.document(evaluation_json(result))
     else:
-        render_run.evaluation(scored)
+        render_run.evaluation(result)

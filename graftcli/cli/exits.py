@@ -1,4 +1,4 @@
-"""What ended a command -> its exit code and its message."""
+"""Convert the exception that ends a command into an exit code and a message."""
 
 import errno
 import sys
@@ -13,63 +13,63 @@ from graftcli.errors import GraftError, MachineError
 BUG = 1
 MACHINE = MachineError.exit_code
 INTERRUPTED = 130
-NO_READER = 141  # 128 + SIGPIPE, as of any command whose reader went away
+NO_READER = 141  # 128 + SIGPIPE, as for any command whose pipe is closed
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DEVICE = (errno.EIO, errno.ENXIO, errno.ENODEV, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENAMETOOLONG)
-_FULL_TEXTS = ("No space left on device", "os error 28")  # what torch and safetensors make of ENOSPC
+_FULL_TEXTS = ("No space left on device", "os error 28")  # how torch and safetensors report ENOSPC
 _MEMORY_TEXTS = ("can't allocate memory", "out of memory")  # torch on the CPU raises a plain RuntimeError
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The end of a command that was not done: the exit code, what was found, what to do, and where if it is a bug."""
+    """A failed command: exit code, message, fix and, for a bug, the traceback."""
 
     code: int
-    found: str
-    mend: str = ""
+    message: str
+    fix: str = ""
     trace: str = ""
 
 
 def failure(problem: BaseException) -> Failure:
-    """What to say of `problem`, and the exit code that goes with it."""
+    """Return the message and exit code of an exception."""
     if isinstance(problem, GraftError):
-        return Failure(problem.exit_code, problem.found, problem.mend)
+        return Failure(problem.exit_code, problem.message, problem.fix)
     if isinstance(problem, KeyboardInterrupt | typer.Abort):
         return Failure(INTERRUPTED, "interrupted: run the same command again to resume")
     if isinstance(problem, typer.TyperException):
         command = getattr(getattr(problem, "ctx", None), "command_path", "graftcli")
-        return Failure(problem.exit_code, problem.format_message(), f"`{command} --help` lists what it takes.")
+        return Failure(problem.exit_code, problem.format_message(), f"See `{command} --help`.")
     return _machine(problem) or _bug(problem)
 
 
 def _machine(problem: BaseException) -> Failure | None:
-    """The failure of a full disk, a closed folder, too little memory or a broken install, if `problem` is one."""
+    """Return the failure for a full disk, denied access, lack of memory or a broken install; None for anything else."""
     if _is_full(problem):
         return Failure(
             MACHINE,
-            f"No space is left on the disk{_where(problem)}.",
-            "Free some, or write to another disk; then run the same command again.",
+            f"No space left on the disk{_where(problem)}.",
+            "Free some space or write to another disk, then run the same command again.",
         )
     if isinstance(problem, OSError) and problem.errno in _CLOSED:
         return Failure(
             MACHINE,
-            f"The system refuses access to {problem.filename or 'a file'}: {problem.strerror}.",
-            "Change its permissions, or choose another place.",
+            f"Access to {problem.filename or 'a file'} denied: {problem.strerror}.",
+            "Change the permissions, or choose another path.",
         )
     if isinstance(problem, OSError) and problem.errno in _DEVICE:
         return Failure(
             MACHINE,
-            f"The system cannot read or write {problem.filename or 'a file'}: {problem.strerror}.",
-            "Check the disk, the mount and the limits of open files (ulimit -n); then run the same command again.",
+            f"Cannot read or write {problem.filename or 'a file'}: {problem.strerror}.",
+            "Check the disk, the mount and the limit of open files (ulimit -n), then run the same command again.",
         )
     if _is_memory(problem):
         return Failure(
             MACHINE,
-            f"The memory is used up: {_first_line(problem)}",
-            "Choose a smaller batch (-b), smaller images (--img-size) or another"
-            " device, or end other programs; then run it again, with --overwrite where the run has begun.",
+            f"Out of memory: {_first_line(problem)}",
+            "Use a smaller batch (-b), smaller images (--img-size) or another device, or close other programs;"
+            " then run the command again, with --overwrite if the run has started.",
         )
     fault = explain(problem)
     return Failure(MACHINE, fault.found, fault.mend) if fault else None
@@ -78,19 +78,19 @@ def _machine(problem: BaseException) -> Failure | None:
 def _bug(problem: BaseException) -> Failure:
     return Failure(
         BUG,
-        f"a bug of graftcli: {type(problem).__name__}: {_first_line(problem)}",
-        "Please report it with the command that you ran, the output of `graftcli env` and these lines:",
+        f"bug in graftcli: {type(problem).__name__}: {_first_line(problem)}",
+        "Please report it with the command, the output of `graftcli env` and this traceback:",
         "".join(traceback.format_exception(problem)),
     )
 
 
 def _is_full(problem: BaseException) -> bool:
-    by_number = isinstance(problem, OSError) and problem.errno in _FULL
-    return by_number or any(text in str(problem) for text in _FULL_TEXTS)
+    by_errno = isinstance(problem, OSError) and problem.errno in _FULL
+    return by_errno or any(text in str(problem) for text in _FULL_TEXTS)
 
 
 def _is_memory(problem: BaseException) -> bool:
-    """Whether memory ran out; asks torch only where a command has imported it already."""
+    """Return whether memory ran out; checks for torch errors only if torch is imported."""
     torch = sys.modules.get("torch")
     if isinstance(problem, MemoryError) or (torch and isinstance(problem, torch.OutOfMemoryError)):
         return True

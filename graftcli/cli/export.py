@@ -1,4 +1,4 @@
-"""`graftcli export`: a student as one file for other tools, checked on real images before it gets its name."""
+"""`graftcli export`: write a network as a file for other tools and compare it with PyTorch on real images."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graftcli.api.benching import Bench
     from graftcli.formats.options import Exported
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file that graftcli wrote, or a model spec.")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file written by graftcli, or a model spec.")]
 Format = Annotated[
     str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help="onnx, pt2 or safetensors.")
 ]
@@ -24,19 +24,19 @@ Precision = Annotated[
         "--precision",
         metavar="NAME",
         rich_help_panel=o.OUTPUT,
-        help="fp32, fp16, or int8 with ranges from images; layers that int8 harms stay in float. For onnx.",
+        help="fp32, fp16 or int8, for ONNX. Layers that lose accuracy in int8 stay in float.",
     ),
 ]
-Static = Annotated[
-    bool, o.option("--static", metavar="", rich_help_panel=o.OUTPUT, help="One image at a time, and no other batch.")
-]
+Static = Annotated[bool, o.option("--static", metavar="", rich_help_panel=o.OUTPUT, help="Fixed batch size of 1.")]
 DynamicSize = Annotated[
     bool,
-    o.option("--dynamic-size", metavar="", rich_help_panel=o.OUTPUT, help="Images of any size, where the network can."),
+    o.option(
+        "--dynamic-size", metavar="", rich_help_panel=o.OUTPUT, help="Variable image size, if the network supports it."
+    ),
 ]
 Opset = Annotated[
     int | None,
-    o.option("--opset", metavar="N", rich_help_panel=o.OUTPUT, help="ONNX's, 18 and up. Without it: 18."),
+    o.option("--opset", metavar="N", rich_help_panel=o.OUTPUT, help="ONNX opset, 18 or later. Default: 18."),
 ]
 BakePreprocess = Annotated[
     str | None,
@@ -44,7 +44,7 @@ BakePreprocess = Annotated[
         "--bake-preprocess",
         metavar="nhwc|nchw",
         rich_help_panel=o.OUTPUT,
-        help="The file takes uint8 pixels in this order and normalises them itself.",
+        help="Include normalisation: the file takes uint8 pixels in this layout.",
     ),
 ]
 MinAgreement = Annotated[
@@ -55,12 +55,17 @@ MinAgreement = Annotated[
         max=1.0,
         metavar="SHARE",
         rich_help_panel=o.OUTPUT,
-        help="Images on which the file must answer as PyTorch does. Without it: all, fp16 0.99, int8 0.95.",
+        help="Required share of images with the same prediction as PyTorch. Default: fp32 1, fp16 0.99, int8 0.95.",
     ),
 ]
 Images = Annotated[
     Path | None,
-    o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help="Check on these. Without it: the run's."),
+    o.option(
+        "--images",
+        metavar="DIR",
+        rich_help_panel=o.IMAGES,
+        help="Images to check the file on. Default: the images of the run.",
+    ),
 ]
 Calib = Annotated[
     Path | None,
@@ -68,19 +73,24 @@ Calib = Annotated[
         "--calib",
         metavar="DIR",
         rich_help_panel=o.IMAGES,
-        help="Take int8's ranges from these. Without it: as --images.",
+        help="Calibration images for int8. Default: same as --images.",
     ),
 ]
 Checkpoint = Annotated[
     str | None,
-    o.option("--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights, where MODEL is a spec."),
+    o.option("--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights, if MODEL is a spec."),
 ]
 Out = Annotated[
     Path | None,
-    o.option("--out", metavar="FILE", rich_help_panel=o.OUTPUT, help="Without it: in the run's folder, else here."),
+    o.option(
+        "--out",
+        metavar="FILE",
+        rich_help_panel=o.OUTPUT,
+        help="Output file. Default: in the folder of the run, or the working directory.",
+    ),
 ]
 Overwrite = Annotated[
-    bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace a file that is there.")
+    bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace an existing file.")
 ]
 
 
@@ -113,9 +123,9 @@ def export(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write a network as ONNX, as a program of torch.export, or as weights; hybrids too.
+    """Export a network, also a hybrid, as ONNX, as a torch.export program, or as weights.
 
-    Each file is run on real images and compared with PyTorch before it gets its name: a run's own, or --images.
+    Before the file is saved, it is run on the images of the run or --images and compared with PyTorch.
 
     Examples:
       graftcli export runs/resnet34-resnet18
@@ -124,40 +134,43 @@ def export(
       graftcli export resnet18 --checkpoint best.pth --images ./photos --dynamic-size
       graftcli export student.safetensors --format pt2
     """
-    from graftcli.api.benching import after_export
-    from graftcli.api.exporting import CheckImages
+    from graftcli.api.benching import bench_export
     from graftcli.api.exporting import export as write
-    from graftcli.formats.options import ExportOptions
-    from graftcli.runs.scoring import PreprocessOptions
 
-    form = ExportOptions(
-        format_,  # type: ignore[arg-type]  # Form refuses what it does not know
-        precision,  # type: ignore[arg-type]
-        static,
-        dynamic_size,
-        opset,
-        bake_preprocess,  # type: ignore[arg-type]
-        min_agreement,
-    )
-    look = PreprocessOptions(img_size, mean, std, crop_pct, interpolation)
-    both: dict[str, Any] = {"checkpoint": checkpoint, "classes": classes, "num_classes": num_classes}
-    both |= {"in_chans": in_chans, "ema": ema, "unsafe": unsafe_load, "trust_code": trust_code}
+    shared: dict[str, Any] = {
+        **{"images": images, "classes": classes, "checkpoint": checkpoint, "jobs": jobs},
+        **{"img_size": img_size, "mean": mean, "std": std, "crop_pct": crop_pct, "interpolation": interpolation},
+        **{"num_classes": num_classes, "in_chans": in_chans, "ema": ema},
+        **{"unsafe_load": unsafe_load, "trust_code": trust_code},
+    }
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        seen = CheckImages(images, calib, look, jobs)
-        exported = write(model, form, out=out, seen=seen, overwrite=overwrite, listen=listen, **both)
-        onnx = exported.format == "onnx"
-        shown: dict[str, Any] = {"images": images, "look": look, "jobs": jobs}
-        measured = after_export(model, exported.path, listen=listen, **shown, **both) if onnx else None
-    _tell(exported, measured, as_json=as_json)
+        exported = write(
+            model,
+            format=format_,
+            precision=precision,
+            static=static,
+            dynamic_size=dynamic_size,
+            opset=opset,
+            bake_preprocess=bake_preprocess,
+            min_agreement=min_agreement,
+            calib=calib,
+            out=out,
+            overwrite=overwrite,
+            listen=listen,
+            **shared,
+        )
+        is_onnx = exported.format == "onnx"
+        measured = bench_export(model, exported.path, listen=listen, **shared) if is_onnx else None
+    _print_export(exported, measured, as_json=as_json)
 
 
-def _tell(exported: "Exported", measured: "Bench | None", *, as_json: bool) -> None:
-    """The ladder, where there is one, and what was written."""
+def _print_export(exported: "Exported", measured: "Bench | None", *, as_json: bool) -> None:
+    """Print the benchmark, if there is one, and the exported file."""
     from graftcli.api.benching import bench_json
 
     if as_json:
-        ladder = {"ladder": bench_json(measured)} if measured is not None else {}
-        render.document(asdict(exported) | ladder)
+        benchmark = {"ladder": bench_json(measured)} if measured is not None else {}
+        render.document(asdict(exported) | benchmark)
         return
     if measured is not None:
         render_bench.bench(measured)

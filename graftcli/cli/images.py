@@ -1,4 +1,4 @@
-"""`graftcli images`: what is in a folder of images, and what a teacher would make of it."""
+"""`graftcli images`: check a folder of images before distillation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,19 +8,19 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_images
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="A folder, .zip or .tar of images.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder, .zip or .tar of images.")]
 Teacher = Annotated[
     str | None,
     o.option(
         "--teacher",
         metavar="SPEC",
         rich_help_panel=o.NETWORKS,
-        help="Also tell what this network takes the images for. Named as in distill.",
+        help="Also report the classes that this network predicts. Spec as in distill.",
     ),
 ]
 Classes = Annotated[
     Path | None,
-    o.option("--classes", metavar="FILE", rich_help_panel=o.IMAGES, help="What the teacher's classes are called."),
+    o.option("--classes", metavar="FILE", rich_help_panel=o.IMAGES, help="Class names of the teacher."),
 ]
 
 
@@ -45,36 +45,39 @@ def images(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Look images over before a distillation: broken and doubled ones, sizes, and what the teacher sees in them.
+    """Check images before a distillation: corrupt and duplicate files, sizes, and the classes the teacher predicts.
 
-    Any number of images: each is read once and not kept. Folder names are never read.
+    Works for any number of images: each is read once and not kept in memory. Folder names are never read.
 
     Examples:
       graftcli images ./10shot --teacher resnet34
       graftcli images ./photos.zip
       graftcli images ./photos --teacher my_net.py:build --teacher-checkpoint best.pth --classes names.txt --json
     """
-    from graftcli.runs.image_check import check, check_json
-    from graftcli.runs.scoring import PreprocessOptions
+    from graftcli.runs.image_check import check_json, inspect_images
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        found = check(
+        report = inspect_images(
             folder,
             teacher=teacher,
             teacher_checkpoint=teacher_checkpoint,
             classes=classes,
-            look=PreprocessOptions(img_size, mean, std, crop_pct, interpolation),
+            img_size=img_size,
+            mean=mean,
+            std=std,
+            crop_pct=crop_pct,
+            interpolation=interpolation,
             num_classes=num_classes,
             in_chans=in_chans,
             batch=batch,
             jobs=jobs,
             device=device,
             ema=ema,
-            unsafe=unsafe_load,
+            unsafe_load=unsafe_load,
             trust_code=trust_code,
             listen=listen,
         )
     if as_json:
-        render.document(check_json(found))
+        render.document(check_json(report))
     else:
-        render_images.check(found)
+        render_images.check(report)

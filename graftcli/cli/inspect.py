@@ -1,4 +1,4 @@
-"""`graftcli inspect`: one network's cuts, and all the places where it could be cut."""
+"""`graftcli inspect`: the cuts of a network and all positions where it can be cut."""
 
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +11,13 @@ from graftcli.cli.plan import one_thread
 if TYPE_CHECKING:
     from graftcli.models.cuts.automatic_cuts import Position
 
-Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The network, named as for --teacher.")]
+Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The network; spec as for --teacher.")]
 Checkpoint = Annotated[
     str | None,
-    o.option("--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Its weights. Without it: random ones."),
+    o.option("--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights. Default: random."),
 ]
 Everything = Annotated[
-    bool, o.option("--all", metavar="", rich_help_panel=o.OUTPUT, help="Every place that qualifies.")
+    bool, o.option("--all", metavar="", rich_help_panel=o.OUTPUT, help="Show every position that qualifies as a cut.")
 ]
 
 
@@ -33,54 +33,54 @@ def inspect(
     trust_code: o.TrustCode = False,
     as_json: o.Json = False,
 ) -> None:
-    """Show the places at which a network is cut, and what adapters could fold into there.
+    """Show where a network is cut, and which layers an adapter could fold into at each cut.
 
     Examples:
       graftcli inspect resnet18
       graftcli inspect torchvision:mobilenet_v2 --all
       graftcli inspect my_net.py:build --img-size 32 --json
     """
-    from graftcli import api
+    import graftcli
 
     with one_thread():
-        found = api.inspect(
+        inspection = graftcli.inspect(
             spec,
             checkpoint=checkpoint,
             num_classes=num_classes,
             in_chans=in_chans,
             img_size=img_size,
             ema=ema,
-            unsafe=unsafe_load,
+            unsafe_load=unsafe_load,
             trust_code=trust_code,
         )
-    places = found.positions if everything else found.cuts
+    positions = inspection.positions if everything else inspection.cuts
     if as_json:
-        network = found.network
+        network = inspection.network
         render.document(
             {
                 "name": network.name,
                 "source": network.source,
                 "weights": network.weights,
-                "params": found.params,
-                "macs": sum(found.traced.macs.values()),
+                "params": inspection.params,
+                "macs": sum(inspection.traced.macs.values()),
                 "img_size": list(network.input_size),
-                "by_work": found.by_work,
-                "cuts": [_document(place) for place in places],
-                "opaque": dict(found.traced.opaque),
+                "by_work": inspection.by_work,
+                "cuts": [_document(position) for position in positions],
+                "opaque": dict(inspection.traced.opaque),
             }
         )
     else:
-        render_plan.inspection(found, places)
+        render_plan.inspection(inspection, positions)
 
 
-def _document(place: "Position") -> dict[str, Any]:
+def _document(position: "Position") -> dict[str, Any]:
     return {
-        "after": place.name,
-        "shape": list(place.shape),
-        "layout": place.layout,
-        "size": list(place.size),
-        "forward": _fold(place.forwards),
-        "backward": _fold(place.backwards),
+        "after": position.name,
+        "shape": list(position.shape),
+        "layout": position.layout,
+        "size": list(position.size),
+        "forward": _fold(position.forwards),
+        "backward": _fold(position.backwards),
     }
 
 

@@ -1,4 +1,4 @@
-"""The range of every number on a command line, and what holds for every name on it."""
+"""Validate command-line values: ranges of numbers, encoding and length of names."""
 
 import difflib
 import math
@@ -10,12 +10,12 @@ from typing import Any
 
 from graftcli.errors import GraftError, ImagesError, UsageError
 
-LARGEST_IMAGE = 16_384  # height or width
-_LONGEST = 200  # bytes of a name of a file: the system takes 255, of which the names of parts of it need some
-_LONGEST_PATH = 3_000  # bytes: the system takes 4,096
-_NAMED = 60  # characters of a value that an error shows
-# what is beyond them is a mistyped number, or fits no machine
-MOST: Mapping[str, int | float] = {
+MAX_IMAGE_SIZE = 16_384  # height or width
+_MAX_NAME = 200  # bytes of a file name; the system allows 255, of which suffixes need some
+_MAX_PATH = 3_000  # bytes of a path; the system allows 4,096
+_MAX_SHOWN = 60  # characters of a value in an error message
+# values out of range are typos, or exceed any machine
+_MAXIMUM: Mapping[str, int | float] = {
     "--num-classes": 10_000_000,
     "--in-chans": 4_096,
     "--blocks-count": 1_000,
@@ -32,33 +32,33 @@ MOST: Mapping[str, int | float] = {
     "--mean": 1_000.0,
     "--std": 1_000.0,
 }
-LEAST: Mapping[str, int | float] = {"--mean": -1_000.0, "--std": 1e-6}
+_MINIMUM: Mapping[str, int | float] = {"--mean": -1_000.0, "--std": 1e-6}
 _PREFIX = "GRAFTCLI_"
 _IMAGES = ("--images", "--val-images", "--test", "--calib")
-_WRITTEN = ("--out",)
+_OUTPUTS = ("--out",)
 
 
 def bounded(flag: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of an option, with a check of its range: its own, else that of its flag; None without either."""
+    """Add a range check to the settings of an option, from its min and max or from the limits of its flag."""
     rest = dict(settings)
-    least, most = rest.pop("min", LEAST.get(flag)), rest.pop("max", MOST.get(flag))
-    if least is None and most is None:
+    minimum, maximum = rest.pop("min", _MINIMUM.get(flag)), rest.pop("max", _MAXIMUM.get(flag))
+    if minimum is None and maximum is None:
         return rest
-    low, high = -math.inf if least is None else least, math.inf if most is None else most
+    low, high = -math.inf if minimum is None else minimum, math.inf if maximum is None else maximum
 
     def check_range(value: Any) -> Any:
         for number in _each(value):
-            if number is not None and not low <= number <= high:  # so is a NaN
+            if number is not None and not low <= number <= high:  # also true for NaN
                 raise UsageError(f"{flag} is {_number(number)}.", f"Give {_range(low, high)}.")
         return value
 
     return {**rest, "callback": check_range}
 
 
-def _range(least: float, most: float) -> str:
-    """The numbers from `least` to `most`, in words."""
-    low = f" from {_number(least)}" if math.isfinite(least) else ""
-    high = f"{' ' if low else ' up '}to {_number(most)}" if math.isfinite(most) else ""
+def _range(minimum: float, maximum: float) -> str:
+    """Describe the range from `minimum` to `maximum`."""
+    low = f" from {_number(minimum)}" if math.isfinite(minimum) else ""
+    high = f"{' ' if low else ' up '}to {_number(maximum)}" if math.isfinite(maximum) else ""
     return f"a number{low}{high}"
 
 
@@ -68,12 +68,12 @@ def _number(value: float) -> str:
     return f"{value:,}" if abs(value) < 10**20 else f"{str(value)[:8]}… ({len(str(value))} digits)"
 
 
-def check_names(values: Mapping[str, Any]) -> None:
-    """Refuse a name that cannot be written down or used; `values` are those of a command by their flags."""
+def check_strings(values: Mapping[str, Any]) -> None:
+    """Raise if a string is not UTF-8 or an output path is too long; `values` maps flags to their values."""
     for flag, value in values.items():
-        for one in _each(value):
-            if isinstance(one, str | os.PathLike):
-                _check_text(flag, os.fspath(one))
+        for item in _each(value):
+            if isinstance(item, str | os.PathLike):
+                _check_text(flag, os.fspath(item))
 
 
 def _each(value: Any) -> Iterable[Any]:
@@ -84,35 +84,35 @@ def _check_text(flag: str, text: str) -> None:
     kind: type[GraftError] = ImagesError if flag in _IMAGES or flag == "DIR" else UsageError
     if re.search(r"[\ud800-\udfff]", text):
         raise kind(
-            f"{flag} {_shown(text)} is not UTF-8: its bytes are {os.fsencode(text)[:_NAMED]!r}.",
+            f"{flag} {_shorten(text)} is not UTF-8: its bytes are {os.fsencode(text)[:_MAX_SHOWN]!r}.",
             "Rename the file or folder so that its name is UTF-8, for example with `convmv -t utf8`.",
         )
-    if flag in _WRITTEN:
+    if flag in _OUTPUTS:
         _check_length(flag, text)
 
 
 def _check_length(flag: str, text: str) -> None:
-    """Whether a path that is to be written is short enough for every file in it."""
+    """Raise if an output path is too long for the files in it."""
     longest = max((len(os.fsencode(part)) for part in Path(text).parts), default=0)
-    if longest > _LONGEST:
-        found = f"{flag} {_shown(text)} holds a name of {longest} bytes."
-        raise UsageError(found, f"Give names of at most {_LONGEST} bytes.")
-    if len(os.fsencode(text)) > _LONGEST_PATH:
-        found = f"{flag} {_shown(text)} is a path of {len(os.fsencode(text)):,} bytes."
-        raise UsageError(found, f"Give a path of at most {_LONGEST_PATH:,} bytes.")
+    if longest > _MAX_NAME:
+        message = f"{flag} {_shorten(text)} contains a name of {longest} bytes."
+        raise UsageError(message, f"Use names of at most {_MAX_NAME} bytes.")
+    if len(os.fsencode(text)) > _MAX_PATH:
+        message = f"{flag} {_shorten(text)} is a path of {len(os.fsencode(text)):,} bytes."
+        raise UsageError(message, f"Use a path of at most {_MAX_PATH:,} bytes.")
 
 
-def _shown(text: str) -> str:
-    return f"`{text}`" if len(text) <= _NAMED else f"`{text[:_NAMED]}…`"
+def _shorten(text: str) -> str:
+    return f"`{text}`" if len(text) <= _MAX_SHOWN else f"`{text[:_MAX_SHOWN]}…`"
 
 
-_OF_TESTS = "GRAFTCLI_DATA"  # where tests and benchmarks find real images and weights
+_TEST_DATA = "GRAFTCLI_DATA"  # folder of images and weights for tests and benchmarks
 
 
-def mistyped(environment: Iterable[str], known: Collection[str]) -> Iterator[str]:
-    """A warning for each GRAFTCLI_* variable that nothing reads."""
+def unknown_variables(environment: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Yield a warning for each GRAFTCLI_* variable that is not the variable of an option."""
     for name in sorted(environment):
-        if name.upper().startswith(_PREFIX) and name not in known and name != _OF_TESTS:
+        if name.upper().startswith(_PREFIX) and name not in known and name != _TEST_DATA:
             near = difflib.get_close_matches(name.upper(), known, n=1)
-            meant = f"; the nearest one that does is {near[0]}" if near else ""
-            yield f"the variable {name} is ignored, because it stands for no option{meant}"
+            hint = f"; did you mean {near[0]}?" if near else ""
+            yield f"unknown environment variable {name} is ignored{hint}"

@@ -1,11 +1,11 @@
-"""The options that several commands share, each with its GRAFTCLI_* variable: default < recipe < variable < flag."""
+"""Options shared by several commands. Precedence: default < recipe < GRAFTCLI_* variable < flag."""
 
 import re
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from graftcli.cli.limits import LARGEST_IMAGE, bounded
+from graftcli.cli.limits import MAX_IMAGE_SIZE, bounded
 from graftcli.errors import UsageError
 
 NETWORKS = "Networks"
@@ -14,48 +14,51 @@ OUTPUT = "Output"
 
 
 class ImgSize(NamedTuple):
-    """Height and width of the images that a network sees."""
+    """Height and width of the input images."""
 
     height: int
     width: int
 
 
 def parse_img_size(text: str) -> ImgSize:
-    """`224` is a square; `224x160` and `224,160` are height and width."""
-    found = re.fullmatch(r"([0-9]{1,9})(?:[x,]([0-9]{1,9}))?", text.strip().lower())
-    if not found:
+    """Parse `224` (square), or height and width as `224x160` or `224,160`."""
+    match = re.fullmatch(r"([0-9]{1,9})(?:[x,]([0-9]{1,9}))?", text.strip().lower())
+    if not match:
         raise UsageError(
-            f"--img-size {text[:60]!r} is no image size.",
-            "Give one number for a square, as 224, or height and width, as 224x160 or 224,160.",
+            f"--img-size {text[:60]!r} is not an image size.",
+            "Give one number for a square, such as 224, or height and width, such as 224x160 or 224,160.",
         )
-    height = int(found[1])
-    size = ImgSize(height, int(found[2] or height))
-    if not 1 <= min(size) <= max(size) <= LARGEST_IMAGE:
-        found_size = f"--img-size {text.strip()} is out of range."
-        raise UsageError(found_size, f"Give a height and a width from 1 to {LARGEST_IMAGE:,}.")
+    height = int(match[1])
+    size = ImgSize(height, int(match[2] or height))
+    if not 1 <= min(size) <= max(size) <= MAX_IMAGE_SIZE:
+        raise UsageError(
+            f"--img-size {text.strip()} is out of range.", f"Give a height and a width from 1 to {MAX_IMAGE_SIZE:,}."
+        )
     return size
 
 
-def option(*flags: str, **more: Any) -> Any:
-    """A Typer option whose variable is named after its first flag: `--img-size` reads GRAFTCLI_IMG_SIZE."""
+def option(*flags: str, **settings: Any) -> Any:
+    """Create a Typer option with the variable of its first flag: `--img-size` reads GRAFTCLI_IMG_SIZE."""
     name = flags[0].split("/")[0].removeprefix("--")
     variable = f"GRAFTCLI_{name.replace('-', '_').upper()}"
-    limits = bounded(flags[0].split("/")[0], more)
-    return typer.Option(*flags, envvar=variable, show_envvar=False, **limits)  # the main help tells the rule once
+    limited = bounded(flags[0].split("/")[0], settings)
+    return typer.Option(*flags, envvar=variable, show_envvar=False, **limited)  # the main help explains variables
 
 
-_SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder that graftcli wrote"  # noqa: E501
+_SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder written by graftcli"  # noqa: E501
 
-_MADE = "made from the teacher: teacher*0.5, teacher*(1,1,.5,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5, lowrank:0.5, decouple, drop:layer3.3,layer3.4 or drop:auto=2"  # noqa: E501
+_DERIVED = "derived from the teacher: teacher*0.5, teacher*(1,1,.5,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5, lowrank:0.5, decouple, drop:layer3.3,layer3.4 or drop:auto=2"  # noqa: E501
 
 Teacher = Annotated[
-    str,
-    option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}."),
+    str, option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}.")
 ]
 Student = Annotated[
     str,
     option(
-        "--student", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The smaller network, named so too, or {_MADE}."
+        "--student",
+        metavar="SPEC",
+        rich_help_panel=NETWORKS,
+        help=f"The smaller network: a spec as for --teacher, or {_DERIVED}.",
     ),
 ]
 TeacherCheckpoint = Annotated[
@@ -64,17 +67,12 @@ TeacherCheckpoint = Annotated[
         "--teacher-checkpoint",
         metavar="FILE",
         rich_help_panel=NETWORKS,
-        help="The teacher's weights; `none` for random ones. Without it: the weights its name stands for.",
+        help="Weights of the teacher; `none` for random weights. Default: the pretrained weights of the spec.",
     ),
 ]
 StudentCheckpoint = Annotated[
     str | None,
-    option(
-        "--student-checkpoint",
-        metavar="FILE",
-        rich_help_panel=NETWORKS,
-        help="First weights for the student.",
-    ),
+    option("--student-checkpoint", metavar="FILE", rich_help_panel=NETWORKS, help="Initial weights of the student."),
 ]
 NumClasses = Annotated[
     int | None,
@@ -83,7 +81,7 @@ NumClasses = Annotated[
         min=1,
         metavar="N",
         rich_help_panel=NETWORKS,
-        help="Classes. Without it: as many as the teacher's checkpoint holds.",
+        help="Number of classes. Default: from the teacher's checkpoint.",
     ),
 ]
 InChans = Annotated[
@@ -93,7 +91,7 @@ InChans = Annotated[
         min=1,
         metavar="N",
         rich_help_panel=NETWORKS,
-        help="Channels of an image. Without it: as many as the teacher's checkpoint reads.",
+        help="Number of image channels. Default: from the teacher's checkpoint.",
     ),
 ]
 ImageSize = Annotated[
@@ -103,7 +101,7 @@ ImageSize = Annotated[
         parser=parse_img_size,
         metavar="H[xW]",
         rich_help_panel=NETWORKS,
-        help="Image size: 224, 224x160 or 192,256 (height first). Without it: the teacher's own.",
+        help="Image size: 224, 224x160 or 192,256 (height first). Default: from the teacher.",
     ),
 ]
 Ema = Annotated[
@@ -112,7 +110,7 @@ Ema = Annotated[
         "--ema/--no-ema",
         metavar="",
         rich_help_panel=NETWORKS,
-        help="Which weights to take from a checkpoint that holds averaged (EMA) ones too.",
+        help="Use the averaged (EMA) or the raw weights of a checkpoint that holds both.",
     ),
 ]
 UnsafeLoad = Annotated[
@@ -121,7 +119,7 @@ UnsafeLoad = Annotated[
         "--unsafe-load",
         metavar="",
         rich_help_panel=NETWORKS,
-        help="Let a pickled checkpoint run its code. Only for files whose maker you trust.",
+        help="Allow unsafe unpickling (runs code). Only for files from a trusted source.",
     ),
 ]
 TrustCode = Annotated[
@@ -130,17 +128,12 @@ TrustCode = Annotated[
         "--trust-code",
         metavar="",
         rich_help_panel=NETWORKS,
-        help="Trust the Python files that runs and files name, with the bytes they have now. See `graftcli trust ls`.",
+        help="Trust the current version of the Python files that runs and checkpoints name. See `graftcli trust ls`.",
     ),
 ]
 Device = Annotated[
     str,
-    option(
-        "--device",
-        metavar="NAME",
-        rich_help_panel=RUNNING,
-        help="Where to compute: auto, cpu, cuda, cuda:1 or mps.",
-    ),
+    option("--device", metavar="NAME", rich_help_panel=RUNNING, help="Compute device: auto, cpu, cuda, cuda:1 or mps."),
 ]
 Seed = Annotated[
     int,
@@ -150,32 +143,34 @@ Seed = Annotated[
         max=2**62,
         metavar="N",
         rich_help_panel=RUNNING,
-        help="The same seed on the same machine gives the same weights.",
+        help="Random seed. The same seed on the same machine gives the same weights.",
     ),
 ]
 Json = Annotated[
     bool,
-    option("--json", metavar="", rich_help_panel=OUTPUT, help="Write the result, or the error on stderr, as JSON."),
+    option(
+        "--json",
+        metavar="",
+        rich_help_panel=OUTPUT,
+        help="Print the result on stdout, or the error on stderr, as JSON.",
+    ),
 ]
-Quiet = Annotated[
-    bool,
-    option("--quiet", "-q", metavar="", rich_help_panel=OUTPUT, help="No progress on stderr."),
-]
+Quiet = Annotated[bool, option("--quiet", "-q", metavar="", rich_help_panel=OUTPUT, help="No progress on stderr.")]
 
 IMAGES = "Images"
 
 
 class Channels(tuple[float, ...]):
-    """One number a channel; a class of its own, for Typer would make a tuple of several arguments."""
+    """One number per channel; a subclass, because Typer parses a plain tuple as several arguments."""
 
 
 def numbers(flag: str, text: str) -> Channels:
-    """`0.485,0.456,0.406` -> three numbers."""
+    """Parse comma-separated numbers, such as `0.485,0.456,0.406`."""
     try:
         return Channels(float(part) for part in text.split(","))
     except ValueError:
         raise UsageError(
-            f"{flag} {text!r} holds no numbers.", f"Give one a channel, as {flag} 0.485,0.456,0.406."
+            f"{flag} {text!r} is not a list of numbers.", f"Give one per channel, such as {flag} 0.485,0.456,0.406."
         ) from None
 
 
@@ -186,7 +181,7 @@ Mean = Annotated[
         parser=lambda text: numbers("--mean", text),
         metavar="R,G,B",
         rich_help_panel=IMAGES,
-        help="What is taken from each channel. Without it: the teacher's own.",
+        help="Per-channel mean (0-1 scale). Default: from the teacher.",
     ),
 ]
 Std = Annotated[
@@ -196,7 +191,7 @@ Std = Annotated[
         parser=lambda text: numbers("--std", text),
         metavar="R,G,B",
         rich_help_panel=IMAGES,
-        help="What each channel is divided by. Without it: the teacher's own.",
+        help="Per-channel standard deviation (0-1 scale). Default: from the teacher.",
     ),
 ]
 CropPct = Annotated[
@@ -206,7 +201,7 @@ CropPct = Annotated[
         min=0.01,
         metavar="SHARE",
         rich_help_panel=IMAGES,
-        help="Image size over the size that is resized to before the centre crop. Without it: the teacher's own.",
+        help="Share of the resized image that the centre crop keeps. Default: from the teacher.",
     ),
 ]
 Interpolation = Annotated[
@@ -215,12 +210,10 @@ Interpolation = Annotated[
         "--interpolation",
         metavar="NAME",
         rich_help_panel=IMAGES,
-        help="bilinear, bicubic, nearest, lanczos, box or hamming. Without it: the teacher's own.",
+        help="bilinear, bicubic, nearest, lanczos, box or hamming. Default: from the teacher.",
     ),
 ]
-Batch = Annotated[
-    int, option("--batch", "-b", min=1, metavar="N", rich_help_panel=RUNNING, help="Images computed at once.")
-]
+Batch = Annotated[int, option("--batch", "-b", min=1, metavar="N", rich_help_panel=RUNNING, help="Batch size.")]
 Jobs = Annotated[
     int | None,
     option(
@@ -229,17 +222,14 @@ Jobs = Annotated[
         min=1,
         metavar="N",
         rich_help_panel=RUNNING,
-        help="Threads that decode images. Without it: one a core, 16 at most.",
+        help="Threads that decode images. Default: one per core, at most 16.",
     ),
 ]
 Amp = Annotated[
-    bool, option("--amp", metavar="", rich_help_panel=RUNNING, help="Compute in bfloat16 where that is safe.")
+    bool, option("--amp", metavar="", rich_help_panel=RUNNING, help="Compute in bfloat16 where it is safe.")
 ]
 Compile = Annotated[
-    bool,
-    option(
-        "--compile", metavar="", rich_help_panel=RUNNING, help="Compile what trains blocks with torch.compile first."
-    ),
+    bool, option("--compile", metavar="", rich_help_panel=RUNNING, help="Train blocks with torch.compile.")
 ]
 CacheGb = Annotated[
     float | None,
@@ -248,13 +238,11 @@ CacheGb = Annotated[
         min=0.0,
         metavar="GB",
         rich_help_panel=RUNNING,
-        help="Memory for cached teacher features; the rest lies in the run's folder. Without it: half a gigabyte, and"
-        " more where that disk is full.",
+        help="RAM for cached teacher features; the rest is stored in the folder of the run. Default: 0.5, or more if"
+        " the disk is full.",
     ),
 ]
 StageBatch = Annotated[
     int | None,
-    option(
-        "--batch", "-b", min=1, metavar="N", rich_help_panel=RUNNING, help="Views a step. Without it: the recipe's."
-    ),
+    option("--batch", "-b", min=1, metavar="N", rich_help_panel=RUNNING, help="Batch size. Default: from the recipe."),
 ]

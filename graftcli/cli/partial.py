@@ -1,4 +1,4 @@
-"""`graftcli partial`: only some blocks of the teacher replaced by the student's."""
+"""`graftcli partial`: replace some blocks of the teacher by student blocks."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,26 +7,24 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress
-from graftcli.cli.asking import asked_by, given
-from graftcli.cli.distill import RECIPE, Out, Overwrite, Set, StepsScale, Strict, ValImages, command, tell
+from graftcli.cli.asking import explicit
+from graftcli.cli.distill import RECIPE, Out, Overwrite, Set, StepsScale, Strict, ValImages, command, print_result
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 Blocks = Annotated[
-    str, o.option("--blocks", metavar="3|1,3|2-4|last", help="The blocks to replace, numbered as `graftcli plan` does.")
+    str, o.option("--blocks", metavar="3|1,3|2-4|last", help="Blocks to replace, numbered as in `graftcli plan`.")
 ]
 Run = Annotated[
     Path | None,
-    o.option(
-        "--run", metavar="DIR", help="Take networks, images and trained blocks from this run. Without it: the newest."
-    ),
+    o.option("--run", metavar="DIR", help="Run to take networks, images and trained blocks from. Default: the newest."),
 ]
 Teacher = Annotated[
     str | None,
-    o.option("--teacher", metavar="SPEC", rich_help_panel=o.NETWORKS, help="As in distill. Without it: the run's."),
+    o.option("--teacher", metavar="SPEC", rich_help_panel=o.NETWORKS, help="As in distill. Default: from the run."),
 ]
 Student = Annotated[
     str | None,
-    o.option("--student", metavar="SPEC", rich_help_panel=o.NETWORKS, help="As in distill. Without it: the run's."),
+    o.option("--student", metavar="SPEC", rich_help_panel=o.NETWORKS, help="As in distill. Default: from the run."),
 ]
 Recipe = Annotated[
     str,
@@ -35,12 +33,12 @@ Recipe = Annotated[
         metavar="NAME|FILE",
         rich_help_panel=RECIPE,
         show_default=False,
-        help="As in distill. Without it: the run's, else graft.",
+        help="As in distill. Default: from the run, or graft.",
     ),
 ]
 Images = Annotated[
     Path | None,
-    o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help="As in distill. Without it: the run's."),
+    o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help="As in distill. Default: from the run."),
 ]
 
 
@@ -85,27 +83,17 @@ def partial(
 ) -> None:
     """Replace only some blocks of the teacher, and write the hybrid.
 
-    After a `distill`, `--blocks` alone is enough: networks, images, recipe, seed and trained blocks are those of the
-    newest run. What else is said changes that; where all of --teacher, --student and --images are, no other run is
-    looked at. What is replaced is then finished inside the teacher. Blocks that are to be trained in another way than
-    the earlier run's, or on other images or views, are trained anew.
+    After `distill`, `--blocks` is enough: networks, images, recipe, seed and trained blocks come from the newest run,
+    and flags override them. With --teacher, --student and --images, no earlier run is used. The replaced blocks are
+    then fine-tuned inside the teacher. Blocks are retrained if settings, images or views differ from that run.
 
     Examples:
       graftcli partial --blocks 3
       graftcli partial --blocks 2-4 --run runs/resnet34-resnet18
       graftcli partial --blocks last --teacher resnet34 --student resnet18 --images ./10shot/
     """
-    from graftcli.runs.running import partial as run
+    from graftcli.api.distilling import partial as run
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        result = run(
-            blocks,
-            asked_by(ctx.params),
-            given=given(ctx),
-            run_folder=run_folder,
-            out=out,
-            overwrite=overwrite,
-            command=command(),
-            listen=listen,
-        )
-    tell(result, as_json=as_json)
+        result = run(**explicit(ctx), command=command(), listen=listen)
+    print_result(result, as_json=as_json)

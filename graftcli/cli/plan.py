@@ -1,4 +1,4 @@
-"""`graftcli plan`: where the two networks are cut and joined, and what that saves, before anything is trained."""
+"""`graftcli plan`: where two networks are cut and joined, and what each block saves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,14 @@ from graftcli.cli import render, render_plan
 _CUTS = "Cuts"
 
 
-def names(text: str | None) -> list[str] | None:
+def split_names(text: str | None) -> list[str] | None:
+    """Split comma-separated names."""
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """A few images go through the networks: more threads would spend their time on waiting for each other."""
+    """Use a single thread: for a few images, more threads only wait for each other."""
     import torch
 
     threads = torch.get_num_threads()
@@ -29,7 +30,13 @@ def one_thread() -> Iterator[None]:
 
 BlocksCount = Annotated[
     int | None,
-    o.option("--blocks-count", min=2, metavar="N", rich_help_panel=_CUTS, help="Exactly so many blocks."),
+    o.option(
+        "--blocks-count",
+        min=2,
+        metavar="N",
+        rich_help_panel=_CUTS,
+        help="Number of blocks. Default: chosen automatically.",
+    ),
 ]
 SplitTeacher = Annotated[
     str | None,
@@ -37,12 +44,12 @@ SplitTeacher = Annotated[
         "--split-teacher",
         metavar="A,B,C",
         rich_help_panel=_CUTS,
-        help="Cut the teacher behind these modules; `graftcli inspect --all` lists all that qualify.",
+        help="Cut the teacher after these modules; `graftcli inspect --all` lists the candidates.",
     ),
 ]
 SplitStudent = Annotated[
     str | None,
-    o.option("--split-student", metavar="A,B,C", rich_help_panel=_CUTS, help="Cut the student behind these modules."),
+    o.option("--split-student", metavar="A,B,C", rich_help_panel=_CUTS, help="Cut the student after these modules."),
 ]
 
 
@@ -64,7 +71,7 @@ def plan(
 ) -> None:
     """Show where teacher and student are cut and joined, and what each block saves.
 
-    Needs neither weights nor images. Exits with 3 where the two networks cannot be paired.
+    Needs neither weights nor images. Exits with 3 if the networks cannot be paired.
 
     Examples:
       graftcli plan --teacher resnet34 --student resnet18
@@ -73,11 +80,11 @@ def plan(
       graftcli plan --teacher resnet50 --student prune:l1=0.3
       graftcli plan --teacher deit_small_patch16_224 --student deit_tiny_patch16_224 --blocks-count 6
     """
-    from graftcli import api
+    import graftcli
     from graftcli.models.cuts.plan import as_json as document
 
     with one_thread():
-        made = api.plan(
+        paired = graftcli.plan(
             teacher,
             student,
             teacher_checkpoint=teacher_checkpoint,
@@ -89,10 +96,10 @@ def plan(
             unsafe_load=unsafe_load,
             trust_code=trust_code,
             blocks_count=blocks_count,
-            split_teacher=names(split_teacher),
-            split_student=names(split_student),
+            split_teacher=split_names(split_teacher),
+            split_student=split_names(split_student),
         )
     if as_json:
-        render.document(document(made))
+        render.document(document(paired))
     else:
-        render_plan.plan(made)
+        render_plan.plan(paired)

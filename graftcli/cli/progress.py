@@ -1,4 +1,4 @@
-"""A run's events -> progress on stderr: bars on a terminal, plain lines elsewhere, JSON lines with --json."""
+"""Show the events of a run on stderr: progress bars on a terminal, else plain lines; JSON lines with --json."""
 
 import signal
 import threading
@@ -10,26 +10,26 @@ from dataclasses import asdict
 from graftcli import events
 from graftcli.cli import render, render_run, render_streams
 
-_LINE_EVERY = 5.0  # seconds between two plain lines of one task
+_LINE_INTERVAL = 5.0  # seconds between plain progress lines
 
 
 @contextmanager
 def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
-    """A listener that suits the terminal, until the run is over; through it Ctrl-C is heard for certain."""
-    with _telling(as_json, quiet) as told, _interruptible() as check:
+    """Yield a listener that displays events on stderr; it also guarantees that Ctrl-C is never lost."""
+    with _display(as_json, quiet) as show, _interruptible() as raise_if_interrupted:
 
         def listen(event: events.Event) -> None:
-            check()
-            told(event)
+            raise_if_interrupted()
+            show(event)
 
         yield listen
 
 
 @contextmanager
-def _telling(as_json: bool, quiet: bool) -> Iterator[events.Listener]:
+def _display(as_json: bool, quiet: bool) -> Iterator[events.Listener]:
     if as_json or quiet or not render.ERR.is_terminal:
-        told = _json_line if as_json else _Lines()
-        yield _only_warnings(told) if quiet else told
+        show = _json_line if as_json else _Lines()
+        yield _only_warnings(show) if quiet else show
         return
     with render_run.Bars() as bars:
         yield bars
@@ -37,26 +37,26 @@ def _telling(as_json: bool, quiet: bool) -> Iterator[events.Listener]:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], None]]:
-    """A check that raises where Ctrl-C was lost: raised within a destructor, Python drops any exception."""
-    asked = False
+    """Yield a check that raises a lost Ctrl-C again: Python drops exceptions that are raised in a destructor."""
+    interrupted = False
 
     def stop(*_: object) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal interrupted
+        interrupted = True
         raise KeyboardInterrupt
 
     def check() -> None:
-        if asked:
+        if interrupted:
             raise KeyboardInterrupt
 
     before = signal.getsignal(signal.SIGINT)
-    mine = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
-    if mine:
+    replaces = before is signal.default_int_handler and threading.current_thread() is threading.main_thread()
+    if replaces:
         signal.signal(signal.SIGINT, stop)
     try:
         yield check
     finally:
-        if mine:
+        if replaces:
             signal.signal(signal.SIGINT, before)
 
 
@@ -65,30 +65,30 @@ def _json_line(event: events.Event) -> None:
 
 
 def warn(text: str, *, as_json: bool) -> None:
-    """A warning outside of a run, in the form of the command's other messages."""
+    """Print a warning outside of a run, as JSON or as text."""
     if as_json:
         _json_line(events.Warned(text))
     else:
         render.warning(text)
 
 
-def _only_warnings(told: events.Listener) -> events.Listener:
-    return lambda event: told(event) if isinstance(event, events.Warned) else None
+def _only_warnings(show: events.Listener) -> events.Listener:
+    return lambda event: show(event) if isinstance(event, events.Warned) else None
 
 
 class _Lines:
-    """A line when something begins or ends, and every few seconds between."""
+    """Prints a line when something starts or ends, and every few seconds in between."""
 
     def __init__(self) -> None:
-        self._told = 0.0
+        self._last_line = 0.0
 
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Warned):
             render.warning(event.text)
-        elif (text := render_run.said(event)) is not None and self._is_due(event):
-            self._told = time.monotonic()
+        elif (text := render_run.describe(event)) is not None and self._is_due(event):
+            self._last_line = time.monotonic()
             render.note(text)
 
     def _is_due(self, event: events.Event) -> bool:
         frequent = isinstance(event, events.TaskStep | events.Counted)
-        return not frequent or time.monotonic() - self._told > _LINE_EVERY
+        return not frequent or time.monotonic() - self._last_line > _LINE_INTERVAL

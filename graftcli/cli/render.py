@@ -1,4 +1,4 @@
-"""Facts -> text on a terminal. The only place that imports rich: stdout is the result, stderr is everything else."""
+"""Print results on stdout and messages on stderr. Only `render` modules import rich."""
 
 import json
 import math
@@ -16,15 +16,15 @@ from graftcli.cli.exits import Failure
 from graftcli.formatting import visible
 from graftcli.report.format import human as human
 
-_UNWRAPPED = 10_000  # columns where no terminal limits them: `graftcli plan | grep layer3` sees whole rows
+_UNWRAPPED = 10_000  # columns without a terminal, so that `graftcli plan | grep layer3` gets whole rows
 
 
 class _Console(Console):
-    """A console that wraps only for a terminal, and leaves a reader that went away to the command's own exit."""
+    """A console that wraps only on a terminal, and raises on a broken pipe."""
 
     @property
     def size(self) -> ConsoleDimensions:
-        """The terminal's size, the size in COLUMNS, or no limit."""
+        """Size of the terminal or from COLUMNS, else unlimited."""
         size = super().size
         limited = self.is_terminal or "COLUMNS" in self._environ
         return size if limited else ConsoleDimensions(_UNWRAPPED, size.height)
@@ -34,7 +34,7 @@ class _Console(Console):
         self._width, self._height = new_size
 
     def on_broken_pipe(self) -> None:
-        """Raise the BrokenPipeError on; rich would exit with the code of a bug."""
+        """Re-raise the BrokenPipeError; rich would exit with code 1."""
         raise
 
 
@@ -43,11 +43,11 @@ ERR = _Console(highlight=False, stderr=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], right: Container[str] = ()) -> None:
-    """Print a table on stdout. The columns named in `right` hold numbers; None is an empty cell.
+    """Print a table on stdout, without a header if no column has a name.
 
-    Without any column names there is no head.
+    Columns in `right` are right-aligned; a None is an empty cell.
     """
-    drawn = Table(
+    grid = Table(
         title=_text(title, "bold") if title else None,
         title_justify="left",
         box=box.SIMPLE_HEAD,
@@ -56,14 +56,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
         pad_edge=False,
     )
     for name in columns:
-        drawn.add_column(_text(name), justify="right" if name in right else "left")
+        grid.add_column(_text(name), justify="right" if name in right else "left")
     for row in rows:
-        drawn.add_row(*(_text("" if cell is None else str(cell)) for cell in row))
-    OUT.print(drawn)
+        grid.add_row(*(_text("" if cell is None else str(cell)) for cell in row))
+    OUT.print(grid)
 
 
 def line(text: str = "") -> None:
-    """Print one paragraph of the result on stdout."""
+    """Print one line of the result on stdout."""
     OUT.print(_text(text), soft_wrap=True)
 
 
@@ -73,35 +73,35 @@ def document(result: Any) -> None:
 
 
 def warning(text: str) -> None:
-    """Say on stderr what the user should know although the command goes on."""
+    """Print a warning on stderr."""
     ERR.print(Text.assemble(("warning: ", "yellow"), _text(text)), soft_wrap=True)
 
 
 def note(text: str) -> None:
-    """Say on stderr what happens."""
+    """Print a progress message on stderr."""
     ERR.print(_text(text), soft_wrap=True)
 
 
-def error(told: Failure) -> None:
-    """Say on stderr what was found, then what to do, then, for a bug, where it happened."""
-    for text, style in ((told.found, "red"), (told.mend, ""), (told.trace, "dim")):
+def error(failure: Failure) -> None:
+    """Print the message of a failure, its fix and the traceback of a bug on stderr."""
+    for text, style in ((failure.message, "red"), (failure.fix, ""), (failure.trace, "dim")):
         if text:
             ERR.print(_text(text.rstrip("\n"), style), soft_wrap=True)
 
 
-def error_document(told: Failure) -> None:
-    """`error` as one JSON document on stderr."""
-    facts = {name: value for name, value in asdict(told).items() if name != "trace" or value}
-    render_streams.write_message(as_json({"error": facts}, indent=2) + "\n")
+def error_document(failure: Failure) -> None:
+    """Print a failure as one JSON document on stderr."""
+    fields = {name: value for name, value in asdict(failure).items() if name != "trace" or value}
+    render_streams.write_message(as_json({"error": fields}, indent=2) + "\n")
 
 
 def _text(text: str, style: str = "") -> Text:
-    """Text without markup; a control character of some file's name is shown, not obeyed."""
+    """Create text without markup, and with control characters escaped."""
     return Text(visible(text), style)
 
 
 def as_json(value: Any, indent: int | None = None) -> str:
-    """The value as JSON, which knows no number that is not finite: it is null, as in a run's files."""
+    """Serialise a value as JSON; numbers that are not finite become null, as in the files of a run."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 

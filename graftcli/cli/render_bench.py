@@ -1,4 +1,4 @@
-"""The ladder -> one table."""
+"""Print a benchmark as a table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,64 +10,66 @@ if TYPE_CHECKING:
     from graftcli.measure.benchmark import BenchEntry
     from graftcli.measure.latency import Latency
 
-_WIDE = 160  # columns of a terminal on which each rung needs one line
-_NARROW = 125  # below which one table does not hold them
+_WIDE = 165  # columns of a terminal that fit each entry in one line
+_NARROW = 125  # below this width, the columns are split into two tables
 
 
-def bench(found: "Bench") -> None:
-    """Print the conditions, then the ladder; ratios are to its first rung."""
-    line(f"{found.cpu}; {found.threads} thread{'s' * (found.threads > 1)}")
-    if found.source is not None:
-        line(f"agreement with {found.rungs[0].name} on {found.images} images of {found.source}")
-    if found.rule is not None:
-        line(f"classes: {found.rule}")
+def bench(result: "Bench") -> None:
+    """Print the conditions of a benchmark and its table; ratios are relative to the first entry."""
+    line(f"{result.cpu}; {result.threads} thread{'s' * (result.threads > 1)}")
+    if result.source is not None:
+        line(f"agreement with {result.rungs[0].name} on {result.images} images of {result.source}")
+    if result.rule is not None:
+        line(f"classes: {result.rule}")
     line()
-    ladder(found.rungs)
+    entries(result.rungs)
 
 
-def ladder(rungs: "Sequence[BenchEntry]") -> None:
-    """Print the table alone. Columns in which nothing was measured are left away. On a narrow terminal, what stands in
-    brackets gets a line of its own; on a very narrow one, what was measured gets a table of its own."""
-    first = rungs[0]
-    batches = sorted({int(size) for rung in rungs for size in rung.latency_ms})
+def entries(results: "Sequence[BenchEntry]") -> None:
+    """Print the table of a benchmark without empty columns.
+
+    Narrow terminals get the values in brackets on separate lines, very narrow ones a second table for measurements.
+    """
+    reference = results[0]
+    batches = sorted({int(size) for entry in results for size in entry.latency_ms})
     times = [(f"ms, {size} image{'s' * (size > 1)} (p95)", str(size)) for size in batches]
     columns = {
-        "": [rung.name for rung in rungs],
-        "as": [f"{rung.format} {rung.precision}" for rung in rungs],
-        "size": [human(rung.bytes, "B") + _share(rung.bytes, first.bytes) for rung in rungs],
-        "params": [human(rung.params) + _share(rung.params, first.params) for rung in rungs],
-        "MACs": [human(rung.macs) + _share(rung.macs, first.macs) if rung.macs else "" for rung in rungs],
-        **{title: [_time(rung.latency_ms.get(size)) for rung in rungs] for title, size in times},
-        "images/s": [f"{rung.images_per_second:,.0f}" if rung.images_per_second else "" for rung in rungs],
-        "faster": [f"{rung.ratio:.2f}x" if rung.ratio else "" for rung in rungs],
-        "agrees": [_percent(rung.agreement) for rung in rungs],
-        "top-1": [_percent(rung.top1) for rung in rungs],
+        "": [entry.name for entry in results],
+        "format": [f"{entry.format} {entry.precision}" for entry in results],
+        "size": [human(entry.bytes, "B") + _share(entry.bytes, reference.bytes) for entry in results],
+        "params": [human(entry.params) + _share(entry.params, reference.params) for entry in results],
+        "MACs": [human(entry.macs) + _share(entry.macs, reference.macs) if entry.macs else "" for entry in results],
+        **{title: [_time(entry.latency_ms.get(size)) for entry in results] for title, size in times},
+        "images/s": [f"{entry.images_per_second:,.0f}" if entry.images_per_second else "" for entry in results],
+        "speedup": [f"{entry.ratio:.2f}x" if entry.ratio else "" for entry in results],
+        "agreement": [_percent(entry.agreement) for entry in results],
+        "top-1": [_percent(entry.top1) for entry in results],
     }
-    kept = {title: cells for title, cells in columns.items() if any(cells)}
+    columns = {title: cells for title, cells in columns.items() if any(cells)}
     if OUT.width < _WIDE:
-        kept = {_folded(title): [_folded(cell) for cell in cells] for title, cells in kept.items()}
-    parts = [list(kept)]
+        columns = {_wrap(title): [_wrap(cell) for cell in cells] for title, cells in columns.items()}
+    parts = [list(columns)]
     if OUT.width < _NARROW:
-        behind = parts[0].index("MACs") + 1 if "MACs" in kept else parts[0].index("params") + 1
-        parts = [parts[0][:behind], ["", *parts[0][behind:]]]
+        end = parts[0].index("MACs" if "MACs" in columns else "params") + 1
+        parts = [parts[0][:end], ["", *parts[0][end:]]]
     for number, titles in enumerate(parts):
         if number:
             line()
-        rows = zip(*(kept[title] for title in titles), strict=True)
-        table("", titles, list(rows), right=[title for title in titles if title not in ("", "as")])
+        rows = zip(*(columns[title] for title in titles), strict=True)
+        table("", titles, list(rows), right=[title for title in titles if title not in ("", "format")])
 
 
-def _folded(cell: str) -> str:
+def _wrap(cell: str) -> str:
     return cell.replace(" (", "\n(").replace(", ", ",\n").replace("pytorch ", "pytorch\n").replace("onnx ", "onnx\n")
 
 
-def _share(ours: int, first: int | None) -> str:
-    """How much it is of the first rung's; nothing where it is the same."""
-    return f" ({100 * ours / first:.0f}%)" if first and ours != first else ""
+def _share(value: int, reference: int | None) -> str:
+    """Format a value as a percentage of the reference, unless they are equal."""
+    return f" ({100 * value / reference:.0f}%)" if reference and value != reference else ""
 
 
-def _time(found: "Latency | None") -> str:
-    return "" if found is None else f"{found.median:.2f} ({found.p95:.2f})"
+def _time(latency: "Latency | None") -> str:
+    return "" if latency is None else f"{latency.median:.2f} ({latency.p95:.2f})"
 
 
 def _percent(share: float | None) -> str:

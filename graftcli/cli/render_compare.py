@@ -1,4 +1,4 @@
-"""A comparison -> one table."""
+"""Print a comparison as a table."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,18 @@ if TYPE_CHECKING:
     from graftcli.report.comparison import Comparison
 
 
-def comparison(found: "Comparison") -> None:
-    """Print the table, what has to be known to read it, and where it lies."""
-    from graftcli.report.comparison import TEXTS, columns, said
+def comparison(result: "Comparison") -> None:
+    """Print the table of a comparison, its notes and its folder."""
+    from graftcli.report.comparison import TEXT_COLUMNS, columns, table_notes
 
-    shown = columns(found)
-    table("", list(shown), zip(*shown.values(), strict=True), right=[title for title in shown if title not in TEXTS])
+    cells = columns(result)
+    table(
+        "",
+        list(cells),
+        zip(*cells.values(), strict=True),
+        right=[title for title in cells if title not in TEXT_COLUMNS],
+    )
     line()
-    for text in said(found):
+    for text in table_notes(result):
         line(text)
-    line(f"written: {found.folder}")
+    line(f"written: {result.folder}")

@@ -1,4 +1,4 @@
-"""What came of an export -> lines on a terminal."""
+"""Print the result of an export."""
 
 from typing import TYPE_CHECKING
 
@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from graftcli.formats.options import Exported
 
 
-def exported(found: "Exported") -> None:
-    """Print what a file is, how near it is to the network, and where it lies."""
-    opset = f", opset {found.opset}" if found.opset is not None else ""
-    line(f"{found.format}, {found.precision}{opset}, {human(found.size, 'B')}")
-    what = "images of noise" if found.noise else "images"
-    line(f"answers as PyTorch does on {found.agreement:.2%} of {found.images} {what}")
-    line(f"logits differ by {found.error:.1e} of the largest at most")
-    if found.in_float:
-        line(f"kept in float: {len(found.in_float)} of {found.layers} layers: {', '.join(found.in_float)}")
-    line(f"written: {found.path}")
+def exported(result: "Exported") -> None:
+    """Print the format of a file, its deviation from PyTorch and its path."""
+    opset = f", opset {result.opset}" if result.opset is not None else ""
+    line(f"{result.format}, {result.precision}{opset}, {human(result.size, 'B')}")
+    images = "noise images" if result.noise else "images"
+    line(f"same prediction as PyTorch on {result.agreement:.2%} of {result.images} {images}")
+    line(f"logits differ by at most {result.error:.1e} of the largest logit")
+    if result.in_float:
+        line(f"kept in float: {len(result.in_float)} of {result.layers} layers: {', '.join(result.in_float)}")
+    line(f"written: {result.path}")

@@ -1,4 +1,4 @@
-"""A folder of images, looked over -> text."""
+"""Print the check of a folder of images."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -10,42 +10,42 @@ if TYPE_CHECKING:
     from graftcli.images.statistics import DatasetStatistics, Size
     from graftcli.runs.image_check import ImagesReport
 
-_GROUPS = 10  # of duplicates
-_NAMES = 4  # of each
-_BROKEN = 20
+_MAX_GROUPS = 10  # groups of duplicates
+_MAX_NAMES = 4  # names per group
+_MAX_BROKEN = 20  # unreadable files
 
 
-def check(found: "ImagesReport") -> None:
-    """Print what is in the folder, what the teacher takes it for, and what to do."""
-    census = found.census
-    left_out = f", and {_files(len(census.broken))} that cannot be read" if census.broken else ""
-    line(f"{census.images} images under {found.source}{left_out}")
-    for broken in census.broken[:_BROKEN]:
+def check(report: "ImagesReport") -> None:
+    """Print statistics of the images, the classes that the teacher predicts, and advice."""
+    census = report.census
+    unreadable = f", {_unreadable(len(census.broken))}" if census.broken else ""
+    line(f"{census.images} images in {report.source}{unreadable}")
+    for broken in census.broken[:_MAX_BROKEN]:
         line(f"  {broken.name}: {broken.reason}")
-    _more(len(census.broken) - _BROKEN)
+    _more(len(census.broken) - _MAX_BROKEN)
     line()
-    for name, told in _facts(found):
-        line(f"{name:<12}{told}")
-    _groups("the same, byte for byte:", census.exact, " = ")
-    _groups("nearly the same:", census.near, " ~ ")
-    if found.coverage is not None:
+    for name, value in _statistics(report):
+        line(f"{name:<12}{value}")
+    _groups("exact duplicates:", census.exact, " = ")
+    _groups("near duplicates:", census.near, " ~ ")
+    if report.coverage is not None:
         line()
-        _coverage(found.coverage)
+        _coverage(report.coverage)
     line()
-    _advice(found.advice)
+    _advice(report.advice)
 
 
-def _facts(found: "ImagesReport") -> list[tuple[str, str]]:
-    census, enlarged = found.census, ""
-    if census.enlarged and found.preprocess is not None:
-        height, width = found.preprocess.size
-        enlarged = f"; {census.enlarged} are smaller than {width}x{height} needs"
+def _statistics(report: "ImagesReport") -> list[tuple[str, str]]:
+    census, enlarged = report.census, ""
+    if census.enlarged and report.preprocess is not None:
+        height, width = report.preprocess.size
+        enlarged = f"; {census.enlarged} are smaller than the input size {width}x{height}"
     return [
         ("sizes", f"{_sizes(census)}{enlarged}"),
         ("formats", _counted(census.formats)),
         ("modes", _counted(census.modes)),
         ("duplicates", f"{census.copies} exact, {census.lookalikes} near"),
-        *([("one shade", _few(census.plain, ", "))] if census.plain else []),
+        *([("one colour", _few(census.plain, ", "))] if census.plain else []),
     ]
 
 
@@ -53,9 +53,9 @@ def _sizes(census: "DatasetStatistics") -> str:
     sizes = census.sizes
     if sizes.different == 1:
         return f"all {_size(sizes.median)}"
-    most, count = sizes.common[0]
-    often = f"; most often {_size(most)} ({count})" if count > 1 else ""
-    return f"{_size(sizes.smallest)} to {_size(sizes.largest)}, median {_size(sizes.median)}{often}"
+    size, count = sizes.common[0]
+    most_common = f"; most common {_size(size)} ({count})" if count > 1 else ""
+    return f"{_size(sizes.smallest)} to {_size(sizes.largest)}, median {_size(sizes.median)}{most_common}"
 
 
 def _size(size: "Size") -> str:
@@ -66,18 +66,18 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
-def _groups(title: str, groups: Sequence[Sequence[str]], sign: str) -> None:
+def _groups(title: str, groups: Sequence[Sequence[str]], separator: str) -> None:
     if groups:
         line()
         line(title)
-        for group in groups[:_GROUPS]:
-            line(f"  {_few(group, sign)}")
-        _more(len(groups) - _GROUPS)
+        for group in groups[:_MAX_GROUPS]:
+            line(f"  {_few(group, separator)}")
+        _more(len(groups) - _MAX_GROUPS)
 
 
-def _few(names: Sequence[str], sign: str) -> str:
-    more = f"{sign}{len(names) - _NAMES} more" if len(names) > _NAMES else ""
-    return sign.join(names[:_NAMES]) + more
+def _few(names: Sequence[str], separator: str) -> str:
+    more = f"{separator}{len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return separator.join(names[:_MAX_NAMES]) + more
 
 
 def _more(count: int) -> None:
@@ -85,31 +85,31 @@ def _more(count: int) -> None:
         line(f"  and {count} more")
 
 
-def _coverage(found: "Coverage") -> None:
-    line(f"{found.teacher} takes them for {found.covered} of its {found.classes} classes")
+def _coverage(coverage: "Coverage") -> None:
+    line(f"{coverage.teacher} predicts {coverage.covered} of its {coverage.classes} classes")
     line(
-        f"its confidence: median {found.confidence:.0%}, a tenth below {found.confidence_low:.0%};"
-        f" {found.unsure} image{'s' * (found.unsure != 1)} below 50%"
+        f"confidence: median {coverage.confidence:.0%}, 10th percentile {coverage.confidence_low:.0%};"
+        f" {coverage.unsure} image{'s' * (coverage.unsure != 1)} below 50%"
     )
-    named = any(share.name != str(share.index) for share in found.dominant)
+    named = any(share.name != str(share.index) for share in coverage.dominant)
     rows = [
-        (share.index, *([share.name] if named else []), share.images, f"{share.share:.1%}") for share in found.dominant
+        (share.index, *([share.name] if named else []), share.images, f"{share.share:.1%}")
+        for share in coverage.dominant
     ]
     table("", ("class", *(["name"] if named else []), "images", "share"), rows, right=("class", "images", "share"))
-    shown = sum(share.images for share in found.dominant)
-    if found.covered > len(found.dominant):
-        others = found.images - found.broken_answers - shown
-        line(f"the other {found.covered - len(found.dominant)} classes: {others} images")
+    if coverage.covered > len(coverage.dominant):
+        remaining = coverage.images - coverage.broken_answers - sum(share.images for share in coverage.dominant)
+        line(f"the other {coverage.covered - len(coverage.dominant)} classes: {remaining} images")
 
 
 def _advice(advice: Sequence[str]) -> None:
     if not advice:
-        line("nothing to mend: these images are fit for a distillation")
+        line("No problems found.")
         return
-    line("what to do:")
-    for one in advice:
-        line(f"  - {one}")
+    line("advice:")
+    for text in advice:
+        line(f"  - {text}")
 
 
-def _files(count: int) -> str:
-    return f"{count} file{'s' * (count > 1)}"
+def _unreadable(count: int) -> str:
+    return f"{count} unreadable file{'s' * (count > 1)}"

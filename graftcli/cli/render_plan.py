@@ -1,4 +1,4 @@
-"""Plans and inspections -> text: the blocks of two networks, the seams between them, and one network's cuts."""
+"""Print plans and inspections: the blocks of two networks, the seams between them, and the cuts of one network."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -6,57 +6,58 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import human, line, table
 
 if TYPE_CHECKING:
-    from graftcli.api import Inspection
+    from graftcli.api.planning import Inspection
     from graftcli.models.cuts.automatic_cuts import Position
     from graftcli.models.cuts.foldability import Fold
     from graftcli.models.cuts.plan import Block, BlockPart, Plan, Side
 
 _SAME = {
-    "weights": "same as the teacher: frozen, unless the recipe has `freeze: none`",
-    "architecture": "same architecture as the teacher: frozen with its weights, where the recipe inherits them",
+    "weights": "same as the teacher; frozen, unless the recipe sets `freeze: none`",
+    "architecture": "same architecture as the teacher; frozen if the recipe inherits the teacher's weights",
 }
 
 
 def plan(made: "Plan") -> None:
-    """Print the blocks of a plan, the seams between them, the totals, and whether the student will be stock."""
-    columns = ("block", "network", "spans", "gives", "parameters", "MACs")
+    """Print the blocks of a plan, the seams between them, the totals, and whether the student is stock."""
+    columns = ("block", "network", "layers", "output", "parameters", "MACs")
     table("", columns, _rows(made), right=columns[3:])
     line()
-    for block, ours, theirs in zip(made.blocks, made.teacher.cuts, made.student.cuts, strict=False):
-        line(f"seam behind block {block.index}: {_seam(block, ours, theirs)}")
-    for same, said in _SAME.items():
+    for block, teacher, student in zip(made.blocks, made.teacher.cuts, made.student.cuts, strict=False):
+        line(f"seam after block {block.index}: {_seam(block, teacher, student)}")
+    for same, meaning in _SAME.items():
         if blocks := [block.index for block in made.blocks if block.same == same]:
-            line(f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks))}: {said}")
+            line(f"{_numbered(blocks)}: {meaning}")
     line()
-    line(f"teacher: {_facts(made.teacher)}")
-    line(f"student: {_facts(made.student)}")
+    line(f"teacher: {_summary(made.teacher)}")
+    line(f"student: {_summary(made.student)}")
     line(_stock(made))
     for note in made.notes:
         line(f"note: {note}")
 
 
 def _rows(made: "Plan") -> Iterator[tuple[object, ...]]:
-    """Two rows a block: the teacher's, and the student's with what it saves."""
+    """Yield two rows per block, then two for the totals: the teacher, and the student with its savings."""
     for block in made.blocks:
-        ours, theirs = block.teacher, block.student
-        yield block.index, "teacher", _span(ours), _shape(ours.outputs), f"{ours.params:,}", human(ours.macs)
-        params, macs = _less(ours.params, theirs.params), _less(ours.macs, theirs.macs)
-        cells = (f"{theirs.params:,}{params}", f"{human(theirs.macs)}{macs}")
-        yield "", "student", _span(theirs), _shape(theirs.outputs), *cells
-    ours_all, theirs_all = made.teacher, made.student
-    yield "all", "teacher", ours_all.network.name, "", f"{ours_all.params:,}", human(ours_all.macs)
-    params, macs = _less(ours_all.params, theirs_all.params), _less(ours_all.macs, theirs_all.macs)
-    yield (
-        "",
-        "student",
-        theirs_all.network.name,
-        "",
-        f"{theirs_all.params:,}{params}",
-        f"{human(theirs_all.macs)}{macs}",
-    )
+        yield block.index, "teacher", *_cells(block.teacher)
+        yield "", "student", *_cells(block.student, block.teacher)
+    teacher, student = made.teacher, made.student
+    yield "all", "teacher", teacher.network.name, "", *_costs(teacher)
+    yield "", "student", student.network.name, "", *_costs(student, teacher)
 
 
-def _span(part: "BlockPart") -> str:
+def _cells(part: "BlockPart", reference: "BlockPart | None" = None) -> tuple[str, ...]:
+    return _layers(part), _shape(part.outputs), *_costs(part, reference)
+
+
+def _costs(part: "BlockPart | Side", reference: "BlockPart | Side | None" = None) -> tuple[str, str]:
+    """Format parameters and MACs, with their change relative to the reference."""
+    params, macs = f"{part.params:,}", human(part.macs)
+    if reference is None:
+        return params, macs
+    return params + _change(reference.params, part.params), macs + _change(reference.macs, part.macs)
+
+
+def _layers(part: "BlockPart") -> str:
     return part.first if part.first == part.last else f"{part.first} … {part.last}"
 
 
@@ -64,27 +65,30 @@ def _shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))
 
 
-def _less(ours: int, theirs: int) -> str:
-    """By how much the student has less than the teacher; more of it shows as a plus."""
-    return f" ({100 * (theirs - ours) / ours:+.0f}%)" if ours else ""
+def _change(teacher: int, student: int) -> str:
+    return f" ({100 * (student - teacher) / teacher:+.0f}%)" if teacher else ""
 
 
-def _seam(block: "Block", ours: "Position", theirs: "Position") -> str:
+def _numbered(blocks: Sequence[int]) -> str:
+    return f"block{'s' * (len(blocks) > 1)} {', '.join(map(str, blocks))}"
+
+
+def _seam(block: "Block", teacher: "Position", student: "Position") -> str:
     seam = block.seam
     if seam is None or seam.kind == "identity":
-        return f"identity, both have {ours.channels} channels"
-    adapter = f"adapter {ours.channels} to {theirs.channels} channels"
+        return f"identity, both have {teacher.channels} channels"
+    adapter = f"adapter {teacher.channels} to {student.channels} channels"
     if seam.blocker is not None:
         return f"{adapter}, stays in the student: {seam.blocker}"
     return f"{adapter}, folds {seam.folds} into {', '.join(seam.into)}"
 
 
-def _facts(side: "Side") -> str:
+def _summary(side: "Side") -> str:
     from graftcli.models.cuts.plan import head_params, stem_params
 
     network = side.network
     return (
-        f"{network.name} from {network.source}, {network.num_classes} classes, images of {_shape(network.input_size)};"
+        f"{network.name} from {network.source}, {network.num_classes} classes, input {_shape(network.input_size)},"
         f" stem {stem_params(side):,} and head {head_params(side):,} parameters"
     )
 
@@ -93,32 +97,31 @@ def _stock(made: "Plan") -> str:
     name = made.student.network.name
     if made.stock:
         return f"stock: yes, the merged student has exactly the parameters of {name}"
-    stay = [str(block.index) for block in made.blocks if block.seam is not None and block.seam.blocker is not None]
-    behind = f"block{'s' * (len(stay) > 1)} {', '.join(stay)}"
-    return f"stock: NO, the adapters behind {behind} stay in the student, beside the parameters of {name}"
+    kept = [block.index for block in made.blocks if block.seam is not None and block.seam.blocker is not None]
+    return f"stock: NO, the adapters after {_numbered(kept)} stay in the student, in addition to {name}"
 
 
-def inspection(found: "Inspection", places: "Sequence[Position]") -> None:
-    """Print a network's cuts, and what adapters could fold into at each."""
-    network = found.network
-    macs = human(sum(found.traced.macs.values()), "MACs")
+def inspection(result: "Inspection", positions: "Sequence[Position]") -> None:
+    """Print the cuts of a network and the layers that adapters could fold into at each."""
+    network = result.network
+    macs = human(sum(result.traced.macs.values()), "MACs")
     size = _shape(network.input_size)
-    line(f"{network.name} from {network.source}: {human(found.params)} parameters, {macs}, images of {size}")
-    if not places:
-        line("It cannot be cut: nowhere about the middle of its work does one tensor carry all that is still needed.")
-    elif found.by_work:
-        line("Its maps never shrink: cut at equal shares of the work.")
-    if places:
+    line(f"{network.name} from {network.source}: {human(result.params)} parameters, {macs}, input {size}")
+    if not positions:
+        line("No valid cut: no single tensor near the middle of the network carries all that later layers need.")
+    elif result.by_work:
+        line("The feature maps never shrink: cut at equal shares of the MACs.")
+    if positions:
         line()
-        columns = ("", "behind", "gives", "layout", "folds forward into", "folds backward into")
-        table("", columns, [_place(number, place) for number, place in enumerate(places, 1)])
-    for path, reason in found.traced.opaque.items():
-        line(f"note: `{path}` is kept whole: {reason}")
+        columns = ("", "after", "output", "layout", "folds forward into", "folds backward into")
+        table("", columns, [_row(number, position) for number, position in enumerate(positions, 1)])
+    for path, reason in result.traced.opaque.items():
+        line(f"note: `{path}` is not traced into: {reason}")
 
 
-def _place(number: int, place: "Position") -> tuple[object, ...]:
-    shape = _shape(place.shape)
-    return number, place.name, shape, place.layout, _fold(place.forwards), _fold(place.backwards)
+def _row(number: int, position: "Position") -> tuple[object, ...]:
+    shape = _shape(position.shape)
+    return number, position.name, shape, position.layout, _fold(position.forwards), _fold(position.backwards)
 
 
 def _fold(fold: "Fold") -> str:

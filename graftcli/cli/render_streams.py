@@ -1,8 +1,8 @@
-"""The two outputs of the process: stdout is the result, stderr is everything else.
+"""Output streams of the process: stdout for the result, stderr for everything else.
 
-Nothing that happens to stderr ends a command: after a terminal has gone away, what is written to it is dropped. A
-reader of stdout that has gone away is one `BrokenPipeError`, however the system reports it. With --json, stderr is
-JSON alone: what a library prints, in Python or in C, becomes one line of JSON for each of its lines.
+A closed stderr never ends a command: output to it is dropped. A closed stdout raises `BrokenPipeError`, however the
+system reports it. With --json, stderr contains only JSON: each line that a library prints, from Python or C, becomes
+a JSON line.
 """
 
 import errno
@@ -18,14 +18,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO, NoReturn, TextIO
 
-_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE)
-_PIECE = 2**16  # bytes of a library's output that are forwarded at once
-_LONGEST = 2**13  # bytes without an end of a line that are waited for
-_PATIENCE = 2.0  # seconds that the end of a command waits until the last of it is forwarded
+_CLOSED = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE)
+_CHUNK = 2**16  # bytes of library output that are read at once
+_MAX_LINE = 2**13  # bytes after which an unfinished line is forwarded
+_TIMEOUT = 2.0  # seconds that a command waits for the forwarding process before it exits
 
 
 class ResultStream(io.TextIOWrapper):
-    """stdout: a terminal that has gone away is a pipe without a reader, and every name can be printed."""
+    """stdout: reports a closed terminal as a broken pipe, and escapes characters that cannot be encoded."""
 
     def __init__(self, number: int) -> None:
         super().__init__(
@@ -36,18 +36,18 @@ class ResultStream(io.TextIOWrapper):
         )
 
     def write(self, text: str) -> int:
-        """Buffer the text."""
-        with _reader():
+        """Write text to the buffer."""
+        with _broken_pipe():
             return super().write(text)
 
     def flush(self) -> None:
-        """Hand what is buffered to the system."""
-        with _reader():
+        """Flush the buffer."""
+        with _broken_pipe():
             super().flush()
 
 
 class Messages(io.TextIOWrapper):
-    """stderr: what cannot be written is dropped; when nobody can read it any more, so is everything after it."""
+    """stderr: drops output that cannot be written, and all output once the stream is closed."""
 
     def __init__(self, number: int) -> None:
         super().__init__(
@@ -58,14 +58,14 @@ class Messages(io.TextIOWrapper):
         )
 
     def write(self, text: str) -> int:
-        """Write the text as far as that is possible."""
-        with _droppable(self):
+        """Write text if the stream is open."""
+        with _drop_if_closed(self):
             super().write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand what is buffered to the system as far as that is possible."""
-        with _droppable(self):
+        """Flush the buffer if the stream is open."""
+        with _drop_if_closed(self):
             super().flush()
 
 
@@ -74,74 +74,74 @@ def _encoding(file: TextIO | None) -> str:
 
 
 @contextmanager
-def _reader() -> Iterator[None]:
+def _broken_pipe() -> Iterator[None]:
     try:
         yield
-    except OSError as fault:
-        if fault.errno in _GONE:
-            raise BrokenPipeError(errno.EPIPE, "stdout has no reader") from fault
+    except OSError as error:
+        if error.errno in _CLOSED:
+            raise BrokenPipeError(errno.EPIPE, "stdout has no reader") from error
         raise
 
 
 @contextmanager
-def _droppable(file: IO[str]) -> Iterator[None]:
+def _drop_if_closed(file: IO[str]) -> Iterator[None]:
     try:
         yield
-    except OSError as fault:
-        if fault.errno in _GONE:
-            forget(file)
+    except OSError as error:
+        if error.errno in _CLOSED:
+            redirect_to_null(file)
 
 
-def forget_result() -> None:
-    """Drop the rest of a result that nobody reads."""
-    forget(_apart.result if _apart else sys.stdout)
+def discard_result() -> None:
+    """Drop the rest of the result after stdout is closed."""
+    redirect_to_null(_json_streams.result if _json_streams else sys.stdout)
 
 
-def forget(file: IO[str]) -> None:
-    """Point the file at nothing, so that neither Python nor a library written in C finds a broken pipe again."""
-    with suppress(OSError, ValueError):  # a test's file has no number
-        nothing, number = os.open(os.devnull, os.O_WRONLY), file.fileno()
-        os.dup2(nothing, number, inheritable=number <= 2)
-        os.close(nothing)
+def redirect_to_null(file: IO[str]) -> None:
+    """Redirect a file to the null device, so that neither Python nor C code hits the broken pipe again."""
+    with suppress(OSError, ValueError):  # files of tests have no descriptor
+        null, descriptor = os.open(os.devnull, os.O_WRONLY), file.fileno()
+        os.dup2(null, descriptor, inheritable=descriptor <= 2)
+        os.close(null)
 
 
 @dataclass(frozen=True)
-class _Apart:
-    """The real outputs while --json keeps everything else off them, and what keeps two writers apart."""
+class _JsonStreams:
+    """The real outputs in JSON mode, and the lock of the processes that write to them."""
 
     result: ResultStream
     messages: Messages
     lock: int | None
 
 
-_apart: _Apart | None = None
+_json_streams: _JsonStreams | None = None
 
 
 def write_result(text: str) -> None:
-    """Write a document on stdout."""
-    file = _apart.result if _apart else sys.stdout
+    """Write the result on stdout."""
+    file = _json_streams.result if _json_streams else sys.stdout
     file.write(text)
     file.flush()
 
 
 def write_message(text: str) -> None:
-    """Write whole lines on stderr, which nothing else gets into."""
-    if _apart is None:
+    """Write whole lines on stderr without interleaving."""
+    if _json_streams is None:
         sys.stderr.write(text)
         sys.stderr.flush()
         return
-    with _alone(_apart.lock):
-        _apart.messages.write(text)
-        _apart.messages.flush()
+    with _locked(_json_streams.lock):
+        _json_streams.messages.write(text)
+        _json_streams.messages.flush()
 
 
 @contextmanager
 def standard() -> Iterator[None]:
-    """Put these outputs into the places of sys.stdout and sys.stderr until the process ends."""
-    for number in range(3):
+    """Replace sys.stdout and sys.stderr by these streams until the process ends."""
+    for descriptor in range(3):
         try:
-            os.fstat(number)
-        except OSError:  # closed by whoever started the process: the next file to be opened would take its place
+            os.fstat(descriptor)
+        except OSError:  # closed by the parent process: the next opened file would get this descriptor
             os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = ResultStream(1), Messages(2)
     try:
@@ -150,14 +150,14 @@ def standard() -> Iterator[None]:
         try:
             sys.stdout.flush()
         except OSError:
-            forget(sys.stdout)  # reported already: Python would say it again, and exit with 120
+            redirect_to_null(sys.stdout)  # already reported; Python would report it again and exit with 120
 
 
 @contextmanager
-def json_only(wanted: bool) -> Iterator[None]:
-    """While it lasts, only `write_result` reaches stdout, and only JSON reaches stderr, where the system can fork."""
-    global _apart
-    if not wanted or not hasattr(os, "fork"):
+def json_only(enabled: bool) -> Iterator[None]:
+    """Restrict stdout to `write_result` and stderr to JSON, on systems with fork."""
+    global _json_streams
+    if not enabled or not hasattr(os, "fork"):
         yield
         return
     real = os.dup(1), os.dup(2)
@@ -165,51 +165,51 @@ def json_only(wanted: bool) -> Iterator[None]:
     source, sink = os.pipe()
     child = os.fork()
     if child == 0:
-        for number in (1, 2, sink, real[0]):
-            os.close(number)
+        for descriptor in (1, 2, sink, real[0]):
+            os.close(descriptor)
         _forward(source, real[1], lock)
     os.dup2(sink, 1), os.dup2(sink, 2)
-    for number in (source, sink):
-        os.close(number)
-    _apart = _Apart(ResultStream(real[0]), Messages(real[1]), lock)
+    for descriptor in (source, sink):
+        os.close(descriptor)
+    _json_streams = _JsonStreams(ResultStream(real[0]), Messages(real[1]), lock)
     try:
         yield
     except SystemExit:
-        _rejoin(_apart, child)
-        for file in (sys.stdout, sys.stderr):  # what libraries print while Python shuts down is no JSON either
-            forget(file)
+        _restore(_json_streams, child)
+        for file in (sys.stdout, sys.stderr):  # drop what libraries print while Python shuts down
+            redirect_to_null(file)
         raise
     except BaseException:
-        _rejoin(_apart, child)
+        _restore(_json_streams, child)
         raise
 
 
-def _rejoin(apart: _Apart, child: int) -> None:
-    """Give the outputs their places back, after everything that was printed has been forwarded."""
-    global _apart
-    for file in (sys.stdout, sys.stderr, apart.messages):
+def _restore(streams: _JsonStreams, child: int) -> None:
+    """Restore the outputs after all printed text has been forwarded."""
+    global _json_streams
+    for file in (sys.stdout, sys.stderr, streams.messages):
         with suppress(OSError, ValueError):
             file.flush()
     with suppress(OSError):
-        apart.result.flush()
-    os.dup2(apart.result.fileno(), 1), os.dup2(apart.messages.fileno(), 2)
-    end = time.monotonic() + _PATIENCE
+        streams.result.flush()
+    os.dup2(streams.result.fileno(), 1), os.dup2(streams.messages.fileno(), 2)
+    end = time.monotonic() + _TIMEOUT
     with suppress(ChildProcessError):
         while os.waitpid(child, os.WNOHANG)[0] == 0 and time.monotonic() < end:
             time.sleep(0.001)
-    _apart = None
+    _json_streams = None
 
 
 def _lock() -> int | None:
-    """A file that two processes can lock; none where there is no room for one."""
+    """Return a descriptor that processes can lock; None if no temporary file can be created."""
     with suppress(OSError), tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())
     return None
 
 
 @contextmanager
-def _alone(lock: int | None) -> Iterator[None]:
-    import fcntl  # which Windows lacks; the system releases the lock of a process that ends
+def _locked(lock: int | None) -> Iterator[None]:
+    import fcntl  # not on Windows; the system releases the lock when its process ends
 
     if lock is None:
         yield
@@ -221,29 +221,29 @@ def _alone(lock: int | None) -> Iterator[None]:
         fcntl.lockf(lock, fcntl.LOCK_UN)
 
 
-# -- the process that turns what libraries print into JSON --------------------------------------------------------
+# -- the process that converts library output to JSON -------------------------------------------------------------
 
 
 def _forward(source: int, messages: int, lock: int | None) -> NoReturn:
-    """Forward each line until the last writer is gone: a process of its own loses nothing when the command crashes."""
+    """Forward lines until the last writer closes the pipe; as a separate process it also outlives a crash."""
     try:
-        for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
-            signal.signal(sign, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+            signal.signal(number, signal.SIG_IGN)
         rest = b""
-        while piece := os.read(source, _PIECE):
-            *lines, rest = (rest + piece).replace(b"\r", b"\n").split(b"\n")
-            if len(rest) > _LONGEST:
+        while chunk := os.read(source, _CHUNK):
+            *lines, rest = (rest + chunk).replace(b"\r", b"\n").split(b"\n")
+            if len(rest) > _MAX_LINE:
                 lines, rest = [*lines, rest], b""
-            _tell(lines, messages, lock)
-        _tell([rest], messages, lock)
+            _write_lines(lines, messages, lock)
+        _write_lines([rest], messages, lock)
     finally:
         os._exit(0)
 
 
-def _tell(lines: Sequence[bytes], messages: int, lock: int | None) -> None:
+def _write_lines(lines: Sequence[bytes], messages: int, lock: int | None) -> None:
     for line in lines:
         if text := line.decode("utf-8", "backslashreplace").rstrip():
             data = json.dumps({"event": "printed", "text": text}).encode() + b"\n"
-            with suppress(OSError), _alone(lock):  # keep reading: a full pipe stops its writer
+            with suppress(OSError), _locked(lock):  # keep reading: a full pipe would block its writer
                 while data:
                     data = data[os.write(messages, data) :]

@@ -1,4 +1,4 @@
-"""`graftcli report`: what a run did as one HTML file, or several runs compared in one."""
+"""`graftcli report`: write the HTML report of a run, or of several runs side by side."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,18 +8,18 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress, render
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="The folders of runs; several are compared.")]
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN…", help="Folders of runs; several are compared.")]
 Out = Annotated[
     Path | None,
     o.option(
         "--out",
         metavar="FILE",
         rich_help_panel=o.OUTPUT,
-        help="The page. Without it: report.html in the run's folder, or here where several are compared.",
+        help="HTML file. Default: report.html in the folder of the run, or in the working directory for several runs.",
     ),
 ]
 Overwrite = Annotated[
-    bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace a file that is no report.")
+    bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace a file that is not a report.")
 ]
 
 
@@ -31,10 +31,10 @@ def report(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write a run's report anew, or one page that compares several runs: a single file that opens without a network.
+    """Rewrite the report of a run, or compare several runs on one page: a self-contained HTML file.
 
-    Every run ends with its report. What networks and images have to tell is kept in the run's folder as report.json;
-    where that is missing, they are loaded again from where the run had them.
+    Every run writes its report when it finishes. The data of networks and images is stored in the run as report.json;
+    if that is missing, networks and images are loaded again from their original paths.
 
     Examples:
       graftcli report runs/resnet34-resnet18
@@ -45,8 +45,8 @@ def report(
     from graftcli.api.reporting import report as write
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
-        written = write(runs, out=out, overwrite=overwrite, trust_code=trust_code, listen=listen)
+        result = write(runs, out=out, overwrite=overwrite, trust_code=trust_code, listen=listen)
     if as_json:
-        render.document(asdict(written))
+        render.document(asdict(result))
     else:
-        render.line(f"written: {written.file}")
+        render.line(f"written: {result.file}")

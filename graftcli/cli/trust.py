@@ -1,4 +1,4 @@
-"""`graftcli trust`: the Python files and pickles that documents may run."""
+"""`graftcli trust`: list and remove trusted Python files and pickles."""
 
 from typing import Annotated
 
@@ -9,34 +9,36 @@ from graftcli.cli import render
 from graftcli.cli.recipes import examples
 
 app = typer.Typer(
-    name="trust", no_args_is_help=True, help="List or remove the files of your own that documents may run."
+    name="trust",
+    no_args_is_help=True,
+    help="List or remove trusted files, whose code checkpoints and runs may execute.",
 )
-Digest = Annotated[str, typer.Argument(metavar="SHA256", help="The sha256 of a trusted file, or its first characters.")]
+Digest = Annotated[str, typer.Argument(metavar="SHA256", help="SHA-256 of a trusted file, or a prefix of it.")]
 
 
 @app.command("ls", epilog=examples("trust ls", "trust ls --json"))
 def ls(as_json: o.Json = False) -> None:
-    """List the files that you trust, with the sha256 of their bytes and what is called in them."""
+    """List the trusted files with their SHA-256 and the function that is called."""
     from dataclasses import asdict
 
     from graftcli.models.loading.trust import trust_file, trusted
 
     entries = trusted()
     if as_json:
-        render.document([asdict(one) for one in entries])
+        render.document([asdict(entry) for entry in entries])
         return
     if not entries:
-        render.line("nothing is trusted: documents run no code")
+        render.line("no trusted files: checkpoints and runs cannot execute code")
         return
-    rows = [(one.sha256[:16], one.call, one.path, one.since) for one in entries]
+    rows = [(entry.sha256[:16], entry.call, entry.path, entry.since) for entry in entries]
     render.table("", ("sha256", "call", "file", "since"), rows)
-    render.line(f"kept in {trust_file()}")
+    render.line(f"stored in {trust_file()}")
 
 
 @app.command("rm", epilog=examples("trust rm 3fa4c1"))
 def rm(sha256: Digest) -> None:
-    """Stop trusting a file: documents that name it are refused again."""
+    """Stop trusting a file; checkpoints and runs can no longer execute it."""
     from graftcli.models.loading.trust import remove
 
-    for one in remove(sha256):
-        render.line(f"no longer trusted: {one.call} of {one.path}")
+    for entry in remove(sha256):
+        render.line(f"no longer trusted: {entry.call} of {entry.path}")

@@ -1,31 +1,31 @@
-"""How many steps each unit of a recipe gets, so that every recipe has the same number of steps or of seconds.
+"""Set the steps of each task, so that every recipe gets the same number of steps or seconds.
 
-Between its units a recipe keeps its own shares. Seconds are not counted while a cell trains, for its result would hang
-on the machine's mood: a few steps of each unit are timed beforehand, and from then on the number of steps is fixed.
-What is solved at once has no steps to be shared out: it stays as its recipe has it.
+The tasks of a recipe keep their proportions. A budget in seconds is converted to steps before training, by timing a few
+steps of each task, so that results do not depend on the current machine load. Tasks that are solved by least squares
+have no steps and do not change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftcli.comparison.profile import StepTimes, lasting, rehearse, times_of
+from graftcli.comparison.profile import StepTimes, profile_run, step_repeats, task_with_steps
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Profiled, Warned
-from graftcli.graft.data.view_counts import looks, synthetic
+from graftcli.graft.schedule import Schedule
 from graftcli.graft.training.rate_trial import with_trials
-from graftcli.graft.training.tasks import Task, tasks
-from graftcli.recipe import Recipe
+from graftcli.graft.training.tasks import Task
+from graftcli.recipe import Recipe, Stage
 from graftcli.runs.config import RunConfig
-from graftcli.runs.prepare import PreparedRun, ready, trained_on
+from graftcli.runs.prepare import PreparedRun, prepare_run, recipe_of, with_stages
 
-_SHARE = 0.95  # of the seconds, that is aimed at
-_MOST = 10**7  # steps that any budget buys
+_TARGET_SHARE = 0.95  # of the budget in seconds
+_MAX_STEPS = 10**7  # upper limit of the search
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What every cell may spend; with neither of both, what its recipe says."""
+    """The budget of each cell, in steps or seconds; with neither, the steps of its recipe."""
 
     steps: int | None = None
     seconds: float | None = None
@@ -34,132 +34,141 @@ class Budget:
         if self.steps is not None and self.seconds is not None:
             raise UsageError("--steps and --seconds are both given.", "Give one of them.")
 
-    def said(self, steps_scale: float) -> str:
-        """What every cell may spend, in words."""
+    def describe(self, steps_scale: float) -> str:
+        """Describe the budget for the report."""
         if self.steps is not None:
-            return f"{self.steps:,} steps a cell, shared out among its units as the recipe has it"
+            return f"{self.steps:,} steps per cell, divided among its tasks in the proportions of the recipe"
         if self.seconds is not None:
             return (
-                f"{self.seconds:g} s a cell: as many steps as were expected to end in time after a rehearsal of a few,"
-                " which is not counted; all draws of a method have the same number"
+                f"{self.seconds:g} s per cell: a profiling run, which does not count, sets the number of steps,"
+                " the same for all draws of a method"
             )
-        return "each recipe's own steps" if steps_scale == 1 else f"{steps_scale:g} of each recipe's own steps"
+        return "the steps of each recipe" if steps_scale == 1 else f"{steps_scale:g} of the steps of each recipe"
 
 
 @dataclass(frozen=True)
-class Paced:
-    """The settings of a recipe that make it as long as a budget allows."""
+class BudgetedRecipe:
+    """A recipe with as many steps as a budget allows."""
 
-    overrides: tuple[str, ...]
+    recipe: Recipe
     steps: int
-    expected: float | None  # seconds, where they were rehearsed
+    expected: float | None  # seconds; None for a budget in steps
 
 
 @dataclass(frozen=True)
-class TaskTime:
-    """One unit of a recipe: `times` it is trained for `steps`, once or layer by layer."""
+class TaskLength:
+    """The length of a task: `steps` once, or for each of its `repeats` layers."""
 
     task: Task
     steps: int
-    times: int = 1
+    repeats: int = 1
 
     @property
     def is_solved(self) -> bool:
-        """Whether it takes no steps: it is solved at once, or no layer of the student has a partner."""
-        return self.task.stage.optimizer == "least-squares" or not self.times
+        """Whether the task takes no steps: it is solved by least squares, or has no layers to train."""
+        return self.task.stage.optimizer == "least-squares" or not self.repeats
 
 
-def paced(asked: RunConfig, blocks: str | None, budget: Budget, folder: Path, listen: Listener) -> Paced:
-    """The steps of each unit within a budget; a rehearsal writes to `folder`, and leaves nothing there."""
-    start = ready(asked, blocks, listen)
-    recipe, images, parts = start.recipe, trained_on(start), _parts(start)
-    if all(part.is_solved for part in parts):
-        listen(Warned(f"recipe {recipe.name} is solved at once, whatever the budget"))
-        return Paced((), 0, None)
+def fit_to_budget(
+    config: RunConfig, blocks: str | None, budget: Budget, folder: Path, listen: Listener
+) -> BudgetedRecipe:
+    """Return the recipe of `config` with the steps that a budget allows; a profiling run uses `folder` for scratch."""
+    prepared = prepare_run(config, blocks, listen)
+    recipe, images, lengths = prepared.recipe, prepared.schedule.images, _task_lengths(prepared)
+    if all(length.is_solved for length in lengths):
+        listen(Warned(f"recipe {recipe.name} is solved by least squares: the budget does not apply"))
+        return BudgetedRecipe(recipe_of(config.how), 0, None)
     if budget.seconds is None:
         assert budget.steps is not None  # a budget is one of the two
-        found, expected = shared_out(parts, budget.steps, recipe.name), None
+        shared, expected = share_steps(lengths, budget.steps, recipe.name), None
     else:
-        pace = rehearse(start, folder)
-        found = _longest(parts, pace, recipe, images, _SHARE * budget.seconds)
-        expected = _seconds(found, pace, recipe, images)
+        step_times = profile_run(prepared, folder)
+        shared = _longest(lengths, step_times, prepared.schedule, _TARGET_SHARE * budget.seconds)
+        expected = _seconds(shared, step_times, prepared.schedule)
         if expected > budget.seconds:
-            listen(Warned(f"{recipe.name} takes {expected:.0f} s at the least, more than {budget.seconds:g} s"))
-        listen(Profiled(_total(found), expected))
-    return Paced(overrides(recipe, found, len(start.plan.blocks), images), _total(found), expected)
+            listen(
+                Warned(f"{recipe.name} takes at least {expected:.0f} s, more than the budget of {budget.seconds:g} s")
+            )
+        listen(Profiled(_total(shared), expected))
+    budgeted = with_steps(recipe_of(config.how), shared, len(prepared.plan.blocks), images)
+    return BudgetedRecipe(budgeted, _total(shared), expected)
 
 
-def _parts(start: PreparedRun) -> list[TaskTime]:
-    """The units that a run would train, for as long as its recipe has it."""
-    every = tasks(start.recipe, len(start.plan.blocks), start.blocks, start.frozen)
-    images, times = trained_on(start), times_of(start, every)
-    return [TaskTime(task, task.steps(images), times[task.name]) for task in every]
+def _task_lengths(prepared: PreparedRun) -> list[TaskLength]:
+    """Return the tasks of a run with the lengths of its recipe."""
+    schedule = prepared.schedule
+    repeats = step_repeats(prepared, schedule.tasks)
+    return [TaskLength(task, schedule.steps(task), repeats[task.name]) for task in schedule.tasks]
 
 
-def _total(parts: Sequence[TaskTime]) -> int:
-    return sum(part.steps * part.times for part in parts if not part.is_solved)
+def _total(lengths: Sequence[TaskLength]) -> int:
+    return sum(length.steps * length.repeats for length in lengths if not length.is_solved)
 
 
-def shared_out(parts: Sequence[TaskTime], total: int, recipe: str) -> list[TaskTime]:
-    """The same units with `total` steps, or just fewer where layers need as many each, in the recipe's proportions.
+def share_steps(lengths: Sequence[TaskLength], total: int, recipe: str) -> list[TaskLength]:
+    """Divide `total` steps among the tasks in the proportions of the recipe, at least one each.
 
-    Each has at least one.
+    The sum can be slightly lower, because all layers of a layer-wise task get the same number.
     """
-    open_ = [part for part in parts if not part.is_solved]
-    least = sum(part.times for part in open_)
-    if total < least:
-        found = f"{total} steps are fewer than the {least} units and layers that recipe {recipe} trains."
-        raise UsageError(found, f"Give at least {least}.")
-    exact = [total * part.steps / _total(open_) for part in open_]
+    trained = [length for length in lengths if not length.is_solved]
+    minimum = sum(length.repeats for length in trained)
+    if total < minimum:
+        found = f"{total} steps are fewer than the {minimum} tasks and layers that recipe {recipe} trains."
+        raise UsageError(found, f"Give at least {minimum}.")
+    exact = [total * length.steps / _total(trained) for length in trained]
     steps = [max(1, int(share)) for share in exact]
 
-    def spare() -> int:
-        return total - sum(n * part.times for n, part in zip(steps, open_, strict=True))
+    def remaining() -> int:
+        return total - sum(n * length.repeats for n, length in zip(steps, trained, strict=True))
 
-    while spare() < 0:
-        most = max((i for i in range(len(steps)) if steps[i] > 1), key=lambda i: steps[i] - exact[i])
-        steps[most] -= 1
-    while fitting := [i for i, part in enumerate(open_) if part.times <= spare()]:
-        steps[max(fitting, key=lambda i: exact[i] - steps[i])] += 1
+    while remaining() < 0:
+        longest = max((i for i in range(len(steps)) if steps[i] > 1), key=lambda i: steps[i] - exact[i])
+        steps[longest] -= 1
+    while extendable := [i for i, length in enumerate(trained) if length.repeats <= remaining()]:
+        steps[max(extendable, key=lambda i: exact[i] - steps[i])] += 1
     given = iter(steps)
-    return [part if part.is_solved else replace(part, steps=next(given)) for part in parts]
+    return [length if length.is_solved else replace(length, steps=next(given)) for length in lengths]
 
 
-def overrides(recipe: Recipe, parts: Sequence[TaskTime], blocks: int, images: int) -> tuple[str, ...]:
-    """The recipe's settings that give its units these steps; a unit that is not trained keeps its own."""
-    said = {(part.task.stage.name, part.task.unit): part.steps for part in parts}
-    found = []
-    for stage in recipe.stages:
-        if stage.optimizer == "least-squares":
-            continue
-        units = range(max(1, len(stage.units(blocks))))
-        own = [Task("", stage, i, (1,)) for i in units]
-        each = [said.get((stage.name, task.unit), task.steps(images)) for task in own]
-        found += [f"stages.{stage.name}.epochs=null", f"stages.{stage.name}.steps={each}"]
-        if stage.epochs is not None:  # with which a batch is no larger than one look at each image
-            found.append(f"stages.{stage.name}.batch={own[0].batch(images)}")
-    return tuple(found)
+def with_steps(recipe: Recipe, lengths: Sequence[TaskLength], blocks: int, images: int) -> Recipe:
+    """Return the recipe with these steps; tasks that are not listed keep theirs."""
+    steps = {(length.task.stage.name, length.task.unit): length.steps for length in lengths}
+    return with_stages(recipe, [_with_steps(stage, steps, blocks, images) for stage in recipe.stages])
+
+
+def _with_steps(stage: Stage, steps: Mapping[tuple[str, int], int], blocks: int, images: int) -> Stage:
+    if stage.optimizer == "least-squares":
+        return stage
+    tasks = [Task("", stage, unit, (1,)) for unit in range(max(1, len(stage.units(blocks))))]
+    each = tuple(steps.get((stage.name, task.unit), task.steps(images)) for task in tasks)
+    return stage.model_copy(update={"steps": each, "epochs": None, "batch": tasks[0].batch(images)})
 
 
 # -- seconds ------------------------------------------------------------------------------------------------------
 
 
-def _longest(parts: Sequence[TaskTime], pace: StepTimes, recipe: Recipe, images: int, seconds: float) -> list[TaskTime]:
-    """The longest run that is expected to end in time; the shortest there is where none is."""
-    low, high = sum(part.times for part in parts if not part.is_solved), _MOST
+def _longest(
+    lengths: Sequence[TaskLength], step_times: StepTimes, schedule: Schedule, seconds: float
+) -> list[TaskLength]:
+    """Return the longest lengths that are expected to take `seconds` at most, else the shortest possible."""
+    name = schedule.recipe.name
+    low, high = sum(length.repeats for length in lengths if not length.is_solved), _MAX_STEPS
     while low < high:
         middle = (low + high + 1) // 2
-        if _seconds(shared_out(parts, middle, recipe.name), pace, recipe, images) <= seconds:
+        if _seconds(share_steps(lengths, middle, name), step_times, schedule) <= seconds:
             low = middle
         else:
             high = middle - 1
-    return shared_out(parts, low, recipe.name)
+    return share_steps(lengths, low, name)
 
 
-def _seconds(parts: Sequence[TaskTime], pace: StepTimes, recipe: Recipe, images: int) -> float:
-    """How long a run of this length is expected to take."""
-    every = [part.task if part.is_solved else lasting(part.task, part.steps, images) for part in parts]
-    views = images * sum(looks(recipe, every, images).values())
-    steps = {part.task.name: part.times * with_trials(part.task.stage, part.steps) for part in parts}
-    trained = sum(pace.step[part.task.name] * steps[part.task.name] for part in parts if not part.is_solved)
-    return pace.rest + pace.view * views + pace.image * synthetic(recipe, every, images) + trained
+def _seconds(lengths: Sequence[TaskLength], step_times: StepTimes, schedule: Schedule) -> float:
+    """Return the expected time of a run with these lengths."""
+    images = schedule.images
+    schedule = schedule.with_tasks(
+        [item.task if item.is_solved else task_with_steps(item.task, item.steps, images) for item in lengths]
+    )
+    steps = {length.task.name: length.repeats * with_trials(length.task.stage, length.steps) for length in lengths}
+    names = [length.task.name for length in lengths if not length.is_solved]
+    trained = sum(step_times.step[name] * steps[name] for name in names)
+    return step_times.rest + step_times.view * schedule.total_views + step_times.image * schedule.synthetic + trained

@@ -1,4 +1,4 @@
-"""Which methods can be compared: found, and told, before anything is trained."""
+"""Find the methods of a comparison that can run, before any training."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from graftcli.comparison.fingerprint import mark_of
+from graftcli.comparison.fingerprint import fingerprint
 from graftcli.comparison.grid import Cell, Draw, Grid, Method, methods_of
 from graftcli.comparison.result_cache import ResultCache
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
-from graftcli.graft.layerwise.layer_pairs import check_made
+from graftcli.graft.layerwise.layer_pairs import check_derived
 from graftcli.graft.training.tasks import check_tasks
 from graftcli.recipe import Recipe, check_units
 from graftcli.runs.config import RunConfig
@@ -20,7 +20,7 @@ from graftcli.runs.prepare import parse_blocks, plan_of, recipe_of
 
 @dataclass(frozen=True)
 class PairFacts:
-    """What is known of two networks before anything is trained: how many blocks, and what the teacher costs."""
+    """Facts about teacher and student that are known before training; `params` and `macs` are of the teacher."""
 
     blocks: int
     params: int
@@ -30,59 +30,60 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class EligibleMethods:
-    asked: RunConfig  # what the cells have in common
+    config: RunConfig  # shared by all cells
     grid: Grid
-    draw: Draw  # whose images a student may be made by
-    notebook: ResultCache
+    draw: Draw  # the draw on whose images derived students are selected
+    cache: ResultCache
 
     @cached_property
-    def found(self) -> tuple[list[Method], list[str]]:
-        """The methods that can be done, and what is said of the others.
+    def selection(self) -> tuple[list[Method], list[str]]:
+        """The compatible methods, and a note for each of the others.
 
-        A student that goes with some recipe may go without the others.
+        A student must be compatible with at least one recipe.
         """
         for recipe in self.grid.recipes:
-            self._recipe(recipe)  # a fault in one of them is the user's, whatever else
-        able, refused = [], []
+            self._load_recipe(recipe)  # raises if a recipe is faulty
+        compatible, refused = [], []
         for method in methods_of(self.grid, self._blocks_of):
             try:
-                planned = self.planned(method)
-                chosen = parse_blocks(method.blocks, planned.blocks)
-                check_tasks(self._recipe(method.recipe), planned.blocks, chosen, planned.frozen)
-                able.append(method)
-            except (PairError, UsageError, CheckpointError) as problem:
-                refused.append((method, problem))
-        return able, [self._note(method, fault, able) for method, fault in refused]
+                facts = self.pair_facts(method)
+                chosen = parse_blocks(method.blocks, facts.blocks)
+                check_tasks(self._load_recipe(method.recipe), facts.blocks, chosen, facts.frozen)
+                compatible.append(method)
+            except (PairError, UsageError, CheckpointError) as error:
+                refused.append((method, error))
+        return compatible, [self._reason_left_out(method, error, compatible) for method, error in refused]
 
-    def planned(self, method: Method) -> PairFacts:
-        """What keeps the method from being done is raised."""
-        asked = Cell(method, self.draw).asked(self.asked)
+    def pair_facts(self, method: Method) -> PairFacts:
+        """Return the facts about the networks of a method; raise if they are incompatible with the recipe."""
+        config = Cell(method, self.draw).config(self.config)
 
-        def find() -> Any:
-            recipe = recipe_of(asked.how)
-            plan = plan_of(asked, recipe)
+        def compute() -> Any:
+            recipe = recipe_of(config.how)
+            plan = plan_of(config, recipe)
             check_units(recipe, len(plan.blocks))
-            check_made(recipe, plan.student.network)
-            return asdict(
-                PairFacts(len(plan.blocks), plan.teacher.params, plan.teacher.macs, frozen_blocks(recipe, plan))
-            )
+            check_derived(recipe, plan.student.network)
+            teacher = plan.teacher
+            return asdict(PairFacts(len(plan.blocks), teacher.params, teacher.macs, frozen_blocks(recipe, plan)))
 
-        return PairFacts(**self.notebook.once("plans", mark_of(asked), find))
+        return PairFacts(**self.cache.get_or_compute("plans", fingerprint(config), compute))
 
     def _blocks_of(self, student: str) -> int:
-        """How many blocks the student has, by the first recipe that goes with it."""
+        """Return the number of blocks of the student with the first compatible recipe."""
         *others, last = dict.fromkeys(self.grid.recipes)
         for recipe in others:
             with suppress(PairError, UsageError, CheckpointError):
-                return self.planned(Method(recipe, student)).blocks
-        return self.planned(Method(last, student)).blocks
+                return self.pair_facts(Method(recipe, student)).blocks
+        return self.pair_facts(Method(last, student)).blocks
 
-    def _recipe(self, name: str) -> Recipe:
-        return recipe_of(replace(self.asked.how, recipe=name))
+    def _load_recipe(self, name: str) -> Recipe:
+        return recipe_of(replace(self.config.how, recipe=name))
 
     @staticmethod
-    def _note(method: Method, fault: PairError | UsageError | CheckpointError, able: Sequence[Method]) -> str:
-        """A student that goes with no recipe is the user's fault."""
-        if method.student not in {one.student for one in able}:
-            raise fault
-        return f"left out: {method.label} with {method.student_label}: {fault.found}"
+    def _reason_left_out(
+        method: Method, error: PairError | UsageError | CheckpointError, compatible: Sequence[Method]
+    ) -> str:
+        """Return the note for a method that is left out; raise if its student has no compatible recipe."""
+        if method.student not in {other.student for other in compatible}:
+            raise error
+        return f"left out: {method.label} with {method.student_label}: {error.message}"

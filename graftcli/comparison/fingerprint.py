@@ -1,4 +1,4 @@
-"""Whether what a run is asked for is still what it was: paths stay the same when the files behind them change."""
+"""Fingerprints of configs that also cover the files that a config names."""
 
 import hashlib
 import json
@@ -9,38 +9,38 @@ from typing import Any
 
 from graftcli.images.sources import files_below, is_hidden
 from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE, is_output
-from graftcli.runs.config import RunConfig, as_kept
+from graftcli.runs.config import RunConfig, config_json
 from graftcli.runs.prepare import recipe_of
 from graftcli.store.atomic import plain
-from graftcli.students.spec import is_wanted
+from graftcli.students.spec import is_derived_spec
 
 
-def mark_of(asked: RunConfig) -> str:
-    """One word for all that is asked for and decides a result, and for what is behind it: recipe, networks, images."""
-    kept, networks = as_kept(replace(asked, how=replace(asked.how, jobs=None))), asked.networks
-    behind = [
+def fingerprint(config: RunConfig) -> str:
+    """Return a hash of the config, its recipe, and the state of its networks and images on disk."""
+    document, networks = config_json(replace(config, how=replace(config.how, jobs=None))), config.networks
+    paths = [
         networks.teacher,
         networks.student,
         networks.teacher_checkpoint,
         networks.student_checkpoint,
-        asked.images,
-        asked.val_images,
+        config.images,
+        config.val_images,
     ]
-    recipe = recipe_of(asked.how).model_dump(mode="json")
-    told = json.dumps(plain([kept, recipe, [state_of(text) for text in behind]]), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+    recipe = recipe_of(config.how).model_dump(mode="json")
+    inputs = json.dumps(plain([document, recipe, [file_stats(spec) for spec in paths]]), sort_keys=True)
+    return hashlib.sha256(inputs.encode()).hexdigest()[:16]
 
 
-@cache  # a comparison asks for the same files many times; the next one looks again
-def state_of(text: str | None) -> Any:
-    """Sizes and times of the files that a spec or path leads to; nothing where it is a name of another kind.
+@cache  # within one comparison; the next one clears the cache
+def file_stats(spec: str | None) -> Any:
+    """Return the sizes and modification times of the files of a spec or path; None if it is no path.
 
-    Of what graftcli wrote, the weights and what they are of: reports and measurements come and go.
+    Of a folder that graftcli wrote, only the weights and graft.json count: reports and benchmarks may change.
     """
-    if text is None or is_wanted(text):
+    if spec is None or is_derived_spec(spec):
         return None
-    front, code, _ = text.removeprefix("local-dir:").partition(".py:")
-    path = Path(front + code.rstrip(":")).expanduser()
+    prefix, code, _ = spec.removeprefix("local-dir:").partition(".py:")
+    path = Path(prefix + code.rstrip(":")).expanduser()
     if path.is_dir():
         files = [path / FACTS_FILE, path / WEIGHTS_FILE] if is_output(path) else files_below(path)
         return [_stamp(file, path) for file in files if file.is_file() and not is_hidden(str(file.relative_to(path)))]
@@ -48,5 +48,5 @@ def state_of(text: str | None) -> Any:
 
 
 def _stamp(file: Path, root: Path) -> list[Any]:
-    found = file.stat()
-    return [str(file.relative_to(root)), found.st_size, found.st_mtime_ns]
+    stat = file.stat()
+    return [str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns]

@@ -1,4 +1,4 @@
-"""What a comparison is made of: draws, methods, and the cells, each of which is a run with a folder of its own."""
+"""The grid of a comparison: draws, methods, and cells. Each cell is a run in its own folder."""
 
 import hashlib
 import json
@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from graftcli.comparison.fingerprint import state_of
+from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import ImagesError, UsageError
-from graftcli.images.sampling import drawn
-from graftcli.images.sources import opened
+from graftcli.images.sampling import draw_images
+from graftcli.images.sources import open_source
 from graftcli.runs.config import RunConfig
 from graftcli.store.atomic import write_bytes
 
@@ -21,10 +21,10 @@ EACH = "each"
 
 @dataclass(frozen=True)
 class Grid:
-    """What is compared: each recipe with each student (or each of its `blocks`), on all draws of all shots.
+    """The axes of a comparison: recipes x students (or choices of blocks) x shots x draws.
 
-    `images` is one folder to draw `shots` from, or the name of folders that were drawn already, as
-    photos/{shots}shot-draw{draw}, or several folders, each a draw. A draw has a seed of its own too.
+    `images` is one folder to draw `shots` from, or a pattern of existing draws such as
+    photos/{shots}shot-draw{draw}, or several folders, each a draw. Each draw also has its own seed.
     """
 
     recipes: tuple[str, ...] = ("graft",)
@@ -32,12 +32,12 @@ class Grid:
     images: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
     draws: int = 1
-    blocks: tuple[str, ...] = ()  # as `partial` takes them, or "each"; none: the whole student
+    blocks: tuple[str, ...] = ()  # as for `partial`, or "each"; (): the whole student
 
 
 @dataclass(frozen=True)
 class Draw:
-    """The images of one draw. `shots` are images of a class or images in all, as `Draws.meaning` tells."""
+    """The images of one draw; `shots` counts images per class or in all, see `Draws.meaning`."""
 
     shots: int
     index: int  # from 0 for each number of shots
@@ -47,47 +47,47 @@ class Draw:
 @dataclass(frozen=True)
 class Draws:
     every: tuple[Draw, ...]
-    meaning: str  # what a shot is
+    meaning: str  # of a shot
 
 
 def draws_of(grid: Grid, out: Path) -> Draws:
-    """The images of every draw, drawn into `out` where they are not drawn yet."""
+    """Return all draws; sample those that do not exist yet into `out`."""
     if not grid.images:
-        raise UsageError("no images are named.", "Name a folder of them with --images.")
+        raise UsageError("no images are given.", "Give a folder with --images.")
     pattern = grid.images[0]
     if len(grid.images) > 1:
-        return _given(grid)
+        return _from_folders(grid)
     if SHOTS in pattern or DRAW in pattern:
-        return _found(grid, pattern)
+        return _from_pattern(grid, pattern)
     if not grid.shots:
         count = _count(Path(pattern))
         every = tuple(Draw(count, i, Path(pattern)) for i in range(grid.draws))
-        return Draws(every, "images in all; the draws differ by their seeds alone")
-    return _drawn(grid, Path(pattern), out)
+        return Draws(every, "images in all; the draws differ only in their seeds")
+    return _draw(grid, Path(pattern), out)
 
 
-def _given(grid: Grid) -> Draws:
-    """Several folders, each a draw; those with as many images belong together."""
+def _from_folders(grid: Grid) -> Draws:
+    """Use several folders, each as a draw; folders with equal numbers of images have the same shots."""
     if grid.shots or grid.draws > 1:
         raise UsageError(
             f"--images names {len(grid.images)} folders, and --shots or --draws is given too.",
-            "Name one folder to draw from, or leave them out: each of several folders is a draw.",
+            "Give one folder to draw from, or leave out --shots and --draws: each folder is a draw.",
         )
     counts = [_count(Path(name)) for name in grid.images]
-    seen: Counter[int] = Counter()
+    draws: Counter[int] = Counter()
     every = []
     for name, count in zip(grid.images, counts, strict=True):
-        every.append(Draw(count, seen[count], Path(name)))
-        seen[count] += 1
+        every.append(Draw(count, draws[count], Path(name)))
+        draws[count] += 1
     return Draws(tuple(sorted(every, key=lambda draw: draw.shots)), "images in all")
 
 
-def _found(grid: Grid, pattern: str) -> Draws:
-    """Folders that were drawn already, by their names."""
+def _from_pattern(grid: Grid, pattern: str) -> Draws:
+    """Find existing draws by the pattern of their folder names."""
     if SHOTS in pattern and not grid.shots:
         raise UsageError(f"--images `{pattern}` needs numbers of shots.", "Give them: --shots 1,5,10")
     if SHOTS not in pattern and len(grid.shots) > 1:
-        raise UsageError(f"--images `{pattern}` is the same for all of --shots.", f"Put {SHOTS} into it.")
+        raise UsageError(f"--images `{pattern}` is the same for all of --shots.", f"Add {SHOTS} to it.")
     shots = grid.shots or (_count(Path(pattern.replace(DRAW, "0"))),)
     every = tuple(
         Draw(count, i, Path(pattern.replace(SHOTS, str(count)).replace(DRAW, str(i))))
@@ -96,44 +96,43 @@ def _found(grid: Grid, pattern: str) -> Draws:
     )
     if missing := [f"`{draw.folder}`" for draw in every if not draw.folder.expanduser().exists()]:
         raise ImagesError(
-            f"--images `{pattern}` names folders that are not there: {', '.join(missing)}.",
-            f"Mend the name, or ask for the --shots and --draws that there are; {SHOTS} and {DRAW} stand for them.",
+            f"--images `{pattern}` names folders that do not exist: {', '.join(missing)}.",
+            f"Correct the name, or give --shots and --draws that exist; they replace {SHOTS} and {DRAW}.",
         )
-    said = "as the folders' names have it" if grid.shots else "images in all"
-    return Draws(every, said)
+    return Draws(every, "as in the folder names" if grid.shots else "images in all")
 
 
-def _drawn(grid: Grid, source: Path, out: Path) -> Draws:
-    """One folder, from which each draw takes its images once."""
-    if faulty := [count for count in grid.shots if count < 1]:
-        raise UsageError(f"--shots {faulty[0]} draws nothing.", "Give numbers from 1: --shots 1,5,10")
-    # with other files in it the source is another one: what was drawn of the earlier is not drawn of this
-    known = [str(source.expanduser().absolute()), state_of(str(source))]
-    mark = hashlib.sha256(json.dumps(known).encode()).hexdigest()[:8]
+def _draw(grid: Grid, source: Path, out: Path) -> Draws:
+    """Sample each draw from one folder, unless it was sampled before."""
+    if too_small := [count for count in grid.shots if count < 1]:
+        raise UsageError(f"--shots {too_small[0]} draws nothing.", "Give numbers from 1: --shots 1,5,10")
+    # the key covers the files of the source, so that a changed source is sampled again
+    inputs = [str(source.expanduser().absolute()), file_stats(str(source))]
+    key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
     every, classes = [], 1
     for count in grid.shots:
         for i in range(grid.draws):
-            folder = out / "images" / f"{count}shot-draw{i}-{mark}"
+            folder = out / "images" / f"{count}shot-draw{i}-{key}"
             if not folder.exists():
-                _write(folder, source, count, i)
+                _write_draw(folder, source, count, i)
             classes = len(list(folder.iterdir())) // count
             every.append(Draw(count, i, folder))
     folders = f"{classes} class folders" if classes > 1 else "no class folders"
-    meaning = "images of a class" if classes > 1 else "images in all"
+    meaning = "images per class" if classes > 1 else "images in all"
     return Draws(tuple(every), f"{meaning}, drawn from `{source}`, which has {folders}")
 
 
-def _write(folder: Path, source: Path, shots: int, draw: int) -> None:
-    """The draw's images, flat and without a class; the folder is whole as soon as it has its name."""
-    beside = folder.with_name(f".{folder.name}")
-    for one in drawn(source, shots, draw):
-        write_bytes(beside / one.name, one.data)
-    beside.rename(folder)
+def _write_draw(folder: Path, source: Path, shots: int, draw: int) -> None:
+    """Write the images of a draw into one flat folder, which is renamed once it is complete."""
+    temporary = folder.with_name(f".{folder.name}")
+    for image in draw_images(source, shots, draw):
+        write_bytes(temporary / image.name, image.data)
+    temporary.rename(folder)
 
 
 def _count(folder: Path) -> int:
-    with opened(folder) as found:
-        return len(found.entries)
+    with open_source(folder) as opened:
+        return len(opened.entries)
 
 
 # -- cells --------------------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ def _count(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class Method:
-    """A recipe with a student, of which all or only some blocks are trained."""
+    """A recipe with a student; with `blocks`, only these are trained."""
 
     recipe: str
     student: str
@@ -149,7 +148,7 @@ class Method:
 
     @property
     def label(self) -> str:
-        """The recipe's name, or that of its file."""
+        """The name of the recipe, or the stem of its file."""
         return Path(self.recipe).stem if self.recipe.endswith((".yaml", ".yml")) else self.recipe
 
     @property
@@ -158,7 +157,7 @@ class Method:
 
     @property
     def name(self) -> str:
-        """That may stand in a folder's name."""
+        """The label of the method as a part of a folder name."""
         parts = [self.label, self.student_label.replace("*", "x"), *([f"blocks-{self.blocks}"] if self.blocks else [])]
         return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
 
@@ -172,52 +171,51 @@ class Cell:
     def name(self) -> str:
         return f"{self.method.name}-{self.draw.shots}shot-draw{self.draw.index}"
 
-    def asked(self, common: RunConfig) -> RunConfig:
-        """What its run is asked for: what is common to all cells, with what is its own."""
-        how = common.how
-        own = replace(how, recipe=self.method.recipe, seed=how.seed + self.draw.index)
-        networks = replace(common.networks, student=self.method.student)
-        return replace(common, networks=networks, images=str(self.draw.folder), how=own)
+    def config(self, shared: RunConfig) -> RunConfig:
+        """Return the config of this cell's run from the config that all cells share."""
+        options = replace(shared.how, recipe=self.method.recipe, seed=shared.how.seed + self.draw.index)
+        networks = replace(shared.networks, student=self.method.student)
+        return replace(shared, networks=networks, images=str(self.draw.folder), how=options)
 
 
 def label_of(spec: str) -> str:
-    """What was typed for a network, without the folders and files in front: resnet(depth=20)"""
-    front, bracket, words = spec.partition("(")
-    return f"{re.sub(r'.*[.]py:', '', front.rstrip('/').rsplit('/', 1)[-1])}{bracket}{words}"
+    """Return a model spec without folders and file name, such as ``resnet(depth=20)``."""
+    name, bracket, arguments = spec.partition("(")
+    return f"{re.sub(r'.*[.]py:', '', name.rstrip('/').rsplit('/', 1)[-1])}{bracket}{arguments}"
 
 
 def methods_of(grid: Grid, blocks_of: Callable[[str], int]) -> tuple[Method, ...]:
-    """Each recipe with each student and each of the `blocks`; the names of their folders differ.
+    """Return all combinations of recipe, student and choice of blocks; raise if two would share a folder name.
 
-    `blocks_of` counts a student's blocks, where each of them is wanted.
+    `blocks_of` returns the number of blocks of a student, for ``"each"``.
     """
     if not grid.students:
-        raise UsageError("no student is named.", "Name one with --student.")
+        raise UsageError("no student is given.", "Give one with --student.")
     every = tuple(
         Method(recipe, student, part)
         for student in dict.fromkeys(grid.students)
         for recipe in dict.fromkeys(grid.recipes)
-        for part in _parts(grid.blocks, student, blocks_of)
+        for part in _block_choices(grid.blocks, student, blocks_of)
     )
-    again = [name for name, count in Counter(method.name for method in every).items() if count > 1]
-    if again:
+    duplicates = [name for name, count in Counter(method.name for method in every).items() if count > 1]
+    if duplicates:
         raise UsageError(
-            f"several methods would be called {', '.join(again)}.",
-            "Give recipes' files names of their own, and each choice of --blocks once.",
+            f"several methods would have the name {', '.join(duplicates)}.",
+            "Give each recipe file its own name, and each choice of --blocks only once.",
         )
     return every
 
 
-def _parts(blocks: Sequence[str], student: str, blocks_of: Callable[[str], int]) -> list[str | None]:
-    """What is replaced: each block alone where that is said, or the blocks that are said, or all."""
-    found: list[str | None] = []
+def _block_choices(blocks: Sequence[str], student: str, blocks_of: Callable[[str], int]) -> list[str | None]:
+    """Expand --blocks: ``"each"`` becomes one choice per block; None means all blocks."""
+    choices: list[str | None] = []
     for part in blocks:
-        found += [str(block) for block in range(1, blocks_of(student) + 1)] if part == EACH else [part]
-    return list(dict.fromkeys(found)) or [None]
+        choices += [str(block) for block in range(1, blocks_of(student) + 1)] if part == EACH else [part]
+    return list(dict.fromkeys(choices)) or [None]
 
 
 def cells_of(methods: Sequence[Method], draws: Draws) -> Iterator[Cell]:
-    """Draw after draw, so that a table with all of the methods is there as soon as one can be."""
-    for draw in sorted(draws.every, key=lambda one: one.index):
+    """Yield the cells draw by draw, so that all methods appear in the table early."""
+    for draw in sorted(draws.every, key=lambda draw: draw.index):
         for method in methods:
             yield Cell(method, draw)

@@ -1,4 +1,4 @@
-"""A run's first steps, timed: what a step of each unit takes, a look at a view, and all the rest."""
+"""Time a short version of a run: a step of each task, the teacher pass per view, and the rest."""
 
 import tempfile
 import time
@@ -9,142 +9,145 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from graftcli.environment.process import threads
 from graftcli.events import Event, TeacherPass
 from graftcli.graft.data.synthetic import Synthesis
-from graftcli.graft.data.view_counts import looks
 from graftcli.graft.engine import run
-from graftcli.graft.layerwise.stage import length
+from graftcli.graft.layerwise.stage import layerwise_steps
+from graftcli.graft.schedule import schedule_of
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Task, pieces, tasks
-from graftcli.models.derivation import kept_of
+from graftcli.graft.training.tasks import Task, pieces
+from graftcli.models.derivation import selections_of
 from graftcli.recipe.stage import Stage
-from graftcli.runs.image_check import checked
-from graftcli.runs.prepare import PreparedRun, trained_on
-from graftcli.runs.running import fixed_now, settings_of
+from graftcli.runs.image_check import check_run_images
+from graftcli.runs.prepare import PreparedRun, train_count
+from graftcli.runs.running import engine_settings, fixed_settings
 from graftcli.store.cache_files import Cache
 
-_STEPS = 8  # of each unit that are timed
+_TIMED_STEPS = 8  # per task
 
-SCRATCH = ".rehearsal-"  # how the name of a folder begins in which a rehearsal runs
+SCRATCH_PREFIX = ".profile-"  # of the temporary folders of profiling runs
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """In seconds."""
+    """Seconds of the parts of a run."""
 
-    step: Mapping[str, float]  # of each unit that is trained in steps
-    view: float  # the teacher's look at one
-    image: float  # a synthetic one
-    rest: float
+    step: Mapping[str, float]  # per step, by task
+    view: float  # teacher pass, per view
+    image: float  # per synthetic image
+    rest: float  # everything else
 
 
-def times_of(start: PreparedRun, every: Sequence[Task]) -> dict[str, int]:
-    """How often each task's steps are taken: once, or for each of its layers."""
-    found = dict.fromkeys((task.name for task in every), 1)
-    layered = [task for task in every if task.stage.train == "layers"]
+def step_repeats(prepared: PreparedRun, tasks: Sequence[Task]) -> dict[str, int]:
+    """Return how often the steps of each task are repeated: once, or for each of its layers."""
+    repeats = dict.fromkeys((task.name for task in tasks), 1)
+    layered = [task for task in tasks if task.stage.train == "layers"]
     if layered:
-        parts = pieces(start.plan, seams(start.plan, start.recipe.adapters.where))
-        kept = {one.layer: one for one in kept_of(start.plan.student.network)}
-        images = trained_on(start)
-        found |= {task.name: length(lasting(task, 1, images), images, parts, kept) for task in layered}
-    return found
+        parts = pieces(prepared.plan, seams(prepared.plan, prepared.recipe.adapters.where))
+        kept = {selection.layer: selection for selection in selections_of(prepared.plan.student.network)}
+        images = train_count(prepared)
+        for task in layered:
+            repeats[task.name] = layerwise_steps(task_with_steps(task, 1, images), images, parts, kept)
+    return repeats
 
 
-def lasting(task: Task, steps: int, images: int) -> Task:
-    """The task with so many steps."""
+def task_with_steps(task: Task, steps: int, images: int) -> Task:
+    """Return the task with this number of steps."""
     return replace(task, stage=_in_steps(task.stage, (steps,) * (task.unit + 1), images))
 
 
 def _in_steps(stage: Stage, steps: tuple[int, ...], images: int) -> Stage:
-    """The stage with its length in steps; its batch, on which its rate may hang, is what it is with epochs."""
+    """Return the stage with its length in steps; the batch size stays that of epochs, as the learning rate expects."""
     batch = Task("", stage, 0, (1,)).batch(images)
     return stage.model_copy(update={"steps": steps, "epochs": None, "batch": batch})
 
 
-def rehearse(start: PreparedRun, folder: Path) -> StepTimes:
-    """A few steps of each unit, with as large a share of what the teacher says in memory as the run will have."""
-    recipe, images, blocks = start.recipe, trained_on(start), len(start.plan.blocks)
+def profile_run(prepared: PreparedRun, folder: Path) -> StepTimes:
+    """Time a few steps of each task, with the same share of cached teacher features in memory as in the run."""
+    plan, recipe, images, train = prepared.plan, prepared.recipe, train_count(prepared), prepared.train
     short = recipe.model_copy(
         update={
             "stages": tuple(
-                stage if stage.optimizer == "least-squares" else _in_steps(stage, (_STEPS,), images)
+                stage if stage.optimizer == "least-squares" else _in_steps(stage, (_TIMED_STEPS,), images)
                 for stage in recipe.stages
             )
         }
     )
-    whole, few = (tasks(one, blocks, start.blocks, start.frozen) for one in (recipe, short))
-    times = times_of(start, few)
-    share = min(1.0, sum(looks(short, few, images).values()) / sum(looks(recipe, whole, images).values()))
-    fixed = fixed_now(start, folder)
-    rooms = {name: fixed[name] and int(share * fixed[name]) for name in ("memory", "disk", "at_once")}
-    settings = settings_of(start, {**fixed, **rooms})
-    settings = replace(settings, most_drawn=int(share * settings.most_drawn))
-    torch.set_num_threads(fixed["threads"])
+    schedule = schedule_of(short, images, len(plan.blocks), prepared.blocks, prepared.frozen)
+    times = step_repeats(prepared, schedule.tasks)
+    share = min(1.0, schedule.total_views / prepared.schedule.total_views)
+    fixed = fixed_settings(prepared, folder)
+    scaled = {name: fixed[name] and int(share * fixed[name]) for name in ("memory", "disk", "at_once")}
+    settings = engine_settings(prepared, {**fixed, **scaled})
+    settings = replace(settings, max_drawn_bytes=int(share * settings.max_drawn_bytes))
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
-        watch = _Watch(Cache(Path(scratch)))
-        checked(start.plan.teacher.network, start.train, start.preprocess, settings.precision.device)
-        run(start.plan, start.train, start.preprocess, short, settings, watch, watch.hear, start.held)
-    took = time.monotonic() - began
-    open_ = [task for task in few if task.stage.optimizer != "least-squares"]
-    step = {task.name: watch.step(task.name, layered=task.stage.train == "layers") for task in open_}
-    trained = sum(_STEPS * times[name] * seconds for name, seconds in step.items())
-    looking, views = watch.looked_at()
-    image = _synthesising(start, settings, folder)
-    return StepTimes(step, looking / max(1, views), image, max(0.0, took - looking - trained))
+    with threads(fixed["threads"]), tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
+        timings = _TimingStore(Cache(Path(scratch)))
+        check_run_images(plan.teacher.network, train, prepared.preprocess, settings.precision.device)
+        run(plan, train, prepared.preprocess, schedule, settings, timings, timings.listen, prepared.held_out)
+    elapsed = time.monotonic() - began
+    trained_tasks = [task for task in schedule.tasks if task.stage.optimizer != "least-squares"]
+    step = {task.name: timings.step(task.name, layered=task.stage.train == "layers") for task in trained_tasks}
+    trained = sum(_TIMED_STEPS * times[name] * seconds for name, seconds in step.items())
+    pass_seconds, views = timings.teacher_pass_time()
+    with threads(fixed["threads"]):
+        image = _seconds_per_synthetic(prepared, settings, folder)
+    return StepTimes(step, pass_seconds / max(1, views), image, max(0.0, elapsed - pass_seconds - trained))
 
 
-def _synthesising(start: PreparedRun, settings: EngineSettings, folder: Path) -> float:
-    """Seconds a synthetic image: a rehearsal is too short to have any."""
-    asked, steps, some = start.recipe.views.synthetic, 2, 32
-    if asked is None or not asked.lacking(trained_on(start)):
+def _seconds_per_synthetic(prepared: PreparedRun, settings: EngineSettings, folder: Path) -> float:
+    """Time a synthetic image separately: a profiling run is too short to make any."""
+    options, steps, count = prepared.recipe.views.synthetic, 2, 32
+    if options is None or not options.count_for(train_count(prepared)):
         return 0.0
-    synthesis = Synthesis(start.plan.teacher, start.preprocess, settings.precision, steps)
+    synthesis = Synthesis(prepared.plan.teacher, prepared.preprocess, settings.precision, steps)
     if not synthesis.is_possible:
         return 0.0
-    pixels, augment = start.train.pixels, start.recipe.views.augment
-    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH) as scratch:
+    pixels, augment = prepared.train.pixels, prepared.recipe.views.augment
+    with tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
         began = time.monotonic()
-        synthesis.of(pixels, augment, some, settings.seed, Cache(Path(scratch)), lambda *_: None)
-        return (time.monotonic() - began) / some / steps * asked.steps
+        synthesis.make(pixels, augment, count, settings.seed, Cache(Path(scratch)), lambda *_: None)
+        return (time.monotonic() - began) / count / steps * options.steps
 
 
 @dataclass
-class _Watch:
-    """A keeper that keeps nothing but the times at which the engine came by."""
+class _TimingStore:
+    """A run store that only records timestamps."""
 
     cache: Cache
-    marks: dict[str, list[float]] = field(default_factory=dict)
-    looked: list[tuple[float, int]] = field(default_factory=list)
+    step_times: dict[str, list[float]] = field(default_factory=dict)
+    teacher_pass: list[tuple[float, int]] = field(default_factory=list)
 
-    def unit(self, name: str) -> "_Forgetful":
-        return _Forgetful()
+    def unit(self, name: str) -> "_DiscardedTask":
+        return _DiscardedTask()
 
     def metric(self, record: Mapping[str, Any]) -> None:
-        self.marks.setdefault(record["unit"], []).append(time.monotonic())
+        self.step_times.setdefault(record["unit"], []).append(time.monotonic())
 
-    def hear(self, event: Event) -> None:
+    def listen(self, event: Event) -> None:
         if isinstance(event, TeacherPass):
-            self.looked.append((time.monotonic(), event.done))
+            self.teacher_pass.append((time.monotonic(), event.done))
 
     def step(self, unit: str, *, layered: bool) -> float:
-        """A step's time; the first one, which finds nothing ready, and the unit's end are none. Layers differ: of
-        theirs it is the mean, what lies between them included."""
-        times = [later - earlier for earlier, later in pairwise(self.marks.get(unit, [])[:-1])]
+        """Return the seconds per step, without the first step and the end of the task.
+
+        This is the median, or for layers, which differ, the mean with the time between layers.
+        """
+        times = [later - earlier for earlier, later in pairwise(self.step_times.get(unit, [])[:-1])]
         return (mean if layered else median)(times) if times else 0.0
 
-    def looked_at(self) -> tuple[float, int]:
-        """How long the teacher looked, and at how many views."""
-        spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self.looked) if b[1] > a[1]]
+    def teacher_pass_time(self) -> tuple[float, int]:
+        """Return the seconds of the teacher pass and the number of its views."""
+        spans = [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(self.teacher_pass) if b[1] > a[1]]
         return sum(seconds for seconds, _ in spans), sum(views for _, views in spans)
 
 
-class _Forgetful:
-    """A unit that always starts anew."""
+class _DiscardedTask:
+    """A task state that is never stored."""
 
     state: dict[str, Any] | None = None
     finished: tuple[dict[str, Tensor], dict[str, Any]] | None = None

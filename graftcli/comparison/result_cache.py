@@ -1,4 +1,4 @@
-"""What a comparison remembers beside its runs: cells.json, in which each fact stands under what it depends on."""
+"""Results of a comparison, cached in cells.json under a digest of their inputs."""
 
 import hashlib
 import json
@@ -11,15 +11,15 @@ from pydantic import BaseModel, Field, TypeAdapter
 from graftcli.report.documents import Warn, load, silent
 from graftcli.store.atomic import plain, write_json
 
-NOTEBOOK_FILE = "cells.json"
+RESULTS_FILE = "cells.json"
 _FORMAT = 2
 _KEY = 16  # characters of a digest
 
 _Digest = Annotated[str, Field(pattern=r"\A[0-9a-f]{16}\z")]
 
 
-class _Fact(BaseModel, frozen=True):
-    """A fact, with a digest of its key and itself: one that was changed by hand is found again instead of believed."""
+class _Entry(BaseModel, frozen=True):
+    """A cached value with a digest of its key and itself, so that an edited entry is detected and recomputed."""
 
     value: Any
     digest: _Digest
@@ -27,50 +27,50 @@ class _Fact(BaseModel, frozen=True):
 
 class _Document(BaseModel):
     format: Literal[2]
-    facts: dict[str, dict[_Digest, _Fact]]
+    facts: dict[str, dict[_Digest, _Entry]]
 
 
 _DOCUMENT = TypeAdapter(_Document)
 
 
 class ResultCache:
-    """The facts of one comparison's folder."""
+    """The cached results of a comparison."""
 
     def __init__(self, folder: Path, warn: Warn = silent) -> None:
-        """Read what the folder remembers.
+        """Read the cache of a comparison.
 
         Parameters:
-            folder: the comparison's folder.
-            warn: is called with a sentence about what is remembered and cannot be used; it is found again.
+            folder: Folder of the comparison.
+            warn: Called with a message if the file or some of its entries cannot be used.
         """
-        self._file = folder / NOTEBOOK_FILE
+        self._file = folder / RESULTS_FILE
         document = load(self._file, _DOCUMENT, warn)
-        found = document.facts if document is not None else {}
-        whole = {
-            kind: {key: fact for key, fact in facts.items() if _is_whole(key, fact)} for kind, facts in found.items()
+        stored = document.facts if document is not None else {}
+        self._facts = {
+            kind: {key: entry for key, entry in entries.items() if _is_whole(key, entry)}
+            for kind, entries in stored.items()
         }
-        if changed := sum(len(found[kind]) - len(whole[kind]) for kind in found):
-            warn(f"{changed} of the facts in `{self._file}` were changed: they are found again")
-        self._facts = whole
+        if changed := sum(len(stored[kind]) - len(self._facts[kind]) for kind in stored):
+            warn(f"{changed} entries of `{self._file}` were changed by hand: recomputing them")
 
-    def once(self, kind: str, depends_on: Any, find: Callable[[], Any]) -> Any:
-        """What was found before for the same, else what is found now, as JSON gives it back."""
-        key, facts = _digest(depends_on), self._facts.setdefault(kind, {})
-        if key not in facts:
-            value = plain(find())
-            facts[key] = _Fact(value=value, digest=_digest([key, value]))
-            kept = {kind: {key: dict(fact) for key, fact in facts.items()} for kind, facts in self._facts.items()}
-            write_json(self._file, {"format": _FORMAT, "facts": kept})
-        return facts[key].value
+    def get_or_compute(self, kind: str, depends_on: Any, compute: Callable[[], Any]) -> Any:
+        """Return the cached value for the same inputs, else compute and store it; values are plain JSON."""
+        key, entries = _digest(depends_on), self._facts.setdefault(kind, {})
+        if key not in entries:
+            value = plain(compute())
+            entries[key] = _Entry(value=value, digest=_digest([key, value]))
+            facts = {kind: {key: dict(entry) for key, entry in each.items()} for kind, each in self._facts.items()}
+            write_json(self._file, {"format": _FORMAT, "facts": facts})
+        return entries[key].value
 
-    def knows(self, kind: str, depends_on: Any) -> bool:
-        """Whether something was found for the same before."""
+    def has(self, kind: str, depends_on: Any) -> bool:
+        """Whether a value is cached for the same inputs."""
         return _digest(depends_on) in self._facts.get(kind, {})
 
 
-def _is_whole(key: str, fact: _Fact) -> bool:
-    """Whether the fact is the one that was written; a number that is not finite never is."""
-    return bool(fact.value == plain(fact.value)) and fact.digest == _digest([key, fact.value])
+def _is_whole(key: str, entry: _Entry) -> bool:
+    """Whether the entry is unchanged; a number that is not finite counts as changed."""
+    return bool(entry.value == plain(entry.value)) and entry.digest == _digest([key, entry.value])
 
 
 def _digest(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""The images on which the results of a comparison are scored, each of them once."""
+"""Score the results of a comparison on one set of images, with cached scores."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -6,81 +6,84 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from graftcli.comparison.fingerprint import state_of
+from graftcli.comparison.fingerprint import file_stats
 from graftcli.comparison.result_cache import ResultCache
 from graftcli.measure import accuracy
-from graftcli.runs.config import RunConfig, facts_of
+from graftcli.runs.config import RunConfig, models_json
 from graftcli.runs.loading import network_of
 from graftcli.runs.prepare import teacher_of
-from graftcli.runs.scoring import ScoredModel, ScoringImages, scoring_on
+from graftcli.runs.scoring import ScoredModel, ScoringImages, load_scoring_images
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Test images, and the teacher beside which networks are scored on them; nothing is read before it is needed."""
+    """Test images and the teacher, both loaded when they are first needed."""
 
-    asked: RunConfig
+    config: RunConfig
     test: str | None
     classes: str | None
-    notebook: ResultCache
+    cache: ResultCache
 
     @cached_property
     def _scoring(self) -> ScoringImages:
         assert self.test is not None
-        teacher, how = teacher_of(self.asked), self.asked.how
-        found = scoring_on(self.test, teacher, self.asked.look, classes=self.classes, jobs=how.jobs, device=how.device)
-        return found.beside(teacher, self.asked.look)
+        teacher, look, how = teacher_of(self.config), self.config.look, self.config.how
+        images = load_scoring_images(self.test, teacher, look, classes=self.classes, jobs=how.jobs, device=how.device)
+        return images.with_teacher(teacher, look)
 
     def score(self, folder: Path, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
-        """Accuracy and agreement of what came out of a run; its own agreement where there is no test."""
+        """Return accuracy and agreement of the result of a run; without test images, the agreement that it recorded."""
         if self.test is None:
             return None, run["result"]["agreement"]
 
-        def find() -> Any:
+        def compute() -> Any:
             return _shares(self._scoring.score(network_of(folder)))
 
-        found = self.notebook.once("scores", [folder.name, run["ended"], *self._what], find)
-        return found[0], found[1]
+        scores = self.cache.get_or_compute("scores", [folder.name, run["ended"], *self._inputs], compute)
+        return scores[0], scores[1]
 
     @property
-    def teacher(self) -> float | None:
-        """How often the teacher is right, where there is a test with class folders."""
-        right: float | None = self._told[0] if self.test is not None else None
-        return right
+    def teacher_accuracy(self) -> float | None:
+        """The accuracy of the teacher; None without labelled test images."""
+        share: float | None = self._teacher_facts[0] if self.test is not None else None
+        return share
 
     @property
-    def said(self) -> str:
-        """On what accuracy and agreement were measured."""
+    def description(self) -> str:
+        """What accuracy and agreement are measured on, for the report."""
         if self.test is None:
-            held_out = self.asked.val_images or "images that a run held out, a tenth of 40 or more"
-            return f"agreement: with the teacher, on {held_out}; accuracy: no --test images were given"
-        _, count, rule = self._told
-        by = f"; classes: {rule}" if rule else "; it has no class folders, so no accuracy"
-        return f"accuracy and agreement with the teacher: on {count:,} images of {self.test}{by}"
+            held_out = self.config.val_images or "the held-out images of each run, a tenth of 40 or more"
+            return f"agreement with the teacher on {held_out}; no accuracy without --test images"
+        _, count, rule = self._teacher_facts
+        if not rule:
+            return f"agreement with the teacher on {count:,} images of {self.test}; no accuracy without class folders"
+        return f"accuracy, and agreement with the teacher, on {count:,} images of {self.test}; classes: {rule}"
 
     @cached_property
-    def _told(self) -> Any:
-        """The teacher's accuracy, how many images there are, and how folder names became classes."""
-        networks = self.asked.networks
+    def _teacher_facts(self) -> Any:
+        """The accuracy of the teacher, the number of images, and how folder names are mapped to classes."""
+        networks = self.config.networks
 
-        def find() -> Any:
+        def compute() -> Any:
             scoring = self._scoring
-            assert scoring.says is not None  # it stands beside the teacher
-            right = accuracy(scoring.says, scoring.labels.indices).top1.share if scoring.labels else None
-            return [right, len(scoring.images.pixels), scoring.labels.rule if scoring.labels else None]
+            assert scoring.teacher_logits is not None  # set by _scoring
+            labels, count = scoring.labels, len(scoring.images.pixels)
+            if labels is None:
+                return [None, count, None]
+            return [accuracy(scoring.teacher_logits, labels.indices).top1.share, count, labels.rule]
 
-        files = [state_of(networks.teacher), state_of(networks.teacher_checkpoint)]
-        hangs_on = [facts_of(replace(networks, student="")), files, asdict(self.asked.look)]
-        return self.notebook.once("teachers", [*hangs_on, *self._what], find)
+        files = [file_stats(networks.teacher), file_stats(networks.teacher_checkpoint)]
+        depends_on = [models_json(replace(networks, student="")), files, asdict(self.config.look)]
+        return self.cache.get_or_compute("teachers", [*depends_on, *self._inputs], compute)
 
     @property
-    def _what(self) -> list[Any]:
-        """What networks are scored on."""
-        return [self.test, self.classes, state_of(self.test), state_of(self.classes)]
+    def _inputs(self) -> list[Any]:
+        """The paths of the test images and class file, with the state of their files."""
+        return [self.test, self.classes, file_stats(self.test), file_stats(self.classes)]
 
 
-def _shares(found: ScoredModel) -> list[float | None]:
+def _shares(scores: ScoredModel) -> list[float | None]:
     return [
-        found.accuracy.top1.share if found.accuracy else None,
-        found.likeness.agreement.share if found.likeness else None,
+        scores.accuracy.top1.share if scores.accuracy else None,
+        scores.likeness.agreement.share if scores.likeness else None,
     ]

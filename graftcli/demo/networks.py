@@ -1,6 +1,6 @@
-"""The networks of the demo, as anybody's own would be: a file of plain modules, with a factory for each.
+"""The networks of the demo, defined like any custom network: plain modules, each with a factory function.
 
-`graftcli.demo.networks:teacher` and `graftcli.demo.networks:student` are how graftcli is told of them.
+Their specs are `graftcli.demo.networks:teacher` and `graftcli.demo.networks:student`.
 """
 
 from typing import Any, Final
@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# what graftcli reads of a network's images, as timm writes it
+# preprocessing in the format of a timm `default_cfg`, which graftcli reads
 INPUT: Final[dict[str, Any]] = {
     "input_size": (1, 32, 32),
     "mean": (0.5,),
@@ -19,7 +19,7 @@ INPUT: Final[dict[str, Any]] = {
 
 
 class DigitBlock(nn.Module):
-    """Two convolutions and a shortcut."""
+    """Basic residual block: two convolutions and a shortcut."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -37,17 +37,17 @@ class DigitBlock(nn.Module):
 
 
 class DigitNet(nn.Module):
-    """A ResNet for small grey pictures: three stages, at 16x16, 8x8 and 4x4, of so many `units` each."""
+    """ResNet for 32x32 greyscale images: three stages at 16x16, 8x8 and 4x4, with `depths` blocks each."""
 
     default_cfg = INPUT
 
-    def __init__(self, units: tuple[int, int, int]) -> None:
+    def __init__(self, depths: tuple[int, int, int]) -> None:
         super().__init__()
         self.stem = nn.Conv2d(1, 8, 3, 1, 1, bias=False)
         self.bn = nn.BatchNorm2d(8)
-        self.layer1 = _stage(units[0], 8, 16)
-        self.layer2 = _stage(units[1], 16, 32)
-        self.layer3 = _stage(units[2], 32, 40)
+        self.layer1 = _stage(depths[0], 8, 16)
+        self.layer2 = _stage(depths[1], 16, 32)
+        self.layer3 = _stage(depths[2], 32, 40)
         self.head = nn.Linear(40, 10)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -57,16 +57,16 @@ class DigitNet(nn.Module):
         return logits
 
 
-def _stage(units: int, inputs: int, outputs: int) -> nn.Sequential:
+def _stage(depth: int, inputs: int, outputs: int) -> nn.Sequential:
     first = DigitBlock(inputs, outputs, 2)
-    return nn.Sequential(first, *(DigitBlock(outputs, outputs, 1) for _ in range(units - 1)))
+    return nn.Sequential(first, *(DigitBlock(outputs, outputs, 1) for _ in range(depth - 1)))
 
 
 def teacher() -> DigitNet:
-    """28 layers, 255,970 parameters."""
+    """Build the teacher: 28 layers, 255,970 parameters."""
     return DigitNet((3, 4, 6))
 
 
 def student() -> DigitNet:
-    """10 layers, 75,106 parameters: 29% of the teacher's."""
+    """Build the student: 10 layers, 75,106 parameters (29% of the teacher)."""
     return DigitNet((1, 1, 2))

@@ -1,4 +1,4 @@
-"""Facts about the machine and what is installed on it. Nothing that it examines is imported before `examine` runs."""
+"""Report the machine and the installed packages. Imports nothing that it reports on before `examine` runs."""
 
 import platform
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from graftcli.environment.machine import Cpu, Memory, cpu, memory
 
 @dataclass(frozen=True)
 class Gpu:
-    """A CUDA device: its memory in bytes and its compute capability, as "9.0"."""
+    """A CUDA device, its compute capability ("9.0") and its memory in bytes."""
 
     name: str
     capability: str
@@ -18,7 +18,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Torch:
-    """What torch would compute with."""
+    """The devices and threads of torch."""
 
     cpu_capability: str
     threads: int
@@ -30,7 +30,7 @@ class Torch:
 
 @dataclass(frozen=True)
 class Environment:
-    """Everything that a report of a problem should say. `torch` is None where torch cannot be imported."""
+    """What a bug report should state. `torch` is None if it cannot be imported."""
 
     versions: dict[str, str | None]
     system: str
@@ -41,22 +41,22 @@ class Environment:
 
 
 def examine() -> Environment:
-    """The machine and its installs as they are now. Imports every package graftcli needs, and survives broken ones."""
-    found = faults()
+    """Report the environment. Imports every package that graftcli needs, and tolerates broken ones."""
+    install_faults = faults()
     return Environment(
         versions=versions(),
         system=platform.platform(),
         cpu=cpu(),
         memory=memory(),
         torch=_torch(),
-        faults=found,
+        faults=install_faults,
     )
 
 
 def _torch() -> Torch | None:
     try:
         import torch
-    except Exception:  # a broken install raises whatever it likes; `faults` has said what
+    except Exception:  # a broken install can raise anything; `faults` reports it
         return None
     return Torch(
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -71,9 +71,10 @@ def _torch() -> Torch | None:
 def _gpu(index: int) -> Gpu:
     import torch
 
-    facts = torch.cuda.get_device_properties(index)
+    properties = torch.cuda.get_device_properties(index)
     try:
         free, _ = torch.cuda.mem_get_info(index)
-    except RuntimeError:  # a GPU may be too full, or too broken, to be asked
+    except RuntimeError:  # a full or faulty GPU may not respond
         free = None
-    return Gpu(facts.name, f"{facts.major}.{facts.minor}", Memory(facts.total_memory, free))
+    capability = f"{properties.major}.{properties.minor}"
+    return Gpu(properties.name, capability, Memory(properties.total_memory, free))

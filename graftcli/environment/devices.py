@@ -1,4 +1,4 @@
-"""`--device auto | cpu | cuda | cuda:1 | mps` -> a device that is there."""
+"""Resolve `--device auto | cpu | cuda | cuda:1 | mps` to an available device."""
 
 import torch
 
@@ -6,7 +6,7 @@ from graftcli.errors import UsageError
 
 
 def device_named(name: str) -> torch.device:
-    """The device of that name; `auto` is the first GPU, else the CPU."""
+    """The device with this name; `auto` is the first GPU, else the CPU."""
     if name == "auto":
         return torch.device(
             "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -14,13 +14,13 @@ def device_named(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise UsageError(f"--device {name} is no device.", "Give auto, cpu, cuda, cuda:1 or mps.") from error
+        raise UsageError(f"--device {name} is unknown.", "Give auto, cpu, cuda, cuda:1 or mps.") from error
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(
         device.type, 0
     )
     if (device.index or 0) >= count:
         raise UsageError(
-            f"--device {name}: this machine has {count} such devices.",
-            "Give --device auto or cpu; `graftcli env` lists what there is.",
+            f"--device {name} is not available: this machine has {count} {device.type} devices.",
+            "Give --device auto or cpu; `graftcli env` lists the devices.",
         )
     return device

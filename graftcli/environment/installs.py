@@ -1,4 +1,4 @@
-"""What is installed, and whether it works: the broken installs that are known, each with the line that mends it."""
+"""Check that the required packages are installed and work; every known fault comes with its fix."""
 
 import importlib.util
 import itertools
@@ -15,7 +15,7 @@ from types import ModuleType
 
 from graftcli import __version__
 
-# how pip calls each package that graftcli needs, and how Python does
+# distribution name -> import name of each required package
 _PACKAGES = {
     "torch": "torch",
     "torchvision": "torchvision",
@@ -34,8 +34,8 @@ _PACKAGES = {
     "jinja2": "jinja2",
     "matplotlib": "matplotlib",
 }
-# each imports those before it, so that only the first broken one of a row is at fault
-_ROWS = (
+# each package imports those before it, so only the first broken one of a chain is at fault
+_CHAINS = (
     ("numpy", "torch", "torchvision", "timm", "torch-pruning"),
     ("onnx", "onnxscript"),
     ("onnxruntime",),
@@ -47,20 +47,20 @@ _ROWS = (
     ("matplotlib",),
 )
 _REINSTALL = "python3 -m pip install --upgrade --force-reinstall"
-_BOTH = f"{_REINSTALL} torch torchvision"  # built for each other, so always installed together
-_OTHER_BUILD = "the line for this system stands on pytorch.org under Get Started"
+_BOTH = f"{_REINSTALL} torch torchvision"  # built for each other, so installed together
+_OTHER_BUILD = "pytorch.org lists the command for this system under Get Started"
 
 
 @dataclass(frozen=True)
 class InstallFault:
-    """A broken install: what was found, with versions, and what to do about it."""
+    """A broken install: the problem, with versions, and its fix."""
 
     found: str
     mend: str
 
 
 def versions() -> dict[str, str | None]:
-    """The installed version of Python, graftcli and all it needs, read without importing any; None where missing."""
+    """The versions of Python, graftcli and all required packages, without importing them; None if missing."""
     return {
         "python": platform.python_version(),
         "graftcli": __version__,
@@ -69,66 +69,64 @@ def versions() -> dict[str, str | None]:
 
 
 def faults() -> tuple[InstallFault, ...]:
-    """Every fault found by importing and using what graftcli needs."""
+    """Find faults by importing and using all required packages."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a healthy package may warn about itself
+        warnings.simplefilter("ignore")  # working packages may warn too
         missing = [package for package, module in _PACKAGES.items() if importlib.util.find_spec(module) is None]
-        broken = [fault for row in _ROWS if (fault := _first_broken(row, missing))]
-        return (*([_absent(missing)] if missing else []), *broken, *_torch_faults())
+        broken = [fault for chain in _CHAINS if (fault := _first_broken(chain, missing))]
+        return (*([_missing_fault(missing)] if missing else []), *broken, *_torch_faults())
 
 
-def explain(problem: BaseException) -> InstallFault | None:
-    """The known broken install behind an exception, wherever it was met."""
-    text = str(problem)
+def explain(error: BaseException) -> InstallFault | None:
+    """The known broken install that an exception is due to, if any."""
+    text = str(error)
     if "operator torchvision::" in text or "Couldn't load custom C++ ops" in text:
-        return _misfit(_first_line(problem))
+        return _torchvision_fault(_first_line(error))
     if "Numpy is not available" in text:
         return InstallFault(
-            f"torch {_version('torch')} was built for another numpy than {_version('numpy')}: {_first_line(problem)}.",
+            f"torch {_version('torch')} is not built for numpy {_version('numpy')}: {_first_line(error)}.",
             _BOTH,
         )
-    packages = [package for package, module in _PACKAGES.items() if module == getattr(problem, "name", None)]
-    return _absent(packages) if packages and isinstance(problem, ModuleNotFoundError) else None
+    packages = [package for package, module in _PACKAGES.items() if module == getattr(error, "name", None)]
+    return _missing_fault(packages) if packages and isinstance(error, ModuleNotFoundError) else None
 
 
-def _first_broken(row: tuple[str, ...], missing: list[str]) -> InstallFault | None:
-    """The fault of the first package of a row that breaks although it and those before it are there."""
-    there = itertools.takewhile(lambda package: package not in missing, row)
-    return next((fault for package in there if (fault := _import_fault(package))), None)
+def _first_broken(chain: tuple[str, ...], missing: list[str]) -> InstallFault | None:
+    """The fault of the first broken package of a chain, up to the first missing one."""
+    installed = itertools.takewhile(lambda package: package not in missing, chain)
+    return next((fault for package in installed if (fault := _import_fault(package))), None)
 
 
 def _import_fault(package: str) -> InstallFault | None:
     try:
         importlib.import_module(_PACKAGES[package])
-    except Exception as problem:  # a broken install raises whatever it likes
-        return explain(problem) or _unusable(package, f"{type(problem).__name__}: {_first_line(problem)}")
+    except Exception as error:  # a broken install can raise anything
+        return explain(error) or _broken_fault(package, f"{type(error).__name__}: {_first_line(error)}")
     return None
 
 
-def _absent(packages: list[str]) -> InstallFault:
+def _missing_fault(packages: list[str]) -> InstallFault:
     verb = "is" if len(packages) == 1 else "are"
     return InstallFault(f"{', '.join(packages)} {verb} not installed.", f"python3 -m pip install {' '.join(packages)}")
 
 
-def _unusable(package: str, says: str) -> InstallFault:
+def _broken_fault(package: str, reason: str) -> InstallFault:
     if package == "torchvision":
-        return _misfit(says)
-    mend = _BOTH if package == "torch" else f"{_REINSTALL} {package}"
-    return InstallFault(f"{package} {_version(package)} cannot be imported: {says}", mend)
+        return _torchvision_fault(reason)
+    fix = _BOTH if package == "torch" else f"{_REINSTALL} {package}"
+    return InstallFault(f"{package} {_version(package)} cannot be imported: {reason}", fix)
 
 
-def _misfit(says: str) -> InstallFault:
-    return InstallFault(
-        f"torchvision {_version('torchvision')} does not fit torch {_version('torch')}: {says.rstrip('.')}.",
-        _BOTH,
-    )
+def _torchvision_fault(reason: str) -> InstallFault:
+    message = f"torchvision {_version('torchvision')} is not compatible with torch {_version('torch')}"
+    return InstallFault(f"{message}: {reason.rstrip('.')}.", _BOTH)
 
 
 def _torch_faults() -> Iterator[InstallFault]:
-    """The faults of a torch that can be imported."""
+    """The faults of torch beyond its import."""
     try:
         import torch
-    except Exception:  # already among the faults
+    except Exception:  # already reported
         return
     for check in (_numpy_fault, _operator_fault, _gpu_fault):
         if fault := check(torch):
@@ -138,20 +136,20 @@ def _torch_faults() -> Iterator[InstallFault]:
 def _numpy_fault(torch: ModuleType) -> InstallFault | None:
     try:
         torch.zeros(1).numpy()
-    except RuntimeError as problem:
-        return explain(problem)
+    except RuntimeError as error:
+        return explain(error)
     return None
 
 
 def _operator_fault(torch: ModuleType) -> InstallFault | None:
-    """A compiled part of torchvision that was left out without a word because it does not fit."""
+    """Compiled operators that torchvision skipped silently because they do not match torch."""
     if "torchvision" in sys.modules and not hasattr(torch.ops.torchvision, "nms"):
-        return _misfit("operator torchvision::nms does not exist")
+        return _torchvision_fault("operator torchvision::nms does not exist")
     return None
 
 
 def _gpu_fault(torch: ModuleType) -> InstallFault | None:
-    """A GPU that torch cannot compute on. One that was hidden on purpose is none."""
+    """A GPU that torch cannot use, unless it is hidden with CUDA_VISIBLE_DEVICES."""
     if torch.cuda.is_available():
         return _kernel_fault(torch)
     gpus = [] if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") else _nvidia_gpus()
@@ -159,43 +157,43 @@ def _gpu_fault(torch: ModuleType) -> InstallFault | None:
         return None
     if torch.version.cuda is None:
         return InstallFault(
-            f"torch {_version('torch')} is a build for the CPU alone, beside {', '.join(gpus)}.",
-            f"{_BOTH}\n(where that brings the same build again, {_OTHER_BUILD})",
+            f"torch {_version('torch')} is a CPU-only build, but this machine has {', '.join(gpus)}.",
+            f"{_BOTH}\n(if that installs the same build, {_OTHER_BUILD})",
         )
     return InstallFault(
         f"torch {_version('torch')}, built for CUDA {torch.version.cuda}, cannot reach {', '.join(gpus)}.",
-        f"Update the NVIDIA driver, or install a torch for an older CUDA: {_OTHER_BUILD}.",
+        f"Update the NVIDIA driver, or install torch for an older CUDA: {_OTHER_BUILD}.",
     )
 
 
 def _kernel_fault(torch: ModuleType) -> InstallFault | None:
-    """A GPU that is seen but that this build does not know, or that does not answer. A full one is no fault."""
+    """A visible GPU that this build does not support, or that does not respond. A full GPU is not a fault."""
     try:
         torch.zeros(1, device="cuda").add_(1).item()
     except torch.OutOfMemoryError:
         return None
-    except RuntimeError as problem:
-        unknown = "no kernel image" in str(problem)
+    except RuntimeError as error:
+        unsupported = "no kernel image" in str(error)
         return InstallFault(
             f"torch {_version('torch')}, built for CUDA {torch.version.cuda}, cannot compute on "
-            f"{torch.cuda.get_device_name()}: {_first_line(problem)}",
-            f"Install a torch that knows this GPU: {_OTHER_BUILD}."
-            if unknown
-            else "See what nvidia-smi says: another program may hold the GPU, or its driver may need a restart.",
+            f"{torch.cuda.get_device_name()}: {_first_line(error)}",
+            f"Install a torch that supports this GPU: {_OTHER_BUILD}."
+            if unsupported
+            else "Check nvidia-smi: another program may hold the GPU, or its driver may need a restart.",
         )
     return None
 
 
 def _nvidia_gpus() -> list[str]:
-    """The NVIDIA GPUs of this machine by their driver's own word."""
+    """The NVIDIA GPUs that nvidia-smi lists."""
     command = shutil.which("nvidia-smi")
     if command is None:
         return []
     try:
-        asked = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.SubprocessError):  # it is no program, or its driver hangs: it names no GPU
+        result = subprocess.run([command, "-L"], capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.SubprocessError):  # not executable, or its driver hangs
         return []
-    return [entry.partition(" (UUID")[0] for entry in asked.stdout.splitlines() if entry.startswith("GPU ")]
+    return [entry.partition(" (UUID")[0] for entry in result.stdout.splitlines() if entry.startswith("GPU ")]
 
 
 def _version(package: str) -> str | None:
@@ -205,5 +203,5 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _first_line(problem: BaseException) -> str:
-    return str(problem).strip().partition("\n")[0]
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""The processor and the memory that this process may use: the machine's, within the limits of its control group."""
+"""The CPU and memory available to this process, within the limits of its control group."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
 
-# the instructions that decide how fast float32, bfloat16 and int8 networks run
+# instruction sets that determine the speed of float32, bfloat16 and int8 networks
 _FEATURES = (
     "avx2",
     "avx512f",
@@ -29,7 +29,7 @@ _FEATURES = (
 
 @dataclass(frozen=True)
 class Cpu:
-    """`cores` is how many this process may keep busy, not how many there are."""
+    """`cores` are those available to this process."""
 
     name: str
     cores: int
@@ -38,51 +38,51 @@ class Cpu:
 
 @dataclass(frozen=True)
 class Memory:
-    """In bytes; None where the system does not say. `free` is what could be had without swapping."""
+    """In bytes; None if unknown. `free` is what can be allocated without swapping."""
 
     total: int | None
     free: int | None
 
 
 def cpu(root: Path = _ROOT) -> Cpu:
-    """The processor as this process sees it."""
+    """The CPU available to this process."""
     facts = dict(_colon_pairs(_read(root / "proc/cpuinfo")))
     flags = (facts.get("flags") or facts.get("Features", "")).split()
     return Cpu(
-        name=facts.get("model name") or _named_by_system() or platform.machine(),
+        name=facts.get("model name") or _system_cpu_name() or platform.machine(),
         cores=usable_cores(root),
         features=tuple(name for name in _FEATURES if name in flags),
     )
 
 
 def usable_cores(root: Path = _ROOT) -> int:
-    """The cores this process may run on, within its control group's share of time; at least 1."""
-    # not every system knows affinities
+    """The cores that this process may use, within its affinity and CPU quota; at least 1."""
+    # not every system has affinities
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min([allowed, *(int(share) for share in _cpu_shares(root))]))
+    return max(1, min([allowed, *(int(quota) for quota in _cpu_quotas(root))]))
 
 
 def memory(root: Path = _ROOT) -> Memory:
-    """The machine's memory, or less of it where a control group grants less."""
+    """The memory of the machine, or of its control group if that is less."""
     facts = {key: int(text.split()[0]) * 1024 for key, text in _colon_pairs(_read(root / "proc/meminfo"))}
     groups = list(_memory_groups(root))
     totals = [facts.get("MemTotal") or _physical_memory(), *(limit for limit, _ in groups)]
     frees = [facts.get("MemAvailable"), *(max(0, limit - used) for limit, used in groups)]
-    return Memory(_least(totals), _least(frees))
+    return Memory(_min_known(totals), _min_known(frees))
 
 
-def _cpu_shares(root: Path) -> Iterator[float]:
-    """Time granted per time passed, in each control group around this process that limits it."""
+def _cpu_quotas(root: Path) -> Iterator[float]:
+    """The quota in CPUs of each control group that limits this process."""
     for folder in _control_groups("cpu", root):
         quota, _, period = _read(folder / "cpu.max").partition(" ")
-        if not period:  # version 1 keeps them apart
+        if not period:  # version 1 has two files
             quota, period = _read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us")
         if quota.strip().isdigit() and period.strip().isdigit():
             yield int(quota) / int(period)
 
 
 def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:
-    """(limit, used) of each control group around this process; files that are only cached do not count as used."""
+    """(limit, used) of each control group that limits this process; inactive page cache does not count as used."""
     for folder in _control_groups("memory", root):
         limit = _number(folder, "memory.max", "memory.limit_in_bytes")
         used = _number(folder, "memory.current", "memory.usage_in_bytes")
@@ -92,15 +92,15 @@ def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:
 
 
 def _control_groups(controller: str, root: Path) -> Iterator[Path]:
-    """The folders of this process's control group and of those around it, in versions 1 and 2."""
+    """The folders of the control group of this process and of its parents, in versions 1 and 2."""
     mounted = root / "sys/fs/cgroup"
     for entry in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = entry.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue
         base = mounted / controller if controllers else mounted
-        here = PurePosixPath(path)
-        yield from (base / group.relative_to("/") for group in (here, *here.parents))
+        own = PurePosixPath(path)
+        yield from (base / group.relative_to("/") for group in (own, *own.parents))
 
 
 def _number(folder: Path, *names: str) -> int | None:
@@ -109,7 +109,7 @@ def _number(folder: Path, *names: str) -> int | None:
 
 
 def _colon_pairs(text: str) -> Iterator[tuple[str, str]]:
-    """("MemTotal", "24684084 kB") of each line `MemTotal: 24684084 kB`."""
+    """Yield ("MemTotal", "24684084 kB") for the line `MemTotal: 24684084 kB`."""
     for entry in text.splitlines():
         key, colon, value = entry.partition(":")
         if colon and value.strip():
@@ -117,42 +117,42 @@ def _colon_pairs(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _read(path: Path) -> str:
-    """The file's text; nothing where this system has no such file."""
+    """The text of the file; empty if there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
 
 
-def _least(amounts: list[int | None]) -> int | None:
+def _min_known(amounts: list[int | None]) -> int | None:
     return min((amount for amount in amounts if amount is not None), default=None)
 
 
 def _physical_memory() -> int | None:
-    """The memory of a machine without /proc: macOS tells, Windows does not."""
+    """The memory of a machine without /proc; None on Windows."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
 
 
-def _named_by_system() -> str:
-    """The processor's name on a machine without /proc."""
+def _system_cpu_name() -> str:
+    """The CPU name on a machine without /proc."""
     if platform.system() != "Darwin":
         return platform.processor()
-    asked = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    result = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+    return result.stdout.strip()
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes, since `forget_peak` where the system knows that."""
+    """The peak memory of this process in bytes, since `reset_peak_memory` where the system supports that."""
     if peak := dict(_colon_pairs(_read(_ROOT / "proc/self/status"))).get("VmHWM"):
         return int(peak.split()[0]) * 1024
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if platform.system() == "Darwin" else most * 1024
+    peak_rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_rss if platform.system() == "Darwin" else peak_rss * 1024
 
 
-def forget_peak() -> None:
-    """From here on `peak_memory` is of what is held now and later: on Linux; elsewhere it stays the process's."""
+def reset_peak_memory() -> None:
+    """Restart `peak_memory` from the current memory, on Linux; elsewhere this has no effect."""
     with suppress(OSError):
         (_ROOT / "proc/self/clear_refs").write_text("5", encoding="ascii")

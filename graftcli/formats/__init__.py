@@ -1,1 +1,1 @@
-"""What is written for other tools to read, each file checked against the network before it gets its name."""
+"""Export networks to ONNX and PT2; every file is checked against PyTorch before it is written."""

@@ -1,4 +1,4 @@
-"""The gate: real images, the network's answers to them in PyTorch, and how near a file's answers come."""
+"""The parity gate: compare the logits of an exported file with those of PyTorch on real images."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,120 +12,118 @@ from torch import Tensor
 
 from graftcli.errors import GateError
 from graftcli.formats.options import ExportOptions, ExportSource
-from graftcli.images.pixels import centre, normalise
+from graftcli.images.pixels import center_crop, normalise
 
-Runner = Callable[[NDArray[Any]], NDArray[Any]]  # images as the file takes them -> logits
+Runner = Callable[[NDArray[Any]], NDArray[Any]]  # inputs of the file -> logits
 
-TOLERANCE = 1e-4  # of the largest logit, for float32
-MOST_IMAGES = 1000
-_BATCHES = (1, 2, 7)  # each of them is run; then the rest of the images
+TOLERANCE = 1e-4  # relative to the largest logit, for float32
+MAX_IMAGES = 1000
+_BATCHES = (1, 2, 7)  # then the rest of the images, in batches of _LARGE_BATCH
 _LARGE_BATCH = 32
 
 
 @dataclass(frozen=True)
 class Match:
-    """How near a file's answers come to the network's."""
+    """How closely the logits of a file match those of PyTorch."""
 
-    error: float  # the largest difference, as a share of the largest logit of its batch
+    error: float  # largest difference, relative to the largest logit of its batch
     agreement: float
     images: int
 
 
 @dataclass(frozen=True)
 class ParityCheck:
-    """Batches as a file takes them, each with the logits that the network gives in PyTorch."""
+    """Batches of inputs for a file, each with the logits of the network in PyTorch."""
 
-    questions: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
+    batches: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
 
-    def taken(self, run: Runner) -> Match:
-        """What a file makes of it."""
+    def run(self, runner: Runner) -> Match:
+        """Run a file on all batches and compare."""
         error, same, images = 0.0, 0, 0
-        for shown, wanted in self.questions:
-            given = np.asarray(run(shown), dtype=np.float32)
-            if given.shape != wanted.shape or not np.isfinite(given).all():
-                return Match(float("inf"), 0.0, sum(len(logits) for _, logits in self.questions))
-            error = max(error, float(np.abs(given - wanted).max() / max(np.abs(wanted).max(), 1e-12)))
-            same += int((given.argmax(1) == wanted.argmax(1)).sum())
-            images += len(wanted)
+        for inputs, expected in self.batches:
+            logits = np.asarray(runner(inputs), dtype=np.float32)
+            if logits.shape != expected.shape or not np.isfinite(logits).all():
+                return Match(float("inf"), 0.0, sum(len(logits) for _, logits in self.batches))
+            error = max(error, float(np.abs(logits - expected).max() / max(np.abs(expected).max(), 1e-12)))
+            same += int((logits.argmax(1) == expected.argmax(1)).sum())
+            images += len(expected)
         return Match(error, same / images, images)
 
-    def short(self, images: int) -> "ParityCheck":
-        """The last of the questions, with about so many images."""
+    def subset(self, images: int) -> "ParityCheck":
+        """The last batches, with at least `images` images if there are as many."""
         chosen: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        for question in reversed(self.questions):
-            chosen.append(question)
+        for batch in reversed(self.batches):
+            chosen.append(batch)
             if sum(len(logits) for _, logits in chosen) >= images:
                 break
         return ParityCheck(tuple(chosen))
 
 
 @torch.no_grad()
-def examine(subject: ExportSource, form: ExportOptions) -> ParityCheck:
-    """Questions at batch 1, 2 and 7, and with the other images; a static file's all at its own batch."""
-    questions = [_question(subject, form, part) for part in _parts(subject.images[:MOST_IMAGES], form.static)]
-    if form.dynamic_size:
-        questions += [_question(subject, form, part, larger=True) for part in _parts(subject.images[:3], True)]
-    return ParityCheck(tuple(questions))
+def parity_check(source: ExportSource, options: ExportOptions) -> ParityCheck:
+    """Compute the expected logits, at batch sizes 1, 2, 7 and 32; for a static file, at batch size 1."""
+    batches = [_batch(source, options, images) for images in _split(source.images[:MAX_IMAGES], options.static)]
+    if options.dynamic_size:
+        batches += [_batch(source, options, images, larger=True) for images in _split(source.images[:3], True)]
+    return ParityCheck(tuple(batches))
 
 
-def _parts(images: Tensor, single: bool) -> Iterator[Tensor]:
+def _split(images: Tensor, single: bool) -> Iterator[Tensor]:
     if single:
         yield from images.split(1)
         return
     start = 0
     for size in _BATCHES:
-        yield images[torch.arange(start, start + size) % len(images)]  # few images are asked of again
+        yield images[torch.arange(start, start + size) % len(images)]  # few images are repeated
         start += size
-    yield from (part for part in images[start:].split(_LARGE_BATCH) if len(part))
+    yield from (chunk for chunk in images[start:].split(_LARGE_BATCH) if len(chunk))
 
 
-def _question(
-    subject: ExportSource, form: ExportOptions, images: Tensor, larger: bool = False
+def _batch(
+    source: ExportSource, options: ExportOptions, images: Tensor, larger: bool = False
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    cropped = centre(images, subject.preprocess)
+    cropped = center_crop(images, source.preprocess)
     if larger:
         size = [side // 32 * 32 + 64 for side in cropped.shape[2:]]
         cropped = F.interpolate(cropped.float(), size, mode="bilinear").round().to(torch.uint8)
-    wanted = _answered(subject, cropped)
-    if not isinstance(wanted, Tensor) or wanted.ndim != 2:
-        raise GateError(
-            f"`{type(subject.module).__name__}` gives no logits [images, classes].", "Export a network that classifies."
-        )
-    if not bool(torch.isfinite(wanted).all()):
-        raise GateError("the network gives logits that are no numbers.", "Check its weights: nothing was written.")
-    return subject.shown(cropped, form).numpy(), wanted.numpy()
+    logits = _pytorch_output(source, cropped)
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        name = type(source.module).__name__
+        raise GateError(f"`{name}` does not return logits [images, classes].", "Export a network that classifies.")
+    if not bool(torch.isfinite(logits).all()):
+        raise GateError("the network gives NaN or infinite logits.", "Nothing was written. Check its weights.")
+    return source.to_inputs(cropped, options).numpy(), logits.numpy()
 
 
-def _answered(subject: ExportSource, cropped: Tensor) -> object:
-    """What the network says; GateError where it does not take images of another size than its own."""
+def _pytorch_output(source: ExportSource, cropped: Tensor) -> object:
+    """The output of the network; raises GateError if it does not accept this image size."""
     try:
-        return subject.module(normalise(cropped, subject.preprocess))
+        return source.module(normalise(cropped, source.preprocess))
     except Exception as error:
         size = "x".join(map(str, cropped.shape[2:]))
-        if tuple(cropped.shape[2:]) == subject.preprocess.size:
+        if tuple(cropped.shape[2:]) == source.preprocess.size:
             raise
         reason = " ".join(str(error).split())[:200].rstrip(".")
-        raise GateError(f"the network takes no images of {size}: {reason}.", "Leave out --dynamic-size.") from error
+        raise GateError(f"the network does not accept images of {size}: {reason}.", "Remove --dynamic-size.") from error
 
 
-def check(match: Match, form: ExportOptions, noise: bool) -> None:
-    """Whether a file is as near to the network as its precision has to be; GateError where it is not."""
-    near = match.error <= TOLERANCE or form.precision != "fp32"
-    if near and match.agreement >= form.least_agreement:
+def check_match(match: Match, options: ExportOptions, noise: bool) -> None:
+    """Raise GateError unless a file matches PyTorch as closely as its precision requires."""
+    is_close = match.error <= TOLERANCE or options.precision != "fp32"
+    if is_close and match.agreement >= options.required_agreement:
         return
-    what = "images of noise" if noise else "images"
-    found = (
-        f"the {form.precision} file answers as PyTorch does on {match.agreement:.2%} of {match.images} {what}, where"
-        f" {form.least_agreement:.2%} is asked; its logits differ by {match.error:.1e} of the largest"
-        + (f", where {TOLERANCE:.0e} is allowed." if form.precision == "fp32" else ".")
+    images = "noise images" if noise else "images"
+    message = (
+        f"the {options.precision} file agrees with PyTorch on {match.agreement:.2%} of {match.images} {images};"
+        f" {options.required_agreement:.2%} is required. Its logits differ by {match.error:.1e} of the largest"
+        + (f"; {TOLERANCE:.0e} is allowed." if options.precision == "fp32" else ".")
     )
-    raise GateError(found, f"Nothing was written. {_mend(form, near)}")
+    raise GateError(message, f"Nothing was written. {_fix(options, is_close)}")
 
 
-def _mend(form: ExportOptions, near: bool) -> str:
-    """What can be done about a file whose logits are near to the network's, or not."""
-    if form.precision != "fp32":
-        return "Lower --min-agreement, or take a higher --precision."
-    if near and form.min_agreement is not None:
+def _fix(options: ExportOptions, is_close: bool) -> str:
+    if options.precision != "fp32":
+        return "Lower --min-agreement, or use a higher --precision."
+    if is_close and options.min_agreement is not None:
         return "Lower --min-agreement."
-    return "Try another --opset." if form.format == "onnx" else "Take --format onnx."
+    return "Try another --opset." if options.format == "onnx" else "Use --format onnx."

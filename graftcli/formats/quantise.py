@@ -1,6 +1,6 @@
-"""int8: static QDQ, weights per channel, ranges from real images; layers that int8 harms stay in float.
+"""Quantise ONNX graphs to int8: static QDQ, per-channel weights, activation ranges from real images.
 
-Which those are is measured: each layer is quantised alone, and its error on the logits ranks it.
+Sensitive layers stay in float. To rank them, each layer is quantised alone and its error on the logits is measured.
 """
 
 import copy
@@ -19,14 +19,14 @@ from graftcli.events import LayersTried, Listener
 from graftcli.formats.graph import IMAGES, clean, silence
 from graftcli.formats.options import ExportOptions, ExportSource
 from graftcli.formats.parity import Match, ParityCheck
-from graftcli.formats.runtime import runner
-from graftcli.images.pixels import centre
+from graftcli.formats.runtime import onnx_runner
+from graftcli.images.pixels import center_crop
 
-MOST_CALIBRATION = 256  # images
+MAX_CALIBRATION = 256  # images
 _BATCH = 16
-_SHORT_EXAM = 32  # images that rank a layer
-# What computes on numbers, where onnxruntime has an int8 kernel for it: without one (LayerNormalization) int8 harms and
-# saves nothing. What merely moves numbers (a reshape, a pool) follows what comes before it.
+_RANKING_IMAGES = 32  # to measure the sensitivity of a layer
+# Operators that compute and have an int8 kernel in onnxruntime. Those without (LayerNormalization) lose accuracy and
+# gain nothing. Operators that only move values (reshape, pool) follow their inputs.
 _COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Softmax", "Sigmoid")
 _MOVING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice", "Pad")
 _SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize")
@@ -35,73 +35,73 @@ _VNNI = ("avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8")
 
 @dataclass(frozen=True)
 class QuantisedLayers:
-    layers: int  # that could be quantised
-    in_float: tuple[str, ...]  # of these, those that were not, the most sensitive first
+    layers: int  # quantisable layers
+    in_float: tuple[str, ...]  # those kept in float, the most sensitive first
 
 
-NOTHING = QuantisedLayers(0, ())  # of a file in which no layer was to be quantised
+NOT_QUANTISED = QuantisedLayers(0, ())
 
 
 class Quantiser:
-    """A float32 graph whose ranges are known: gives it back with any of its layers in int8."""
+    """A calibrated float32 graph, of which any subset of layers can be quantised."""
 
     def __init__(self, model: onnx.ModelProto, batches: Iterator[NDArray[Any]]) -> None:
         from onnxruntime.quantization import CalibrationMethod, create_calibrator, quant_pre_process
 
         with tempfile.TemporaryDirectory() as folder, silence():
-            plain, ready = Path(folder) / "plain.onnx", Path(folder) / "ready.onnx"
-            onnx.save(model, plain)  # given the message itself, onnxruntime takes the weights out of it
-            quant_pre_process(plain, ready, skip_symbolic_shape=True)
-            self.model = clean(onnx.load(ready))
+            original, prepared = Path(folder) / "original.onnx", Path(folder) / "prepared.onnx"
+            onnx.save(model, original)  # a ModelProto in memory would lose its weights to onnxruntime
+            quant_pre_process(original, prepared, skip_symbolic_shape=True)
+            self.model = clean(onnx.load(prepared))
             self._name_nodes()
-            onnx.save(self.model, ready)
+            onnx.save(self.model, prepared)
             calibrator = create_calibrator(
-                ready,
+                prepared,
                 [*_COMPUTING, *_MOVING, *_SHAPING],
                 augmented_model_path=str(Path(folder) / "augmented.onnx"),
                 calibrate_method=CalibrationMethod.MinMax,
             )
-            calibrator.collect_data(_Reader(batches))
+            calibrator.collect_data(_CalibrationReader(batches))
             self.ranges = calibrator.compute_data()
         self.layers = [node.name for node in self.model.graph.node if node.op_type in _COMPUTING]
 
     def _name_nodes(self) -> None:
-        """Every node has a name of its own: by that it is chosen."""
+        """Give every node a name, by which it is selected."""
         for index, node in enumerate(self.model.graph.node):
             node.name = node.name or f"{node.op_type}_{index}"
 
-    def without(self, in_float: Sequence[str]) -> onnx.ModelProto:
-        """All layers in int8 but these."""
-        return self._made(None, list(in_float))
+    def all_except(self, in_float: Sequence[str]) -> onnx.ModelProto:
+        """Quantise all layers except these."""
+        return self._quantise(None, list(in_float))
 
     def only(self, layer: str) -> onnx.ModelProto:
-        """This layer alone in int8."""
-        return self._made([layer], [])
+        """Quantise this layer only."""
+        return self._quantise([layer], [])
 
-    def _made(self, chosen: list[str] | None, left_out: list[str]) -> onnx.ModelProto:
+    def _quantise(self, included: list[str] | None, excluded: list[str]) -> onnx.ModelProto:
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        narrow = not set(_VNNI) & set(cpu().features)  # without VNNI two products of 8 bits overflow their sum
+        reduce_range = not set(_VNNI) & set(cpu().features)  # without VNNI the sum of two 8-bit products overflows
         with silence():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self.model),
                 True,  # per channel
-                narrow,
+                reduce_range,
                 QuantType.QInt8,
                 QuantType.QUInt8,
                 self.ranges,
-                chosen,
-                left_out,
+                included,
+                excluded,
                 [*_COMPUTING, *_MOVING, *_SHAPING],
                 {"WeightSymmetric": True, "ActivationSymmetric": False},
             )
             quantizer.quantize_model()
-        made: onnx.ModelProto = quantizer.model.model
-        return made
+        quantised: onnx.ModelProto = quantizer.model.model
+        return quantised
 
 
-class _Reader:
-    """What onnxruntime reads images for calibration from."""
+class _CalibrationReader:
+    """Feeds images to the calibrator of onnxruntime."""
 
     def __init__(self, batches: Iterator[NDArray[Any]]) -> None:
         self._batches = batches
@@ -111,66 +111,68 @@ class _Reader:
         return None if batch is None else {IMAGES: batch}
 
 
-def quantised(
-    model: onnx.ModelProto, subject: ExportSource, form: ExportOptions, exam: ParityCheck, listen: Listener
+def quantise(
+    model: onnx.ModelProto, source: ExportSource, options: ExportOptions, check: ParityCheck, listen: Listener
 ) -> tuple[onnx.ModelProto, QuantisedLayers]:
-    """The graph in int8, with as few layers left in float as the agreement that is asked for takes."""
-    quantiser = Quantiser(model, _batches(subject, form))
+    """Quantise to int8, with as few layers in float as the required agreement allows."""
+    quantiser = Quantiser(model, _calibration_batches(source, options))
     layers = len(quantiser.layers)
-    found = _tried(quantiser, exam, ())
-    if found.agreement >= form.least_agreement:
-        return quantiser.without(()), QuantisedLayers(layers, ())
-    ranked = _ranked(quantiser, exam.short(_SHORT_EXAM), listen)
-    return _kept(quantiser, exam, form, ranked, found)
+    match = _match_without(quantiser, check, ())
+    if match.agreement >= options.required_agreement:
+        return quantiser.all_except(()), QuantisedLayers(layers, ())
+    ranked = _by_sensitivity(quantiser, check.subset(_RANKING_IMAGES), listen)
+    return _search_in_float(quantiser, check, options, ranked, match)
 
 
-def _kept(
-    quantiser: Quantiser, exam: ParityCheck, form: ExportOptions, ranked: Sequence[str], found: Match
+def _search_in_float(
+    quantiser: Quantiser, check: ParityCheck, options: ExportOptions, ranked: Sequence[str], all_int8: Match
 ) -> tuple[onnx.ModelProto, QuantisedLayers]:
-    """1, 2, 4, … of the most sensitive layers in float until the gate holds, then as few of them as will do."""
+    """Keep 1, 2, 4, … of the most sensitive layers in float until the gate passes, then bisect for the fewest."""
     low, count = 0, 1
     while True:
-        match = _tried(quantiser, exam, ranked[:count])
-        if match.agreement >= form.least_agreement:
+        match = _match_without(quantiser, check, ranked[:count])
+        if match.agreement >= options.required_agreement:
             break
         if count >= len(ranked) // 2:
-            raise _hopeless(form, found, match, ranked[:count], len(ranked))
+            raise _gate_error(options, all_int8, match, ranked[:count], len(ranked))
         low, count = count, min(2 * count, len(ranked) // 2)
     while count - low > 1:
         middle = (low + count) // 2
-        if _tried(quantiser, exam, ranked[:middle]).agreement >= form.least_agreement:
+        if _match_without(quantiser, check, ranked[:middle]).agreement >= options.required_agreement:
             count = middle
         else:
             low = middle
-    return quantiser.without(ranked[:count]), QuantisedLayers(len(ranked), tuple(ranked[:count]))
+    return quantiser.all_except(ranked[:count]), QuantisedLayers(len(ranked), tuple(ranked[:count]))
 
 
-def _tried(quantiser: Quantiser, exam: ParityCheck, in_float: Sequence[str]) -> Match:
-    return exam.taken(runner(quantiser.without(in_float)))
+def _match_without(quantiser: Quantiser, check: ParityCheck, in_float: Sequence[str]) -> Match:
+    return check.run(onnx_runner(quantiser.all_except(in_float)))
 
 
-def _ranked(quantiser: Quantiser, exam: ParityCheck, listen: Listener) -> list[str]:
-    """The layers, that first whose int8 alone moves the logits most."""
+def _by_sensitivity(quantiser: Quantiser, check: ParityCheck, listen: Listener) -> list[str]:
+    """The layers by the error that quantising each alone causes, the largest first."""
     errors = {}
     for done, layer in enumerate(quantiser.layers):
         listen(LayersTried(done, len(quantiser.layers)))
-        errors[layer] = exam.taken(runner(quantiser.only(layer))).error
+        errors[layer] = check.run(onnx_runner(quantiser.only(layer))).error
     return sorted(errors, key=lambda layer: (-errors[layer], layer))
 
 
-def _hopeless(form: ExportOptions, all_int8: Match, best: Match, in_float: Sequence[str], layers: int) -> GateError:
-    shown = ", ".join(in_float[:5]) + (", …" if len(in_float) > 5 else "")
+def _gate_error(
+    options: ExportOptions, all_int8: Match, best: Match, in_float: Sequence[str], layers: int
+) -> GateError:
+    listed = ", ".join(in_float[:5]) + (", …" if len(in_float) > 5 else "")
     return GateError(
-        f"in int8 the network answers as in PyTorch on {all_int8.agreement:.2%} of {all_int8.images} images, where"
-        f" {form.least_agreement:.2%} is asked; with the {len(in_float)} most sensitive of {layers} layers in float"
-        f" ({shown}) on {best.agreement:.2%}.",
-        "Nothing was written. Give more images with --calib, lower --min-agreement, or take --precision fp16.",
+        f"in int8 the network agrees with PyTorch on {all_int8.agreement:.2%} of {all_int8.images} images;"
+        f" {options.required_agreement:.2%} is required. With the {len(in_float)} most sensitive of {layers} layers in"
+        f" float ({listed}), it agrees on {best.agreement:.2%}.",
+        "Nothing was written. Give more images with --calib, lower --min-agreement, or use --precision fp16.",
     )
 
 
-def _batches(subject: ExportSource, form: ExportOptions) -> Iterator[NDArray[Any]]:
-    """Images to take the ranges from, spread over all that there are."""
-    images = subject.images if subject.calibration is None else subject.calibration
-    images = images[:: -(-len(images) // MOST_CALIBRATION)]
-    for part in images.split(1 if form.static else _BATCH):
-        yield subject.shown(centre(part, subject.preprocess), form).numpy()
+def _calibration_batches(source: ExportSource, options: ExportOptions) -> Iterator[NDArray[Any]]:
+    """Batches of calibration images, spread evenly over all."""
+    images = source.images if source.calibration is None else source.calibration
+    images = images[:: -(-len(images) // MAX_CALIBRATION)]
+    for batch in images.split(1 if options.static else _BATCH):
+        yield source.to_inputs(center_crop(batch, source.preprocess), options).numpy()

@@ -1,4 +1,4 @@
-"""ONNX files as onnxruntime runs them."""
+"""Run ONNX files with onnxruntime."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from graftcli.formats.graph import IMAGES, LOGITS
 from graftcli.formats.parity import Runner
 
 
-def runner(model: bytes | onnx.ModelProto) -> Runner:
-    """The file in onnxruntime, on the CPU."""
+def onnx_runner(model: bytes | onnx.ModelProto) -> Runner:
+    """A function that runs the model with onnxruntime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""Write a network for other tools to read: each file is run on images and compared before it gets its name."""
+"""Export a network to a file that is compared with PyTorch before it is written."""
 
 from pathlib import Path
 
@@ -6,46 +6,51 @@ from graftcli.errors import UsageError
 from graftcli.events import FileSaved, Listener, Warned
 from graftcli.formats import onnx, pt2
 from graftcli.formats.options import OLDEST_OPSET, Exported, ExportOptions, ExportSource
-from graftcli.formats.parity import Match, check, examine
-from graftcli.formats.quantise import NOTHING, QuantisedLayers
+from graftcli.formats.parity import Match, check_match, parity_check
+from graftcli.formats.quantise import NOT_QUANTISED, QuantisedLayers
 from graftcli.store.atomic import write_bytes
 
 
-def write(subject: ExportSource, form: ExportOptions, path: Path, listen: Listener = lambda _: None) -> Exported:
-    """The network as an ONNX or pt2 file that answers as PyTorch does; where it does not, nothing is written."""
-    if subject.noise:
-        if form.precision == "int8":
+def write(source: ExportSource, options: ExportOptions, path: Path, listen: Listener = lambda _: None) -> Exported:
+    """Export to ONNX or PT2. Raises GateError, and writes nothing, if the file does not match PyTorch."""
+    if source.noise:
+        if options.precision == "int8":
             raise UsageError(
-                "int8 takes the ranges of its numbers from real images, and there are none.",
-                "Give a folder of them with --images or --calib.",
+                "int8 needs real images for calibration, and there are none.",
+                "Give a folder of images with --images or --calib.",
             )
-        listen(Warned("the file is compared with PyTorch on noise alone, for there are no images: give --images"))
-    subject.module.eval()
-    exam = examine(subject, form)
-    if form.format == "pt2":
-        data, match, kept = *pt2.exported(subject, form, exam), NOTHING
+        listen(Warned("there are no images, so the file is compared with PyTorch on noise only: give --images"))
+    source.module.eval()
+    check = parity_check(source, options)
+    if options.format == "pt2":
+        data, match, quantised = *pt2.export(source, options, check), NOT_QUANTISED
     else:
-        data, match, kept = onnx.exported(subject, form, exam, listen)
-    check(match, form, subject.noise)
+        data, match, quantised = onnx.export(source, options, check, listen)
+    check_match(match, options, source.noise)
     write_bytes(path, data)
     listen(FileSaved(str(path)))
-    return exported(path, form, len(data), match, subject, kept)
+    return export_record(path, options, len(data), match, source, quantised)
 
 
-def exported(
-    path: Path, form: ExportOptions, size: int, match: Match, subject: ExportSource, kept: QuantisedLayers = NOTHING
+def export_record(
+    path: Path,
+    options: ExportOptions,
+    size: int,
+    match: Match,
+    source: ExportSource,
+    quantised: QuantisedLayers = NOT_QUANTISED,
 ) -> Exported:
-    """What is to be said of a file that was written."""
+    """The record of a written file."""
     return Exported(
         path=str(path),
-        format=form.format,
-        precision=form.precision,
-        opset=(form.opset or OLDEST_OPSET) if form.format == "onnx" else None,
+        format=options.format,
+        precision=options.precision,
+        opset=(options.opset or OLDEST_OPSET) if options.format == "onnx" else None,
         size=size,
         error=match.error,
         agreement=match.agreement,
         images=match.images,
-        noise=subject.noise,
-        layers=kept.layers,
-        in_float=kept.in_float,
+        noise=source.noise,
+        layers=quantised.layers,
+        in_float=quantised.in_float,
     )

@@ -1,1 +1,1 @@
-"""The method: seams and scions, merging, training. Knows no paths and no terminal."""
+"""Network grafting: seams and scions, training, merging. Reads no flags and prints nothing."""

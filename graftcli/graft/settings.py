@@ -1,4 +1,4 @@
-"""What decides a run's result beside networks, images and recipe."""
+"""Engine settings that affect the result of a run, besides networks, images and recipe."""
 
 from dataclasses import dataclass, field
 
@@ -10,26 +10,29 @@ from graftcli.graft.data.teacher_cache import Place
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What else decides the result, fixed when a run starts."""
+    """Settings that are fixed when a run starts, because they affect its result."""
 
     seed: int = 0
     precision: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
-    memory: int = 2**32  # bytes for what is remembered
-    disk: int = 0
-    at_once: int | None = None  # of the memory, that are taken before the disk is; None: all
-    blocks: tuple[int, ...] | None = None  # only these are replaced
-    most_drawn: int = 2**28  # bytes for views as they were drawn
-    layer_views: int = 2**31  # bytes for the views of a layer-wise stage: fixed, because it decides how many there are
+    memory: int = 2**32  # bytes of RAM for views and cached teacher features
+    disk: int = 0  # bytes of disk for cached teacher features
+    memory_first: int | None = None  # bytes of `memory` to use before the disk; None: all
+    blocks: tuple[int, ...] | None = None  # blocks to replace; None: all
+    max_drawn_bytes: int = 2**28  # limit of `drawn_bytes`
+    layer_view_bytes: int = 2**31  # for the views of a layer-wise stage; a constant, because it sets their number
 
     @property
-    def drawn(self) -> int:
-        """Bytes for views that are remembered as they were drawn."""
-        return min(self.memory // 8, self.most_drawn)
+    def drawn_bytes(self) -> int:
+        """Bytes of RAM for cached views, before normalisation."""
+        return min(self.memory // 8, self.max_drawn_bytes)
 
-    def rooms(self, taken: int = 0, among: int = 1) -> list[tuple[Place, int]]:
-        """Where there is room for what is remembered, beside what is `taken` of the memory, for one `among` several."""
-        at_once = self.memory if self.at_once is None else min(self.at_once, self.memory)
-        left = max(0, self.memory - taken)
-        first = max(0, at_once - taken)
-        whole: list[tuple[Place, int]] = [("memory", first), ("disk", self.disk), ("memory", left - first)]
-        return [(place, size // among) for place, size in whole]
+    def cache_budgets(self, used: int = 0, shares: int = 1) -> list[tuple[Place, int]]:
+        """Return the places for cached teacher features in order, with the bytes for one of `shares` equal caches.
+
+        `used` bytes of memory are already taken.
+        """
+        memory_first = self.memory if self.memory_first is None else min(self.memory_first, self.memory)
+        remaining = max(0, self.memory - used)
+        first = max(0, memory_first - used)
+        budgets: list[tuple[Place, int]] = [("memory", first), ("disk", self.disk), ("memory", remaining - first)]
+        return [(place, size // shares) for place, size in budgets]

@@ -1,7 +1,7 @@
-"""Folder -> images: found, checked, decoded once, kept as uint8.
+"""Load a folder or an archive of images as uint8 pixels.
 
-Labels are unknown here, and no folder's or file's name changes a pixel or its place: the images stand in the order of
-their files' SHA-256. A broken image is named and left out, never replaced by another.
+Labels are not used, and names change neither pixels nor order: images are sorted by the SHA-256 of their files. A file
+that cannot be read is reported and skipped, never replaced by another.
 """
 
 import hashlib
@@ -18,23 +18,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from graftcli.errors import ImagesError, MachineError
-from graftcli.images.decoding import Broken, File, each
-from graftcli.images.limits import SHARED, Limits
-from graftcli.images.pixels import Preprocess, centre, decode, normalise
-from graftcli.images.sources import SUFFIXES, WANTED, Entry, ImageSource, opened
+from graftcli.images.decoding import Broken, File, process_files
+from graftcli.images.limits import DEFAULT_LIMITS, Limits
+from graftcli.images.pixels import Preprocess, center_crop, decode, normalise
+from graftcli.images.sources import EXPECTED, SUFFIXES, Entry, ImageSource, open_source
 
-__all__ = ["Broken", "Images", "Preprocess", "centre", "load", "normalise"]
+__all__ = ["Broken", "Images", "Preprocess", "center_crop", "load", "normalise"]
 
-SHOWN = 5  # broken images in a message that is not about all of them
+_LISTED = 5  # broken images in a message that is not about all of them
 
 
 @dataclass(frozen=True)
 class Images:
-    pixels: Tensor  # uint8 [images, channels, *fit.kept], in the order of the files' SHA-256
+    pixels: Tensor  # uint8 [images, channels, *preprocess.stored_size], sorted by the SHA-256 of the files
     names: tuple[str, ...]  # relative to the folder, with "/"
-    broken: tuple[Broken, ...]  # in the order of their names
-    files: frozenset[bytes]  # the SHA-256 of each
-    digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`: it knows no name and no order
+    broken: tuple[Broken, ...]  # sorted by name
+    files: frozenset[bytes]  # the SHA-256 of each file
+    digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`; independent of names and order
 
 
 @dataclass(frozen=True)
@@ -50,45 +50,50 @@ def load(
     *,
     strict: bool = False,
     jobs: int | None = None,
-    most: int | None = None,
-    limits: Limits = SHARED,
+    max_images: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Images:
-    """The images of a folder or archive, each decoded once, by `jobs` threads; `strict` refuses broken ones.
+    """Decode the images of a folder or archive, each once.
 
-    Of more than `most` files, `most` are read, spread evenly over all. `limits` are those of decoding.
-
-    `on_progress` hears (files done, files in all) after each file, in the calling thread.
+    Args:
+        strict: Raise ImagesError if any image is broken.
+        jobs: Decoding threads. Default: the usable cores.
+        max_images: Read this many files at most, spread evenly over all.
+        limits: Memory and time for decoding.
+        on_progress: Called with (files done, all files) after each file, in the calling thread.
     """
-    with opened(source) as found:
-        entries = found.entries
-        if most is not None and len(entries) > most:
-            entries = tuple(entries[index * len(entries) // most] for index in range(most))
-        pixels = _room(len(entries), preprocess)
-        results = _decoded(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
-    broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda one: one.name)
-    good = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda one: (one.digest, one.name))
+    with open_source(source) as opened:
+        entries = opened.entries
+        if max_images is not None and len(entries) > max_images:
+            entries = tuple(entries[index * len(entries) // max_images] for index in range(max_images))
+        pixels = _allocate(len(entries), preprocess)
+        results = _decode_all(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
+    broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda image: image.name)
+    decoded = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda image: (image.digest, image.name))
     if strict and broken:
-        raise _not_all(source, len(results), broken)
-    if len(good) < 2:
-        raise _too_few(source, found, len(good), broken)
-    _arrange(pixels.numpy(), [one.row for one in good])
-    digest = hashlib.sha256(b"".join(one.digest for one in good)).hexdigest()
-    names, files = tuple(one.name for one in good), frozenset(one.digest for one in good)
-    return Images(pixels[: len(good)], names, tuple(broken), files, digest)
+        raise _broken_images(source, len(results), broken)
+    if len(decoded) < 2:
+        raise _too_few(source, opened, len(decoded), broken)
+    _reorder(pixels.numpy(), [image.row for image in decoded])
+    digest = hashlib.sha256(b"".join(image.digest for image in decoded)).hexdigest()
+    names, files = tuple(image.name for image in decoded), frozenset(image.digest for image in decoded)
+    return Images(pixels[: len(decoded)], names, tuple(broken), files, digest)
 
 
-def _room(count: int, preprocess: Preprocess) -> Tensor:
-    shape = (count, preprocess.channels, *preprocess.kept)
+def _allocate(count: int, preprocess: Preprocess) -> Tensor:
+    shape = (count, preprocess.channels, *preprocess.stored_size)
     try:
         return torch.empty(shape, dtype=torch.uint8)
     except (RuntimeError, MemoryError) as error:
-        size = f"{preprocess.kept[0]}x{preprocess.kept[1]}"
-        found = f"{count} images of {size} need {math.prod(shape) / 1e9:,.1f} GB of memory"
-        raise MachineError(f"{found}, more than this machine gives.", "Give fewer images or a smaller size.") from error
+        size = f"{preprocess.stored_size[0]}x{preprocess.stored_size[1]}"
+        needed = f"{count} images of {size} need {math.prod(shape) / 1e9:,.1f} GB of memory"
+        raise MachineError(
+            f"{needed}, which this machine cannot provide.", "Give fewer images or a smaller size."
+        ) from error
 
 
-def _decoded(
+def _decode_all(
     entries: Sequence[Entry],
     rows: NDArray[np.uint8],
     preprocess: Preprocess,
@@ -96,62 +101,62 @@ def _decoded(
     limits: Limits,
     on_progress: Callable[[int, int], None] | None,
 ) -> list[_Decoded | Broken]:
-    """What became of each entry, in their order; entry i is decoded into rows[i]."""
+    """Decode entry i into rows[i], and return one result per entry, in order."""
     results: list[_Decoded | Broken] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd metadata, mostly: what spoils the image is an exception
-        for result in each(entries, partial(_settled, preprocess), jobs, limits):
-            results.append(_placed(rows, result))
+        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        for result in process_files(entries, partial(_decode_file, preprocess), jobs, limits):
+            results.append(_store(rows, result))
             if on_progress:
                 on_progress(len(results), len(entries))
     return results
 
 
-def _settled(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
+def _decode_file(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
     pixels = decode(file.data, preprocess, file.allowance)
     return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest()), pixels
 
 
-def _placed(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:
-    """The result, its pixels in their row: by one thread, for one that was abandoned must not write any more."""
+def _store(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:
+    """Write the pixels into their row. Called by one thread, so that an abandoned worker never writes."""
     if isinstance(result, Broken):
         return result
     decoded, rows[result[0].row] = result
     return decoded
 
 
-def _arrange(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
-    """rows[i] becomes what rows[order[i]] was, moved in place: a second copy of all images might not fit."""
+def _reorder(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
+    """Move rows[order[i]] to rows[i], in place: a second copy of all images might not fit in memory."""
     order = [*order, *sorted(set(range(len(rows))) - set(order))]
     placed = [False] * len(order)
     for first in range(len(order)):
         if placed[first]:
             continue
-        held, here = rows[first].copy(), first
-        while order[here] != first:
-            rows[here], placed[here] = rows[order[here]], True
-            here = order[here]
-        rows[here], placed[here] = held, True
+        saved, current = rows[first].copy(), first
+        while order[current] != first:
+            rows[current], placed[current] = rows[order[current]], True
+            current = order[current]
+        rows[current], placed[current] = saved, True
 
 
-def _not_all(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
-    found = f"{len(broken)} of {count} images under `{source}` cannot be read:\n{_lines(broken)}"
-    return ImagesError(found, "Fix or remove them; without --strict they are left out.")
+def _broken_images(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
+    message = f"{len(broken)} of {count} images under `{source}` cannot be read:\n{_lines(broken)}"
+    return ImagesError(message, "Fix or remove them, or run without --strict to skip them.")
 
 
-def _too_few(source: Path, found: ImageSource, good: int, broken: Sequence[Broken]) -> ImagesError:
-    """Says what was looked at, so that a wrong folder is seen at once."""
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.suffixes.most_common(8))
-    looked = f"{found.suffixes.total()} files were looked at" + (f" ({kinds})" if kinds else "")
-    more = f"\n  and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
-    listed = f"\n{_lines(broken[:SHOWN])}{more}" if broken else ""
-    counted = {0: "no image", 1: "only one image"}[good]
-    read = ", ".join(suffix[1:] for suffix in SUFFIXES)
+def _too_few(source: Path, opened: ImageSource, count: int, broken: Sequence[Broken]) -> ImagesError:
+    """Count the files by suffix, so that a wrong folder is obvious."""
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in opened.suffixes.most_common(8))
+    checked = f"{opened.suffixes.total()} files were checked" + (f" ({kinds})" if kinds else "")
+    more = f"\n  and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
+    listed = f"\n{_lines(broken[:_LISTED])}{more}" if broken else ""
+    readable = {0: "no readable image", 1: "only one readable image"}[count]
+    formats = ", ".join(suffix[1:] for suffix in SUFFIXES)
     return ImagesError(
-        f"`{source}` gives {counted} that can be read; two at least are needed. {looked}.{listed}",
-        f"Give {WANTED}; what is read: {read}.",
+        f"`{source}` holds {readable}; at least two are needed. {checked}.{listed}",
+        f"Give {EXPECTED}. Supported formats: {formats}.",
     )
 
 
 def _lines(broken: Sequence[Broken]) -> str:
-    return "\n".join(f"  {one.name}: {one.reason}" for one in broken)
+    return "\n".join(f"  {image.name}: {image.reason}" for image in broken)

@@ -1,4 +1,4 @@
-"""What the images' census and coverage mean for a distillation, in sentences that say what to do."""
+"""Turn dataset statistics and class coverage into advice for a distillation."""
 
 from collections.abc import Iterator
 
@@ -6,78 +6,82 @@ from graftcli.errors import few
 from graftcli.images.coverage import Coverage
 from graftcli.images.statistics import DatasetStatistics
 
-USUAL = 10  # images a class: the paper's ten-shot setting
-_NAMED = 8
-_ABOVE_CHANCE = 0.1  # what a median confidence should have over mere chance, at the very least
+USUAL_SHOTS = 10  # images per class: the paper's ten-shot setting
+_LISTED = 8
+_ABOVE_CHANCE = 0.1  # the least by which the median confidence should exceed chance
 
 
-def advise(census: DatasetStatistics, coverage: Coverage | None) -> tuple[str, ...]:
-    """What to do, the most important first; nothing where nothing is to be done."""
-    return (*(_on_classes(coverage) if coverage else ()), *_on_files(census))
+def advise(statistics: DatasetStatistics, coverage: Coverage | None) -> tuple[str, ...]:
+    """What to do, the most important first; empty where there is nothing to do."""
+    return (*(_on_classes(coverage) if coverage else ()), *_on_files(statistics))
 
 
-def on_classes(coverage: Coverage) -> tuple[str, ...]:
-    """What the teacher's answers mean."""
+def advise_on_classes(coverage: Coverage) -> tuple[str, ...]:
+    """What the teacher's predictions call for."""
     return tuple(_on_classes(coverage))
 
 
-def _on_classes(found: Coverage) -> Iterator[str]:
-    if found.broken_answers:
-        share = f"{found.broken_answers} of {found.images} images"
-        yield f"the teacher answers {share} with NaN or infinity: check its checkpoint, and --mean and --std"
-    if not found.trained:
-        yield "the teacher has random weights, so its answers mean nothing: give its checkpoint"
+def _on_classes(coverage: Coverage) -> Iterator[str]:
+    if coverage.broken_answers:
+        share = f"{coverage.broken_answers} of {coverage.images} images"
+        yield f"the teacher gives NaN or infinite logits for {share}: check its checkpoint, and --mean and --std"
+    if not coverage.trained:
+        yield "the teacher has random weights, so its predictions mean nothing: give its checkpoint"
         return
-    if found.broken_answers == found.images:
+    if coverage.broken_answers == coverage.images:
         return
-    yield from _on_coverage(found)
-    top = found.dominant[0]
-    if found.covered > 1 and top.share > max(0.5, 1.6 / found.classes):
-        yield f"{top.share:.0%} of the images are `{top.name}` to the teacher: add images of other classes"
-    if found.confidence < 1 / found.classes + _ABOVE_CHANCE:
+    yield from _on_coverage(coverage)
+    top = coverage.dominant[0]
+    if coverage.covered > 1 and top.share > max(0.5, 1.6 / coverage.classes):
+        yield f"the teacher predicts `{top.name}` for {top.share:.0%} of the images: add images of other classes"
+    if coverage.confidence < 1 / coverage.classes + _ABOVE_CHANCE:
         yield (
-            f"the teacher is unsure (median confidence {found.confidence:.0%}): check that --img-size, --mean, --std"
-            " and --crop-pct are those it was trained with, and that the images are of its kind"
+            f"the teacher is unsure (median confidence {coverage.confidence:.0%}): check that --img-size, --mean,"
+            " --std and --crop-pct match its training, and that the images resemble its training images"
         )
 
 
-def _on_coverage(found: Coverage) -> Iterator[str]:
-    said = f"your {found.images} image{'s' * (found.images > 1)} cover {found.covered} of {found.classes} classes"
-    if found.covered == found.classes:
-        if found.images < USUAL * found.classes:
-            each = f"{found.images / found.classes:.1f} images a class"
-            yield f"all {found.classes} classes are covered, with {each} on average: {USUAL} are usual, and help"
-    elif found.covered == 1 and found.images >= USUAL:
+def _on_coverage(coverage: Coverage) -> Iterator[str]:
+    summary = f"the teacher predicts {coverage.covered} of its {coverage.classes} classes on {_images(coverage.images)}"
+    if coverage.covered == coverage.classes:
+        if coverage.images < USUAL_SHOTS * coverage.classes:
+            average = f"{coverage.images / coverage.classes:.1f} images per class on average"
+            yield f"the teacher predicts all {coverage.classes} classes, with {average}: {USUAL_SHOTS} are usual"
+    elif coverage.covered == 1 and coverage.images >= USUAL_SHOTS:
         yield (
-            f"{said}, all are `{found.dominant[0].name}` to the teacher: either they show one thing, then add others,"
-            " or the teacher sees them wrong: check --mean, --std and --img-size"
+            f"{summary}, always `{coverage.dominant[0].name}`: add images of other classes, or, if they show several,"
+            " check --mean, --std and --img-size"
         )
-    elif found.images < found.classes:
+    elif coverage.images < coverage.classes:
         yield (
-            f"{said}: with fewer images than classes most go unseen; add images, best of the classes you need"
-            f" ({USUAL} a class are usual)"
+            f"{summary}: there are fewer images than classes; add images, preferably of the classes you need"
+            f" ({USUAL_SHOTS} per class are usual)"
         )
     else:
-        yield f"{said}: add images of {few(found.missing, _NAMED)}"
+        yield f"{summary}: add images of {few(coverage.missing, _LISTED)}"
 
 
-def _on_files(found: DatasetStatistics) -> Iterator[str]:
-    broken, plain = len(found.broken), len(found.plain)
+def _on_files(statistics: DatasetStatistics) -> Iterator[str]:
+    broken, plain = len(statistics.broken), len(statistics.plain)
+    copies, lookalikes = statistics.copies, statistics.lookalikes
     if broken:
-        yield f"{_files(broken)} cannot be read and {_are(broken)} left out: fix or remove {_them(broken)}"
-    if found.copies:
-        yield f"{_images(found.copies)} {_are(found.copies)} a copy of another, byte for byte: others would teach more"
-    if found.lookalikes:
-        yield f"{_images(found.lookalikes)} {_are(found.lookalikes)} nearly another one: others would teach more"
+        yield f"{_files(broken)} cannot be read and {_are(broken)} skipped: fix or remove {_them(broken)}"
+    if copies:
+        yield f"{_images(copies)} {_are(copies)} an exact copy of another: different images would teach more"
+    if lookalikes:
+        yield f"{_images(lookalikes)} {_are(lookalikes)} a near copy of another: different images would teach more"
     if plain:
-        yield f"{_images(plain)} {_are(plain)} of one shade all over: remove {_them(plain)}"
-    if found.enlarged is not None and found.enlarged > found.images // 10:
+        yield f"{_images(plain)} {_are(plain)} of a single colour: remove {_them(plain)}"
+    if statistics.enlarged is not None and statistics.enlarged > statistics.images // 10:
         yield (
-            f"{found.enlarged} of {found.images} images are smaller than what the network sees, and are enlarged:"
-            " give larger ones, if those that the student will see are larger"
+            f"{statistics.enlarged} of {statistics.images} images are smaller than the network's input and are"
+            " enlarged: give larger images if the student will be used on larger ones"
         )
-    if found.images < 2 * USUAL:
-        yield f"{_images(found.images)} {_are(found.images)} few: {USUAL} a class, or a hundred in all, are usual"
+    if statistics.images < 2 * USUAL_SHOTS:
+        yield (
+            f"{_images(statistics.images)} {_are(statistics.images)} few: {USUAL_SHOTS} per class, or 100 in all,"
+            " are usual"
+        )
 
 
 def _images(count: int) -> str:

@@ -1,8 +1,8 @@
-"""Which images show the same: byte for byte, or nearly.
+"""Find near-duplicate images.
 
-Nearly the same are two images whose difference hashes are at most NEAR bits apart and whose small grey pictures differ
-by little. Every such pair is found without comparing all with all: 64 bits in NEAR + 1 bands, of which one at least is
-equal where no more than NEAR bits differ, so only images that share a band are compared.
+Two images are near duplicates if their difference hashes differ in at most NEAR bits and their grey thumbnails differ
+little. The 64 bits are split into NEAR + 1 bands; hashes that differ in at most NEAR bits agree in at least one band,
+so only images that share a band are compared, and no pair is missed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,11 +15,11 @@ from PIL import Image
 from graftcli.images.flat import tiles
 
 NEAR = 5  # bits of 64
-ALIKE = 6.0  # of 255 grey levels, on average, with the brightness of both the same
-_WIDTH, _HEIGHT = 18, 16  # of the small picture; the hash is taken from its 2x2 means, 9x8
-_PLAIN = 2.0  # standard deviation of grey levels below which a picture shows nothing
+SIMILAR = 6.0  # mean difference of thumbnails, in grey levels of 255, after their means are equalised
+_WIDTH, _HEIGHT = 18, 16  # of the thumbnail; the hash uses its 2x2 means, 9x8
+_PLAIN = 2.0  # standard deviation of grey levels below which an image is plain
 _TILE = 1024  # rows and columns compared at once
-_BITS = np.array([bin(number).count("1") for number in range(2**16)], np.uint8)
+_BIT_COUNTS = np.array([bin(number).count("1") for number in range(2**16)], np.uint8)
 
 Groups = tuple[tuple[str, ...], ...]
 Rows = NDArray[np.intp]
@@ -27,30 +27,30 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What is remembered of an image to find it again: 64 bits, and a picture of 288 grey pixels."""
+    """What near-duplicate search keeps of an image: a 64-bit hash and a thumbnail of 288 grey pixels."""
 
     bits: int
-    picture: bytes
+    thumbnail: bytes
 
     @property
     def plain(self) -> bool:
-        """Whether the image is of one shade: then it resembles every other such image, and its bits say nothing."""
-        return float(np.frombuffer(self.picture, np.uint8).std()) < _PLAIN
+        """Whether the image is of a single colour, so that its hash is meaningless."""
+        return float(np.frombuffer(self.thumbnail, np.uint8).std()) < _PLAIN
 
 
-def fingerprint(image: Image.Image) -> Fingerprint:
-    """The difference hash (is a pixel brighter than its left neighbour?) of the image, and what it was taken from."""
+def compute_fingerprint(image: Image.Image) -> Fingerprint:
+    """The difference hash of an image (is a pixel brighter than its left neighbour?) and its thumbnail."""
     factors = (int(image.width / _WIDTH / 2) or 1, int(image.height / _HEIGHT / 2) or 1)
     reduced = _reduced(image, factors)
     box = (0, 0, image.width / factors[0], image.height / factors[1])
-    picture = np.asarray(reduced.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX, box))
-    means = picture.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).astype(np.uint16).sum((1, 3))
+    thumbnail = np.asarray(reduced.resize((_WIDTH, _HEIGHT), Image.Resampling.BOX, box))
+    means = thumbnail.reshape(_HEIGHT // 2, 2, _WIDTH // 2, 2).astype(np.uint16).sum((1, 3))
     bits = np.packbits(means[:, 1:] > means[:, :-1])
-    return Fingerprint(int.from_bytes(bits.tobytes(), "big"), picture.tobytes())
+    return Fingerprint(int.from_bytes(bits.tobytes(), "big"), thumbnail.tobytes())
 
 
 def _reduced(image: Image.Image, factors: tuple[int, int]) -> Image.Image:
-    """image.convert("L").reduce(factors), a tile at a time: a grey copy of a large image would double its memory."""
+    """image.convert("L").reduce(factors), tile by tile to save memory."""
     columns, rows = factors
     whole = Image.new("L", (-(-image.width // columns), -(-image.height // rows)))
     for left, top, right, bottom in tiles(image.size, multiple=factors):
@@ -59,31 +59,31 @@ def _reduced(image: Image.Image, factors: tuple[int, int]) -> Image.Image:
     return whole
 
 
-def near(names: Sequence[str], bits: NDArray[np.uint64], pictures: NDArray[np.uint8]) -> Groups:
-    """The names of images that are nearly the same, or are so to a third one, in groups of two or more.
+def find_near_duplicates(names: Sequence[str], bits: NDArray[np.uint64], thumbnails: NDArray[np.uint8]) -> Groups:
+    """Group the names of near-duplicate images, transitively; groups have at least two names.
 
-    `pictures` is uint8 [images, 288].
+    `thumbnails` is uint8 [images, 288].
     """
     groups = _Groups(len(names))
     for bucket in _buckets(bits):
         for rows, columns in _tiles(bucket):
-            if not groups.together(rows, columns):
-                left, right = groups.apart(*_close(bits, rows, columns))
-                _, first = np.unique(right, return_index=True)  # in a crowd, one pair for each joins nearly all
+            if not groups.all_joined(rows, columns):
+                left, right = groups.not_joined(*_close(bits, rows, columns))
+                _, first = np.unique(right, return_index=True)  # one pair per image joins most of a large group
                 for pairs in ((left[first], right[first]), (left, right)):
-                    groups.join(*_alike(pictures, *groups.apart(*pairs)))
-    return ordered([[names[i] for i in group] for group in groups.members()])
+                    groups.join(*_similar(thumbnails, *groups.not_joined(*pairs)))
+    return sorted_groups([[names[i] for i in group] for group in groups.members()])
 
 
-def ordered(groups: Iterable[Sequence[str]]) -> Groups:
-    """The groups of two or more, in the order of their first names."""
+def sorted_groups(groups: Iterable[Sequence[str]]) -> Groups:
+    """The groups of at least two names, sorted by their first name."""
     return tuple(sorted(tuple(sorted(group)) for group in groups if len(group) > 1))
 
 
 def _buckets(bits: NDArray[np.uint64]) -> Iterator[Rows]:
-    """Images that share a band: each pair at most NEAR bits apart is in one of them at least."""
+    """Groups of images that share a band. Each pair at most NEAR bits apart is in at least one of them."""
     for band in range(NEAR + 1):
-        # every (NEAR + 1)th bit, for neighbouring bits say much the same and would fill few buckets
+        # every (NEAR + 1)th bit: neighbouring bits are correlated and would fill few buckets
         mask = np.uint64(sum(1 << bit for bit in range(band, 64, NEAR + 1)))
         keys = bits & mask
         order = np.argsort(keys, kind="stable")
@@ -92,7 +92,7 @@ def _buckets(bits: NDArray[np.uint64]) -> Iterator[Rows]:
 
 
 def _tiles(bucket: Rows) -> Iterator[tuple[Rows, Rows]]:
-    """All pairs of a bucket, so that one of any size needs little memory."""
+    """All pairs of a bucket, in tiles, to bound memory."""
     for top in range(0, len(bucket), _TILE):
         for side in range(top, len(bucket), _TILE):
             yield bucket[top : top + _TILE], bucket[side : side + _TILE]
@@ -106,35 +106,36 @@ def _close(bits: NDArray[np.uint64], rows: Rows, columns: Rows) -> tuple[Rows, R
 
 def _distances(left: NDArray[np.uint64], right: NDArray[np.uint64]) -> NDArray[np.uint8]:
     different = np.bitwise_xor.outer(left, right)
-    counted: NDArray[np.uint8] = _BITS[different.view(np.uint16)].reshape(*different.shape, 4).sum(2, dtype=np.uint8)
-    return counted
+    words = _BIT_COUNTS[different.view(np.uint16)].reshape(*different.shape, 4)
+    distances: NDArray[np.uint8] = words.sum(2, dtype=np.uint8)
+    return distances
 
 
-def _alike(pictures: NDArray[np.uint8], left: Rows, right: Rows) -> tuple[Rows, Rows]:
-    """Those pairs whose small pictures differ by little."""
-    alike = np.zeros(len(left), np.bool_)
+def _similar(thumbnails: NDArray[np.uint8], left: Rows, right: Rows) -> tuple[Rows, Rows]:
+    """The pairs whose thumbnails differ little."""
+    similar = np.zeros(len(left), np.bool_)
     for start in range(0, len(left), _TILE):
-        some = slice(start, start + _TILE)
-        difference = pictures[left[some]].astype(np.float32) - pictures[right[some]]
+        chunk = slice(start, start + _TILE)
+        difference = thumbnails[left[chunk]].astype(np.float32) - thumbnails[right[chunk]]
         difference -= difference.mean(1, keepdims=True)
-        alike[some] = np.abs(difference).mean(1) <= ALIKE
-    return left[alike], right[alike]
+        similar[chunk] = np.abs(difference).mean(1) <= SIMILAR
+    return left[similar], right[similar]
 
 
 class _Groups:
-    """Who belongs together, while pairs come in."""
+    """A union-find over image indices."""
 
     def __init__(self, count: int) -> None:
         self._label = np.arange(count)
         self._members: dict[int, list[int]] = {}
 
-    def together(self, rows: Rows, columns: Rows) -> bool:
-        """Whether all of these are joined already, as in a crowd they soon are."""
+    def all_joined(self, rows: Rows, columns: Rows) -> bool:
+        """Whether all of these are in one group already, as in a large group they soon are."""
         label = self._label[rows[0]]
         return bool((self._label[rows] == label).all() and (self._label[columns] == label).all())
 
-    def apart(self, left: Rows, right: Rows) -> tuple[Rows, Rows]:
-        """The pairs that are not joined yet; an image and itself are no pair."""
+    def not_joined(self, left: Rows, right: Rows) -> tuple[Rows, Rows]:
+        """The pairs that are in different groups."""
         different = self._label[left] != self._label[right]
         return left[different], right[different]
 
@@ -142,15 +143,15 @@ class _Groups:
         for i, j in zip(left.tolist(), right.tolist(), strict=True):
             self._merge(int(self._label[i]), int(self._label[j]))
 
-    def _merge(self, one: int, other: int) -> None:
-        if one != other:
-            small, large = sorted((one, other), key=lambda label: len(self._of(label)))
-            self._label[self._of(small)] = large
-            self._members[large] = self._of(large) + self._of(small)
+    def _merge(self, first: int, second: int) -> None:
+        if first != second:
+            small, large = sorted((first, second), key=lambda label: len(self._group(label)))
+            self._label[self._group(small)] = large
+            self._members[large] = self._group(large) + self._group(small)
             self._members.pop(small, None)
 
     def members(self) -> list[list[int]]:
         return list(self._members.values())
 
-    def _of(self, label: int) -> list[int]:
+    def _group(self, label: int) -> list[int]:
         return self._members.get(label, [label])

@@ -1,4 +1,4 @@
-"""Decoded images of any Pillow mode -> 8 bit grey or RGB, tile by tile: a large one in float64 fills a machine."""
+"""Convert images of any Pillow mode to 8-bit grey or RGB, tile by tile to bound memory."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,21 +10,21 @@ from PIL import Image
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 Levels = Callable[[NDArray[Any]], NDArray[np.uint8]]
 
-TILE = 2**20  # pixels that are converted at once
-WORKING = 48 * TILE  # bytes that converting a tile takes
+TILE = 2**20  # pixels converted at once
+WORKING = 48 * TILE  # bytes needed to convert a tile
 
 
 def flat_mode(image: Image.Image, channels: int) -> str:
-    """The mode of `flat(image, …, channels)`: L or RGB. Grey stays L, and is expanded to RGB once it is resized."""
+    """The mode of `flat(image, …, channels)`: L or RGB. Grey stays L; it is expanded to RGB after resizing."""
     plain = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-    deep = image.mode not in ("1", "L")  # what becomes 8 bit loses its transparent level
+    deep = image.mode not in ("1", "L")  # converting to 8 bits drops the transparent level
     return "L" if channels == 1 or (plain and (deep or not image.has_transparency_data)) else "RGB"
 
 
 def flat(image: Image.Image, stored: str, channels: int) -> Image.Image:
-    """`image` as 8 bit grey or RGB, on white where it is transparent; `stored` is the format of its file.
+    """Convert `image` to 8-bit grey or RGB, on white where it is transparent; `stored` is its file format.
 
-    The image itself where it is that already.
+    Returns the same object if nothing has to be converted.
     """
     mode, levels = flat_mode(image, channels), _levels_of(image, stored)
     if image.mode == mode and not image.has_transparency_data:
@@ -37,11 +37,11 @@ def flat(image: Image.Image, stored: str, channels: int) -> Image.Image:
     return whole
 
 
-def tiles(size: tuple[int, int], most: int = TILE, multiple: tuple[int, int] = (1, 1)) -> Iterator[Box]:
-    """Boxes that cover an image, of about `most` pixels; their sides are multiples of `multiple`, except at the rim."""
+def tiles(size: tuple[int, int], area: int = TILE, multiple: tuple[int, int] = (1, 1)) -> Iterator[Box]:
+    """Boxes of about `area` pixels that cover an image; their sides are multiples of `multiple`, except at the edge."""
     (width, height), (columns, rows) = size, multiple
-    wide = min(width, max(1, most // rows // columns) * columns)
-    tall = max(1, most // wide // rows) * rows
+    wide = min(width, max(1, area // rows // columns) * columns)
+    tall = max(1, area // wide // rows) * rows
     for top in range(0, height, tall):
         for left in range(0, width, wide):
             yield left, top, min(width, left + wide), min(height, top + tall)
@@ -58,14 +58,14 @@ def _converted(image: Image.Image, mode: str, levels: Levels | None) -> Image.Im
 
 
 def _levels_of(image: Image.Image, stored: str) -> Levels | None:
-    """How more than 8 bits become 8; None where there are no more."""
+    """The conversion of more than 8 bits to 8; None if there are no more."""
     if image.mode.startswith("I;16") or (image.mode == "I" and stored == "PNG"):
         return _scaled(0.0, 65535.0)
-    return _fitting(image) if image.mode in ("I", "F") else None
+    return _fit_range(image) if image.mode in ("I", "F") else None
 
 
-def _fitting(image: Image.Image) -> Levels:
-    """Levels of the first usual range that holds all values, else from the least to the greatest."""
+def _fit_range(image: Image.Image) -> Levels:
+    """Scale from the first usual range that holds all values, else from minimum to maximum."""
     low, high = _range(image)
     usual = (1, 255, 65535) if image.mode == "F" else (255, 65535)
     top = next((end for end in usual if low >= 0 and high <= end), None)
@@ -73,17 +73,17 @@ def _fitting(image: Image.Image) -> Levels:
 
 
 def _range(image: Image.Image) -> tuple[float, float]:
-    """The least and the greatest finite value; (0, 0) where there is none."""
+    """The smallest and the largest finite value; (0, 0) if there is none."""
     low, high = np.inf, -np.inf
     for box in tiles(image.size):
         values = np.asarray(image.crop(box))
-        if len(real := values[np.isfinite(values)]):
-            low, high = min(low, float(real.min())), max(high, float(real.max()))
+        if len(finite := values[np.isfinite(values)]):
+            low, high = min(low, float(finite.min())), max(high, float(finite.max()))
     return (low, high) if low <= high else (0.0, 0.0)
 
 
 def _scaled(start: float, span: float, low: float = 0.0, high: float = 0.0) -> Levels:
-    """start..start + span as 0..255; what is not finite is `low` or `high`."""
+    """Map start..start + span to 0..255, NaN and -inf to `low`, and +inf to `high`."""
 
     def levels(values: NDArray[Any]) -> NDArray[np.uint8]:
         shades = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)

@@ -1,4 +1,4 @@
-"""Streams of decompressed bytes, in which a decompression bomb takes little memory: bounded dictionaries and reads."""
+"""Decompressing streams with bounded dictionaries and reads, so that a decompression bomb needs little memory."""
 
 import bz2
 import io
@@ -9,14 +9,14 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO, Protocol
 
-_DICTIONARY = 256 * 2**20  # bytes that an .xz may ask for; `xz -9` takes 65 MiB
+_DICTIONARY = 256 * 2**20  # bytes that an .xz may request; `xz -9` needs 65 MiB
 _INPUT, _OUTPUT = 2**15, 2**18
-_MANY_STREAMS, _SMALL_STREAM = 10_000, 256  # parallel compressors write many streams, but none of a few bytes
-_DIGITS = re.compile(rb"\d{200}")  # older tarfiles take quadratic time for them
+_MANY_STREAMS, _SMALL_STREAM = 10_000, 256  # parallel compressors write many streams, but no tiny ones
+_DIGITS = re.compile(rb"\d{200}")  # older tarfile modules parse them in quadratic time
 
 
-class Absurd(Exception):
-    """Something that an archive asks for and no real archive needs."""
+class Implausible(Exception):
+    """What an archive contains and no real archive needs."""
 
 
 class _Decompressor(Protocol):
@@ -30,7 +30,7 @@ class _Decompressor(Protocol):
 
 
 class _Gunzip:
-    """zlib's decompressor with the attributes of those of bz2 and lzma."""
+    """zlib's decompressor with the interface of bz2's and lzma's."""
 
     def __init__(self) -> None:
         self._inner = zlib.decompressobj(31)
@@ -66,16 +66,16 @@ if sys.version_info >= (3, 14):
     _MAGIC.append((b"\x28\xb5\x2f\xfd", zstd.ZstdDecompressor))
 
 
-def inflated(file: BinaryIO) -> "io.BufferedReader | None":
-    """The decompressed content of `file`; None where it is not compressed."""
+def open_decompressed(file: BinaryIO) -> "io.BufferedReader | None":
+    """A stream of the decompressed content of `file`; None if it is not compressed."""
     start = file.read(8)
     file.seek(0)
     make = next((make for magic, make in _MAGIC if start.startswith(magic)), None)
-    return io.BufferedReader(_Inflated(file, make), _OUTPUT) if make else None
+    return io.BufferedReader(_Decompressed(file, make), _OUTPUT) if make else None
 
 
-class _Inflated(io.RawIOBase):
-    """The decompressed bytes; seeking backwards decompresses from the start again."""
+class _Decompressed(io.RawIOBase):
+    """The decompressed bytes; seeking backwards restarts decompression."""
 
     def __init__(self, file: BinaryIO, make: Callable[[], _Decompressor]) -> None:
         self._file, self._make = file, make
@@ -94,7 +94,7 @@ class _Inflated(io.RawIOBase):
         if whence == io.SEEK_CUR:
             offset += self._at
         elif whence == io.SEEK_END:
-            raise io.UnsupportedOperation("the end of a compressed file is not known")
+            raise io.UnsupportedOperation("the end of a compressed file is unknown")
         if offset < self._at:
             self._rewind()
         while self._at < offset and self._next(min(_OUTPUT, offset - self._at)):
@@ -111,32 +111,32 @@ class _Inflated(io.RawIOBase):
         self._at, self._streams = 0, 1
         self._inner = self._make()
 
-    def _next(self, most: int) -> bytes:
-        """Some bytes, no more than `most`; none at the end."""
+    def _next(self, size: int) -> bytes:
+        """The next bytes, at most `size`; empty at the end."""
         while True:
-            if self._inner.eof and not self._follow():
+            if self._inner.eof and not self._next_stream():
                 return b""
             data = self._file.read(_INPUT) if self._inner.needs_input else b""
             if self._inner.needs_input and not data:
-                raise EOFError("it ends before the end of its compressed data")
-            if out := self._inner.decompress(data, most):
+                raise EOFError("its compressed data is truncated")
+            if out := self._inner.decompress(data, size):
                 self._at += len(out)
                 return out
 
-    def _follow(self) -> bool:
-        """Begin the next compressed stream of the file, where there is one."""
+    def _next_stream(self) -> bool:
+        """Start the next compressed stream of the file; False if there is none."""
         rest = (self._inner.unused_data + self._file.read(_INPUT)).lstrip(b"\0")
         if not any(rest.startswith(magic) for magic, _ in _MAGIC):
             return False
         self._file.seek(-len(rest), io.SEEK_CUR)
         self._inner, self._streams = self._make(), self._streams + 1
         if self._streams > _MANY_STREAMS and self._file.tell() < self._streams * _SMALL_STREAM:
-            raise Absurd(f"{self._streams:,} compressed streams of a few bytes")
+            raise Implausible(f"{self._streams:,} compressed streams of a few bytes")
         return True
 
 
-class Guarded:
-    """A file that refuses to read more than `left` bytes: a header that claims gigabytes is never read."""
+class BoundedReader:
+    """A file that reads at most `left` more bytes, so that a header that claims gigabytes is refused."""
 
     def __init__(self, file: "BinaryIO | io.BufferedReader", left: int | None = None) -> None:
         self._file, self.left = file, left
@@ -145,14 +145,14 @@ class Guarded:
     def read(self, size: int = -1) -> bytes:
         if self.left is None:
             return self._file.read(size)
-        if size < 0:  # all that is left of the file
-            here = self._file.tell()
-            size = self._file.seek(0, io.SEEK_END) - here
-            self._file.seek(here)
+        if size < 0:  # to the end of the file
+            position = self._file.tell()
+            size = self._file.seek(0, io.SEEK_END) - position
+            self._file.seek(position)
         if size > self.left:
-            raise Absurd(f"a header of {size:,} bytes")
+            raise Implausible(f"a header of {size:,} bytes")
         data = self._file.read(size)
         self.left -= len(data)
         if len(data) > 512 and _DIGITS.search(data):
-            raise Absurd("a header with a number of hundreds of digits")
+            raise Implausible("a header with a number of hundreds of digits")
         return data

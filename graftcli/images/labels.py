@@ -1,11 +1,11 @@
-"""Folder names -> class indices, for scoring alone: nothing that trains imports this.
+"""Map folder names to class indices, for scoring only: no code that trains imports this.
 
-One rule must explain every class folder. In this order:
+One rule must explain every class folder. The rules, in order:
 
-    a file of class names   `--classes FILE`: a name a line, its index the line's number from 0; or JSON
-    the number in front     3, 3_cat, 003-cat -> 3
-    the WordNet id          n01440764 -> 0, in the order of the ImageNet set with as many classes as the network
-    the class's name        cat -> 3, where the network's file names its classes
+    class file       `--classes FILE`: one name per line, its index the line number from 0; or JSON
+    leading number   3, 3_cat, 003-cat -> 3
+    WordNet id       n01440764 -> 0, in the order of the ImageNet subset with the network's number of classes
+    class name       cat -> 3, if the network's file names its classes
 """
 
 import json
@@ -30,12 +30,12 @@ JSON_FORMS = '["cat", "dog"], {"0": "cat"}, {"0": ["n02121808", "cat"]} or {"cat
 class Labels:
     indices: Tensor  # int64, one for each name
     classes: tuple[str, ...]  # the class folders, in the order of their indices
-    rule: str  # what made an index out of a folder's name, for a person to read
+    rule: str  # the rule that mapped folder names to indices, for messages
 
 
 @dataclass(frozen=True)
 class _Rule:
-    said: str
+    description: str
     index: Callable[[str], int | None]
 
 
@@ -44,38 +44,43 @@ def read(
     names: Sequence[str],
     num_classes: int,
     classes_file: Path | None = None,
-    known: Sequence[str] = (),
+    network_classes: Sequence[str] = (),
 ) -> Labels | None:
-    """The class of each image, by the first folder in its name; None where no image lies in a folder.
+    """Read the class of each image from the first folder in its name; None if no image is in a folder.
 
-    `known` is what the network calls its classes, where it says so.
-
-    One folder around everything, as archives often have, is no class folder and is stepped over.
+    A folder that holds everything, as archives often have, is no class folder. `network_classes` are the class names
+    that the network's file holds, if any.
     """
     if not any("/" in name for name in names):
         return None
-    rules = [_from_file(classes_file)] if classes_file else [_number(), _wordnet(num_classes), _named(known)]
-    names = _unwrapped(names, rules)
-    beside = [name for name in names if "/" not in name]
-    if beside:
-        found = f"{len(beside)} of {len(names)} images under `{source}` lie beside the class folders: {_all(beside)}."
-        raise ImagesError(found, "Move them into the folders of their classes, or away.")
+    rules = (
+        [_from_file(classes_file)] if classes_file else [_number(), _wordnet(num_classes), _class_name(network_classes)]
+    )
+    names = _unwrap(names, rules)
+    outside = [name for name in names if "/" not in name]
+    if outside:
+        message = f"{len(outside)} of {len(names)} images under `{source}` are outside the class folders"
+        raise ImagesError(f"{message}: {_join(outside)}.", "Move them into their class folders, or remove them.")
     folders = sorted({name.split("/")[0] for name in names})
-    index, rule = _mapped(source, folders, rules)
-    _within(source, index, num_classes, rule)
+    index, rule = _map_folders(source, folders, rules)
+    _check_range(source, index, num_classes, rule)
     indices = torch.tensor([index[name.split("/")[0]] for name in names], dtype=torch.int64)
-    return Labels(indices, tuple(sorted(index, key=lambda folder: (index[folder], folder))), rule.said)
+    return Labels(indices, tuple(sorted(index, key=lambda folder: (index[folder], folder))), rule.description)
 
 
-def class_names(num_classes: int, listed: Path | None = None, *, imagenet: bool = False) -> tuple[str, ...] | None:
-    """What a network's classes are called, by a file of class names or, for a network of ImageNet's, by timm's lists;
-    None where nobody says. A class that the file leaves out is called by its index."""
-    if listed is not None:
-        named: dict[int, str] = {}
-        for name, index in _listed(listed):
+def class_names(
+    num_classes: int, classes_file: Path | None = None, *, imagenet: bool = False
+) -> tuple[str, ...] | None:
+    """The names of a network's classes, from a class file or, for an ImageNet network, from timm; None if unknown.
+
+    A class that the file does not name gets its index as its name.
+    """
+    if classes_file is not None:
+        names: dict[int, str] = {}
+        for name, index in _read_classes(classes_file):
             if not WORDNET.fullmatch(name):
-                named.setdefault(index, name)
-        return tuple(named.get(index, str(index)) for index in range(num_classes))
+                names.setdefault(index, name)
+        return tuple(names.get(index, str(index)) for index in range(num_classes))
     subset = infer_imagenet_subset({"num_classes": num_classes}) if imagenet else None
     if subset is None:
         return None
@@ -83,42 +88,42 @@ def class_names(num_classes: int, listed: Path | None = None, *, imagenet: bool 
     return tuple(info.index_to_description(index).partition(",")[0] for index in range(num_classes))
 
 
-def _unwrapped(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:
-    """The names without the folders that are around all of them and name no class."""
+def _unwrap(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:
+    """Strip folders that hold everything and name no class."""
     first = names[0].split("/")[0]
-    around = all(name.startswith(first + "/") and name.count("/") > 1 for name in names)
-    if not around or any(rule.index(first) is not None for rule in rules):
+    holds_all = all(name.startswith(first + "/") and name.count("/") > 1 for name in names)
+    if not holds_all or any(rule.index(first) is not None for rule in rules):
         return names
-    return _unwrapped([name.removeprefix(first + "/") for name in names], rules)
+    return _unwrap([name.removeprefix(first + "/") for name in names], rules)
 
 
-def _mapped(source: Path, folders: Sequence[str], rules: Sequence[_Rule]) -> tuple[dict[str, int], _Rule]:
-    """Each folder's index, by the first of the rules that explain the most folders."""
+def _map_folders(source: Path, folders: Sequence[str], rules: Sequence[_Rule]) -> tuple[dict[str, int], _Rule]:
+    """The index of each folder, by the first rule that explains the most folders."""
     explained = [{folder: i for folder in folders if (i := rule.index(folder)) is not None} for rule in rules]
     index, rule = max(zip(explained, rules, strict=True), key=lambda pair: len(pair[0]))
     unknown = [folder for folder in folders if folder not in index]
     if unknown:
-        found = f"{len(unknown)} of {len(folders)} folders under `{source}` name no class"
-        by = f"by {rule.said}" if index or len(rules) == 1 else "by any rule"
+        message = f"{len(unknown)} of {len(folders)} folders under `{source}` name no class"
+        by = f"by {rule.description}" if index or len(rules) == 1 else "by any rule"
         raise ImagesError(
-            f"{found} {by}: {_all(unknown)}.",
-            "Begin each with its class index (3_cat) or name it by its ImageNet WordNet id (n01440764), list the names "
-            "with --classes FILE, or give a folder without folders to score without labels.",
+            f"{message} {by}: {_join(unknown)}.",
+            "Prefix each with its class index (3_cat), name it by its ImageNet WordNet id (n01440764), list the names "
+            "with --classes FILE, or give a flat folder to score without labels.",
         )
     return index, rule
 
 
-def _within(source: Path, index: dict[str, int], num_classes: int, rule: _Rule) -> None:
-    beyond = [f"{folder} ({i})" for folder, i in index.items() if i >= num_classes]
-    if beyond:
-        found = f"the network has {num_classes} classes, 0 to {num_classes - 1}, but by {rule.said}"
+def _check_range(source: Path, index: dict[str, int], num_classes: int, rule: _Rule) -> None:
+    outside = [f"{folder} ({i})" for folder, i in index.items() if i >= num_classes]
+    if outside:
+        message = f"the network has {num_classes} classes, 0 to {num_classes - 1}, but by {rule.description}"
         raise ImagesError(
-            f"{found} {len(beyond)} of {len(index)} folders under `{source}` are beyond: {_all(beyond)}.",
+            f"{message} {len(outside)} of {len(index)} folders under `{source}` are out of range: {_join(outside)}.",
             "Count classes from 0 as the network does, or list its class names with --classes FILE.",
         )
 
 
-def _all(names: Sequence[str]) -> str:
+def _join(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
@@ -127,7 +132,7 @@ def _number() -> _Rule:
         match = NUMBER.match(folder)
         return int(match[1]) if match else None
 
-    return _Rule("the number in front of the folder's name", index)
+    return _Rule("the leading number of the folder name", index)
 
 
 def _wordnet(num_classes: int) -> _Rule:
@@ -142,46 +147,46 @@ def _wordnet(num_classes: int) -> _Rule:
 
 
 def _from_file(path: Path) -> _Rule:
-    return _by_name(_listed(path), f"the names in `{path}`")
+    return _by_name(_read_classes(path), f"the names in `{path}`")
 
 
-def _named(known: Sequence[str]) -> _Rule:
-    return _by_name(((name, index) for index, name in enumerate(known)), "the names that the file has for its classes")
+def _class_name(names: Sequence[str]) -> _Rule:
+    return _by_name(((name, index) for index, name in enumerate(names)), "the class names in the network's file")
 
 
-def _by_name(listed: Iterable[tuple[str, int]], said: str) -> _Rule:
-    """Names match without regard to case, and a space is as good as "_" or "-"."""
+def _by_name(classes: Iterable[tuple[str, int]], description: str) -> _Rule:
+    """Match names case-insensitively; space, "_" and "-" are equal."""
     table: dict[str, set[int]] = {}
-    for name, number in listed:
+    for name, number in classes:
         table.setdefault(_key(name), set()).add(number)
 
     def index(folder: str) -> int | None:
         numbers = sorted(table.get(_key(folder), ()))
         if len(numbers) > 1:
-            found = f"`{folder}` names {len(numbers)} classes by {said}: {_all([str(i) for i in numbers])}."
-            raise ImagesError(found, "Name that folder, and its class, by something of its own.")
+            message = f"`{folder}` names {len(numbers)} classes by {description}: {_join([str(i) for i in numbers])}."
+            raise ImagesError(message, "Give that folder and its class a unique name.")
         return numbers[0] if numbers else None
 
-    return _Rule(said, index)
+    return _Rule(description, index)
 
 
 def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
-def _listed(path: Path) -> list[tuple[str, int]]:
-    """Every name in the file with its index; a class may have several names."""
+def _read_classes(path: Path) -> list[tuple[str, int]]:
+    """Every name in a class file with its index; a class may have several names."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return list(_from_json(json.loads(text), path) if text.lstrip()[:1] in ("[", "{") else _from_lines(text))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--classes `{path}` cannot be read: {error}", "Give a text file of class names.") from error
     except json.JSONDecodeError as error:
-        raise UsageError(f"--classes `{path}` is not JSON: {error}", f"Write it as {JSON_FORMS}.") from error
+        raise UsageError(f"--classes `{path}` is not valid JSON: {error}", f"Write it as {JSON_FORMS}.") from error
 
 
 def _from_lines(text: str) -> Iterator[tuple[str, int]]:
-    """ "n01440764 tench" is known by its id, too."""
+    """Yield each line's name; "n01440764 tench" also yields its WordNet id."""
     for index, line in enumerate(text.splitlines()):
         if name := line.strip():
             yield name, index
@@ -198,5 +203,5 @@ def _from_json(content: list[object] | dict[str, object], path: Path) -> Iterato
         elif str(key).isdecimal() and isinstance(names, list) and all(isinstance(name, str) for name in names):
             yield from ((name, int(str(key))) for name in names)
         else:
-            found = f"--classes `{path}` has the entry {json.dumps({str(key): value})}, which is no class."
-            raise UsageError(found, f"Write it as {JSON_FORMS}.")
+            message = f"--classes `{path}` has the entry {json.dumps({str(key): value})}, which is not a class."
+            raise UsageError(message, f"Write it as {JSON_FORMS}.")

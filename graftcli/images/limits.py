@@ -1,4 +1,4 @@
-"""What decoding may take: one memory budget for all threads of this process, and a time limit for each image."""
+"""Limits for decoding: one memory budget for all threads of the process, and a time limit per image."""
 
 import ctypes
 import sys
@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 
 from graftcli.images.refusal import Refused
 
-# A constant, never what is free at the moment: which images are read must not depend on the machine's other work.
+# A constant, not the free memory: which images are read must not depend on the load of the machine.
 MEMORY = 2**30
-SECONDS = 60.0  # of processor time for one image; the largest that are read take a tenth of it
+SECONDS = 60.0  # of CPU time per image; the largest supported images need a tenth of it
 
-_LARGE = 2**26  # bytes from which a thread must not keep what it has freed
+_LARGE = 2**26  # bytes above which freed memory is returned to the system
 
 
 class MemoryBudget:
-    """Bytes of memory that all threads share; a thread that needs more than is free waits, first come, first served."""
+    """Bytes shared by all threads. A thread that needs more than is free waits, first come, first served."""
 
     def __init__(self, total: int = MEMORY) -> None:
         self._total, self._used, self._lost = total, 0, 0
@@ -27,74 +27,74 @@ class MemoryBudget:
         self._changed = threading.Condition()
 
     @property
-    def most(self) -> int:
-        """What one image can have once all others are done; less while an abandoned thread keeps its share."""
+    def available(self) -> int:
+        """Bytes that one image can have once all others are done: the total, less what abandoned threads hold."""
         return self._total - self._lost
 
-    def take(self, need: int) -> None:
-        """Wait until `need` bytes are free; raises Refused where they never will be."""
+    def acquire(self, need: int) -> None:
+        """Wait until `need` bytes are free. Raises Refused if they never will be."""
         ticket = object()
         with self._changed:
             self._waiting.append(ticket)
             try:
                 while self._waiting[0] is not ticket or self._used + need > self._total:
-                    self._within(need)
+                    self._check(need)
                     self._changed.wait()
-                self._within(need)
+                self._check(need)
                 self._used += need
             finally:
                 self._waiting.remove(ticket)
                 self._changed.notify_all()
 
-    def give(self, need: int, abandoned: bool = False) -> None:
-        """Return what was taken."""
+    def release(self, need: int, abandoned: bool = False) -> None:
+        """Return acquired bytes."""
         with self._changed:
             self._used -= need
             self._lost -= need if abandoned else 0
             self._changed.notify_all()
 
     def write_off(self, need: int) -> None:
-        """Count these bytes as lost: the thread that holds them was abandoned, and may never return them."""
+        """Count bytes as lost: the thread that holds them was abandoned and may never release them."""
         with self._changed:
             self._lost += need
             self._changed.notify_all()
 
-    def _within(self, need: int) -> None:
-        if need > self.most:
-            raise Refused(f"decoding it needs {_mib(need)} of memory; {_mib(self.most)} is the most that is used")
+    def _check(self, need: int) -> None:
+        if need > self.available:
+            raise Refused(f"decoding it needs {_mib(need)} of memory; the limit is {_mib(self.available)}")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """`memory` is shared by all images that are decoded with these limits; `seconds` is for each of them."""
+    """`memory` is shared by all images that are decoded with these limits; `seconds` is per image."""
 
     memory: MemoryBudget = field(default_factory=MemoryBudget)
     seconds: float = SECONDS
 
 
-SHARED = Limits()
+DEFAULT_LIMITS = Limits()
 
 
 class Allowance:
-    """What one image may take, and what it takes now. One thread decodes it; another may watch and abandon it."""
+    """The memory and time of one image. One thread decodes it; another may watch and abandon it."""
 
-    def __init__(self, limits: Limits = SHARED) -> None:
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
         self._lock = threading.Lock()
-        self._held, self._began, self._watched = 0, time.thread_time(), 0.0
+        self._reserved, self._started, self._watched = 0, time.thread_time(), 0.0
         self._running, self._abandoned = False, False
 
     @property
-    def most(self) -> int:
-        return self._limits.memory.most
+    def available(self) -> int:
+        return self._limits.memory.available
 
     def start(self) -> None:
-        """The calling thread begins to decode."""
-        self._began, self._running = time.thread_time(), True
+        """Start the clock; called by the decoding thread."""
+        self._started, self._running = time.thread_time(), True
 
     def check(self) -> None:
-        """Raise Refused when the time is over. Processor time: a suspended or busy machine spoils no image."""
-        if time.thread_time() - self._began > self._limits.seconds:
+        """Raise Refused once the time is over. CPU time is used, so that a busy or suspended machine costs no image."""
+        if time.thread_time() - self._started > self._limits.seconds:
             raise Refused(self.too_slow)
 
     @property
@@ -102,47 +102,47 @@ class Allowance:
         return f"decoding it takes more than {self._limits.seconds:g} s"
 
     @contextmanager
-    def room(self, need: int) -> Iterator[None]:
-        """Hold `need` bytes of the budget. The wait for them does not count as decoding time."""
+    def reserve(self, need: int) -> Iterator[None]:
+        """Hold `need` bytes of the budget. Waiting for them does not count as decoding time."""
         self._running = False
-        self._limits.memory.take(need)
+        self._limits.memory.acquire(need)
         with self._lock:
-            self._running, self._held = True, need
+            self._running, self._reserved = True, need
         try:
             yield
         finally:
             if need > _LARGE:
-                _return_freed()
+                _trim_heap()
             with self._lock:
-                self._held = 0
-                self._limits.memory.give(need, self._abandoned)
+                self._reserved = 0
+                self._limits.memory.release(need, self._abandoned)
 
     @contextmanager
-    def alone(self) -> Iterator["Allowance"]:
-        """The whole budget for this image, as an allowance of its own; no other image is decoded meanwhile."""
-        most = self.most
-        with self.room(most):
-            other = Allowance(Limits(MemoryBudget(most), self._limits.seconds))
-            other.start()
-            yield other
+    def exclusive(self) -> Iterator["Allowance"]:
+        """Reserve the whole budget for this image; no other image is decoded meanwhile."""
+        available = self.available
+        with self.reserve(available):
+            allowance = Allowance(Limits(MemoryBudget(available), self._limits.seconds))
+            allowance.start()
+            yield allowance
 
     def watch(self, seconds: float) -> bool:
-        """Add the seconds that a watcher waited for this image; True once they are more than twice the limit.
+        """Add the seconds that the watching thread waited; True once they exceed twice the limit.
 
-        Twice, because this is real time: `check` ends whatever can be ended, and this is for a decoder that hangs.
+        This is wall-clock time, for a decoder that hangs; `check` stops any that still reads.
         """
         self._watched += seconds if self._running else 0
         return self._watched > 2 * self._limits.seconds
 
     def abandon(self) -> None:
-        """Give the image up; what its thread holds is lost until that thread ends."""
+        """Give the image up. The memory of its thread is lost until that thread ends."""
         with self._lock:
             self._abandoned = True
-            self._limits.memory.write_off(self._held)
+            self._limits.memory.write_off(self._reserved)
 
 
-def _return_freed() -> None:
-    """Return freed memory to the system: glibc keeps it for each thread, and they do not share it."""
+def _trim_heap() -> None:
+    """Return freed memory to the system; glibc keeps it per thread."""
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
 

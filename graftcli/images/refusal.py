@@ -1,10 +1,10 @@
-"""The refusal of one file while all others are read, and the bounds on what is read of it."""
+"""Refuse single files, and bound what is read of each."""
 
 from typing import Protocol
 
 LARGEST_FILE = 256 * 2**20
 _LARGE, _HEAD = 2**20, 32
-# JPEG, PNG, WEBP, BMP, GIF, and TIFF in both orders of bytes, small and big
+# JPEG, PNG, WEBP, BMP, GIF, and TIFF and BigTIFF in both byte orders
 _MAGIC = (
     b"\xff\xd8\xff",
     b"\x89PNG",
@@ -21,7 +21,7 @@ _MAGIC = (
 
 
 class Stream(Protocol):
-    """What is read: a file, or a member of an archive."""
+    """A file or an archive member."""
 
     def read(self, size: int, /) -> bytes: ...
     def seek(self, offset: int, /) -> object: ...
@@ -29,17 +29,17 @@ class Stream(Protocol):
 
 
 class Refused(Exception):
-    """Why one file is not read."""
+    """Why a file is not read."""
 
 
-def bounded(size: int) -> None:
-    """Raise Refused for a file that is larger than any image."""
+def check_file_size(size: int) -> None:
+    """Raise Refused if a file is larger than LARGEST_FILE."""
     if size > LARGEST_FILE:
-        raise Refused(f"its size is {size / 2**20:,.0f} MiB; {LARGEST_FILE // 2**20} MiB is the most that is read")
+        raise Refused(f"its size is {size / 2**20:,.0f} MiB; the limit is {LARGEST_FILE // 2**20} MiB")
 
 
-def image_bytes(file: Stream, size: int) -> bytes:
-    """`size` bytes of `file` from its position; of a large one that does not begin as an image does, the first few."""
+def read_image(file: Stream, size: int) -> bytes:
+    """Read `size` bytes, or only the first few of a large file without the magic bytes of an image."""
     if size > _LARGE:
         start = file.tell()
         head = file.read(_HEAD)

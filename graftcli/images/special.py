@@ -1,4 +1,4 @@
-"""File systems that the kernel makes up, as /proc, /sys and /dev: they hold no images, and some files never end."""
+"""Find virtual file systems such as /proc, /sys and /dev: they hold no images, and some of their files never end."""
 
 import os
 import re
@@ -6,29 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _KINDS = {
-    # of the kernel's state
+    # kernel state
     *("proc", "procfs", "linprocfs", "sysfs", "linsysfs", "cgroup", "cgroup2", "securityfs", "debugfs", "tracefs"),
     *("configfs", "pstore", "bpf", "efivarfs", "selinuxfs", "smackfs", "resctrl", "xenfs", "openpromfs", "usbfs"),
-    # of devices and of channels to the kernel
+    # devices and kernel interfaces
     *("devfs", "devtmpfs", "devpts", "fdescfs", "fusectl", "mqueue", "hugetlbfs", "binfmt_misc", "rpc_pipefs"),
     *("nfsd", "nsfs", "functionfs"),
 }
-_USUAL = ("proc", "sys", "dev")  # below the root; also where no table of mounts is found, as on macOS
+_USUAL = ("proc", "sys", "dev")  # under the root; checked even without a mount table, as on macOS
 _ESCAPED = re.compile(r"\\([0-7]{3})")
 
 
 def special_devices(root: Path = Path("/")) -> dict[int, str]:
-    """Device number (`st_dev`) -> kind, of each special file system that is mounted."""
+    """Map the device number (`st_dev`) of each mounted virtual file system to its kind."""
     kinds = {point: kind for point, kind in _mounts(root) if kind in _KINDS}
     usual = {str(root / name): name for name in _USUAL if (root / name).is_mount()}
-    found = {_device(point): kind for point, kind in (usual | kinds).items()}
-    found.pop(_device(str(root)), None)
-    found.pop(None, None)
-    return {device: kind for device, kind in found.items() if device is not None}
+    devices = {_device(point): kind for point, kind in (usual | kinds).items()}
+    devices.pop(_device(str(root)), None)
+    return {device: kind for device, kind in devices.items() if device is not None}
 
 
 def _mounts(root: Path) -> Iterator[tuple[str, str]]:
-    """(where, kind) of each mount, later ones after those that they cover."""
+    """(mount point, kind) of each mount; later entries shadow earlier ones."""
     try:
         table = (root / "proc/mounts").read_text(encoding="utf-8", errors="surrogateescape")
     except OSError:
@@ -40,6 +39,6 @@ def _mounts(root: Path) -> Iterator[tuple[str, str]]:
 
 def _device(point: str) -> int | None:
     try:
-        return os.stat(point).st_dev  # noqa: PTH116 - a name as the kernel writes it
+        return os.stat(point).st_dev  # noqa: PTH116 - a path as the kernel writes it
     except OSError:
         return None

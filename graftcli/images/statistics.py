@@ -1,6 +1,6 @@
-"""What a folder of images holds: how many, of which sizes and modes, which are broken, which are there twice.
+"""Dataset statistics: counts, formats, sizes, broken and duplicate images.
 
-The files are read once, one after the other; of each no more than a fingerprint is remembered, about half a kilobyte.
+Files are read once; about half a kilobyte per image is kept in memory.
 """
 
 import hashlib
@@ -19,111 +19,110 @@ from torch import Tensor
 
 from graftcli.errors import ImagesError
 from graftcli.images import duplicates
-from graftcli.images.decoding import Broken, File, each
-from graftcli.images.duplicates import Fingerprint, Groups, fingerprint
-from graftcli.images.pixels import Preprocess, StoredImage, fitted, reading
-from graftcli.images.sources import SUFFIXES, WANTED, opened
+from graftcli.images.decoding import Broken, File, process_files
+from graftcli.images.duplicates import Fingerprint, Groups, compute_fingerprint
+from graftcli.images.pixels import Preprocess, StoredImage, open_image, resize_and_crop
+from graftcli.images.sources import EXPECTED, SUFFIXES, open_source
 
 Size = tuple[int, int]  # width, height
-_COMMON = 5  # sizes that are counted by name
+_COMMON = 5  # sizes listed with their counts
 
 
 @dataclass(frozen=True)
 class Sizes:
-    smallest: Size  # by area, as the others
+    smallest: Size  # by area, as median and largest
     median: Size
     largest: Size
     different: int
-    common: tuple[tuple[Size, int], ...]  # the most frequent ones, with how many images have them
+    common: tuple[tuple[Size, int], ...]  # the most frequent sizes, with their image counts
 
 
 @dataclass(frozen=True)
 class DatasetStatistics:
-    """`exact`, `near` and `plain` are names; an image that is there twice is counted twice."""
+    """`exact`, `near` and `plain` hold names. Copies count as images."""
 
-    images: int  # that can be read
+    images: int  # readable ones
     broken: tuple[Broken, ...]
     formats: dict[str, int]
     modes: dict[str, int]
     sizes: Sizes
-    enlarged: int | None  # images that are smaller than what the network sees of them; None without a network
-    exact: Groups  # byte for byte the same
-    near: Groups  # nearly the same; of byte for byte equal ones, the first stands for all
-    plain: tuple[str, ...]  # of one shade all over
+    enlarged: int | None  # images smaller than the network's resized input; None without a network
+    exact: Groups  # byte-identical files
+    near: Groups  # near duplicates; the first of each exact group represents it
+    plain: tuple[str, ...]  # of a single colour
 
     @property
     def copies(self) -> int:
-        """Images that are byte for byte another one."""
+        """How many images are exact copies of another."""
         return sum(len(group) - 1 for group in self.exact)
 
     @property
     def lookalikes(self) -> int:
-        """Images that are nearly another one."""
+        """How many images are near copies of another."""
         return sum(len(group) - 1 for group in self.near)
 
 
 @dataclass(frozen=True)
-class _Seen:
+class _Summary:
     name: str
     stored: StoredImage
     digest: bytes
-    print: Fingerprint
+    fingerprint: Fingerprint
     pixels: NDArray[np.uint8] | None
 
 
-def survey(
+def collect_statistics(
     source: Path,
     preprocess: Preprocess | None,
     *,
-    see: Callable[[Tensor], None] | None = None,
+    on_batch: Callable[[Tensor], None] | None = None,
     batch: int = 128,
     jobs: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DatasetStatistics:
-    """The statistics of a folder or archive; `see` is called with each batch of preprocessed images."""
-    tally, waiting = _Tally(), _Batches(see, batch)
-    with opened(source) as found, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about odd metadata, mostly: what spoils the image is an exception
-        looked = each(found.entries, partial(_looked, preprocess if see is not None else None), jobs)
-        for done, one in enumerate(looked, 1):
-            tally.add(one)
-            if isinstance(one, _Seen) and one.pixels is not None:
-                waiting.add(one.pixels)
+    """The statistics of a folder or archive. `on_batch` is called with each batch of decoded images, uint8."""
+    collector, batches = _Collector(), _Batches(on_batch, batch)
+    with open_source(source) as opened, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        work = partial(_summarise, preprocess if on_batch is not None else None)
+        for done, result in enumerate(process_files(opened.entries, work, jobs), 1):
+            collector.add(result)
+            if isinstance(result, _Summary) and result.pixels is not None:
+                batches.add(result.pixels)
             if on_progress:
-                on_progress(done, len(found.entries))
-    waiting.flush()
-    if not tally.images:
-        raise _nothing(source, tally.broken, found.suffixes)
-    return tally.census(preprocess)
+                on_progress(done, len(opened.entries))
+    batches.flush()
+    if not collector.images:
+        raise _no_images(source, collector.broken, opened.suffixes)
+    return collector.statistics(preprocess)
 
 
-def doubled(pixels: Tensor, names: tuple[str, ...]) -> tuple[Groups, Groups]:
-    """Names of the same and of nearly the same images among some that are in memory, uint8 [images, channels, h, w]."""
-    tally = _Duplicates()
+def find_duplicates(pixels: Tensor, names: tuple[str, ...]) -> tuple[Groups, Groups]:
+    """The names of exact and of near duplicates among images in memory, uint8 [images, channels, height, width]."""
+    collector = _Duplicates()
     for name, row in zip(names, pixels.numpy(), strict=True):
-        tally.add(name, hashlib.sha256(row.tobytes()).digest(), fingerprint(_picture(row)))
-    exact, near, _ = tally.found()
+        collector.add(name, hashlib.sha256(row.tobytes()).digest(), compute_fingerprint(_as_image(row)))
+    exact, near, _ = collector.groups()
     return exact, near
 
 
-def _picture(row: NDArray[np.uint8]) -> Image.Image:
+def _as_image(row: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(row[0] if len(row) == 1 else row.transpose(1, 2, 0))
 
 
-def _looked(preprocess: Preprocess | None, file: File) -> _Seen:
-    with reading(
-        file.data, preprocess.channels if preprocess is not None else 3, preprocess, file.allowance
-    ) as picture:
-        seen = fingerprint(picture.flat)
-        pixels = fitted(picture, preprocess) if preprocess is not None else None
-    return _Seen(file.name, picture.stored, hashlib.sha256(file.data).digest(), seen, pixels)
+def _summarise(preprocess: Preprocess | None, file: File) -> _Summary:
+    channels = preprocess.channels if preprocess is not None else 3
+    with open_image(file.data, channels, preprocess, file.allowance) as image:
+        fingerprint = compute_fingerprint(image.flat)
+        pixels = resize_and_crop(image, preprocess) if preprocess is not None else None
+    return _Summary(file.name, image.stored, hashlib.sha256(file.data).digest(), fingerprint, pixels)
 
 
 class _Batches:
-    """Pixels, gathered into batches."""
+    """Collects pixels into batches, and passes each to `on_batch`."""
 
-    def __init__(self, see: Callable[[Tensor], None] | None, batch: int) -> None:
-        self.see, self.batch = see, batch
+    def __init__(self, on_batch: Callable[[Tensor], None] | None, batch: int) -> None:
+        self.on_batch, self.batch = on_batch, batch
         self._rows: list[NDArray[np.uint8]] = []
 
     def add(self, row: NDArray[np.uint8]) -> None:
@@ -132,42 +131,44 @@ class _Batches:
             self.flush()
 
     def flush(self) -> None:
-        if self._rows and self.see is not None:
-            self.see(torch.from_numpy(np.stack(self._rows)))
+        if self._rows and self.on_batch is not None:
+            self.on_batch(torch.from_numpy(np.stack(self._rows)))
         self._rows.clear()
 
 
 class _Duplicates:
-    """What is remembered of each image to know it again."""
+    """Collects what identifies each image, and groups exact and near duplicates."""
 
     def __init__(self) -> None:
         self._first: dict[bytes, str] = {}
-        self._again: dict[bytes, list[str]] = {}
-        self._prints: list[tuple[str, Fingerprint]] = []
+        self._copies: dict[bytes, list[str]] = {}
+        self._fingerprints: list[tuple[str, Fingerprint]] = []
         self._plain: list[str] = []
 
-    def add(self, name: str, digest: bytes, seen: Fingerprint) -> None:
+    def add(self, name: str, digest: bytes, fingerprint: Fingerprint) -> None:
         if digest in self._first:
-            self._again.setdefault(digest, [self._first[digest]]).append(name)
+            self._copies.setdefault(digest, [self._first[digest]]).append(name)
             return
         self._first[digest] = name
-        if seen.plain:
+        if fingerprint.plain:
             self._plain.append(name)
         else:
-            self._prints.append((name, seen))
+            self._fingerprints.append((name, fingerprint))
 
-    def found(self) -> tuple[Groups, Groups, tuple[str, ...]]:
-        names = [name for name, _ in self._prints]
+    def groups(self) -> tuple[Groups, Groups, tuple[str, ...]]:
+        """Exact duplicates, near duplicates, and plain images."""
+        names = [name for name, _ in self._fingerprints]
         near: Groups = ()
         if names:
-            bits = np.array([seen.bits for _, seen in self._prints], np.uint64)
-            joined = b"".join(seen.picture for _, seen in self._prints)
-            near = duplicates.near(names, bits, np.frombuffer(joined, np.uint8).reshape(len(names), -1))
-        return duplicates.ordered(self._again.values()), near, tuple(sorted(self._plain))
+            bits = np.array([fingerprint.bits for _, fingerprint in self._fingerprints], np.uint64)
+            joined = b"".join(fingerprint.thumbnail for _, fingerprint in self._fingerprints)
+            thumbnails = np.frombuffer(joined, np.uint8).reshape(len(names), -1)
+            near = duplicates.find_near_duplicates(names, bits, thumbnails)
+        return duplicates.sorted_groups(self._copies.values()), near, tuple(sorted(self._plain))
 
 
-class _Tally:
-    """The census while it is taken."""
+class _Collector:
+    """Accumulates the statistics, image by image."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -177,51 +178,53 @@ class _Tally:
         self._sizes: Counter[Size] = Counter()
         self._duplicates = _Duplicates()
 
-    def add(self, one: _Seen | Broken) -> None:
-        if isinstance(one, Broken):
-            self.broken.append(one)
+    def add(self, result: _Summary | Broken) -> None:
+        if isinstance(result, Broken):
+            self.broken.append(result)
             return
         self.images += 1
-        self._formats[one.stored.format] += 1
-        self._modes[one.stored.mode] += 1
-        self._sizes[one.stored.width, one.stored.height] += 1
-        self._duplicates.add(one.name, one.digest, one.print)
+        self._formats[result.stored.format] += 1
+        self._modes[result.stored.mode] += 1
+        self._sizes[result.stored.width, result.stored.height] += 1
+        self._duplicates.add(result.name, result.digest, result.fingerprint)
 
-    def census(self, preprocess: Preprocess | None) -> DatasetStatistics:
-        exact, near, plain = self._duplicates.found()
+    def statistics(self, preprocess: Preprocess | None) -> DatasetStatistics:
+        exact, near, plain = self._duplicates.groups()
         return DatasetStatistics(
             images=self.images,
-            broken=tuple(sorted(self.broken, key=lambda one: one.name)),
+            broken=tuple(sorted(self.broken, key=lambda image: image.name)),
             formats=dict(self._formats.most_common()),
             modes=dict(self._modes.most_common()),
             sizes=_sizes(self._sizes),
-            enlarged=_smaller(self._sizes, preprocess) if preprocess is not None else None,
+            enlarged=_count_smaller(self._sizes, preprocess) if preprocess is not None else None,
             exact=exact,
             near=near,
             plain=plain,
         )
 
 
-def _smaller(counted: Counter[Size], preprocess: Preprocess) -> int:
+def _count_smaller(counts: Counter[Size], preprocess: Preprocess) -> int:
     tall, wide = preprocess.resized
-    return sum(count for (width, height), count in counted.items() if width < wide or height < tall)
+    return sum(count for (width, height), count in counts.items() if width < wide or height < tall)
 
 
-def _sizes(counted: Counter[Size]) -> Sizes:
-    by_area = sorted(counted, key=lambda size: (size[0] * size[1], size))
-    behind, half = 0, counted.total() / 2
+def _sizes(counts: Counter[Size]) -> Sizes:
+    by_area = sorted(counts, key=lambda size: (size[0] * size[1], size))
+    cumulative, half = 0, counts.total() / 2
     median = by_area[-1]
     for size in by_area:
-        behind += counted[size]
-        if behind >= half:
+        cumulative += counts[size]
+        if cumulative >= half:
             median = size
             break
-    return Sizes(by_area[0], median, by_area[-1], len(counted), tuple(counted.most_common(_COMMON)))
+    return Sizes(by_area[0], median, by_area[-1], len(counts), tuple(counts.most_common(_COMMON)))
 
 
-def _nothing(source: Path, broken: list[Broken], suffixes: Counter[str]) -> ImagesError:
+def _no_images(source: Path, broken: list[Broken], suffixes: Counter[str]) -> ImagesError:
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(8))
-    listed = "".join(f"\n  {one.name}: {one.reason}" for one in broken[:5])
-    found = f"`{source}` gives no image that can be read. {suffixes.total()} files were looked at"
-    read_ = ", ".join(suffix[1:] for suffix in SUFFIXES)
-    return ImagesError(f"{found}{f' ({kinds})' if kinds else ''}.{listed}", f"Give {WANTED}; what is read: {read_}.")
+    listed = "".join(f"\n  {image.name}: {image.reason}" for image in broken[:5])
+    message = f"`{source}` holds no readable image. {suffixes.total()} files were checked"
+    formats = ", ".join(suffix[1:] for suffix in SUFFIXES)
+    return ImagesError(
+        f"{message}{f' ({kinds})' if kinds else ''}.{listed}", f"Give {EXPECTED}. Supported formats: {formats}."
+    )

@@ -1,6 +1,6 @@
-"""Worker threads that can be abandoned: neither closing the pool nor leaving Python waits for one that hangs.
+"""A pool of daemon threads that can be abandoned: neither closing the pool nor exiting Python waits for a hung one.
 
-A thread cannot be stopped from outside, so a task that hangs is abandoned and its thread replaced. Threads are daemons.
+A thread cannot be stopped from outside, so a task that hangs is abandoned and its thread replaced.
 """
 
 import threading
@@ -11,11 +11,11 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-_JOIN = 2.0  # seconds in which idle threads end
+_JOIN = 2.0  # seconds for idle threads to end
 
 
 class WorkerTask(Generic[T]):
-    """A call and, once `done` is set, its result or error; the first one stays."""
+    """A call and, once `done` is set, its result or error. The first one set is kept."""
 
     def __init__(self, call: Callable[[], T]) -> None:
         self.done = threading.Event()
@@ -25,31 +25,31 @@ class WorkerTask(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self) -> bool:
-        """Make the call; False when the task was settled meanwhile, as an abandoned one is."""
+        """Make the call. False if the task was settled in the meantime, that is, abandoned."""
         try:
             return self.settle(self._call())
-        except BaseException as error:  # it belongs to the thread that asks for the result
+        except BaseException as error:  # raised by `result`, in the thread that calls it
             return self.settle(None, error)
 
     def settle(self, value: T | None, error: BaseException | None = None) -> bool:
-        """Set the result or the error; False when there is one already."""
+        """Set the result or the error. False if one is set already."""
         with self._lock:
             if self.done.is_set():
                 return False
             self._value, self._error = value, error
-            del self._call  # with the bytes of its file
+            del self._call  # releases the file's bytes
             self.done.set()
             return True
 
     def result(self) -> T:
-        """What the call returned, or raise what it raised."""
+        """Return what the call returned, or raise what it raised."""
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]
 
 
 class Workers(Generic[T]):
-    """`count` threads that run tasks in the order in which they come."""
+    """`count` threads that run tasks in the order of submission."""
 
     def __init__(self, count: int) -> None:
         self._tasks: SimpleQueue[WorkerTask[T] | None] = SimpleQueue()
@@ -63,12 +63,12 @@ class Workers(Generic[T]):
         return task
 
     def abandon(self, task: WorkerTask[T], value: T) -> None:
-        """Settle a running task with `value` and start a thread in place of the one that runs it."""
+        """Settle a running task with `value`, and replace its thread."""
         if task.settle(value):
             self._add()
 
     def close(self) -> None:
-        """Drop the tasks that did not begin; idle threads end now, the others after their task."""
+        """Drop the tasks that have not started. Idle threads end now, the others after their task."""
         with suppress(Empty):
             while True:
                 self._tasks.get_nowait()
@@ -85,4 +85,4 @@ class Workers(Generic[T]):
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
             if not task.run():
-                return  # abandoned: another thread has its place
+                return  # abandoned: another thread has replaced this one

@@ -1,4 +1,4 @@
-"""What a network is worth: parameters, accuracy with its uncertainty, agreement with its teacher."""
+"""Model size, accuracy and agreement with the teacher, with confidence intervals."""
 
 import math
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftcli.images.pixels import Preprocess, centre, normalise
+from graftcli.images.pixels import Preprocess, center_crop, normalise
 
 
 @dataclass(frozen=True)
 class ShareOfImages:
-    """A share of images, with Wilson's 95% interval."""
+    """A share of images, with its 95% Wilson interval."""
 
     share: float
     low: float
@@ -23,48 +23,52 @@ class ShareOfImages:
 class Accuracy:
     images: int
     top1: ShareOfImages
-    top5: ShareOfImages | None  # None for fewer than six classes
+    top5: ShareOfImages | None  # None below six classes
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far a network answers as its teacher does."""
+    """How closely a network's predictions match its teacher's."""
 
     images: int
-    agreement: ShareOfImages  # the share of images with the same first answer
-    kl: float  # KL(teacher || network), averaged over the images, in nats
+    agreement: ShareOfImages  # share of images with the same top-1 prediction
+    kl: float  # KL(teacher || network) in nats, averaged over the images
 
 
-def size_of(module: nn.Module) -> int:
-    """The bytes of its weights and buffers, which is what its file holds."""
+def model_size(module: nn.Module) -> int:
+    """The bytes of the state dict."""
     return sum(t.numel() * t.element_size() for t in module.state_dict().values())
 
 
 @torch.no_grad()
-def logits(module: nn.Module, pixels: Tensor, preprocess: Preprocess, device: torch.device, batch: int = 128) -> Tensor:
-    """The network's answers to images as they are evaluated; in eval mode, float32, on the CPU."""
+def compute_logits(
+    module: nn.Module, pixels: Tensor, preprocess: Preprocess, device: torch.device, batch: int = 128
+) -> Tensor:
+    """The logits of images preprocessed for evaluation, in float32 on the CPU. Puts `module` into eval mode."""
     module = module.eval().to(device)
-    found = [
-        module(normalise(centre(part, preprocess), preprocess).to(device)).float().cpu() for part in pixels.split(batch)
-    ]
-    return torch.cat(found)
+    return torch.cat(
+        [
+            module(normalise(center_crop(images, preprocess), preprocess).to(device)).float().cpu()
+            for images in pixels.split(batch)
+        ]
+    )
 
 
-def accuracy(answers: Tensor, labels: Tensor) -> Accuracy:
-    ranked = answers.topk(min(5, answers.shape[1]), dim=1).indices == labels[:, None]
+def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    correct = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     count = len(labels)
-    top5 = rate(int(ranked.any(1).sum()), count) if answers.shape[1] > 5 else None
-    return Accuracy(count, rate(int(ranked[:, 0].sum()), count), top5)
+    top5 = wilson_interval(int(correct.any(1).sum()), count) if logits.shape[1] > 5 else None
+    return Accuracy(count, wilson_interval(int(correct[:, 0].sum()), count), top5)
 
 
-def likeness(answers: Tensor, teacher: Tensor) -> Agreement:
-    same = int((answers.argmax(1) == teacher.argmax(1)).sum())
-    kl = F.kl_div(F.log_softmax(answers, 1), F.log_softmax(teacher, 1), reduction="batchmean", log_target=True)
-    return Agreement(len(answers), rate(same, len(answers)), float(kl))
+def agreement(logits: Tensor, teacher_logits: Tensor) -> Agreement:
+    same = int((logits.argmax(1) == teacher_logits.argmax(1)).sum())
+    kl = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(teacher_logits, 1), reduction="batchmean", log_target=True)
+    return Agreement(len(logits), wilson_interval(same, len(logits)), float(kl))
 
 
-def rate(hits: int, count: int) -> ShareOfImages:
-    """hits / count with Wilson's interval, which is sound for few images and for shares near 0 and 1."""
+def wilson_interval(hits: int, count: int) -> ShareOfImages:
+    """hits / count with its Wilson interval, which is accurate for few images and for shares near 0 and 1."""
     z = 1.959964
     share = hits / count
     middle = (share + z * z / (2 * count)) / (1 + z * z / count)

@@ -1,7 +1,7 @@
-"""The ladder: the same task, from the teacher in PyTorch down to an int8 file, one rung below the other.
+"""Benchmark candidates on the CPU: latency, throughput, agreement with the first candidate, and accuracy.
 
-A rung is a network that is run by PyTorch or by onnxruntime, on the CPU. `ladder` measures all of them together: their
-latencies in turns, their answers on the same images.
+A candidate is a network that PyTorch or onnxruntime runs. All are measured together: latencies in turns, logits on the
+same images.
 """
 
 import math
@@ -18,31 +18,30 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftcli.errors import CheckpointError
-from graftcli.images.pixels import Preprocess, centre, normalise
-from graftcli.measure import accuracy, likeness, size_of
-from graftcli.measure.latency import Latency, in_turns
+from graftcli.images.pixels import Preprocess, center_crop, normalise
+from graftcli.measure import accuracy, agreement, model_size
+from graftcli.measure.latency import Latency, measure_latencies
 from graftcli.models.cuts.plan import count_parameters
 
-SECONDS = 3.0  # of measuring, for each rung and batch
-_ANSWERED = 64  # images computed at once where nothing is timed
-_NUMBERS = 64 * 3 * 224 * 224  # that these images have, at most
+SECONDS = 3.0  # per candidate and batch size
+_MAX_BATCH = 64  # images per forward pass where nothing is timed
+_MAX_VALUES = 64 * 3 * 224 * 224  # input values of such a batch
 
 
 class Runner(Protocol):
-    """What runs a network: `ready` turns pixels into its input, outside the clock; `run` gives the logits, `seconds`
-    how long one run takes."""
+    """Runs a network. `prepare` turns pixels into its input, untimed; `run` returns logits; `seconds` times one run."""
 
     @property
-    def batch(self) -> int | None: ...  # the only one it takes; None: any
+    def batch(self) -> int | None: ...  # a fixed batch size; None: any
 
-    def ready(self, pixels: Tensor, preprocess: Preprocess) -> Any: ...
-    def run(self, given: Any) -> NDArray[Any]: ...
-    def seconds(self, given: Any) -> float: ...
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> Any: ...
+    def run(self, inputs: Any) -> NDArray[Any]: ...
+    def seconds(self, inputs: Any) -> float: ...
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One network as it would be shipped."""
+    """A network to benchmark, as it would be deployed."""
 
     name: str
     format: str  # pytorch, onnx
@@ -50,14 +49,14 @@ class Candidate:
     bytes: int
     params: int
     macs: int | None
-    size: tuple[int, int, int]  # channels, height and width of its input
+    size: tuple[int, int, int]  # input channels, height, width
     runner: Runner
-    preprocess: Preprocess | None = None  # how it wants pixels normalised; None: as the ladder does
+    preprocess: Preprocess | None = None  # its normalisation; None: that of the benchmark
 
 
 @dataclass(frozen=True)
 class BenchEntry:
-    """A rung and what was measured of it. Ratios are to the first rung, which is the teacher where there is one."""
+    """The measurements of a candidate, relative to the first one, which is the teacher if there is one."""
 
     name: str
     format: str
@@ -65,77 +64,94 @@ class BenchEntry:
     bytes: int
     params: int
     macs: int | None
-    latency_ms: dict[str, Latency]  # by the batch
-    images_per_second: float | None  # at the largest batch measured
-    ratio: float | None  # how many times faster than the first rung on one image
-    agreement: float | None  # with the first rung's answers
+    latency_ms: dict[str, Latency]  # by batch size
+    images_per_second: float | None  # at the largest batch size
+    ratio: float | None  # speed-up over the first candidate at batch size 1
+    agreement: float | None  # with the first candidate
     top1: float | None
-    images: int  # on which agreement and top1 were measured
+    images: int  # for agreement and top1
     threads: int
 
 
-class _Module:
+class _ModuleRunner:
     batch: int | None = None
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().cpu()
 
-    def ready(self, pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> Tensor:
         return normalise(pixels, preprocess)
 
-    def run(self, given: Tensor) -> NDArray[Any]:
+    def run(self, inputs: Tensor) -> NDArray[Any]:
         with torch.inference_mode():
-            return self.module(given).numpy()  # type: ignore[no-any-return]
+            return self.module(inputs).numpy()  # type: ignore[no-any-return]
 
-    def seconds(self, given: Tensor) -> float:
-        began = time.perf_counter()
-        self.run(given)
-        return time.perf_counter() - began
+    def seconds(self, inputs: Tensor) -> float:
+        start = time.perf_counter()
+        self.run(inputs)
+        return time.perf_counter() - start
 
 
-def of_module(name: str, module: nn.Module, size: tuple[int, int, int], *, bytes_: int | None = None) -> Candidate:
-    """A rung that PyTorch runs as it is: eval mode, float32, no gradients, the layout that it was loaded with."""
+def module_candidate(
+    name: str, module: nn.Module, size: tuple[int, int, int], *, bytes_: int | None = None
+) -> Candidate:
+    """A candidate that PyTorch runs in eval mode and float32, in the memory format it was loaded with.
+
+    `bytes_` is the size of its file; by default, of its state dict.
+    """
     module = module.eval().cpu()
-    stored = bytes_ if bytes_ is not None else size_of(module)
+    stored = bytes_ if bytes_ is not None else model_size(module)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(torch.zeros(1, *size))
     macs = counter.get_total_flops() // 2
-    return Candidate(name, "pytorch", "fp32", stored, count_parameters(module), macs, size, _Module(module))
+    return Candidate(name, "pytorch", "fp32", stored, count_parameters(module), macs, size, _ModuleRunner(module))
 
 
-def ladder(
-    rungs: Sequence[Candidate],
+def benchmark(
+    candidates: Sequence[Candidate],
     pixels: Tensor,
     preprocess: Preprocess,
     *,
     labels: Tensor | None = None,
-    compared: bool = True,
+    compare: bool = True,
     batch: int = 32,
     threads: int = 1,
     seconds: float = SECONDS,
-    told: Callable[[int, float], None] = lambda *_: None,
+    on_progress: Callable[[int, float], None] = lambda *_: None,
 ) -> tuple[BenchEntry, ...]:
-    """Every rung measured on the same images, uint8 [images, channels, height, width], beside the first.
+    """Measure every candidate on the same images.
 
-    `preprocess` says how images are cropped, and how they are normalised for a candidate that does not say it itself.
-    `compared` is False where the images are noise: then only time is measured. Sessions keep the threads that they were
-    made with; PyTorch gets `threads` while this runs. `told` is called with the batch and the share of it that is done.
+    Args:
+        pixels: uint8 [images, channels, height, width].
+        preprocess: How images are cropped, and how they are normalised for a candidate without its own `preprocess`.
+        labels: Class indices, for `top1`.
+        compare: Whether to compute logits. False if the images are noise: then only latencies are measured.
+        batch: Latencies are measured at batch size 1 and at this one.
+        threads: Of PyTorch. ONNX sessions keep the threads that they were created with.
+        seconds: Per candidate and batch size.
+        on_progress: Called with the batch size and the share of its measurements that is done.
     """
-    if double := {rung.name for rung in rungs if [other.name for other in rungs].count(rung.name) > 1}:
-        raise ValueError(f"rungs of one name: {sorted(double)}")
-    pixels = centre(pixels, preprocess)
-    with _threads(threads):
-        times = {size: _timed(rungs, pixels, preprocess, size, seconds, told) for size in sorted({1, batch})}
-        said = [answers(rung, pixels, rung.preprocess or preprocess) if compared else None for rung in rungs]
-    first = times[1].get(rungs[0].name)
+    names = [candidate.name for candidate in candidates]
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"candidates with the same name: {sorted(duplicates)}")
+    pixels = center_crop(pixels, preprocess)
+    with _torch_threads(threads):
+        latencies = {
+            size: _latencies(candidates, pixels, preprocess, size, seconds, on_progress) for size in sorted({1, batch})
+        }
+        logits = [
+            candidate_logits(candidate, pixels, candidate.preprocess or preprocess) if compare else None
+            for candidate in candidates
+        ]
+    first = latencies[1].get(candidates[0].name)
     return tuple(
-        _measured(rung, times, first, answer, said[0], labels, threads)
-        for rung, answer in zip(rungs, said, strict=True)
+        _entry(candidate, latencies, first, own_logits, logits[0], labels, threads)
+        for candidate, own_logits in zip(candidates, logits, strict=True)
     )
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def _torch_threads(count: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -144,88 +160,89 @@ def _threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _timed(
-    rungs: Sequence[Candidate],
+def _latencies(
+    candidates: Sequence[Candidate],
     pixels: Tensor,
     preprocess: Preprocess,
     batch: int,
     seconds: float,
-    told: Callable[[int, float], None],
+    on_progress: Callable[[int, float], None],
 ) -> dict[str, Latency]:
-    """The latency of each rung that takes this batch."""
-    works = {}
-    for rung in rungs:
-        if rung.runner.batch in (None, batch):
-            works[rung.name] = _ready(rung.runner, _repeated(pixels, batch), rung.preprocess or preprocess)
-    return in_turns(works, seconds, lambda share: told(batch, share)) if works else {}
+    """The latency of each candidate that accepts this batch size."""
+    runs = {}
+    for candidate in candidates:
+        if candidate.runner.batch in (None, batch):
+            images = _repeat(pixels, batch)
+            runs[candidate.name] = _timed_run(candidate.runner, images, candidate.preprocess or preprocess)
+    return measure_latencies(runs, seconds, lambda share: on_progress(batch, share)) if runs else {}
 
 
-def _ready(runner: Runner, pixels: Tensor, preprocess: Preprocess) -> Callable[[], float]:
-    given = runner.ready(pixels, preprocess)
-    return lambda: runner.seconds(given)
+def _timed_run(runner: Runner, pixels: Tensor, preprocess: Preprocess) -> Callable[[], float]:
+    inputs = runner.prepare(pixels, preprocess)
+    return lambda: runner.seconds(inputs)
 
 
-def _repeated(pixels: Tensor, count: int) -> Tensor:
-    """The first `count` images, from the start again where there are fewer."""
+def _repeat(pixels: Tensor, count: int) -> Tensor:
+    """The first `count` images, repeated if there are fewer."""
     return pixels[torch.arange(count) % len(pixels)]
 
 
-def answers(rung: Candidate, pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """The logits of all images, which are of the network's size.
+def candidate_logits(candidate: Candidate, pixels: Tensor, preprocess: Preprocess) -> Tensor:
+    """The logits of all images, which have the network's input size.
 
-    A static batch is filled up, and the filling's answers are left away. Large images are given fewer at once.
+    The last batch is padded for a fixed batch size. Batches of large images are smaller.
     """
-    runner = rung.runner
-    step = runner.batch or max(1, min(_ANSWERED, _NUMBERS // math.prod(rung.size)))
-    parts: list[Tensor] = []
-    for part in pixels.split(step):
-        given = _repeated(part, step) if runner.batch else part
-        logits = torch.from_numpy(np.array(runner.run(runner.ready(given, preprocess)), np.float32))
-        _check_logits(rung.name, logits, len(given), parts[0].shape[1] if parts else None)
-        parts.append(logits[: len(part)])
-    return torch.cat(parts)
+    runner = candidate.runner
+    batch = runner.batch or max(1, min(_MAX_BATCH, _MAX_VALUES // math.prod(candidate.size)))
+    chunks: list[Tensor] = []
+    for chunk in pixels.split(batch):
+        images = _repeat(chunk, batch) if runner.batch else chunk
+        logits = torch.from_numpy(np.array(runner.run(runner.prepare(images, preprocess)), np.float32))
+        _check_logits(candidate.name, logits, len(images), chunks[0].shape[1] if chunks else None)
+        chunks.append(logits[: len(chunk)])
+    return torch.cat(chunks)
 
 
 def _check_logits(name: str, logits: Tensor, images: int, classes: int | None) -> None:
-    """One row of logits for each image, as long as those before, and all of them numbers."""
+    """Raise CheckpointError unless there is one row of `classes` logits per image, without NaN."""
     if logits.ndim != 2 or len(logits) != images or not logits.shape[1] or classes not in (None, logits.shape[1]):
-        shape, wanted = "x".join(map(str, logits.shape)), f"{images}x{classes or 'classes'}"
-        found = f"`{name}` gives {shape or 'one number'} for {images} images; logits are {wanted}."
-        raise CheckpointError(found, "Give a network that classifies images.")
-    if bad := int(logits.isnan().any(1).sum()):
-        found = f"`{name}` gives NaN as logits for {bad} of {images} images."
-        raise CheckpointError(found, "Check its weights, and the mean and std that it is given images with.")
+        shape, expected = "x".join(map(str, logits.shape)), f"{images}x{classes or 'classes'}"
+        message = f"`{name}` gives {shape or 'a scalar'} for {images} images; logits are {expected}."
+        raise CheckpointError(message, "Give a network that classifies images.")
+    if count := int(logits.isnan().any(1).sum()):
+        message = f"`{name}` gives NaN logits for {count} of {images} images."
+        raise CheckpointError(message, "Check its weights, and its mean and std.")
 
 
-def _measured(
-    rung: Candidate,
-    times: dict[int, dict[str, Latency]],
+def _entry(
+    candidate: Candidate,
+    latencies: dict[int, dict[str, Latency]],
     first: Latency | None,
-    said: Tensor | None,
-    teacher: Tensor | None,
+    logits: Tensor | None,
+    first_logits: Tensor | None,
     labels: Tensor | None,
     threads: int,
 ) -> BenchEntry:
-    found = {size: timed[rung.name] for size, timed in times.items() if rung.name in timed}
-    largest = max(found, default=0)
-    alike = said is not None and teacher is not None and said.shape == teacher.shape
+    by_batch = {size: found[candidate.name] for size, found in latencies.items() if candidate.name in found}
+    largest = max(by_batch, default=0)
+    comparable = logits is not None and first_logits is not None and logits.shape == first_logits.shape
     return BenchEntry(
-        name=rung.name,
-        format=rung.format,
-        precision=rung.precision,
-        bytes=rung.bytes,
-        params=rung.params,
-        macs=rung.macs,
-        latency_ms={str(size): latency for size, latency in found.items()},
-        images_per_second=1e3 * largest / found[largest].median if found else None,
-        ratio=first.median / found[1].median if first and 1 in found else None,
-        agreement=likeness(said, teacher).agreement.share if alike else None,  # type: ignore[arg-type]
-        top1=accuracy(said, labels).top1.share if said is not None and labels is not None else None,
-        images=len(said) if said is not None else 0,
+        name=candidate.name,
+        format=candidate.format,
+        precision=candidate.precision,
+        bytes=candidate.bytes,
+        params=candidate.params,
+        macs=candidate.macs,
+        latency_ms={str(size): latency for size, latency in by_batch.items()},
+        images_per_second=1e3 * largest / by_batch[largest].median if by_batch else None,
+        ratio=first.median / by_batch[1].median if first and 1 in by_batch else None,
+        agreement=agreement(logits, first_logits).agreement.share if comparable else None,  # type: ignore[arg-type]
+        top1=accuracy(logits, labels).top1.share if logits is not None and labels is not None else None,
+        images=len(logits) if logits is not None else 0,
         threads=threads,
     )
 
 
-def ladder_json(rungs: Sequence[BenchEntry]) -> list[dict[str, Any]]:
-    """What bench.json holds."""
-    return [asdict(rung) for rung in rungs]
+def entries_as_json(entries: Sequence[BenchEntry]) -> list[dict[str, Any]]:
+    """The content of bench.json."""
+    return [asdict(entry) for entry in entries]

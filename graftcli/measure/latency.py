@@ -1,4 +1,4 @@
-"""How long networks take, measured fairly: warmed up, in turns, so that what else the machine does meets all alike."""
+"""Measure latencies after a warm-up and in turns, so that other load on the machine affects all networks alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -6,52 +6,53 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WARM = 3  # runs before anything is measured
-_TURN = 5  # runs in a row, of which the first is not counted: what ran before has emptied the caches
-_LEAST = 4  # turns, however long they take
-_MOST = 100
+_WARM_UP = 3  # runs before measuring
+_RUNS_PER_TURN = 5  # the first is not counted: the previous network has evicted the caches
+_MIN_TURNS = 4  # regardless of the time limit
+_MAX_TURNS = 100
 
 
 @dataclass(frozen=True)
 class Latency:
-    """In milliseconds, of `runs` runs."""
+    """In milliseconds, over `runs` runs."""
 
     median: float
     p95: float
     runs: int
 
 
-def in_turns(
-    works: Mapping[str, Callable[[], object]], seconds: float, told: Callable[[float], None] = lambda _: None
+def measure_latencies(
+    runs: Mapping[str, Callable[[], object]], seconds: float, on_progress: Callable[[float], None] = lambda _: None
 ) -> dict[str, Latency]:
-    """The latency of each work, measured in turns until all have had `seconds` each, by their share of the turns.
+    """The latency of each function, measured in turns for `seconds` per function in all.
 
-    A work that returns a float has measured itself, as one does that runs in another process: the float is its
-    seconds. `told` hears the share of the measuring that is done.
+    A function that times itself, for example in another process, returns its seconds as a float. `on_progress` is
+    called with the share of the measurements that is done.
     """
-    for work in works.values():
-        for _ in range(_WARM):
-            work()
-    times: dict[str, list[float]] = {name: [] for name in works}
-    budget, began = seconds * len(works), time.perf_counter()
-    for turn in range(_MOST):
-        spent = time.perf_counter() - began
-        if turn >= _LEAST and spent > budget:
+    for run in runs.values():
+        for _ in range(_WARM_UP):
+            run()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    budget, start = seconds * len(runs), time.perf_counter()
+    for turn in range(_MAX_TURNS):
+        spent = time.perf_counter() - start
+        if turn >= _MIN_TURNS and spent > budget:
             break
-        told(min(1.0, max(turn / _MOST, min(turn / _LEAST, spent / budget))) if budget else turn / _LEAST)
-        for name, work in works.items():
-            times[name] += _turn(work)
-    told(1.0)
-    return {name: _summary(found) for name, found in times.items()}
+        done = max(turn / _MAX_TURNS, min(turn / _MIN_TURNS, spent / budget)) if budget else turn / _MIN_TURNS
+        on_progress(min(1.0, done))
+        for name, run in runs.items():
+            times[name] += _time_turn(run)
+    on_progress(1.0)
+    return {name: _summary(values) for name, values in times.items()}
 
 
-def _turn(work: Callable[[], object]) -> list[float]:
+def _time_turn(run: Callable[[], object]) -> list[float]:
     times = []
-    for _ in range(_TURN):
-        began = time.perf_counter()
-        own = work()
-        taken = time.perf_counter() - began
-        times.append(own if isinstance(own, float) else taken)
+    for _ in range(_RUNS_PER_TURN):
+        start = time.perf_counter()
+        own_time = run()
+        elapsed = time.perf_counter() - start
+        times.append(own_time if isinstance(own_time, float) else elapsed)
     return times[1:]
 
 

@@ -1,1 +1,1 @@
-"""Networks: loading them, tracing them, and where to cut them. Nothing here knows images or training."""
+"""Networks: loading, tracing and cutting them. Independent of images and training."""

@@ -1,6 +1,6 @@
-"""What a student made from a teacher has kept of it, layer by layer.
+"""The channels that a derived student keeps of each layer of its teacher.
 
-narrow(teacher, kept)'s layer holds, number for number, kept_tensor(…) of the teacher's
+Each tensor in a layer of narrow(teacher, selections) equals selected_tensor(…) of the teacher's tensor, bit for bit.
 """
 
 import copy
@@ -13,106 +13,109 @@ import torch
 from torch import Tensor, nn
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
-LAYERS = (nn.Conv2d, nn.Linear, nn.PReLU, *NORMS)  # what can be narrowed
+LAYERS = (nn.Conv2d, nn.Linear, nn.PReLU, *NORMS)  # types that can be narrowed
 
 
 @dataclass(frozen=True)
 class ChannelSelection:
-    """A layer of a made student: which channels of which of the teacher's layers it gives, and which it reads.
+    """A layer of a derived student: the output and input channels it keeps of a teacher layer.
 
-    Norms, depthwise convolutions and single parameters, as a scale of each channel, read the channels that they give.
+    For norms, depthwise convolutions and per-channel parameters, inputs equal outputs.
     """
 
     layer: str
     teacher_layer: str
     outputs: tuple[int, ...]
     inputs: tuple[int, ...]
-    exact: bool = True  # whether it began with the teacher's numbers; else it stands for that layer in another form
+    exact: bool = True  # whether it copies the teacher's weights; False if it replaces the layer in another form
 
 
-def extents(layer: nn.Module | nn.Parameter) -> tuple[int, int]:
-    """How many channels a layer gives and reads."""
+def channel_counts(layer: nn.Module | nn.Parameter) -> tuple[int, int]:
+    """The number of output and input channels of a layer."""
     if isinstance(layer, nn.Conv2d):
         return layer.out_channels, layer.in_channels
     if isinstance(layer, nn.Linear):
         return layer.out_features, layer.in_features
-    own = layer if isinstance(layer, nn.Parameter) else next(layer.parameters(recurse=False), None)
-    stated = getattr(layer, "num_features", 1) if own is None else own.numel()
-    return stated, stated
+    parameter = layer if isinstance(layer, nn.Parameter) else next(layer.parameters(recurse=False), None)
+    channels = getattr(layer, "num_features", 1) if parameter is None else parameter.numel()
+    return channels, channels
 
 
-def layers_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """The layers that can be narrowed, by path."""
+def narrowable_layers(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The layers that can be narrowed, with their paths."""
     for path, layer in module.named_modules():
         if isinstance(layer, LAYERS):
             yield path, layer
 
 
-def held(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
-    """The layer, or the single parameter, of this path."""
+def layer_at(module: nn.Module, path: str) -> nn.Module | nn.Parameter:
+    """The layer or parameter at a path."""
     scope, _, name = path.rpartition(".")
-    found: nn.Module | nn.Parameter = getattr(module.get_submodule(scope), name)
-    return found
+    layer: nn.Module | nn.Parameter = getattr(module.get_submodule(scope), name)
+    return layer
 
 
-def kept_tensor(name: str, tensor: Tensor, layer: nn.Module, kept: ChannelSelection) -> Tensor:
-    """What of a tensor of the teacher's layer the student keeps; counters and single numbers stay as they are."""
+def selected_tensor(name: str, tensor: Tensor, layer: nn.Module, selection: ChannelSelection) -> Tensor:
+    """The part of a teacher tensor that the student keeps; scalars are kept unchanged."""
     if not tensor.ndim or (tensor.numel() == 1 and isinstance(layer, nn.PReLU)):
         return tensor.clone()
-    chosen = tensor[torch.tensor(kept.outputs)]
+    selected = tensor[torch.tensor(selection.outputs)]
     if name == "weight" and reads_all(layer):
-        chosen = chosen[:, torch.tensor(kept.inputs)]
-    return chosen.clone()
+        selected = selected[:, torch.tensor(selection.inputs)]
+    return selected.clone()
 
 
 def reads_all(layer: nn.Module | nn.Parameter) -> bool:
-    """Whether each channel that a layer gives is made of all channels that it reads."""
+    """Whether each output channel of a layer depends on all input channels."""
     return isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
 
 
-def narrow(module: nn.Module, kept: Iterable[ChannelSelection]) -> nn.Module:
-    """A copy of the network in which each layer has nothing but what was kept of it."""
-    made = copy.deepcopy(module)
-    for one in kept:
-        layer = held(made, one.teacher_layer)
-        if one.exact and (len(one.outputs), len(one.inputs)) != extents(layer):
+def narrow(module: nn.Module, selections: Iterable[ChannelSelection]) -> nn.Module:
+    """A copy of the network whose layers have only the selected channels."""
+    copied = copy.deepcopy(module)
+    for selection in selections:
+        layer = layer_at(copied, selection.teacher_layer)
+        if selection.exact and (len(selection.outputs), len(selection.inputs)) != channel_counts(layer):
             if isinstance(layer, nn.Parameter):
-                _narrow_parameter(made, layer, one)
+                _narrow_parameter(copied, layer, selection)
             else:
-                _narrow_layer(layer, one)
-    return made
+                _narrow_layer(layer, selection)
+    return copied
 
 
-def _narrow_parameter(module: nn.Module, parameter: nn.Parameter, kept: ChannelSelection) -> None:
-    scope, _, name = kept.layer.rpartition(".")
+def _narrow_parameter(module: nn.Module, parameter: nn.Parameter, selection: ChannelSelection) -> None:
+    scope, _, name = selection.layer.rpartition(".")
     dim = next(i for i, extent in enumerate(parameter.shape) if extent > 1)
-    chosen = parameter.detach().index_select(dim, torch.tensor(kept.outputs))
-    setattr(module.get_submodule(scope), name, nn.Parameter(chosen))
+    selected = parameter.detach().index_select(dim, torch.tensor(selection.outputs))
+    setattr(module.get_submodule(scope), name, nn.Parameter(selected))
 
 
 @torch.no_grad()
-def _narrow_layer(layer: nn.Module, kept: ChannelSelection) -> None:
+def _narrow_layer(layer: nn.Module, selection: ChannelSelection) -> None:
     for name, parameter in list(layer.named_parameters(recurse=False)):
-        chosen = nn.Parameter(kept_tensor(name, parameter, layer, kept), parameter.requires_grad)
-        setattr(layer, name, chosen)
+        selected = nn.Parameter(selected_tensor(name, parameter, layer, selection), parameter.requires_grad)
+        setattr(layer, name, selected)
     for name, buffer in list(layer.named_buffers(recurse=False)):
-        setattr(layer, name, kept_tensor(name, buffer, layer, kept))
-    gives, reads = len(kept.outputs), len(kept.inputs)
-    said: dict[str, Any] = {"num_features": gives, "num_parameters": gives, "normalized_shape": (gives,)}
+        setattr(layer, name, selected_tensor(name, buffer, layer, selection))
+    outputs, inputs = len(selection.outputs), len(selection.inputs)
+    attributes: dict[str, Any] = {"num_features": outputs, "num_parameters": outputs, "normalized_shape": (outputs,)}
     if isinstance(layer, nn.Conv2d):
-        said = {"out_channels": gives, "in_channels": reads, "groups": 1 if layer.groups == 1 else gives}
+        attributes = {"out_channels": outputs, "in_channels": inputs, "groups": 1 if layer.groups == 1 else outputs}
     elif isinstance(layer, nn.Linear):
-        said = {"out_features": gives, "in_features": reads}
-    for name, value in said.items():
+        attributes = {"out_features": outputs, "in_features": inputs}
+    for name, value in attributes.items():
         if hasattr(layer, name):
             setattr(layer, name, value)
 
 
-# -- as JSON ------------------------------------------------------------------------------------------------------
+# -- as JSON -----------------------------------------------------------------------------------------------------
 
 
-def as_facts(kept: Sequence[ChannelSelection]) -> list[dict[str, Any]]:
-    return [{**asdict(one), "outputs": _as_text(one.outputs), "inputs": _as_text(one.inputs)} for one in kept]
+def as_facts(selections: Sequence[ChannelSelection]) -> list[dict[str, Any]]:
+    return [
+        {**asdict(selection), "outputs": _as_text(selection.outputs), "inputs": _as_text(selection.inputs)}
+        for selection in selections
+    ]
 
 
 def from_facts(facts: Sequence[Mapping[str, Any]]) -> tuple[ChannelSelection, ...]:
@@ -129,15 +132,15 @@ def from_facts(facts: Sequence[Mapping[str, Any]]) -> tuple[ChannelSelection, ..
 
 
 def _as_text(indices: Sequence[int]) -> str:
-    """0, 1, 2, 5 -> `0-2,5`: a line each would make the facts of a network as long as its weights."""
+    """0, 1, 2, 5 -> `0-2,5`, which keeps the JSON short."""
     breaks = [i for i, (a, b) in enumerate(pairwise(indices), 1) if b != a + 1]
     runs = [indices[start:stop] for start, stop in pairwise([0, *breaks, len(indices)])] if indices else []
     return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
 def _from_text(text: str) -> tuple[int, ...]:
-    found: list[int] = []
+    indices: list[int] = []
     for run in filter(None, text.split(",")):
         first, _, last = run.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return tuple(found)
+        indices += range(int(first), int(last or first) + 1)
+    return tuple(indices)

@@ -1,10 +1,10 @@
-"""Students made out of a network: as plain JSON, and the architecture again from it.
+"""Networks derived from another network: their JSON description, and rebuilding the architecture from it.
 
     {"kind": "derived", "spec": "prune:l1=0.5", "base": origin, "kept": […], "whole": [layer, …],
      "replaced": {path: [convolution, …]}}
 
-`rebuilt(rebuild(base), origin)` narrows the layers of the base to what was kept of them, then puts a row of
-convolutions in the place of each replaced module: none at all is the identity.
+`rebuild_derived(rebuild(base), origin)` narrows the layers of the base to the kept channels, then replaces each module
+in `replaced` by a sequence of convolutions; an empty sequence is the identity.
 """
 
 import copy
@@ -19,73 +19,77 @@ from graftcli.models.channel_selection import ChannelSelection, as_facts, from_f
 from graftcli.models.network import Network
 
 KIND = "derived"
-Replaced = Mapping[str, nn.Sequential]  # what stands at these paths in the teacher's place
+Replaced = Mapping[str, nn.Sequential]  # path -> the layers that replace the teacher's module
 _SHAPE = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
 
 
 def origin_of(
-    base: Mapping[str, Any], spec: str, kept: Sequence[ChannelSelection], replaced: Replaced, whole: Sequence[str] = ()
+    base: Mapping[str, Any],
+    spec: str,
+    selections: Sequence[ChannelSelection],
+    replaced: Replaced,
+    whole: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """`whole` names the layers whose channels had to stay although the spec would have some go."""
-    rows = {path: [_layer_facts(conv) for conv in row] for path, row in replaced.items()}
-    made = {"kept": as_facts(kept), "whole": list(whole), "replaced": rows}
-    return {"kind": KIND, "spec": spec, "base": dict(base), **made}
+    """Describe a derived network; `whole` names the layers that the spec would narrow but that cannot be narrowed."""
+    replacements = {path: [_layer_facts(conv) for conv in layers] for path, layers in replaced.items()}
+    details = {"kept": as_facts(selections), "whole": list(whole), "replaced": replacements}
+    return {"kind": KIND, "spec": spec, "base": dict(base), **details}
 
 
 def _layer_facts(conv: nn.Module) -> dict[str, Any]:
-    assert isinstance(conv, nn.Conv2d)  # nothing else is put in a layer's place
+    assert isinstance(conv, nn.Conv2d)  # layers are replaced by convolutions only
     return {**{name: getattr(conv, name) for name in _SHAPE}, "bias": conv.bias is not None}
 
 
-def rebuilt(base: nn.Module, origin: Mapping[str, Any]) -> nn.Module:
-    """The architecture of a derived origin out of its base's; its weights mean nothing."""
-    rows = {path: nn.Sequential(*map(_layer, row)) for path, row in origin["replaced"].items()}
-    return replace_modules(narrow(base, from_facts(origin["kept"])), rows).eval()
+def rebuild_derived(base: nn.Module, origin: Mapping[str, Any]) -> nn.Module:
+    """Rebuild a derived architecture from its base, with arbitrary weights."""
+    replacements = {path: nn.Sequential(*map(_layer, layers)) for path, layers in origin["replaced"].items()}
+    return replace_modules(narrow(base, from_facts(origin["kept"])), replacements).eval()
 
 
 def _layer(facts: Mapping[str, Any]) -> nn.Conv2d:
-    words: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
-    return nn.Conv2d(**words)
+    settings: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in facts.items()}
+    return nn.Conv2d(**settings)
 
 
-def replace_modules(module: nn.Module, rows: Replaced) -> nn.Module:
-    """A copy with these rows of layers at their paths."""
-    made = copy.deepcopy(module)
-    for path, row in rows.items():
-        made.set_submodule(path, row, strict=True)
-    return made
+def replace_modules(module: nn.Module, replacements: Replaced) -> nn.Module:
+    """A copy of the module with the layers at these paths replaced."""
+    copied = copy.deepcopy(module)
+    for path, layers in replacements.items():
+        copied.set_submodule(path, layers, strict=True)
+    return copied
 
 
 def is_derived(network: Network) -> bool:
-    """Whether a network was made out of another: its weights are that network's, wherever it kept them."""
+    """Whether a network was derived from another network."""
     return bool(network.origin.get("kind") == KIND)
 
 
-def base_of(network: Network) -> dict[str, Any]:
-    """The origin of the network that a derived one was made of."""
+def base_origin(network: Network) -> dict[str, Any]:
+    """The origin of the network that a derived network was made from."""
     base: dict[str, Any] = network.origin["base"]
     return base
 
 
 def notes(network: Network) -> list[str]:
-    """What a user should know of how a network was derived."""
+    """Notes for the user about how a network was derived."""
     whole = network.origin["whole"] if is_derived(network) else []
     if not whole:
         return []
     names = few([f"`{name}`" for name in whole])
-    return [f"of the student {names} stay as wide as in the teacher: their channels cannot go without moving others"]
+    return [f"student layers {names} keep the teacher's width: their channels cannot be removed independently"]
 
 
-def kept_of(network: Network) -> tuple[ChannelSelection, ...]:
-    """What each layer of a derived student is of its teacher's; nothing for other networks."""
+def selections_of(network: Network) -> tuple[ChannelSelection, ...]:
+    """The channel selections of a derived student; empty for other networks."""
     return from_facts(network.origin["kept"]) if is_derived(network) else ()
 
 
 @torch.no_grad()
-def afresh(module: nn.Module) -> nn.Module:
-    """A copy with random weights: He's for convolutions, each other layer's own."""
-    made = copy.deepcopy(module)
-    for layer in made.modules():
+def with_random_weights(module: nn.Module) -> nn.Module:
+    """A copy with random weights: Kaiming-normal for convolutions, the layer's default otherwise."""
+    copied = copy.deepcopy(module)
+    for layer in copied.modules():
         reset = getattr(layer, "reset_parameters", None)
         if callable(reset):
             reset()
@@ -93,4 +97,4 @@ def afresh(module: nn.Module) -> nn.Module:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
             if layer.bias is not None:
                 layer.bias.zero_()
-    return made
+    return copied

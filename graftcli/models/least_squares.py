@@ -1,4 +1,4 @@
-"""Least squares with a ridge, over as many equations as there are: of many nothing but sums is kept."""
+"""Ridge least squares, accumulated over batches of equations."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,50 +6,50 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-Equations = tuple[float, Tensor, Tensor]  # how much they count, what is given [rows, in], what is wanted [rows, out]
+Equations = tuple[float, Tensor, Tensor]  # (weight of the batch, inputs [rows, in], targets [rows, out])
 
 
-def in_double(value: Tensor) -> Tensor:
-    """In float64, which Apple's graphics processors do not have: then on the CPU."""
+def to_float64(value: Tensor) -> Tensor:
+    """Convert to float64, on the CPU for MPS tensors: MPS has no float64."""
     return (value.cpu() if value.device.type == "mps" else value).double()
 
 
 @dataclass(frozen=True)
-class Solved:
+class Solution:
     weight: Tensor  # [out, in], float64
-    missed: float  # |given Wᵀ - wanted|² / |wanted|²
+    error: float  # |inputs Wᵀ - targets|² / |targets|²
 
 
-def solved(parts: Iterable[Equations], start: Tensor, ridge: float) -> Solved:
-    """The W with the least  sum of share |given Wᵀ - wanted|² + r |W - start|².
+def solve(batches: Iterable[Equations], start: Tensor, ridge: float) -> Solution:
+    """Find the W that minimises  sum of share |inputs Wᵀ - targets|² + r |W - start|².
 
-    r is `ridge` times the mean of the diagonal of the given rows' Gram matrix: few rows leave W near `start`.
+    r is `ridge` times the mean of the diagonal of the inputs' Gram matrix: few rows leave W near `start`.
     """
-    start = in_double(start)
+    start = to_float64(start)
     gram = start.new_zeros(start.shape[1], start.shape[1])
     cross = start.new_zeros(start.shape[1], start.shape[0])
     squares = 0.0
-    for share, given, wanted in parts:
-        # in float64: products in single precision hang on where in memory a tensor lies, and a resumed run would too
-        a, b = in_double(given), in_double(wanted)
+    for share, inputs, targets in batches:
+        # in float64: float32 products depend on memory alignment, and a resumed run would differ
+        a, b = to_float64(inputs), to_float64(targets)
         gram += share * (a.T @ a)
         cross += share * (a.T @ b)
         squares += share * float(b.square().sum())
-    pull = max(float(ridge * gram.diagonal().mean()), torch.finfo(gram.dtype).tiny)
+    regularisation = max(float(ridge * gram.diagonal().mean()), torch.finfo(gram.dtype).tiny)
     eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    weight: Tensor = torch.linalg.solve(gram + pull * eye, cross + pull * start.T).T
-    missed = float((weight @ gram * weight).sum() - 2 * (weight.T * cross).sum()) + squares
-    return Solved(weight, max(missed, 0.0) / max(squares, 1e-12))
+    weight: Tensor = torch.linalg.solve(gram + regularisation * eye, cross + regularisation * start.T).T
+    error = float((weight @ gram * weight).sum() - 2 * (weight.T * cross).sum()) + squares
+    return Solution(weight, max(error, 0.0) / max(squares, 1e-12))
 
 
-def solved_from_few(given: Tensor, wanted: Tensor, start: Tensor, ridge: float) -> Tensor:
-    """The same W from fewer rows than it has columns, by equations between the rows."""
-    start, a = in_double(start), in_double(given)
-    if not a.any():  # so small a pull as there is then would divide what is lacking to infinity
+def solve_dual(inputs: Tensor, targets: Tensor, start: Tensor, ridge: float) -> Tensor:
+    """Find the same W when there are fewer rows than columns, by the dual equations."""
+    start, a = to_float64(start), to_float64(inputs)
+    if not a.any():  # a tiny regularisation would overflow the solution
         return start
-    pull = max(ridge * float(a.square().sum()) / a.shape[1], torch.finfo(a.dtype).tiny)
-    among = a @ a.T
-    among.diagonal().add_(pull)
-    lacking = in_double(wanted) - a @ start.T
-    found: Tensor = start + torch.linalg.solve(among, lacking).T @ a
-    return found
+    regularisation = max(ridge * float(a.square().sum()) / a.shape[1], torch.finfo(a.dtype).tiny)
+    gram = a @ a.T
+    gram.diagonal().add_(regularisation)
+    residual = to_float64(targets) - a @ start.T
+    weight: Tensor = start + torch.linalg.solve(gram, residual).T @ a
+    return weight

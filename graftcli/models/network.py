@@ -1,4 +1,4 @@
-"""What every part of graftcli knows of a network: module, weights, input, classes, and where it came from."""
+"""A network with its module, weights, input, classes and origin."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,16 +21,16 @@ class PreprocessDefaults:
     std: tuple[float, ...]
     crop_pct: float
     interpolation: str  # "bilinear", "bicubic", …
-    squash: bool = False  # whether both sides are resized, whatever the image's proportions
+    squash: bool = False  # whether the image is resized to the crop size without keeping its aspect ratio
 
     @classmethod
-    def read(cls, said: Mapping[str, Any]) -> "PreprocessDefaults":
-        """Out of the plain JSON in which graftcli keeps it; squash is younger than the others."""
-        numbers = tuple(said["mean"]), tuple(said["std"]), said["crop_pct"]
-        return cls(*numbers, said["interpolation"], said.get("squash", False))
+    def read(cls, stored: Mapping[str, Any]) -> "PreprocessDefaults":
+        """Read from JSON; older documents have no `squash`."""
+        numbers = tuple(stored["mean"]), tuple(stored["std"]), stored["crop_pct"]
+        return cls(*numbers, stored["interpolation"], stored.get("squash", False))
 
     def for_channels(self, channels: int) -> "PreprocessDefaults":
-        """The same for images of `channels` channels: each gets the average mean and std where the numbers differ."""
+        """Adapt to `channels` channels; if the number differs, each channel gets the average mean and std."""
         if channels == len(self.mean):
             return self
         mean, std = sum(self.mean) / len(self.mean), sum(self.std) / len(self.std)
@@ -44,14 +44,14 @@ IMAGENET = PreprocessDefaults(
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """What a network is asked to be built for; None leaves the choice to the network."""
+    """The requested classes, channels and image size; None selects the network's default."""
 
     num_classes: int | None = None
     in_chans: int | None = None
     img_size: tuple[int, int] | None = None
 
     def __or__(self, other: "ModelRequest") -> "ModelRequest":
-        """These wishes, and `other`'s where this one has none."""
+        """This request, with `other` for the values that are None."""
         return ModelRequest(
             other.num_classes if self.num_classes is None else self.num_classes,
             other.in_chans if self.in_chans is None else self.in_chans,
@@ -61,36 +61,38 @@ class ModelRequest:
 
 @dataclass(frozen=True)
 class Network:
-    """A network that is ready to be cut: in eval mode, float32, on the CPU."""
+    """A network in eval mode, float32, on the CPU."""
 
     module: nn.Module
     name: str  # "resnet34", "resnet50.a1_in1k", a factory's name
     source: str  # "timm" | "torchvision" | "hf-hub" | "local-dir" | "file" | "package" | "graftcli" | "teacher"
-    weights: str  # a sentence: "random", "pretrained (timm/resnet34.a1_in1k)", "resnet56.th: 277 of 277 tensors"
+    weights: str  # a description: "random", "pretrained (timm/resnet34.a1_in1k)", "resnet56.th: 277 of 277 tensors"
     input_size: tuple[int, int, int]  # C, H, W
     num_classes: int
     preprocess: PreprocessDefaults
-    origin: dict[str, Any]  # plain JSON; rebuild(origin) makes the same architecture in a fresh process
-    file: Path | None = None  # where its weights were read from
+    origin: dict[str, Any]  # JSON; rebuild(origin) makes the same architecture in a new process
+    file: Path | None = None  # the file of its weights
 
     @property
     def made_for(self) -> ModelRequest:
-        """The wishes that this network fulfils."""
+        """The request that this network satisfies."""
         return ModelRequest(self.num_classes, self.input_size[0], self.input_size[1:])
 
 
-def asked(num_classes: int | None, in_chans: int | None, img_size: int | tuple[int, int] | None) -> ModelRequest:
-    """The wishes of a user, whose numbers are positive."""
+def model_request(
+    num_classes: int | None, in_chans: int | None, img_size: int | tuple[int, int] | None
+) -> ModelRequest:
+    """Validate the numbers of a user's request."""
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     for flag, numbers in (("--num-classes", (num_classes,)), ("--in-chans", (in_chans,)), ("--img-size", size or ())):
         if any(number is not None and number < 1 for number in numbers):
-            raise UsageError(f"{flag} is {' '.join(map(str, numbers))}.", "Give a number of at least 1.")
+            raise UsageError(f"{flag} is {' '.join(map(str, numbers))}.", "It must be at least 1.")
     return ModelRequest(num_classes, in_chans, size)
 
 
 @contextmanager
-def making(name: str) -> Iterator[None]:
-    """Whatever keeps somebody's code from making `name` becomes one PairError; its warnings are none of the user's."""
+def as_pair_error(name: str) -> Iterator[None]:
+    """Build `name` inside: errors become one PairError; warnings are hidden."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -99,23 +101,23 @@ def making(name: str) -> Iterator[None]:
         raise
     except Exception as err:
         reason = f"{type(err).__name__}: {' '.join(str(err).split())}"
-        mend = "Check --num-classes, --in-chans and --img-size against what this network can be built for."
-        raise PairError(f"`{name}` cannot be built: {reason.rstrip('.')}.", mend) from err
+        fix = "Check that this network supports the given --num-classes, --in-chans and --img-size."
+        raise PairError(f"`{name}` cannot be built: {reason.rstrip('.')}.", fix) from err
 
 
-def measured_width(module: nn.Module, input_size: tuple[int, int, int]) -> int:
-    """How many numbers the network gives for an image: measured, else what its last layer declares, else 0."""
+def measured_outputs(module: nn.Module, input_size: tuple[int, int, int]) -> int:
+    """The number of outputs per image: measured, else the width of the last layer, else 0."""
     try:
         with torch.no_grad():
-            answer = module(torch.zeros(1, *input_size))
-    except Exception:  # a network that cannot run is refused where it is traced, with the line that stopped it
-        answer = None
-    if isinstance(answer, torch.Tensor) and answer.ndim > 1:
-        return answer.shape[1]
+            output = module(torch.zeros(1, *input_size))
+    except Exception:  # tracing refuses a network that cannot run, with the failing line
+        output = None
+    if isinstance(output, torch.Tensor) and output.ndim > 1:
+        return output.shape[1]
     layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return int(layers[-1].weight.shape[0]) if layers else 0
 
 
 def checkpoint_flag(role: str) -> str:
-    """The flag that gives a network its weights, by the network's role."""
+    """The checkpoint flag for a network's role."""
     return "--checkpoint" if role == "model" else f"--{role}-checkpoint"

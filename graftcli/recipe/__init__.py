@@ -1,4 +1,4 @@
-"""What a recipe is: a list of stages and the choices around them; every method of the field is one, on one engine."""
+"""The schema of a recipe: a distillation method as a list of stages and their common settings."""
 
 import re
 from collections.abc import Sequence
@@ -9,64 +9,75 @@ from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
 from graftcli.recipe.stage import Stage, Target
-from graftcli.recipe.values import MOST_STEPS, NAME, Check, Many, Name, RecipeModel, T, ViewSettings, of_items, together
+from graftcli.recipe.values import (
+    MAX_STEPS,
+    NAME,
+    Check,
+    Name,
+    NonEmpty,
+    RecipeModel,
+    T,
+    ViewSettings,
+    check_with_faults,
+    item_values,
+)
 
 __all__ = ["Adapters", "Recipe", "Stage", "Target", "check_units", "nth", "scaled"]
 
 
 class Adapters(RecipeModel):
-    """Where a seam has adapters: where the channels differ (`auto`) or everywhere. And what they are at first."""
+    """Which cuts have adapters (`auto`: where the channels differ), and how adapters are initialised."""
 
     where: Literal["auto", "always"] = "auto"
     start: Literal["identity", "least-squares", "random"] = "identity"
 
 
 class Recipe(RecipeModel):
-    """A list of stages and the choices around them.
+    """A list of stages and their common settings.
 
-    `init` is where the student's first weights come from: nowhere, the teacher, its own name, or a file. With
-    `least-squares` it is the teacher, and then each dense layer of a student that was just made from it is solved for,
-    if any of them has lost something.
-
-    `freeze` says which blocks are kept out of training. `same`: those that have the teacher's weights, or are about to
-    inherit all of them. `same-shape`: those of the teacher's architecture are given its weights, wherever the others
-    start. `none`: every block is trained.
+    Parameters:
+        init: the source of the student's initial weights: none (`random`), the teacher (`inherit`), the architecture's
+            pretrained weights, or a checkpoint. `least-squares` inherits; if the student is derived from the teacher
+            and any layer lost channels, each dense layer is then solved for by least squares.
+        freeze: the blocks that are not trained. `same`: blocks that have or inherit all of the teacher's weights.
+            `same-shape`: blocks of the teacher's architecture, which take its weights whatever `init` is. `none`: no
+            block.
     """
 
     name: Name = Field(description=NAME)
-    about: str = Field(min_length=1, max_length=1000, description="1 to 1000 characters: what the recipe is for")
+    about: str = Field(min_length=1, max_length=1000, description="1 to 1000 characters that describe the recipe")
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
     freeze: Literal["same", "same-shape", "none"] = "same"
     views: ViewSettings = Field(
         default=ViewSettings(), description="a map with `count` or `total`, `augment` and `synthetic`"
     )
-    stages: Many[Stage] = Field(description="a list with at least one stage, a map each")
+    stages: NonEmpty[Stage] = Field(description="a list of at least one stage, each a map")
 
     @rule("stages", mode="wrap")
     @classmethod
     def _names_differ(cls, value: Any, check: Check[tuple[Stage, ...]]) -> tuple[Stage, ...]:
-        names = of_items(value, "name")
-        again = [index for index, name in enumerate(names) if name is not None and name in names[:index]]
-        said = {(index, "name"): f"found {names[index]} again: each stage has its own" for index in again}
+        names = item_values(value, "name")
+        repeated = [index for index, name in enumerate(names) if name is not None and name in names[:index]]
+        faults = {(index, "name"): f"found {names[index]} again: give each stage its own name" for index in repeated}
         for index, name in enumerate(names):
-            if taken := [other for other in names if _is_of(name, other)]:
-                said[index, "name"] = f"found {name}: units of {taken[0]} are called so, by their blocks"
-        return together(value, check, said)
+            if stages := [stage for stage in names if _is_unit_name(name, stage)]:
+                faults[index, "name"] = f"found {name}, the name of a unit of the stage {stages[0]}: choose another"
+        return check_with_faults(value, check, faults)
 
 
-def _is_of(name: object, stage: object) -> bool:
-    """Whether the name is the stage's with numbers behind it."""
+def _is_unit_name(name: object, stage: object) -> bool:
+    """Whether `name` is the stage's name followed by block numbers."""
     return re.fullmatch(rf"{re.escape(str(stage))}(-[0-9]+)+", str(name)) is not None
 
 
 def nth(values: Sequence[T], unit: int) -> T:
-    """The value for a unit, counted from 0; the last value is repeated."""
+    """The value for a unit, counted from 0; the last value is repeated for all later units."""
     return values[min(unit, len(values) - 1)]
 
 
 def check_units(recipe: Recipe, blocks: int) -> None:
-    """Every list of the recipe has at most one value a unit of a student with so many blocks."""
+    """Raise if a list in the recipe has more values than units to train in a student of `blocks` blocks."""
     faults = [
         f"  stages.{stage.name}.{key}: {len(values)} values for {len(units)} units to train"
         for stage in recipe.stages
@@ -75,22 +86,22 @@ def check_units(recipe: Recipe, blocks: int) -> None:
         if len(values := getattr(stage, key) or ()) > max(1, len(units))
     ]
     if faults:
-        found = "\n".join([f"recipe {recipe.name} has longer lists than {blocks} blocks can use.", *faults])
-        raise UsageError(found, "Give one value, or at most one a block (one less where k grows from 2).")
+        found = "\n".join([f"recipe {recipe.name} lists more values than {blocks} blocks can use.", *faults])
+        raise UsageError(found, "Give one value, or at most one per block (one fewer for `train: growing`).")
 
 
-def scaled(recipe: Recipe, share: float) -> Recipe:
-    """The recipe with `share` of the steps and epochs of every stage, at least one of each."""
+def scaled(recipe: Recipe, scale: float) -> Recipe:
+    """The recipe with the steps and epochs of every stage multiplied by `scale`, at least one of each."""
 
-    def shorter(counts: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        return counts and tuple(max(1, round(count * share)) for count in counts)
+    def scaled_counts(counts: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return counts and tuple(max(1, round(count * scale)) for count in counts)
 
     stages = tuple(
-        stage.model_copy(update={"steps": shorter(stage.steps), "epochs": shorter(stage.epochs)})
+        stage.model_copy(update={"steps": scaled_counts(stage.steps), "epochs": scaled_counts(stage.epochs)})
         for stage in recipe.stages
     )
     for stage in stages:
-        if (most := max(*(stage.steps or ()), *(stage.epochs or ()), 0, 0)) > MOST_STEPS:
-            found = f"--steps-scale {share:g} gives the stage {stage.name} {most:,} steps or epochs."
-            raise UsageError(found, f"Give a smaller scale: a stage has at most {MOST_STEPS:,}.")
+        if (longest := max(*(stage.steps or ()), *(stage.epochs or ()), 0, 0)) > MAX_STEPS:
+            found = f"--steps-scale {scale:g} gives the stage {stage.name} {longest:,} steps or epochs."
+            raise UsageError(found, f"Give a smaller scale: a stage has at most {MAX_STEPS:,}.")
     return recipe.model_copy(update={"stages": stages})

@@ -1,7 +1,7 @@
-"""A recipe as a file: found, read, overridden and checked. All its faults are reported at once, with places.
+"""Find, read, override and validate recipe files. All faults are reported at once, each with file and line.
 
 load("graft", ["stages.finish.lr=1e-3"], steps_scale=0.1)
-load(dump) == recipe, where the file `dump` holds the recipe as JSON, which is YAML too
+load(dump) == recipe, where the file `dump` holds the recipe as JSON (a subset of YAML)
 """
 
 import difflib
@@ -20,20 +20,21 @@ from graftcli.errors import UsageError
 from graftcli.recipe import Recipe, scaled
 from graftcli.recipe.yaml_source import Loc, YamlFault, YamlSource, dotted, read
 
-_LARGEST = 1_000_000  # bytes of a recipe's file
-_LONGEST_ORIGIN = 200  # characters of a setting that a fault shows
-_LEAST_SCALE, _MOST_SCALE = 1e-6, 10_000
+_MAX_BYTES = 1_000_000  # of a recipe file
+_MAX_ORIGIN = 200  # characters of a `--set` argument that a fault quotes
+_MAX_VALUE = 60  # characters of a value that a fault quotes
+_MIN_SCALE, _MAX_SCALE = 1e-6, 10_000
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes that come with graftcli, by name: inside the package in a wheel, beside the package in a checkout."""
+    """The recipes shipped with graftcli, by name: inside the package in a wheel, beside it in a checkout."""
     package = Path(__file__).parent.parent
     folder = next((folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()), package)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(name_or_path: str) -> Path:
-    """The file of a shipped recipe's name, or of a path."""
+    """The file of a shipped recipe, or of a path."""
     known, path = shipped(), Path(name_or_path)
     if name_or_path in known:
         return known[name_or_path]
@@ -41,16 +42,16 @@ def find(name_or_path: str) -> Path:
         return path
     near = difflib.get_close_matches(name_or_path, known, n=1)
     raise UsageError(
-        f"There is no recipe `{name_or_path}`, neither a file nor one that graftcli brings: {', '.join(known)}.",
+        f"There is no recipe `{name_or_path}`: it is neither a file nor a shipped recipe ({', '.join(known)}).",
         f"The nearest name is {near[0]}." if near else "Give one of these names, or the path of a YAML file.",
     )
 
 
-def text_of(path: Path) -> str:
-    """The text of a recipe's file."""
+def read_text(path: Path) -> str:
+    """The text of a recipe file."""
     try:
-        if (size := path.stat().st_size) > _LARGEST:
-            found = f"{path} has {size:,} bytes; a recipe has at most {_LARGEST:,}."
+        if (size := path.stat().st_size) > _MAX_BYTES:
+            found = f"{path} has {size:,} bytes; a recipe may have at most {_MAX_BYTES:,}."
             raise UsageError(found, "A recipe is a YAML file.")
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -58,30 +59,30 @@ def text_of(path: Path) -> str:
             f"{path} is not a text file: byte {error.start} is not UTF-8.", "A recipe is a YAML file."
         ) from error
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a file that you may read.") from error
+        raise UsageError(f"{path} cannot be read: {error.strerror}.", "Give a readable file.") from error
 
 
 def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 1.0) -> Recipe:
-    """The recipe of that name or file, with `overrides` as `stages.0.lr=1e-3`, and `steps_scale` of its steps."""
-    if not _LEAST_SCALE <= steps_scale <= _MOST_SCALE:  # so is a NaN
-        allowed = f"a number from {_LEAST_SCALE:g} to {_MOST_SCALE:,}, as 0.1 for a tenth of the steps"
+    """Load a recipe by name or path, with `overrides` such as `stages.0.lr=1e-3` and its steps times `steps_scale`."""
+    if not _MIN_SCALE <= steps_scale <= _MAX_SCALE:  # NaN fails too
+        allowed = f"a number from {_MIN_SCALE:g} to {_MAX_SCALE:,}, for example 0.1 for a tenth of the steps"
         raise UsageError(f"--steps-scale is {steps_scale:g}.", f"Give {allowed}.")
     path = find(name_or_path)
     shown = path.name if name_or_path in shipped() else str(path)
-    source = read(text_of(path), lambda line: f"{shown}:{line}")
+    source = read(read_text(path), lambda line: f"{shown}:{line}")
     for override in overrides:
         _override(source, override)
-    return scaled(_checked(source, shown), steps_scale)
+    return scaled(_validated(source, shown), steps_scale)
 
 
 def _override(source: YamlSource, text: str) -> None:
-    """Put the value of `PATH=VALUE` into the source; what cannot be put becomes a fault of it."""
-    origin = f"--set {text if len(text) <= _LONGEST_ORIGIN else f'{text[:_LONGEST_ORIGIN]}…'}"
+    """Apply `PATH=VALUE` to the source; on an error, add a fault to it."""
+    origin = f"--set {text if len(text) <= _MAX_ORIGIN else f'{text[:_MAX_ORIGIN]}…'}"
     path, equals, value = text.partition("=")
     part = read(value, lambda _: origin)
     source.faults += [replace(fault, subject=f"`{path}`") for fault in part.faults]
     if not equals:
-        source.faults.append(YamlFault(origin, "the setting", "has no `=`: write it as stages.0.lr=1e-3"))
+        source.faults.append(YamlFault(origin, "the setting", "has no `=`: write it like stages.0.lr=1e-3"))
     elif isinstance(source.data, dict) and not part.faults:
         try:
             source.put(_loc(source.data, path.strip().split(".")), part)
@@ -89,72 +90,76 @@ def _override(source: YamlSource, text: str) -> None:
             source.faults.append(YamlFault(origin, f"`{path}`", error.args[0]))
 
 
-def _loc(here: Any, words: Sequence[str]) -> Loc:
-    """The keys that lead along `words`; below what is absent they are the words themselves."""
+def _loc(data: Any, path: Sequence[str]) -> Loc:
+    """The location that a dotted path names; below an absent value, path components are taken as keys."""
     loc: Loc = ()
-    for word in words:
-        key = _key({} if here is None else here, word)
-        here = here[int(key)] if isinstance(here, list) else (here or {}).get(key)
+    for word in path:
+        key = _key({} if data is None else data, word)
+        data = data[int(key)] if isinstance(data, list) else (data or {}).get(key)
         loc = (*loc, key)
     return loc
 
 
-def _key(here: Any, word: str) -> str | int:
-    """The key that `word` is in a map; in a list, the index of that number or of the item with that name."""
-    if isinstance(here, dict):
+def _key(data: Any, word: str) -> str | int:
+    """The key of a map, or the index of a list item given by its number or its name."""
+    if isinstance(data, dict):
         return word
-    if not isinstance(here, list):
-        raise KeyError(f"goes below {_shown(here)}, which has no parts such as `{word}`")
-    names = [item.get("name") if isinstance(item, dict) else None for item in here]
+    if not isinstance(data, list):
+        raise KeyError(f"cannot be set: {_quoted(data)} has no key `{word}`")
+    names = [item.get("name") if isinstance(item, dict) else None for item in data]
     if word in names:
         return names.index(word)
-    if word.isdecimal() and int(word) < len(here):
+    if word.isdecimal() and int(word) < len(data):
         return int(word)
-    known = [*map(str, range(len(here))), *(name for name in names if isinstance(name, str))]
-    raise KeyError(f"finds no `{word}` in the list; it has {', '.join(known) or 'no items'}")
+    known = [*map(str, range(len(data))), *(name for name in names if isinstance(name, str))]
+    raise KeyError(f"cannot be set: the list has no item `{word}`; it has {', '.join(known) or 'no items'}")
 
 
-def _checked(source: YamlSource, shown: str) -> Recipe:
-    """The recipe that the source describes, if it has no fault."""
+def _validated(source: YamlSource, shown: str) -> Recipe:
+    """The recipe in the source; raises one error with all faults."""
     faults = list(source.faults)
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
-        # what could not be read is null: that null is not allowed there is no news
+        # a value with a YAML fault is read as null: do not report the null as well
         unread = {fault.subject for fault in faults}
         faults += [fault for fault in map(partial(_fault, source), error.errors()) if fault.subject not in unread]
     if not faults:
         return recipe
-    lines = "".join(f"\n  {fault}" for fault in sorted(faults, key=_line))
+    lines = "".join(f"\n  {fault}" for fault in sorted(faults, key=_sort_key))
     raise UsageError(
         f"{shown} has {len(faults)} fault{'s' * (len(faults) > 1)}.{lines}",
-        "`graftcli recipes show graft` prints a recipe as an example; `graftcli recipes validate FILE` checks yours.",
+        "`graftcli recipes show graft` prints an example; `graftcli recipes validate FILE` checks a file.",
     )
 
 
-def _line(fault: YamlFault) -> list[str | int]:
-    """`graft.yaml:9` comes before `graft.yaml:12`."""
+def _sort_key(fault: YamlFault) -> list[str | int]:
+    """Sorts `graft.yaml:9` before `graft.yaml:12`."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", fault.where)]
 
 
 def _fault(source: YamlSource, error: ErrorDetails) -> YamlFault:
-    loc = _written(error["loc"], source.data)
+    loc = _yaml_loc(error["loc"], source.data)
     match error["type"]:
         case "missing" if isinstance(error["loc"][-1], str):
-            said = f"is missing; allowed: {_allowed(loc)}"
+            message = f"is missing; allowed: {_allowed(loc)}"
         case "extra_forbidden":
-            known = _part(loc[:-1]).model_fields
+            known = _model_at(loc[:-1]).model_fields
             near = difflib.get_close_matches(str(loc[-1]), known, n=1)
-            said = f"is no key here; the nearest is {near[0]}" if near else f"is no key here; known: {', '.join(known)}"
+            message = (
+                f"is an unknown key; did you mean {near[0]}?"
+                if near
+                else f"is an unknown key; known: {', '.join(known)}"
+            )
         case "value_error":
-            said = str(error["ctx"]["error"])
+            message = str(error["ctx"]["error"])
         case _:
-            said = f"found {_shown(error['input'])}; allowed: {_allowed(loc)}"
-    return YamlFault(source.place(loc), dotted(loc), said)
+            message = f"found {_quoted(error['input'])}; allowed: {_allowed(loc)}"
+    return YamlFault(source.place(loc), dotted(loc), message)
 
 
-def _written(loc: Loc, data: Any) -> Loc:
-    """The place as it was written: where one value stands for a list, pydantic counts an item that is not there."""
+def _yaml_loc(loc: Loc, data: Any) -> Loc:
+    """pydantic's location without the index that it adds where a single value stands for a list."""
     for depth, key in enumerate(loc):
         if isinstance(data, list) and isinstance(key, int) and key < len(data):
             data = data[key]
@@ -165,13 +170,13 @@ def _written(loc: Loc, data: Any) -> Loc:
     return loc
 
 
-def _part(loc: Loc) -> type[BaseModel]:
-    """The type whose keys are at `loc`."""
-    part: type[BaseModel] = Recipe
+def _model_at(loc: Loc) -> type[BaseModel]:
+    """The model whose fields are the keys at `loc`."""
+    model: type[BaseModel] = Recipe
     for key in loc:
         if isinstance(key, str):
-            part = _models(part.model_fields[key].annotation)[0]
-    return part
+            model = _models(model.model_fields[key].annotation)[0]
+    return model
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:
@@ -181,19 +186,19 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _allowed(loc: Loc) -> str:
-    """What the field that holds `loc` may be."""
-    words = [depth for depth, key in enumerate(loc) if isinstance(key, str)]
-    if not words:
+    """The values that the field at `loc` accepts."""
+    depths = [depth for depth, key in enumerate(loc) if isinstance(key, str)]
+    if not depths:
         return "a map with name, about, init and stages"
-    field = _part(loc[: words[-1]]).model_fields[str(loc[words[-1]])]
+    field = _model_at(loc[: depths[-1]]).model_fields[str(loc[depths[-1]])]
     if get_origin(field.annotation) is Literal:
         return "one of " + ", ".join(get_args(field.annotation))
     return field.description or ""
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except RecursionError:
         return "a value that is nested too deeply"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return text if len(text) <= _MAX_VALUE else text[: _MAX_VALUE - 3] + "..."

@@ -1,31 +1,29 @@
-"""A stage: what is trained, on what input, towards which targets, for how long, and how it is solved.
+"""The schema of a stage: what is trained, on which input, towards which targets, for how long and by which optimiser.
 
-A rule between two fields is a validator of the later one, so that it is reported together with every other fault and
-has a key, thus a line, of its own.
+A rule about two fields is a validator of the later field, so that all faults are reported at once, each with its line.
 """
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 from pydantic import ValidationInfo as Info
 from pydantic import field_validator as rule
 
+from graftcli.losses import LOSSES
 from graftcli.recipe.values import (
     COUNTS,
-    FEW,
-    INSIDE,
+    FRACTION,
     NAME,
     POSITIVE,
     RATES,
     SHARE,
+    SMALL,
     Augment,
     Check,
     Count,
-    Decay,
-    Few,
-    Inside,
-    Many,
+    Fraction,
     Name,
+    NonEmpty,
     Pair,
     PerUnit,
     Positive,
@@ -33,13 +31,15 @@ from graftcli.recipe.values import (
     RecipeModel,
     Ridge,
     Share,
-    of_items,
-    rising,
-    together,
+    Small,
+    WeightDecay,
+    ascending,
+    check_with_faults,
+    item_values,
 )
 
-# whose a setting is, and what it usually is there
-_OF_OPTIMIZERS: dict[str, tuple[tuple[str, ...], Any]] = {
+# setting -> the optimisers that use it, and its default there
+_OPTIMIZER_SETTINGS: dict[str, tuple[tuple[str, ...], Any]] = {
     "solve": (("least-squares",), "outputs"),
     "ridge": (("least-squares",), 1e-3),
     "momentum": (("sgd", "muon"), 0.9),
@@ -47,214 +47,246 @@ _OF_OPTIMIZERS: dict[str, tuple[tuple[str, ...], Any]] = {
 }
 
 
-class Target(RecipeModel):
-    """What is chased, and the distance to it. Where channels differ, `output` and `features` are met through the seam.
+if TYPE_CHECKING:
+    LossName = str
+else:
+    LossName = Literal[tuple(LOSSES)]
+_WITH_TEMPERATURE = " or ".join(
+    f"`loss: {name}` (default: {loss.temperature:g})" for name, loss in LOSSES.items() if loss.temperature is not None
+)
 
-    `output` is what the last trained block hands on at its cut, `outputs` what each of them does; the last block of all
-    hands on `features`, the last map before pooling, or before there is one of each class. `head` are the logits of a
-    unit that holds the last block; others have none, where `logits` would go through the teacher's blocks behind them.
+
+class Target(RecipeModel):
+    """A training target and its loss. Where channels differ, `output` and `features` are compared through the seam.
+
+    Parameters:
+        at: `output` is the output of the last trained block at its cut, `outputs` that of each trained block. For the
+            network's last block both mean `features`: the last feature map before pooling or before one map per class.
+            `logits` are the logits of the hybrid. `head` are the logits of a unit with the last block; all other units
+            ignore it.
     """
 
     at: Literal["logits", "output", "outputs", "features", "head"]
-    loss: Literal["norm-l2", "mse", "kl"]
-    temperature: Positive | None = Field(default=None, description=f"{POSITIVE}, with `loss: kl` (there: 4)")
+    loss: LossName
+    temperature: Positive | None = Field(default=None, description=f"{POSITIVE}, only with {_WITH_TEMPERATURE}")
     weight: Positive = Field(default=1.0, description=POSITIVE)
 
     @rule("loss")
     @classmethod
-    def _kl_compares_classes(cls, loss: str, info: Info) -> str:
-        if loss == "kl" and info.data.get("at") in ("output", "outputs", "features"):
+    def _some_need_logits(cls, loss: str, info: Info) -> str:
+        if LOSSES[loss].is_of_logits and info.data.get("at") in ("output", "outputs", "features"):
             raise ValueError(
-                f"found kl, which compares classes: it goes with `at: logits` or head; with {info.data['at']} take mse"
+                f"found {loss}, which needs logits: use it with `at: logits` or head; with {info.data['at']} use mse"
             )
         return loss
 
     @rule("temperature")
     @classmethod
-    def _kl_has_a_temperature(cls, temperature: float | None, info: Info) -> float | None:
-        loss = info.data.get("loss")
-        if temperature is not None and loss in ("norm-l2", "mse"):
+    def _some_have_a_temperature(cls, temperature: float | None, info: Info) -> float | None:
+        if (name := info.data.get("loss")) is None:
+            return temperature
+        default = LOSSES[name].temperature
+        if temperature is not None and default is None:
+            having = " and ".join(name for name, loss in LOSSES.items() if loss.temperature is not None)
             raise ValueError(
-                f"found {temperature}, but only kl has a temperature, and the loss is {loss}: leave it out"
+                f"found {temperature}, but the loss is {name} and only {having} has a temperature: remove it"
             )
-        return 4.0 if loss == "kl" and temperature is None else temperature
+        return default if temperature is None else temperature
 
 
 class Stage(RecipeModel):
-    """One step of a recipe. `train` is the unit: each layer alone, where the student is made from the teacher; each
-    block alone, the first k for k = 2, 3, ..., the first half of the blocks (the hint of FitNet), or the whole student
-    (where only some blocks are replaced: all of these).
+    """One stage of a recipe.
 
-    `input` is what a unit sees: the teacher's features, or the student's own behind its earlier units; the target is
-    what the teacher says of the view. In a mix (cross distillation) the loss is, with x the teacher's features and y
-    the student's,  mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
-
-    With `lr_factors` a task of a hundred steps or more begins with a short trial of each of these factors of its rate,
-    for 2% of its steps, six at least. It is then trained with the factor after whose trial its answers were nearest to
-    the teacher's on views that nothing is trained on.
-
-    `muon` moves matrices and filters in all directions alike, and everything else as `adamw` does, at the same rate.
-    `least-squares` solves a bias-free 1x1 for each layer and multiplies it in, over `steps` batches: behind the layer,
-    from what it gives to what the teacher's gives (`solve: outputs`); or before it, from the channels that are left to
-    all those which the teacher's layer reads (`solve: inputs`). The ridge pulls it to where it changes nothing.
+    Parameters:
+        train: the unit that is trained. `layers`: each layer alone, for a student derived from the teacher. `blocks`:
+            each block alone. `growing`: the first k blocks for k = 2, 3, .... `half`: the first half of the blocks (the
+            hint of FitNet). `student`: the whole student, or all replaced blocks if only some are replaced.
+        input: the input of a unit: the teacher's features, or the student's features after its earlier units. The
+            target is always the teacher's output for the same view. `mix` (cross distillation), with the teacher's
+            features x and the student's features y: mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
+        lr_factors: factors of the learning rate. A task of at least 100 steps tries each factor for 2% of its steps (at
+            least six), then trains with the one whose output is closest to the teacher's on held-out views.
+        optimizer: `muon` orthogonalises the updates of matrices and filters, and updates all other parameters as
+            `adamw` does, at the same rate. `least-squares` solves for a bias-free 1x1 convolution per layer over
+            `steps` batches and folds it into the layer.
+        solve: `outputs` puts the 1x1 after the layer and maps its output to that of the teacher's layer. `inputs` puts
+            it before the layer and maps the remaining channels to all input channels of the teacher's layer.
+        ridge: the strength of the regularisation towards the identity.
     """
 
     name: Name = Field(description=NAME)
     train: Literal["layers", "blocks", "growing", "half", "student"]
     input: Literal["teacher", "student", "mix"] = "teacher"
-    mu: Share | None = Field(default=None, description=f"{SHARE}: the teacher's share of the features in `input: mix`")
-    targets: Many[Target] = Field(description="a list with at least one map of `at`, `loss`, `weight`")
+    mu: Share | None = Field(default=None, description=f"{SHARE}: the weight of the teacher's features in `input: mix`")
+    targets: NonEmpty[Target] = Field(description="a list of at least one map with `at`, `loss` and `weight`")
     steps: PerUnit[Count] | None = Field(default=None, description=COUNTS)
     epochs: PerUnit[Count] | None = Field(default=None, description=COUNTS)
-    batch: Few = Field(default=64, description=FEW)
+    batch: Small = Field(default=64, description=SMALL)
     optimizer: Literal["muon", "adam", "adamw", "sgd", "least-squares"] = "adam"
     solve: Literal["outputs", "inputs"] | None = Field(
-        default=None, description="outputs or inputs, with `optimizer: least-squares` (there: outputs)"
+        default=None, description="outputs or inputs, only with `optimizer: least-squares` (default: outputs)"
     )
     ridge: Ridge | None = Field(
         default=None,
-        description="a number above 0, from 1e-18 to 1e6, of the mean of the diagonal, with `optimizer: least-squares`"
-        " (there: 1e-3)",
+        description="a number above 0, from 1e-18 to 1e6, times the mean of the diagonal, only with"
+        " `optimizer: least-squares` (default: 1e-3)",
     )
-    momentum: Share | None = Field(default=None, description=f"{SHARE}, with `optimizer: sgd` and muon (there: 0.9)")
-    betas: Pair[Inside] | None = Field(
-        default=None, description=f"two numbers {INSIDE}, with adam and adamw (there: [0.9, 0.999])"
+    momentum: Share | None = Field(
+        default=None, description=f"{SHARE}, only with `optimizer: sgd` or muon (default: 0.9)"
     )
-    weight_decay: Decay = Field(default=0.0, description="a number from 0 to 100")
+    betas: Pair[Fraction] | None = Field(
+        default=None, description=f"two numbers {FRACTION}, only with adam or adamw (default: [0.9, 0.999])"
+    )
+    weight_decay: WeightDecay = Field(default=0.0, description="a number from 0 to 100")
     lr: PerUnit[Rate] | None = Field(default=None, description=RATES)
-    lr_factors: Many[Positive] | None = Field(
+    lr_factors: NonEmpty[Positive] | None = Field(
         default=None,
-        description="a list of one to nine numbers above 0, or null: factors of the rate that are tried first",
+        description="a list of one to nine numbers above 0: factors of the learning rate to try first; or null",
     )
-    adapter_lr: PerUnit[Rate] | None = Field(default=None, description=f"{RATES}; null: as `lr`")
-    lr_scale_with_batch: Few | None = Field(
-        default=None, description=f"{FEW}: the batch that the rates are meant for, or null"
+    adapter_lr: PerUnit[Rate] | None = Field(default=None, description=f"{RATES}; null: same as `lr`")
+    lr_scale_with_batch: Small | None = Field(
+        default=None, description=f"{SMALL}: the batch size that the learning rates are for; or null"
     )
     schedule: Literal["constant", "cosine", "step"] = "constant"
-    step_at: Many[Inside] | None = Field(
-        default=None, description=f"a rising list of numbers {INSIDE}, with `schedule: step` (there: [0.4, 0.8])"
+    step_at: NonEmpty[Fraction] | None = Field(
+        default=None,
+        description=f"an ascending list of numbers {FRACTION}, only with `schedule: step` (default: [0.4, 0.8])",
     )
-    warmup: Share = Field(default=0.0, description=f"{SHARE}, of the steps")
-    augment: Augment | None = Field(default=None, description="a map as in `views.augment`, or null: as there")
+    warmup: Share = Field(default=0.0, description=f"{SHARE}: the fraction of the steps for warmup")
+    augment: Augment | None = Field(
+        default=None, description="a map as in `views.augment`; null: same as `views.augment`"
+    )
     batchnorm: Literal["frozen", "train", "recalibrate"] = "frozen"
-    ema: Inside | None = Field(default=None, description=f"a number {INSIDE}: the averages' decay, or null")
-    clip: Positive | None = Field(default=None, description=f"{POSITIVE}: the largest norm of a gradient, or null")
+    ema: Fraction | None = Field(
+        default=None, description=f"a number {FRACTION}: the decay of the moving average; or null"
+    )
+    clip: Positive | None = Field(default=None, description=f"{POSITIVE}: the largest gradient norm; or null")
     dropout: bool = Field(default=False, description="true or false")
 
     @rule("input")
     @classmethod
-    def _features_are_for_blocks(cls, source: str, info: Info) -> str:
+    def _only_blocks_and_layers_take_features(cls, source: str, info: Info) -> str:
         train = info.data.get("train", "blocks")
         if source != "teacher" and train not in ("layers", "blocks"):
-            raise ValueError(f"found {source}, but `train: {train}` starts at the image: leave it out, or train blocks")
+            raise ValueError(f"found {source}, but `train: {train}` starts at the image: remove it, or train blocks")
         return source
 
     @rule("mu")
     @classmethod
-    def _mu_mixes(cls, mu: float | None, info: Info) -> float | None:
+    def _only_a_mix_has_mu(cls, mu: float | None, info: Info) -> float | None:
         source = info.data.get("input")
         if source == "mix" and mu is None:
-            raise ValueError("is missing: `input: mix` needs the teacher's share of the features, a number from 0 to 1")
+            raise ValueError(
+                "is missing: `input: mix` needs the weight of the teacher's features, a number from 0 to 1"
+            )
         if source in ("teacher", "student") and mu is not None:
-            raise ValueError(f"found {mu}, but `input` is {source}: leave mu out, or take `input: mix`")
+            raise ValueError(f"found {mu}, but `input` is {source}: remove mu, or use `input: mix`")
         return mu
 
     @rule("targets", mode="wrap")
     @classmethod
-    def _where_the_unit_ends(cls, value: Any, check: Check[tuple[Target, ...]], info: Info) -> tuple[Target, ...]:
-        train, places = info.data.get("train"), of_items(value, "at")
+    def _targets_fit_the_unit(cls, value: Any, check: Check[tuple[Target, ...]], info: Info) -> tuple[Target, ...]:
+        train, places = info.data.get("train"), item_values(value, "at")
         if train == "layers":
-            said = "and `train: layers` has one target, what each layer gives: {at: output, loss: mse}"
-            others = {(i, "at"): f"found {at}, {said}" for i, at in enumerate(places) if at != "output"}
-            more = {(i, "at"): f"is a second one, {said}" for i in range(1, len(places)) if places[i] == "output"}
-            losses = enumerate(of_items(value, "loss"))
-            far = {(i, "loss"): f"found {loss}, {said}" for i, loss in losses if loss == "norm-l2"}
-            return together(value, check, {**others, **more, **far})
-        said = "found output, which is one block's: with `train: student` take outputs, features or logits"
-        cuts = {(index, "at"): said for index, at in enumerate(places) if train == "student" and at == "output"}
+            allowed = [name for name, loss in LOSSES.items() if loss.is_of_layers]
+            rule_text = f"but `train: layers` has exactly one target: {{at: output, loss: {' or '.join(allowed)}}}"
+            wrong_places = {(i, "at"): f"found {at}, {rule_text}" for i, at in enumerate(places) if at != "output"}
+            repeated = {(i, "at"): f"is one more, {rule_text}" for i in range(1, len(places)) if places[i] == "output"}
+            wrong_losses = {
+                (i, "loss"): f"found {name}, {rule_text}"
+                for i, name in enumerate(item_values(value, "loss"))
+                if name in LOSSES and name not in allowed and not LOSSES[name].is_of_logits  # which `at` refuses
+            }
+            return check_with_faults(value, check, {**wrong_places, **repeated, **wrong_losses})
+        message = "found output, which is for a single block: with `train: student` use outputs, features or logits"
+        faults = {(index, "at"): message for index, at in enumerate(places) if train == "student" and at == "output"}
         if set(places) == {"head"}:
-            other = "features" if train == "student" else "output"
-            cuts[0, "at"] = f"found head alone, and blocks before the last have none: take logits, or add {other}"
-        return together(value, check, cuts)
+            missing = "features" if train == "student" else "output"
+            faults[0, "at"] = f"found head alone, but only the last block has a head: use logits, or add {missing}"
+        return check_with_faults(value, check, faults)
 
     @rule("epochs")
     @classmethod
     def _one_duration(cls, epochs: tuple[int, ...] | None, info: Info) -> tuple[int, ...] | None:
-        steps = info.data.get("steps", "faulty, so there are some")
+        steps = info.data.get("steps", True)  # a faulty value counts as given
         if steps and epochs:
-            raise ValueError("is given beside steps: one of them says how long the stage lasts (null takes one away)")
+            raise ValueError("is given together with steps: give only one of them (null unsets the other)")
         if not steps and not epochs:
-            raise ValueError("is missing, and so is steps: one of them says how long the stage lasts")
+            raise ValueError("is missing, and so is steps: give one of them")
         return epochs
 
     @rule("steps", "epochs", "lr", "adapter_lr")
     @classmethod
-    def _one_unit_one_value(cls, values: tuple[Any, ...] | None, info: Info) -> tuple[Any, ...] | None:
+    def _one_value_per_unit(cls, values: tuple[Any, ...] | None, info: Info) -> tuple[Any, ...] | None:
         train = info.data.get("train")
         if values and len(values) > 1 and train in ("layers", "half", "student"):
-            does = "treats all layers alike" if train == "layers" else "trains one unit"
-            raise ValueError(f"found {len(values)} values, but `train: {train}` {does}: give one")
+            reason = "trains all layers alike" if train == "layers" else "trains one unit"
+            raise ValueError(f"found {len(values)} values, but `train: {train}` {reason}: give one value")
         return values
 
     @rule("optimizer")
     @classmethod
-    def _layers_are_solved(cls, optimizer: str, info: Info) -> str:
+    def _only_layers_are_solved(cls, optimizer: str, info: Info) -> str:
         train = info.data.get("train", "layers")
         if optimizer == "least-squares" and train != "layers":
-            raise ValueError(f"found least-squares, which solves single layers, but the stage trains {train}")
+            raise ValueError(
+                f"found least-squares, which solves single layers: use `train: layers` instead of `train: {train}`"
+            )
         return optimizer
 
     @rule("lr", "lr_factors", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
     @classmethod
-    def _nothing_goes_downhill(cls, value: Any, info: Info) -> Any:
+    def _only_gradient_optimizers_have_rates(cls, value: Any, info: Info) -> Any:
         optimizer = info.data.get("optimizer")
         if optimizer == "least-squares" and value:
-            raise ValueError("is given, but least-squares solves its equations at once: leave it out")
+            raise ValueError("is given, but least-squares takes no gradient steps: remove it")
         if optimizer and optimizer != "least-squares" and value is None and info.field_name == "lr":
-            raise ValueError(f"is missing: it is {RATES}")
+            raise ValueError(f"is missing: give {RATES}")
         return value
 
     @rule("lr_factors")
     @classmethod
-    def _blocks_are_tried(cls, factors: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
+    def _layers_have_no_trials(cls, factors: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
         if factors is not None and info.data.get("train") == "layers":
-            raise ValueError("is given, but `train: layers` has no trials: leave it out, or train blocks")
+            raise ValueError("is given, but `train: layers` has no trials: remove it, or train blocks")
         if factors is not None and len(factors) > 9:
-            raise ValueError(f"found {len(factors)} factors, each of which takes a trial: give nine at most")
+            raise ValueError(f"found {len(factors)} factors, each of which costs a trial: give at most nine")
         return factors
 
     @rule("solve", "ridge", "momentum", "betas")
     @classmethod
     def _fits_the_optimizer(cls, value: Any, info: Info) -> Any:
         optimizer = info.data.get("optimizer")
-        whose, usual = _OF_OPTIMIZERS[info.field_name or ""]
-        if optimizer and optimizer not in whose and value is not None:
-            raise ValueError(f"is given, but {optimizer} has none: leave it out")
+        users, default = _OPTIMIZER_SETTINGS[info.field_name or ""]
+        if optimizer and optimizer not in users and value is not None:
+            raise ValueError(f"is given, but {optimizer} does not use it: remove it")
         if info.field_name == "momentum" and value == 1:
-            raise ValueError("found 1, with which no gradient counts, or all of them do for ever: give less")
-        return usual if optimizer in whose and value is None else value
+            raise ValueError("found 1: give a number below 1")
+        return default if optimizer in users and value is None else value
 
     @rule("step_at")
     @classmethod
-    def _steps_of_the_rate(cls, shares: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
+    def _only_a_step_schedule_has_steps(cls, shares: tuple[float, ...] | None, info: Info) -> tuple[float, ...] | None:
         schedule = info.data.get("schedule")
         if schedule == "step":
-            return rising(shares or (0.4, 0.8))
+            return ascending(shares or (0.4, 0.8))
         if schedule and shares is not None:
-            raise ValueError(f"found {list(shares)}, but the schedule is {schedule}: leave it out, or take step")
+            raise ValueError(
+                f"found {list(shares)}, but the schedule is {schedule}: remove it, or use `schedule: step`"
+            )
         return shares
 
     @rule("batchnorm")
     @classmethod
-    def _one_image_has_no_statistics(cls, policy: str, info: Info) -> str:
+    def _batch_statistics_need_a_batch(cls, policy: str, info: Info) -> str:
         if policy != "frozen" and info.data.get("batch") == 1:
             raise ValueError(
-                f"found {policy}, but one image (`batch: 1`) has no statistics: take frozen, or more images"
+                f"found {policy}, but a batch of one image has no statistics: use frozen, or a larger batch"
             )
         return policy
 
     def units(self, blocks: int) -> tuple[range, ...]:
-        """The blocks that are trained together, in order, where the student has `blocks`, numbered from 1."""
+        """The blocks of each unit of the stage, in order of training, for a student of that many `blocks`."""
         match self.train:
             case "blocks":
                 return tuple(range(block, block + 1) for block in range(1, blocks + 1))

@@ -1,7 +1,6 @@
-"""YAML text -> plain data, and where each piece of it was written.
+"""Read YAML text into plain data and record the line of every value.
 
-Scalars are YAML 1.2's, as people write them: `1e-3` is a number, `yes` and `on` are text. Anchors, tags and repeated
-keys are faults: a recipe says what it means in the place where it says it.
+Scalars follow YAML 1.2: `1e-3` is a number; `yes` and `on` are strings. Anchors, tags and repeated keys are faults.
 """
 
 import re
@@ -16,41 +15,41 @@ Loc = tuple[str | int, ...]
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_WORDS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
 class YamlFault:
-    """One thing to mend: where it was written, what is spoken of, what there is and what is allowed."""
+    """One thing to fix: its file and line, its key, and a message with what was found and what is allowed."""
 
     where: str
     subject: str
-    said: str
+    message: str
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.subject} {self.said}"
+        return f"{self.where}: {self.subject} {self.message}"
 
 
 @dataclass
 class YamlSource:
-    """Plain data, where each of its places was written, and what could not be read of it."""
+    """Plain data, the place where each value is written, and the faults found while reading."""
 
     data: Any = None
     where: dict[Loc, str] = field(default_factory=dict)
     faults: list[YamlFault] = field(default_factory=list)
 
     def place(self, loc: Loc) -> str:
-        """Where `loc` was written; what is absent belongs to the nearest thing that it is absent from."""
+        """Where `loc` is written; for an absent key, where its nearest existing parent is written."""
         return next(self.where[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.where)
 
     def put(self, loc: Loc, part: "YamlSource") -> None:
-        """Set what is at `loc`, and where it was written; maps on the way there that are absent are made."""
-        here = self.data
+        """Set the value at `loc` and its place; absent maps on the way are created."""
+        parent = self.data
         for key in loc[:-1]:
-            if isinstance(here, dict) and here.get(key) is None:
-                here[key] = {}
-            here = here[key]
-        here[loc[-1]] = part.data
+            if isinstance(parent, dict) and parent.get(key) is None:
+                parent[key] = {}
+            parent = parent[key]
+        parent[loc[-1]] = part.data
         self.where = {key: place for key, place in self.where.items() if key[: len(loc)] != loc}
         self.where |= {loc + key: place for key, place in part.where.items()}
         for end in range(1, len(loc)):
@@ -62,16 +61,16 @@ def dotted(loc: Loc) -> str:
 
 
 def scalar(text: str) -> Any:
-    """What an unquoted scalar means: null, true, false, a whole number, a number, else the text itself."""
-    if text in _WORDS:
-        return _WORDS[text]
+    """The value of an unquoted scalar: null, true, false, an integer, a float, or else the text."""
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
     if _INTEGER.fullmatch(text):
         return int(text)
     return float(text) if _NUMBER.fullmatch(text) else text
 
 
 def read(text: str, place: Callable[[int], str]) -> YamlSource:
-    """The data of one YAML document; `place` names the place of a line, counted from 1."""
+    """Read one YAML document; `place` formats a line number, counted from 1."""
     source = YamlSource(where={(): place(1)})
     try:
         source.data = _Reader(source, place).plain(yaml.compose(text, Loader=yaml.BaseLoader), ())
@@ -79,49 +78,53 @@ def read(text: str, place: Callable[[int], str]) -> YamlSource:
         source.faults.append(_syntax(error, place))
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        source.faults.append(YamlFault(place(line), dotted(()), f"cannot hold the character {chr(error.character)!r}"))
+        source.faults.append(
+            YamlFault(place(line), dotted(()), f"has the character {chr(error.character)!r}: remove it")
+        )
     except RecursionError:
-        source.faults.append(YamlFault(place(1), dotted(()), "is nested too deeply to be a recipe"))
+        source.faults.append(YamlFault(place(1), dotted(()), "is nested too deeply for a recipe"))
     return source
 
 
 def _syntax(error: yaml.MarkedYAMLError, place: Callable[[int], str]) -> YamlFault:
-    """YAML's own words, with the line where what it was reading began: an unclosed bracket is found much later."""
+    """The parser's message, with the line where the faulty construct starts (an unclosed bracket is detected later)."""
     mark = error.problem_mark or error.context_mark
-    begun = f" that began at {place(error.context_mark.line + 1)}" if error.context and error.context_mark else ""
-    said = ", ".join(part for part in (error.context and f"{error.context}{begun}", error.problem) if part)
-    return YamlFault(place(mark.line + 1 if mark else 1), dotted(()), f"cannot be read: {said}")
+    start = f" that starts at {place(error.context_mark.line + 1)}" if error.context and error.context_mark else ""
+    message = ", ".join(part for part in (error.context and f"{error.context}{start}", error.problem) if part)
+    return YamlFault(place(mark.line + 1 if mark else 1), dotted(()), f"cannot be read: {message}")
 
 
 class _Reader:
-    """Walks the nodes once and writes down places and faults in its source."""
+    """Visits each YAML node once and records places and faults in its source."""
 
     def __init__(self, source: YamlSource, place: Callable[[int], str]) -> None:
         self.source = source
         self.place = place
-        self.seen: set[int] = set()
+        self.visited: set[int] = set()
 
     def plain(self, node: yaml.Node | None, loc: Loc) -> Any:
         if node is None:
             return None
         self.source.where.setdefault(loc, self._line(node))
-        if id(node) in self.seen:
-            return self._fault(node, dotted(loc), "repeats what an anchor (&, *) names: write it out")
-        self.seen.add(id(node))
+        if id(node) in self.visited:
+            return self._fault(
+                node, dotted(loc), "is an alias (&, *), which recipes do not support: write the value out"
+            )
+        self.visited.add(id(node))
         if node.tag not in _PLAIN_TAGS:
-            return self._fault(node, dotted(loc), f"has the tag {node.tag}: leave it out")
+            return self._fault(node, dotted(loc), f"has the tag {node.tag}: remove it")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.plain(child, (*loc, index)) for index, child in enumerate(node.value)]
-        assert isinstance(node, yaml.ScalarNode)  # the third and last kind
+        assert isinstance(node, yaml.ScalarNode)  # the only remaining kind of node
         return scalar(node.value) if node.style is None else node.value
 
     def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
         data: dict[str, Any] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                self._fault(key, dotted(loc), "has a key that is no word")
+                self._fault(key, dotted(loc), "has a key that is not a word")
             elif key.value in data:
                 first = self.source.where[*loc, key.value]
                 self._fault(key, dotted((*loc, key.value)), f"is given twice, first at {first}")
@@ -133,5 +136,5 @@ class _Reader:
     def _line(self, node: yaml.Node) -> str:
         return self.place(node.start_mark.line + 1)
 
-    def _fault(self, node: yaml.Node, subject: str, said: str) -> None:
-        self.source.faults.append(YamlFault(self._line(node), subject, said))
+    def _fault(self, node: yaml.Node, subject: str, message: str) -> None:
+        self.source.faults.append(YamlFault(self._line(node), subject, message))

@@ -1,1 +1,1 @@
-"""A run's report: one HTML file that opens from disk, with everything that it shows inside it."""
+"""HTML reports of runs and comparisons: self-contained files that open offline."""

@@ -1,4 +1,4 @@
-"""A chart as an SVG whose colours are the page's own: it is right in light and in dark."""
+"""Draw charts as inline SVG in the colours of the page, for light and dark mode."""
 
 import io
 import re
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 COLOURS = 8  # --c1 to --c8 of the page
-LINES = ("solid", "dashed", "dotted")  # for units beyond the colours; matplotlib and CSS call them the same
-# matplotlib knows no CSS: it draws in colours that nothing else has, which then become the page's
+LINE_STYLES = ("solid", "dashed", "dotted")  # valid in matplotlib and CSS; used when the colours repeat
+# matplotlib cannot draw CSS variables: it draws in these placeholder colours, which are then replaced
 _TEXT, _GRID = "#010203", "#040506"
 INKS = tuple(f"#0a0b{i:02x}" for i in range(1, COLOURS + 1))
-_PAGE = {_TEXT: "currentColor", _GRID: "var(--line)", **{c: f"var(--c{i})" for i, c in enumerate(INKS, 1)}}
+_CSS_COLOURS = {_TEXT: "currentColor", _GRID: "var(--line)", **{c: f"var(--c{i})" for i, c in enumerate(INKS, 1)}}
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -33,8 +33,8 @@ _STYLE: dict[Any, Any] = {
 
 
 def chart(draw: "Callable[[Axes], None]", prefix: str, label: str) -> Markup:
-    """What `draw` draws; `prefix` begins all ids, so that several charts fit on one page."""
-    import matplotlib  # here, because every run imports this module long before it draws
+    """The chart drawn by `draw`; all ids begin with `prefix`, so that charts on one page do not clash."""
+    import matplotlib  # imported late: every run imports this module, few draw
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):
@@ -46,8 +46,8 @@ def chart(draw: "Callable[[Axes], None]", prefix: str, label: str) -> Markup:
 
 
 def line_style(index: int) -> str:
-    """Of the units or methods beyond the colours too."""
-    return LINES[index // COLOURS % len(LINES)]
+    """The line style of series `index`; it changes each time the colours repeat."""
+    return LINE_STYLES[index // COLOURS % len(LINE_STYLES)]
 
 
 def ink(index: int) -> str:
@@ -55,7 +55,7 @@ def ink(index: int) -> str:
 
 
 def _inline(svg: str, prefix: str, label: str) -> str:
-    """The picture as a part of a page: without a size of its own, its ids apart, its colours the page's."""
+    """Adapt an SVG for a page: no fixed size, prefixed ids, the colours of the page."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     head, _, body = svg.partition(">")
@@ -65,6 +65,6 @@ def _inline(svg: str, prefix: str, label: str) -> str:
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
     svg = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
     svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
-    for drawn, wanted in _PAGE.items():
-        svg = svg.replace(drawn, wanted)
+    for placeholder, colour in _CSS_COLOURS.items():
+        svg = svg.replace(placeholder, colour)
     return svg

@@ -1,4 +1,4 @@
-"""What a comparison found: its cells as facts, and one table of them in the form of the paper's, in Markdown too."""
+"""Results of a comparison: cells, their means over draws, and a table of them, also in Markdown."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from graftcli.report.format import human
 
 @dataclass(frozen=True)
 class CellScore:
-    """One cell: a method on one draw. What was not measured, or has not come out yet, is None."""
+    """One cell: a method on one draw. Values not measured, or not yet, are None."""
 
     name: str
     folder: str
@@ -28,7 +28,7 @@ class CellScore:
     agreement: float | None = None
     seconds: float | None = None
     peak_memory: int | None = None
-    fault: str | None = None  # why nothing came out
+    fault: str | None = None  # why the cell failed
 
     @property
     def is_done(self) -> bool:
@@ -37,34 +37,36 @@ class CellScore:
 
 @dataclass(frozen=True)
 class Spread:
+    """Mean and standard deviation of a metric over the draws."""
+
     mean: float
-    sd: float | None  # of the sample; None for a single draw
+    sd: float | None  # sample standard deviation; None for a single draw
     each: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class MethodLine:
-    """A method with one number of shots, over its draws."""
+    """A method at one number of shots, aggregated over its draws."""
 
     method: str
     student: str
     blocks: str | None
     shots: int
-    draws: int  # that are done
-    of: int
+    draws: int  # done
+    of: int  # draws in total
     steps: int | None
-    params: tuple[int, ...]  # as many as differ between the draws, rising
+    params: tuple[int, ...]  # distinct values over the draws, ascending
     macs: tuple[int, ...]
     accuracy: Spread | None
     agreement: Spread | None
     seconds: Spread | None
-    peak_memory: int | None  # the most
+    peak_memory: int | None  # maximum over the draws
     faults: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class TeacherScore:
-    """The teacher, which all are measured by."""
+    """The teacher, the reference of a comparison."""
 
     name: str
     params: int
@@ -74,11 +76,13 @@ class TeacherScore:
 
 @dataclass(frozen=True)
 class Comparison:
+    """All cells of a comparison, and how they were trained and scored."""
+
     folder: str
     teacher: TeacherScore
-    shots: str  # what a shot is
+    shots: str  # the meaning of a shot
     budget: str
-    scored: str  # on what accuracy and agreement were measured
+    scored: str  # the data that accuracy and agreement were measured on
     machine: str
     command: str
     notes: tuple[str, ...]
@@ -87,61 +91,61 @@ class Comparison:
 
     @property
     def is_whole(self) -> bool:
-        return all(trial.is_done for trial in self.trials)
+        return all(cell.is_done for cell in self.trials)
 
 
-def lines(trials: Sequence[CellScore]) -> tuple[MethodLine, ...]:
-    """One for each method, student and block, with each number of shots, in the order of the trials' first draw."""
-    found: dict[tuple[object, ...], list[CellScore]] = {}
-    for trial in trials:
-        found.setdefault((trial.student, trial.method, trial.blocks, trial.shots), []).append(trial)
-    methods = list(dict.fromkeys(key[:3] for key in found))
-    return tuple(_line(found[key]) for key in sorted(found, key=lambda key: methods.index(key[:3])))
+def method_lines(cells: Sequence[CellScore]) -> tuple[MethodLine, ...]:
+    """One line per student, method, blocks and number of shots; each method is where its first cell is."""
+    groups: dict[tuple[object, ...], list[CellScore]] = {}
+    for cell in cells:
+        groups.setdefault((cell.student, cell.method, cell.blocks, cell.shots), []).append(cell)
+    methods = list(dict.fromkeys(key[:3] for key in groups))
+    return tuple(_line(groups[key]) for key in sorted(groups, key=lambda key: methods.index(key[:3])))
 
 
-def _line(trials: Sequence[CellScore]) -> MethodLine:
-    first, done = trials[0], [trial for trial in trials if trial.is_done]
+def _line(cells: Sequence[CellScore]) -> MethodLine:
+    first, done = cells[0], [cell for cell in cells if cell.is_done]
     return MethodLine(
         method=first.method,
         student=first.student,
         blocks=first.blocks,
         shots=first.shots,
         draws=len(done),
-        of=len(trials),
-        steps=_one(trial.steps for trial in done),
-        params=_several(trial.params for trial in done),
-        macs=_several(trial.macs for trial in done),
-        accuracy=spread(trial.accuracy for trial in done),
-        agreement=spread(trial.agreement for trial in done),
-        seconds=spread(trial.seconds for trial in done),
-        peak_memory=max((trial.peak_memory or 0 for trial in done), default=None),
-        faults=tuple(dict.fromkeys(trial.fault for trial in trials if trial.fault)),
+        of=len(cells),
+        steps=_first_known(cell.steps for cell in done),
+        params=_distinct(cell.params for cell in done),
+        macs=_distinct(cell.macs for cell in done),
+        accuracy=_spread(cell.accuracy for cell in done),
+        agreement=_spread(cell.agreement for cell in done),
+        seconds=_spread(cell.seconds for cell in done),
+        peak_memory=max((cell.peak_memory or 0 for cell in done), default=None),
+        faults=tuple(dict.fromkeys(cell.fault for cell in cells if cell.fault)),
     )
 
 
-def _one(values: Iterable[int | None]) -> int | None:
-    """The first that is known: draws differ by images alone."""
+def _first_known(values: Iterable[int | None]) -> int | None:
+    """The first value that is not None; it is the same in all draws."""
     return next((value for value in values if value is not None), None)
 
 
-def _several(values: Iterable[int | None]) -> tuple[int, ...]:
-    """What a student is made of its own draw's images differs in size."""
+def _distinct(values: Iterable[int | None]) -> tuple[int, ...]:
+    """The distinct values, ascending: a student derived from the images of each draw differs in size."""
     return tuple(sorted({value for value in values if value is not None}))
 
 
-def spread(values: Iterable[float | None]) -> Spread | None:
-    found = tuple(value for value in values if value is not None)
-    return Spread(mean(found), stdev(found) if len(found) > 1 else None, found) if found else None
+def _spread(values: Iterable[float | None]) -> Spread | None:
+    known = tuple(value for value in values if value is not None)
+    return Spread(mean(known), stdev(known) if len(known) > 1 else None, known) if known else None
 
 
 # -- the table ----------------------------------------------------------------------------------------------------
 
 
-def share(found: Spread | None) -> str:
-    """87.74 ± 0.31, in percent."""
-    if found is None:
+def _percent(spread: Spread | None) -> str:
+    """Mean and standard deviation in percent: "87.74 ± 0.31"."""
+    if spread is None:
         return ""
-    return f"{100 * found.mean:.2f}" + (f" ± {100 * found.sd:.2f}" if found.sd is not None else "")
+    return f"{100 * spread.mean:.2f}" + (f" ± {100 * spread.sd:.2f}" if spread.sd is not None else "")
 
 
 def _seconds(line: MethodLine) -> str:
@@ -149,7 +153,7 @@ def _seconds(line: MethodLine) -> str:
 
 
 def _span(sizes: Sequence[int]) -> str:
-    """269.7 k, or 250.3 k to 269.7 k."""
+    """One size or a range: "269.7 k", "250.3 k to 269.7 k"."""
     return " to ".join(dict.fromkeys(human(size) for size in (sizes[0], sizes[-1]))) if sizes else ""
 
 
@@ -160,54 +164,59 @@ _COLUMNS: dict[str, Callable[[MethodLine], str]] = {
     "shots": lambda line: f"{line.shots:,}",
     "parameters": lambda line: _span(line.params),
     "MACs": lambda line: _span(line.macs),
-    "accuracy": lambda line: share(line.accuracy),
-    "agreement": lambda line: share(line.agreement),
+    "accuracy": lambda line: _percent(line.accuracy),
+    "agreement": lambda line: _percent(line.agreement),
     "steps": lambda line: "" if line.steps is None else f"{line.steps:,}",
     "seconds": _seconds,
     "memory": lambda line: "" if line.peak_memory is None else human(line.peak_memory, "B"),
     "draws": lambda line: f"{line.draws} of {line.of}" if line.draws < line.of else f"{line.draws}",
 }
-TEXTS = ("method", "student", "blocks")  # the columns that hold no numbers
+TEXT_COLUMNS = ("method", "student", "blocks")
 
 
-def columns(found: Comparison) -> dict[str, list[str]]:
-    """The table by its columns; the teacher's is the first line. A student that all share needs no column."""
-    teacher = found.teacher
-    first = {
+def columns(comparison: Comparison) -> dict[str, list[str]]:
+    """The columns of the table, the teacher in the first row; empty columns and a single student are left out."""
+    teacher = comparison.teacher
+    teacher_row = {
         "method": f"{teacher.name} (teacher)",
         "parameters": human(teacher.params),
         "MACs": human(teacher.macs),
         "accuracy": "" if teacher.accuracy is None else f"{100 * teacher.accuracy:.2f}",
     }
-    whole = {title: [first.get(title, ""), *(cell(line) for line in found.lines)] for title, cell in _COLUMNS.items()}
-    alone = len({line.student for line in found.lines}) == 1
-    return {title: cells for title, cells in whole.items() if any(cells) and not (title == "student" and alone)}
+    table = {
+        title: [teacher_row.get(title, ""), *(text(line) for line in comparison.lines)]
+        for title, text in _COLUMNS.items()
+    }
+    one_student = len({line.student for line in comparison.lines}) == 1
+    return {title: cells for title, cells in table.items() if any(cells) and not (title == "student" and one_student)}
 
 
-def said(found: Comparison) -> tuple[str, ...]:
-    """What has to be known to read the table."""
-    students = dict.fromkeys(line.student for line in found.lines)
-    done = sum(trial.is_done for trial in found.trials)
-    unfinished = f"; {done} of {len(found.trials)} cells are done" if not found.is_whole else ""
+def table_notes(comparison: Comparison) -> tuple[str, ...]:
+    """The notes under the table: the networks, shots, budget, scoring, machine and failed cells."""
+    students = dict.fromkeys(line.student for line in comparison.lines)
+    done = sum(cell.is_done for cell in comparison.trials)
+    unfinished = f"; {done} of {len(comparison.trials)} cells are done" if not comparison.is_whole else ""
     faults = [
-        f"{line.method}, {line.student}, {line.shots} shots: {fault}" for line in found.lines for fault in line.faults
+        f"{line.method}, {line.student}, {line.shots:,} shot{'s' * (line.shots != 1)}: {fault}"
+        for line in comparison.lines
+        for fault in line.faults
     ]
     return (
-        f"{found.teacher.name} -> {', '.join(students)}{unfinished}",
-        f"shots: {found.shots}",
-        f"budget: {found.budget}",
-        found.scored,
-        f"machine: {found.machine}",
-        *found.notes,
+        f"{comparison.teacher.name} -> {', '.join(students)}{unfinished}",
+        f"shots: {comparison.shots}",
+        f"budget: {comparison.budget}",
+        comparison.scored,
+        f"machine: {comparison.machine}",
+        *comparison.notes,
         *faults,
     )
 
 
-def markdown(found: Comparison) -> str:
-    """The table, what has to be known to read it, and the command."""
-    table = columns(found)
+def markdown(comparison: Comparison) -> str:
+    """The table, its notes and the command, in Markdown."""
+    table = columns(comparison)
     head = f"| {' | '.join(table)} |"
-    rule = f"| {' | '.join('---' if title in TEXTS else '---:' for title in table)} |"
+    rule = f"| {' | '.join('---' if title in TEXT_COLUMNS else '---:' for title in table)} |"
     rows = [f"| {' | '.join(formatting.markdown(cell) for cell in row)} |" for row in zip(*table.values(), strict=True)]
-    told = [f"- {formatting.markdown(text)}" for text in said(found)]
-    return "\n".join([head, rule, *rows, "", *told, "", formatting.fenced(found.command, "sh"), ""])
+    notes = [f"- {formatting.markdown(text)}" for text in table_notes(comparison)]
+    return "\n".join([head, rule, *rows, "", *notes, "", formatting.fenced(comparison.command, "sh"), ""])

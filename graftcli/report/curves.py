@@ -1,4 +1,4 @@
-"""The losses of a stage over its steps, as a chart."""
+"""Draw the loss curves of a stage."""
 
 from typing import TYPE_CHECKING
 
@@ -10,28 +10,28 @@ from graftcli.report.run_view import StageView, TaskView
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDE = 5  # largest over smallest loss: below it an axis of powers would have hardly a number
+_LOG_RATIO = 5  # largest to smallest loss above which the axis is logarithmic
 
 
 def curves(stage: StageView, prefix: str) -> Markup:
-    """The loss of each unit over its steps; `prefix` begins all ids, so that several pictures fit on one page."""
-    return chart(lambda axes: _drawn(axes, stage), prefix, f"loss of {stage.name} over its steps")
+    """The loss of each unit over its steps; all ids begin with `prefix`, so that charts on one page do not clash."""
+    return chart(lambda axes: _draw(axes, stage), prefix, f"loss of {stage.name} over steps")
 
 
-def _drawn(axes: "Axes", stage: StageView) -> None:
+def _draw(axes: "Axes", stage: StageView) -> None:
     for index, unit in enumerate(stage.units):
-        _draw(axes, unit, index)
+        _plot(axes, unit, index)
     losses = [loss for unit in stage.units for _, loss in unit.losses]
-    _dress(axes, logarithmic=min(losses) > 0 and max(losses) / min(losses) > _WIDE)
+    _format_axes(axes, logarithmic=min(losses) > 0 and max(losses) / min(losses) > _LOG_RATIO)
 
 
-def _draw(axes: "Axes", unit: TaskView, index: int) -> None:
+def _plot(axes: "Axes", unit: TaskView, index: int) -> None:
     steps, losses = zip(*unit.losses, strict=True)
     marker = "o" if len(steps) == 1 else ""
     axes.plot(steps, losses, linestyle=line_style(index), color=ink(index), linewidth=1.5, marker=marker)
 
 
-def _dress(axes: "Axes", logarithmic: bool) -> None:
+def _format_axes(axes: "Axes", logarithmic: bool) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     if logarithmic:

@@ -1,4 +1,4 @@
-"""What a report shows that a run's folder does not hold otherwise: report.json, which needs no network to be read."""
+"""report.json: the plan and the predictions of a run, from which a report is made without the networks."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, TypeAdapter, model_validator
 
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
-from graftcli.report.disagreement import Answer, AnswersCompared, Differing
+from graftcli.report.disagreement import Disagreement, Prediction, PredictionComparison
 from graftcli.report.documents import Share, Text, Warn, Whole, load, silent
 from graftcli.store import REPORT_FACTS_FILE
 from graftcli.store.atomic import write_json
@@ -18,16 +18,16 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Facts:
-    """The plan, and the answers of both networks."""
+    """The plan of a run and the predictions of both networks."""
 
     plan: dict[str, Any]  # as in `graftcli plan --json`
-    cuts: tuple[tuple[str, str], ...]  # behind which modules of teacher and student
+    cuts: tuple[tuple[str, str], ...]  # modules of teacher and student before each cut
     channels: tuple[tuple[int, int], ...]  # of teacher and student at each cut
-    compared: AnswersCompared | None  # None where the networks could not be run
+    compared: PredictionComparison | None  # None if the networks could not be run
 
 
-def gather(plan: Plan, compared: AnswersCompared | None) -> Facts:
-    """What there is to show of the plan, and how the networks answered."""
+def gather(plan: Plan, compared: PredictionComparison | None) -> Facts:
+    """The facts of a plan and its compared predictions."""
     pairs = list(zip(plan.teacher.cuts, plan.student.cuts, strict=True))
     return Facts(
         plan=plans.as_json(plan),
@@ -38,23 +38,23 @@ def gather(plan: Plan, compared: AnswersCompared | None) -> Facts:
 
 
 def write(folder: Path, facts: Facts) -> None:
-    """Keep the facts in the run's folder."""
+    """Write report.json into the run's folder."""
     write_json(folder / REPORT_FACTS_FILE, {"format": _FORMAT, **asdict(facts)})
 
 
 def read(folder: Path, warn: Warn = silent) -> Facts | None:
-    """What the folder keeps; None, with a warning, where it is not what this graftcli writes: it can be made again."""
-    found = load(folder / REPORT_FACTS_FILE, _DOCUMENT, warn)
-    if found is None:
+    """Read report.json from a folder; None if it is absent or, with a warning, if this graftcli cannot read it."""
+    document = load(folder / REPORT_FACTS_FILE, _DOCUMENT, warn)
+    if document is None:
         return None
-    compared = found.compared.compared if found.compared is not None else None
-    return Facts(found.plan.model_dump(by_alias=True), found.cuts, found.channels, compared)
+    compared = document.compared.comparison if document.compared is not None else None
+    return Facts(document.plan.model_dump(by_alias=True), document.cuts, document.channels, compared)
 
 
 # -- report.json --------------------------------------------------------------------------------------------------
 
 
-class _Side(BaseModel):
+class _Network(BaseModel):
     name: Text
     source: Text
     weights: Text
@@ -64,7 +64,7 @@ class _Side(BaseModel):
     head: Whole
 
 
-class _Part(BaseModel):
+class _BlockCosts(BaseModel):
     first: Text
     last: Text
     params: Whole
@@ -82,48 +82,48 @@ class _Seam(BaseModel):
 
 class _Block(BaseModel):
     index: Whole
-    teacher: _Part
-    student: _Part
+    teacher: _BlockCosts
+    student: _BlockCosts
     seam: _Seam | None
     same: Literal["architecture", "weights"] | None = None
 
 
 class _Plan(BaseModel):
-    teacher: _Side
-    student: _Side
+    teacher: _Network
+    student: _Network
     img_size: list[Whole]
     blocks: list[_Block] = Field(min_length=1, max_length=10_000)
     stock: bool
     notes: list[Text]
 
 
-class _Answer(BaseModel):
+class _Prediction(BaseModel):
     index: Whole
     name: Text | None
     share: Share
 
 
-class _Differing(BaseModel):
+class _Disagreement(BaseModel):
     image: Text
     picture: Annotated[str, Field(pattern=r"\Adata:image/png;base64,[A-Za-z0-9+/]*={0,2}\z")]
-    teacher: _Answer
-    student: _Answer
-    kl: Annotated[float, Field(ge=-1.0, le=1e9, allow_inf_nan=False)]  # a rounding error below 0 is none
+    teacher: _Prediction
+    student: _Prediction
+    kl: Annotated[float, Field(ge=-1.0, le=1e9, allow_inf_nan=False)]  # rounding may give a value below 0
 
     @property
-    def differing(self) -> Differing:
-        teacher, student = (Answer(**dict(one)) for one in (self.teacher, self.student))
-        return Differing(self.image, self.picture, teacher, student, self.kl)
+    def disagreement(self) -> Disagreement:
+        teacher, student = (Prediction(**dict(prediction)) for prediction in (self.teacher, self.student))
+        return Disagreement(self.image, self.picture, teacher, student, self.kl)
 
 
 class _Compared(BaseModel):
     images: Whole
     same: Whole
-    worst: list[_Differing] = Field(max_length=1000)
+    worst: list[_Disagreement] = Field(max_length=1000)
 
     @property
-    def compared(self) -> AnswersCompared:
-        return AnswersCompared(self.images, self.same, tuple(one.differing for one in self.worst))
+    def comparison(self) -> PredictionComparison:
+        return PredictionComparison(self.images, self.same, tuple(entry.disagreement for entry in self.worst))
 
 
 class _Document(BaseModel):
@@ -134,7 +134,7 @@ class _Document(BaseModel):
     compared: _Compared | None
 
     @model_validator(mode="after")
-    def _blocks_lie_between_cuts(self) -> Self:
+    def _blocks_match_cuts(self) -> Self:
         blocks = self.plan.blocks
         if [block.index for block in blocks] != list(range(1, len(blocks) + 1)):
             raise ValueError("the blocks are not numbered from 1")

@@ -1,4 +1,4 @@
-"""Accuracy over shots and over seconds, as the paper's Figures 3 and 4: a line for each method, with its spread."""
+"""Plot accuracy over shots and over seconds, one line per method, as in Figures 3 and 4 of the paper."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,49 +12,51 @@ from graftcli.report.comparison import Comparison, MethodLine, Spread
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_WIDE = 20  # largest over smallest value: above it an axis of powers
+_LOG_RATIO = 20  # largest to smallest value above which the axis is logarithmic
 
 
 @dataclass(frozen=True)
 class Figure:
     title: str
     svg: Markup
-    names: tuple[str, ...]  # of its lines, in order
+    names: tuple[str, ...]  # of the methods, in order of their lines
 
 
-def figures(found: Comparison) -> tuple[Figure, ...]:
-    """Both figures, for accuracy where it was measured, else for agreement; none before there is a number."""
-    has_accuracy = any(line.accuracy for line in found.lines)
-    word = "accuracy" if has_accuracy else "agreement"
+def figures(comparison: Comparison) -> tuple[Figure, ...]:
+    """Both figures, of accuracy if it was measured, else of agreement; empty while nothing is measured."""
+    has_accuracy = any(line.accuracy for line in comparison.lines)
+    metric = "accuracy" if has_accuracy else "agreement"
 
-    def height(line: MethodLine) -> Spread | None:
+    def value(line: MethodLine) -> Spread | None:
         return line.accuracy if has_accuracy else line.agreement
 
     methods: dict[str, list[MethodLine]] = {}
-    alone = len({line.student for line in found.lines}) == 1
-    for line in found.lines:
-        if height(line) is not None and line.seconds is not None:
-            methods.setdefault(_name(line, alone), []).append(line)
+    one_student = len({line.student for line in comparison.lines}) == 1
+    for line in comparison.lines:
+        if value(line) is not None and line.seconds is not None:
+            methods.setdefault(_name(line, one_student), []).append(line)
     if not methods:
         return ()
-    widths: dict[str, Callable[[MethodLine], float]] = {"shots": lambda line: line.shots, "seconds": _seconds}
+    x_values: dict[str, Callable[[MethodLine], float]] = {"shots": lambda line: line.shots, "seconds": _seconds}
     return tuple(
         Figure(
-            title=f"{word.capitalize()} over {over}",
+            title=f"{metric.capitalize()} over {x_name}",
             svg=chart(
-                lambda axes, over=over: _draw(axes, list(methods.values()), widths[over], height, over, word),  # type: ignore[misc]
-                f"over-{over}",
-                f"{word} over {over}, a line for each method",
+                lambda axes, x_name=x_name: _draw(  # type: ignore[misc]
+                    axes, list(methods.values()), x_values[x_name], value, x_name, metric
+                ),
+                f"over-{x_name}",
+                f"{metric} over {x_name}, one line per method",
             ),
             names=tuple(methods),
         )
-        for over in widths
+        for x_name in x_values
     )
 
 
-def _name(line: MethodLine, alone: bool) -> str:
+def _name(line: MethodLine, one_student: bool) -> str:
     blocks = f", blocks {line.blocks}" if line.blocks else ""
-    return f"{line.method}{blocks}" if alone else f"{line.method}, {line.student}{blocks}"
+    return f"{line.method}{blocks}" if one_student else f"{line.method}, {line.student}{blocks}"
 
 
 def _seconds(line: MethodLine) -> float:
@@ -64,30 +66,38 @@ def _seconds(line: MethodLine) -> float:
 def _draw(
     axes: "Axes",
     methods: Sequence[Sequence[MethodLine]],
-    width: Callable[[MethodLine], float],
-    height: Callable[[MethodLine], Spread | None],
-    over: str,
-    word: str,
+    x_value: Callable[[MethodLine], float],
+    value: Callable[[MethodLine], Spread | None],
+    x_name: str,
+    metric: str,
 ) -> None:
     for index, lines in enumerate(methods):
-        points = [(width(line), found) for line in lines if (found := height(line)) is not None]
-        across = [x for x, _ in points]
-        up = [100 * found.mean for _, found in points]
-        spread = [100 * (found.sd or 0.0) for _, found in points]
+        points = [(x_value(line), spread) for line in lines if (spread := value(line)) is not None]
+        xs = [x for x, _ in points]
+        means = [100 * spread.mean for _, spread in points]
+        deviations = [100 * (spread.sd or 0.0) for _, spread in points]
         style, colour = line_style(index), ink(index)
         axes.errorbar(
-            across, up, yerr=spread, linestyle=style, color=colour, linewidth=1.5, marker="o", markersize=3.5, capsize=2
+            xs,
+            means,
+            yerr=deviations,
+            linestyle=style,
+            color=colour,
+            linewidth=1.5,
+            marker="o",
+            markersize=3.5,
+            capsize=2,
         )
-    every = [width(line) for lines in methods for line in lines]
-    _dress(axes, every, ticks=sorted(set(every)) if over == "shots" else None)
-    axes.set_xlabel(over)
-    axes.set_ylabel(f"{word}, %")
+    all_xs = [x_value(line) for lines in methods for line in lines]
+    _format_axes(axes, all_xs, ticks=sorted(set(all_xs)) if x_name == "shots" else None)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(f"{metric}, %")
 
 
-def _dress(axes: "Axes", values: Sequence[float], ticks: Sequence[float] | None) -> None:
+def _format_axes(axes: "Axes", values: Sequence[float], ticks: Sequence[float] | None) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-    if min(values) > 0 and max(values) / min(values) > _WIDE:
+    if min(values) > 0 and max(values) / min(values) > _LOG_RATIO:
         axes.set_xscale("log")
         axes.xaxis.set_minor_locator(NullLocator())
     if ticks is not None:

@@ -1,4 +1,4 @@
-"""What several folders hold -> one HTML page, with nothing outside it."""
+"""Render runs and comparisons as self-contained HTML pages."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ from markupsafe import Markup
 
 from graftcli import __version__
 from graftcli.formatting import visible
-from graftcli.report import format as words
+from graftcli.report import format as text_format
 from graftcli.report.charts import COLOURS, line_style
-from graftcli.report.comparison import TEXTS, Comparison, columns, said
+from graftcli.report.comparison import TEXT_COLUMNS, Comparison, columns, table_notes
 from graftcli.report.curves import curves
-from graftcli.report.disagreement import MOST_IMAGES
+from graftcli.report.disagreement import MAX_IMAGES
 from graftcli.report.figures import figures
-from graftcli.report.plan_diagram import picture
+from graftcli.report.plan_diagram import plan_diagram
 from graftcli.report.run_view import BenchView, RunView, StageView
 from graftcli.store.run_file import differences
 
-GENERATOR = "graftcli report"  # by which a page is known as one of ours
-_LONG = 60  # characters of a setting that a comparison shows
+GENERATOR = "graftcli report"  # marks a page as written by graftcli
+_MAX_SETTING = 60  # characters of a setting that a comparison shows
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """What one block holds and costs, in the teacher and in what came out."""
+    """The layers and costs of one block, in the teacher and in the result."""
 
     index: int
     span: str
@@ -36,7 +36,7 @@ class BlockRow:
 
 
 def page(runs: Sequence[RunView]) -> str:
-    """One run at length, or several side by side and then each at length."""
+    """The page of one run, or of several: a comparison first, then each run."""
     template = _environment().get_template("page.html")
     title = " · ".join(dict.fromkeys(f"{run.name('teacher')} → {run.name('student')}" for run in runs))
     rendered = template.render(
@@ -44,67 +44,67 @@ def page(runs: Sequence[RunView]) -> str:
         generator=f"{GENERATOR} {__version__}",
         runs=runs,
         settings=differing_settings(runs),
-        most_images=MOST_IMAGES,
+        max_images=MAX_IMAGES,
     )
     return visible(rendered)
 
 
-def comparison_page(found: Comparison) -> str:
-    """The table of a comparison, its figures, and the way to the report of each of its runs."""
+def comparison_page(comparison: Comparison) -> str:
+    """The page of a comparison: its table, its figures, and links to the reports of its runs."""
     rendered = (
         _environment()
         .get_template("compared.html")
         .render(
-            found=found,
+            comparison=comparison,
             generator=f"{GENERATOR} {__version__}",
-            table=columns(found),
-            texts=TEXTS,
-            said=said(found),
-            figures=figures(found),
+            table=columns(comparison),
+            text_columns=TEXT_COLUMNS,
+            notes=table_notes(comparison),
+            figures=figures(comparison),
         )
     )
     return visible(rendered)
 
 
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("graftcli.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    offered: dict[str, Callable[..., Any]] = {
-        "human": lambda amount, unit="": words.typeset(words.human(amount, unit)),
-        "typeset": words.typeset,
-        "folded": words.folded,
-        "change": words.change,
-        "share": words.share,
-        "duration": words.duration,
-        "numbers": words.numbers,
-        "sentences": words.sentences,
-        "linked": lambda name: quote(name, safe="", errors="surrogateescape"),  # not jinja's, which knows UTF-8 alone
+    filters: dict[str, Callable[..., Any]] = {
+        "human": lambda amount, unit="": text_format.typeset(text_format.human(amount, unit)),
+        "typeset": text_format.typeset,
+        "folded": text_format.folded,
+        "change": text_format.change,
+        "share": text_format.share,
+        "duration": text_format.duration,
+        "numbers": text_format.numbers,
+        "sentences": text_format.sentences,
+        "linked": lambda name: quote(name, safe="", errors="surrogateescape"),  # jinja's urlencode is UTF-8 only
     }
-    made.filters |= offered
-    made.globals |= {
-        "picture": lambda run: picture(run.facts, run.settings["blocks"], (run.result or {}).get("kept")),
+    environment.filters |= filters
+    environment.globals |= {
+        "plan_diagram": lambda run: plan_diagram(run.facts, run.settings["blocks"], (run.result or {}).get("kept")),
         "block_rows": block_rows,
         "curves": _curves,
         "colour": lambda index: f"var(--c{index % COLOURS + 1})",
         "line": line_style,
-        "batches": batches,
+        "batch_sizes": batch_sizes,
         "zip": zip,
     }
-    return made
+    return environment
 
 
 def _curves(stage: StageView, prefix: str) -> Markup | None:
-    """Nothing where no unit was told of more than once: its one number stands in the table."""
+    """The loss curves of a stage; None if each unit has a single loss, which the table shows."""
     return curves(stage, prefix) if any(len(unit.losses) > 1 for unit in stage.units) else None
 
 
 def block_rows(run: RunView) -> list[BlockRow]:
-    """Each block before and after; one that was not replaced is the teacher's still."""
+    """The costs of each block before and after; a block that was not replaced is the teacher's."""
     if run.facts is None:
         return []
     replaced = run.settings["blocks"]
@@ -118,15 +118,15 @@ def block_rows(run: RunView) -> list[BlockRow]:
     return rows
 
 
-def batches(ladder: Sequence[BenchView]) -> list[str]:
-    """The batch sizes whose latencies a ladder tells."""
-    return sorted({size for rung in ladder for size in rung.latency_ms}, key=lambda size: (len(size), size))
+def batch_sizes(bench: Sequence[BenchView]) -> list[str]:
+    """The batch sizes for which any entry has a latency, ascending."""
+    return sorted({size for entry in bench for size in entry.latency_ms}, key=lambda size: (len(size), size))
 
 
 def differing_settings(runs: Sequence[RunView]) -> dict[str, list[str]]:
-    """What decides a result and is not the same in all runs: its dotted name, and what it is in each."""
+    """The settings that differ between runs: dotted name -> the value in each run."""
     names = {name for run in runs for name, _, _ in differences(runs[0].settings, run.settings)}
-    names.discard("recipe.about")  # which decides nothing
+    names.discard("recipe.about")  # has no effect on the result
     return {name: [_shortened(_setting(run.settings, name)) for run in runs] for name in sorted(names)}
 
 
@@ -142,16 +142,18 @@ def _setting(settings: Any, name: str) -> Any:
 
 
 def _shortened(value: Any) -> str:
-    text = _said(value)
-    return text if len(text) <= _LONG else f"{text[: _LONG - 1]}…"
+    text = _setting_text(value)
+    return text if len(text) <= _MAX_SETTING else f"{text[: _MAX_SETTING - 1]}…"
 
 
-def _said(value: Any) -> str:
-    """A setting without the brackets of JSON; what has a name is called by it."""
+def _setting_text(value: Any) -> str:
+    """A setting as text without JSON brackets; a map with a name is shown by its name."""
     if isinstance(value, dict):
-        return str(value["name"]) if "name" in value else "; ".join(f"{k}: {_said(v)}" for k, v in value.items())
+        return (
+            str(value["name"]) if "name" in value else "; ".join(f"{k}: {_setting_text(v)}" for k, v in value.items())
+        )
     if isinstance(value, list):
-        return ", ".join(map(_said, value)) or "none"
+        return ", ".join(map(_setting_text, value)) or "none"
     if value is None or isinstance(value, bool):
         return "none" if value is None else "yes" if value else "no"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The plan as a picture: both networks from the image down to the logits, block beside block, with their cuts."""
+"""Lay out the diagram of a plan: the blocks of both networks side by side, with their cuts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,40 +7,46 @@ from typing import Any
 from graftcli.report.facts import Facts
 from graftcli.report.format import human
 
-WIDTH = 336  # as wide as a phone leaves it, so that the letters keep their size there
+WIDTH = 336  # fits a phone without scaling the text down
 _BOX, _BOX_HEIGHT = 152, 94
-_GAP = 36  # where a cut runs
+_GAP = 36  # between boxes, for the line of a cut
 _HEAD, _FOOT = 44, 22
-_LETTERS = 17  # that a line of a box has room for
-_LETTER = 6.3  # how wide one is beside a cut, at most
+_BOX_CHARS = 17  # per line of a box
+_CHAR_WIDTH = 6.3  # upper bound, for the text of a cut
 
 
 @dataclass(frozen=True)
 class Box:
+    """The box of one block of one network."""
+
     x: int
     y: int
     role: str
-    lines: tuple[str, ...]  # what it holds, shortened; the shape of what it gives; what it costs
-    named: int  # of the lines, those that say what it holds
-    whole: str  # the same at full length
-    work: float  # its MACs as a share of the largest block's
-    used: bool  # whether it is in what came out
+    lines: tuple[str, ...]  # shortened names of the first and last layer, output shape, costs
+    name_lines: int  # the number of leading lines with names
+    title: str  # the full names
+    work: float  # MACs relative to the largest block
+    used: bool  # whether the block is part of the result
 
 
 @dataclass(frozen=True)
 class DiagramCut:
+    """The line of one cut and its text."""
+
     y: int
     text: str
-    whole: str
+    title: str
 
     @property
-    def room(self) -> float:
-        """How wide a paper keeps the line of the cut away from its text."""
-        return min(_LETTER * len(self.text) + 12, WIDTH - 40)
+    def text_width(self) -> float:
+        """The width of the background behind the text."""
+        return min(_CHAR_WIDTH * len(self.text) + 12, WIDTH - 40)
 
 
 @dataclass(frozen=True)
 class Diagram:
+    """All boxes and cuts, in SVG user units."""
+
     height: int
     boxes: tuple[Box, ...]
     cuts: tuple[DiagramCut, ...]
@@ -50,15 +56,18 @@ class Diagram:
     gap: int = _GAP
 
 
-def picture(facts: Facts, replaced: Sequence[int], kept: Sequence[str] | None = None) -> Diagram:
-    """Where every box and cut lies; `replaced` are the blocks that were taken from the student.
+def plan_diagram(facts: Facts, replaced: Sequence[int], kept: Sequence[str] | None = None) -> Diagram:
+    """Lay out every box and cut.
 
-    `kept` are the run's sentences about the adapters that stay; before there are any, the plan's foresight stands in.
+    Parameters:
+        facts: the plan.
+        replaced: the blocks that come from the student.
+        kept: the run's messages about adapters that were not folded; None: use the plan's prediction.
     """
     blocks = facts.plan["blocks"]
-    most = max(block[role]["macs"] for block in blocks for role in ("teacher", "student")) or 1
+    max_macs = max(block[role]["macs"] for block in blocks for role in ("teacher", "student")) or 1
     boxes = [
-        _box(block, role, most, (role == "student") == (block["index"] in replaced))
+        _box(block, role, max_macs, (role == "student") == (block["index"] in replaced))
         for block in blocks
         for role in ("teacher", "student")
     ]
@@ -74,19 +83,20 @@ def _top(index: int) -> int:
     return _HEAD + (index - 1) * (_BOX_HEIGHT + _GAP)
 
 
-def _box(block: dict[str, Any], role: str, most: int, used: bool) -> Box:
-    part = block[role]
-    ends = (part["first"],) if part["first"] == part["last"] else (part["first"], f"… {part['last']}")
-    names = tuple(shortened(end, _LETTERS) for end in ends)
-    costs = (f"{human(part['params'])} parameters", f"{human(part['macs'])} MACs")
+def _box(block: dict[str, Any], role: str, max_macs: int, used: bool) -> Box:
+    costs = block[role]
+    first, last = costs["first"], costs["last"]
+    ends = (first,) if first == last else (first, f"… {last}")
+    names = tuple(shortened(end, _BOX_CHARS) for end in ends)
+    shape = "x".join(map(str, costs["out"]))
     return Box(
         x=0 if role == "teacher" else WIDTH - _BOX,
         y=_top(block["index"]),
         role=role,
-        lines=(*names, f"→ {'x'.join(map(str, part['out']))}", *costs),
-        named=len(names),
-        whole=f"block {block['index']} of the {role}: {' '.join(ends)}",
-        work=part["macs"] / most,
+        lines=(*names, f"→ {shape}", f"{human(costs['params'])} parameters", f"{human(costs['macs'])} MACs"),
+        name_lines=len(names),
+        title=f"block {block['index']} of the {role}: {' '.join(ends)}",
+        work=costs["macs"] / max_macs,
         used=used,
     )
 
@@ -95,26 +105,26 @@ def _cut(
     block: dict[str, Any],
     names: tuple[str, str],
     channels: tuple[int, int],
-    near: set[int],
+    replaced: set[int],
     kept: Sequence[str] | None,
 ) -> DiagramCut:
-    """The line of a cut; `near` are the replaced blocks beside it."""
+    """The line of a cut; `replaced` are the replaced blocks beside it."""
     index, seam = block["index"], block["seam"]
-    stays = seam["blocker"] if kept is None else any(f" at cut {index} " in line for line in kept)
-    ours, theirs = channels
-    if not near:
-        text = f"cut {index}: the teacher on both sides"
+    is_kept = seam["blocker"] if kept is None else any(f" at cut {index} " in message for message in kept)
+    teacher, student = channels
+    if not replaced:
+        text = f"cut {index}: teacher on both sides"
     elif seam["kind"] == "identity":
-        text = f"cut {index}: {ours} channels both, no adapter"
+        text = f"cut {index}: {teacher} channels on both sides, no adapter"
     else:
-        text = f"cut {index}: adapters {ours} ⇄ {theirs} channels, {'kept' if stays else 'folded'}"
-    where = f"behind {names[0]} of the teacher and {names[1]} of the student"
+        text = f"cut {index}: adapters {teacher} ⇄ {student} channels, {'kept' if is_kept else 'folded'}"
+    where = f"after {names[0]} of the teacher and {names[1]} of the student"
     return DiagramCut(_top(index) + _BOX_HEIGHT + _GAP // 2, text, f"{text}; {where}")
 
 
-def shortened(text: str, letters: int) -> str:
-    """The text with its middle left out where it is longer."""
-    if len(text) <= letters:
+def shortened(text: str, length: int) -> str:
+    """Replace the middle of a text longer than `length` by an ellipsis."""
+    if len(text) <= length:
         return text
-    half = (letters - 1) // 2
-    return f"{text[: letters - 1 - half]}…{text[len(text) - half :]}"
+    half = (length - 1) // 2
+    return f"{text[: length - 1 - half]}…{text[len(text) - half :]}"

@@ -1,4 +1,4 @@
-"""A run's folder -> everything that its page shows: run.json, metrics.jsonl, bench.json, report.json."""
+"""Read the content of a run's page from its folder: run.json, metrics.jsonl, bench.json, report.json."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -13,20 +13,20 @@ from graftcli.report.facts import Facts
 from graftcli.store import BENCH_FILE, METRICS_FILE
 from graftcli.store.run_file import read_run
 
-Batch = Annotated[str, Field(pattern=r"\A[0-9]{1,9}\z")]  # images that are computed at once
+Batch = Annotated[str, Field(pattern=r"\A[0-9]{1,9}\z")]  # batch size
 
 
 @dataclass(frozen=True)
 class TaskView:
-    """One unit of a stage, as far as it was trained."""
+    """One unit of a stage: its losses and agreement so far."""
 
     name: str
     blocks: tuple[int, ...]
-    losses: tuple[tuple[int, float], ...]  # (step, loss), in order
+    losses: tuple[tuple[int, float], ...]  # (step, loss), ascending
     agreement: float | None
-    before: float | None = None  # agreement on the same views before the unit was trained
-    after: float | None = None  # and after, where not all of the change is kept
-    fraction: float = 1.0  # of the change, that is kept
+    before: float | None = None  # agreement on the same views before training
+    after: float | None = None  # agreement after training, if not all of the change is kept
+    fraction: float = 1.0  # of the weight change that is kept
 
     @property
     def steps(self) -> int:
@@ -45,7 +45,7 @@ class StageView:
 
 @dataclass(frozen=True)
 class LatencyView:
-    """In milliseconds."""
+    """Latency in milliseconds."""
 
     median: Amount
     p95: Amount
@@ -53,7 +53,7 @@ class LatencyView:
 
 @dataclass(frozen=True)
 class BenchView:
-    """One network as it would be shipped, and what was measured of it; None: it was not."""
+    """One network in one format and precision, with its measurements; None: not measured."""
 
     name: Text
     format: Text
@@ -63,95 +63,99 @@ class BenchView:
     macs: Whole | None = None
     latency_ms: dict[Batch, LatencyView] = field(default_factory=dict)
     images_per_second: Amount | None = None
-    ratio: Amount | None = None  # how many times faster than the first rung
-    agreement: Share | None = None  # with the first rung
+    ratio: Amount | None = None  # speed-up over the first entry
+    agreement: Share | None = None  # with the first entry
     top1: Share | None = None
-    images: Whole = 0  # on which the two were measured
+    images: Whole = 0  # that agreement and top-1 were measured on
     threads: Whole | None = None
 
 
 @dataclass(frozen=True)
 class RunView:
+    """Everything that the page of a run shows."""
+
     folder: Path
     run: dict[str, Any]
     stages: tuple[StageView, ...]
-    ladder: tuple[BenchView, ...]
+    bench: tuple[BenchView, ...]
     facts: Facts | None
     warnings: tuple[str, ...]
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """What came out; None where the run is not finished."""
-        found: dict[str, Any] | None = self.run.get("result")
-        return found
+        """The result; None while the run is not finished."""
+        result: dict[str, Any] | None = self.run.get("result")
+        return result
 
     @property
     def settings(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.run["settings"]
-        return found
+        settings: dict[str, Any] = self.run["settings"]
+        return settings
 
     @property
     def session(self) -> dict[str, Any]:
-        """The last one that worked on the run."""
-        found: dict[str, Any] = self.run["sessions"][-1]
-        return found
+        """The last session of the run."""
+        session: dict[str, Any] = self.run["sessions"][-1]
+        return session
 
     @property
-    def measured(self) -> BenchView | None:
-        """The rung of what came out: the first of its run's own."""
-        own = f"{self.folder.name}: "
-        named = (rung for rung in self.ladder if rung.name.endswith("(student)") or rung.name.startswith(own))
-        return next(named, None)
+    def student_bench(self) -> BenchView | None:
+        """The first benchmark entry of the run's own student."""
+        prefix = f"{self.folder.name}: "
+        entries = (entry for entry in self.bench if entry.name.endswith("(student)") or entry.name.startswith(prefix))
+        return next(entries, None)
 
     def name(self, role: str) -> str:
-        """The network's name; where teacher and student share one, what was typed for it."""
+        """The network's name, or the spec from the command if teacher and student have the same name."""
         names = {side: str(self.settings[side]["name"]) for side in ("teacher", "student")}
-        typed = self.session.get("asked", {}).get("networks", {}).get(role)
-        if len(set(names.values())) == 1 and typed:
-            spec, bracket, words = str(typed).partition("(")
-            return f"{spec.rsplit('/', 1)[-1]}{bracket}{words}"
+        spec = self.session.get("asked", {}).get("networks", {}).get(role)
+        if len(set(names.values())) == 1 and spec:
+            path, bracket, arguments = str(spec).partition("(")
+            return f"{path.rsplit('/', 1)[-1]}{bracket}{arguments}"
         return names[role]
 
 
-def shown(folder: Path, facts: Facts | None, told: Iterable[str] = ()) -> RunView:
-    """What is in the folder and the `facts`; `told` are warnings about the report itself."""
+def load_run_view(folder: Path, facts: Facts | None, warnings: Iterable[str] = ()) -> RunView:
+    """Read a run's folder; `warnings` about the report itself are shown with those of the run."""
     run = read_run(folder)
     names = [stage["name"] for stage in run["settings"]["recipe"]["stages"]]
-    heard = [text for session in run["sessions"] for text in session.get("warnings", ())]
+    run_warnings = [text for session in run["sessions"] for text in session.get("warnings", ())]
     notes = facts.plan["notes"] if facts else []
-    unfinished = [] if run["status"] == "finished" else ["this run is not finished: the same command goes on with it"]
+    unfinished = (
+        [] if run["status"] == "finished" else ["this run is not finished: run the same command again to resume it"]
+    )
     ignored: list[str] = []
     return RunView(
         folder=folder,
         run=run,
-        stages=stages(records(folder / METRICS_FILE, ignored.append), names),
-        ladder=ladder(folder / BENCH_FILE, ignored.append),
+        stages=stages(read_metrics(folder / METRICS_FILE, ignored.append), names),
+        bench=read_bench(folder / BENCH_FILE, ignored.append),
         facts=facts,
-        warnings=tuple(dict.fromkeys([*unfinished, *heard, *notes, *told, *ignored])),
+        warnings=tuple(dict.fromkeys([*unfinished, *run_warnings, *notes, *warnings, *ignored])),
     )
 
 
 def stages(records: Iterable[Mapping[str, Any]], names: Iterable[str]) -> tuple[StageView, ...]:
-    """The recipe's stages that have been trained, each with its units in the order of their training."""
+    """Group records by stage and unit; `names` are the recipe's stages. Units are in order of training."""
     longest_first = sorted(names, key=len, reverse=True)
     by_unit: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         by_unit.setdefault(record["unit"], []).append(record)
-    owner = {unit: next((n for n in longest_first if _is_unit(unit, n)), None) for unit in by_unit}
+    stage_of = {unit: next((n for n in longest_first if _is_unit(unit, n)), None) for unit in by_unit}
     return tuple(
-        StageView(name, tuple(_unit(unit, name, found) for unit, found in by_unit.items() if owner[unit] == name))
-        for name in dict.fromkeys(owner.values())
+        StageView(name, tuple(_unit(unit, name, lines) for unit, lines in by_unit.items() if stage_of[unit] == name))
+        for name in dict.fromkeys(stage_of.values())
         if name is not None
     )
 
 
 def _is_unit(unit: str, stage: str) -> bool:
-    """Whether a unit's name is that of the stage with the numbers of its blocks."""
+    """Whether a unit's name is the stage's name followed by block numbers."""
     return re.fullmatch(rf"{re.escape(stage)}(-[0-9]{{1,6}})+", unit) is not None
 
 
 def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> TaskView:
-    """A step that was recorded twice, before an interruption and after it, counts once."""
+    """The view of a unit; a step recorded again after an interruption counts once."""
     losses, scores = {}, dict[str, float]()
     for record in records:
         losses[int(record["step"])] = float(record["loss"])
@@ -164,7 +168,7 @@ def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> TaskVi
 
 
 class _Record(BaseModel):
-    """A line of metrics.jsonl about a unit."""
+    """The schema of a line of metrics.jsonl about a unit."""
 
     unit: Text
     step: Annotated[Whole, Field(le=10**12)]
@@ -175,38 +179,40 @@ class _Record(BaseModel):
     fraction: Share | None = None
 
 
-def records(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:
-    """The lines that are whole and hold a unit's loss: a run that is under way may be writing one."""
+def read_metrics(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:
+    """The records with a unit's loss in metrics.jsonl; an incomplete last line is ignored (a run may be writing it)."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as fault:
-        warn(f"`{path}` is ignored: it cannot be read: {fault.strerror or fault}")
+        warn(f"`{path}` is ignored: it cannot be read ({fault.strerror or fault})")
         return []
-    *whole, torn = text.split("\n")
-    read = [_record(line) for line in whole if line.strip()]
-    if damaged := sum(isinstance(one, ValidationError) for one in read):
-        lines = f"{damaged:,} line{'s' * (damaged > 1)}"
-        warn(f"{lines} of `{path}` {'are' if damaged > 1 else 'is'} ignored, because of damage or changes")
-    return [one for one in [*read, _record(torn)] if isinstance(one, dict)]
+    *lines, last_line = text.split("\n")
+    parsed = [_record(line) for line in lines if line.strip()]
+    if damaged := sum(isinstance(record, ValidationError) for record in parsed):
+        count = f"{damaged:,} line{'s' * (damaged > 1)}"
+        warn(f"{count} of `{path}` {'are' if damaged > 1 else 'is'} ignored: damaged or edited")
+    return [record for record in [*parsed, _record(last_line)] if isinstance(record, dict)]
 
 
 def _record(line: str) -> dict[str, Any] | ValidationError | None:
-    """The record of a line; None where it is one without a loss, as a record of something else is."""
+    """The record in a line; None if it is not about a unit or has no finite loss."""
     try:
         return _RECORD.validate_json(line, strict=True).model_dump()
     except ValidationError as fault:
-        without = [("unit",), "missing"], [("loss",), "float_type"]  # another record, a loss that was not finite
-        lacks = [
-            [one["loc"], one["type"]] for one in fault.errors() if one["type"] == "missing" or one["input"] is None
+        expected = [("unit",), "missing"], [("loss",), "float_type"]  # not about a unit; the loss was not finite
+        absent = [
+            [error["loc"], error["type"]]
+            for error in fault.errors()
+            if error["type"] == "missing" or error["input"] is None
         ]
-        return None if any(one in lacks for one in without) else fault
+        return None if any(error in absent for error in expected) else fault
 
 
-def ladder(path: Path, warn: Warn = silent) -> tuple[BenchView, ...]:
-    """The rungs that `graftcli bench` left; none where there is no such file, or another document in it."""
-    return load(path, _LADDER, warn) or ()
+def read_bench(path: Path, warn: Warn = silent) -> tuple[BenchView, ...]:
+    """The entries that `graftcli bench` wrote; empty if the file is absent or cannot be used."""
+    return load(path, _BENCH, warn) or ()
 
 
-_RECORD, _LADDER = TypeAdapter(_Record), TypeAdapter(tuple[BenchView, ...])
+_RECORD, _BENCH = TypeAdapter(_Record), TypeAdapter(tuple[BenchView, ...])

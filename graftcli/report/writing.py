@@ -1,4 +1,4 @@
-"""The report of a run whose networks and images are still in memory."""
+"""Write the report of a run whose networks and images are in memory."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from graftcli.models.cuts.plan import Plan
 from graftcli.report import facts
 from graftcli.report.disagreement import compare
 from graftcli.report.page import page
-from graftcli.report.run_view import shown
+from graftcli.report.run_view import load_run_view
 from graftcli.store import REPORT_FILE
 from graftcli.store.atomic import write_bytes
 
 
 def write_report(
-    folder: Path, plan: Plan, result: nn.Module, images: Images, preprocess: Preprocess, where: torch.device
+    folder: Path, plan: Plan, student: nn.Module, images: Images, preprocess: Preprocess, device: torch.device
 ) -> Path:
-    """report.html in the run's folder, and report.json, out of which it can be made again without the networks.
+    """Write report.html, and report.json, from which the page can be made again without the networks.
 
-    Teacher and result end up on the device `where`.
+    Teacher and student move to `device`.
     """
-    told = facts.gather(plan, compare(plan.teacher.network, result, images, preprocess, where))
-    facts.write(folder, told)
+    run_facts = facts.gather(plan, compare(plan.teacher.network, student, images, preprocess, device))
+    facts.write(folder, run_facts)
     file = folder / REPORT_FILE
-    write_bytes(file, page([shown(folder, told)]).encode())
+    write_bytes(file, page([load_run_view(folder, run_facts)]).encode())
     return file

@@ -1,4 +1,4 @@
-"""What a run is asked for, by flags, by Python or by an earlier run."""
+"""The config of a run, from flags, Python arguments or the record of an earlier run."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -10,21 +10,22 @@ from pydantic import TypeAdapter, ValidationError
 from graftcli.errors import CheckpointError
 from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.loading.documents import fault
-from graftcli.models.loading.model_spec import from_anywhere
+from graftcli.models.loading.model_spec import absolute_spec
 from graftcli.models.loading.trust import Gate
+from graftcli.recipe import Recipe
 from graftcli.recipe.file import shipped
 from graftcli.runs.scoring import PreprocessOptions
 from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import read_record
 
-_OF_THIS_CALL = ("trust_code", "record", "recorded")  # what no run record may say of networks
+_OF_THIS_CALL = ("trust_code", "record", "recorded")  # fields of ModelPair that are not saved in a run record
 
 P = TypeVar("P", "ModelPair", "PreprocessOptions", "TrainOptions", "RunConfig")
 
 
 @dataclass(frozen=True)
 class ModelPair:
-    """Which two networks, with which weights, cut where."""
+    """The teacher and the student, their weights, and how they are cut."""
 
     teacher: str
     student: str
@@ -36,20 +37,20 @@ class ModelPair:
     unsafe_load: bool = False
     trust_code: bool = False
     choice: CutOptions = field(default_factory=CutOptions)
-    # the run record that gave the fields named in `recorded`; the user gave the others
+    # `record` is the run record that supplied the fields named in `recorded`; the user supplied the others
     record: str | None = field(default=None, compare=False)
     recorded: frozenset[str] = field(default=frozenset(), compare=False)
 
     def document_of(self, name: str) -> Path | None:
-        """The document that gave a field; None where the user did."""
+        """The run record that supplied a field; None if the user did."""
         return Path(self.record) if self.record is not None and name in self.recorded else None
 
     def unpickles(self, role: str) -> bool:
-        """Whether the weights of the teacher or the student may be a pickle that runs code."""
+        """Whether unsafe unpickling is allowed for the weights of the teacher or the student."""
         name = f"{role}_checkpoint"
         file = getattr(self, name)
         document = self.document_of(name if file is not None else role)
-        if document is None:  # a record's flag is not for a file that the user names
+        if document is None:  # the flag of a record does not cover a file that the user names
             return self.unsafe_load and "unsafe_load" not in self.recorded
         if not self.unsafe_load:
             return False
@@ -58,12 +59,12 @@ class ModelPair:
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """Which recipe, on what machine."""
+    """The recipe and its overrides, the seed, and the machine settings."""
 
-    recipe: str = "graft"
+    recipe: str | Recipe = "graft"  # name, YAML file, or Recipe
     overrides: tuple[str, ...] = ()
     steps_scale: float = 1.0
-    batch: int | None = None  # in every stage; None: as the recipe says
+    batch: int | None = None  # of every stage; None: from the recipe
     seed: int = 0
     device: str = "auto"
     amp: bool = False
@@ -75,7 +76,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that a run is asked for; `partial` takes it over from an earlier run."""
+    """Everything that the user configures for a run; `partial` inherits it from an earlier run."""
 
     networks: ModelPair
     images: str
@@ -84,89 +85,125 @@ class RunConfig:
     how: TrainOptions = field(default_factory=TrainOptions)
 
 
-# -- kept with a run ----------------------------------------------------------------------------------------------
+_FIELDS = {  # option -> config field, where the names differ
+    "set": "overrides",
+    **dict.fromkeys(("blocks_count", "split_teacher", "split_student"), "choice"),
+}
 
 
-def as_kept(asked: RunConfig) -> dict[str, Any]:
-    """Plain JSON from which `asked_of` gives the same back, in whatever folder it is read."""
-    networks, how = asked.networks, asked.how
-    full = replace(
+def config_of(options: Mapping[str, Any]) -> RunConfig:
+    """Build the config of a run from options named like the flags; missing options and None mean the default."""
+    values = {_FIELDS.get(name, name): value for name, value in options.items() if value is not None}
+    if "choice" in values:
+        cuts = (options.get(name) for name in ("split_teacher", "split_student"))
+        values["choice"] = CutOptions(options.get("blocks_count"), *(None if c is None else tuple(c) for c in cuts))
+    if isinstance(size := values.get("img_size"), int):
+        values["img_size"] = (size, size)
+    for name in ("mean", "std", "img_size", "overrides"):
+        if name in values:
+            values[name] = tuple(values[name])
+    values |= {name: str(values[name]) for name in _PATHS if isinstance(values.get(name), Path)}
+    networks = ModelPair(**{"teacher": "", "student": "", **_fields(ModelPair, values)})
+    look, how = PreprocessOptions(**_fields(PreprocessOptions, values)), TrainOptions(**_fields(TrainOptions, values))
+    return RunConfig(networks, str(values.get("images", "")), values.get("val_images"), look, how)
+
+
+def config_fields(options: Mapping[str, Any]) -> set[str]:
+    """Return the names of the config fields that these options set."""
+    return {_FIELDS.get(name, name) for name, value in options.items() if value is not None}
+
+
+_PATHS = ("teacher_checkpoint", "student_checkpoint", "images", "val_images", "recipe")
+
+
+def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {field.name: values[field.name] for field in fields(cls) if field.name in values}
+
+
+# -- saved in a run record --------------------------------------------------------------------------------------------
+
+
+def config_json(config: RunConfig) -> dict[str, Any]:
+    """Return the config as plain JSON with absolute paths, which `recorded_config` reads back."""
+    networks, train_options = config.networks, config.how
+    networks = replace(
         networks,
-        teacher=from_anywhere(networks.teacher),
-        student=from_anywhere(networks.student),
+        teacher=absolute_spec(networks.teacher),
+        student=absolute_spec(networks.student),
         teacher_checkpoint=absolute(networks.teacher_checkpoint),
         student_checkpoint=absolute(networks.student_checkpoint),
     )
-    recipe = how.recipe if how.recipe in shipped() else absolute(how.recipe)
-    kept = replace(
-        asked,
-        networks=full,
-        images=absolute(asked.images) or asked.images,
-        val_images=absolute(asked.val_images),
-        how=replace(how, recipe=recipe or how.recipe),
-    )
-    return {**asdict(kept), "networks": facts_of(full)}
+    images, val_images = absolute(config.images) or config.images, absolute(config.val_images)
+    config = replace(config, networks=networks, images=images, val_images=val_images)
+    how = {**asdict(train_options), "recipe": _recipe_json(train_options.recipe)}
+    return {**asdict(config), "networks": models_json(networks), "how": how}
 
 
-def facts_of(networks: ModelPair) -> dict[str, Any]:
-    """What a record may say of networks, as plain JSON."""
+def _recipe_json(recipe: str | Recipe) -> str | dict[str, Any]:
+    """Return the name of a shipped recipe, the absolute path of a file, or the content of a `Recipe`."""
+    if isinstance(recipe, Recipe):
+        return recipe.model_dump(mode="json")
+    return recipe if recipe in shipped() else absolute(recipe) or recipe
+
+
+def models_json(networks: ModelPair) -> dict[str, Any]:
+    """Return the fields of a model pair that a run record saves, as plain JSON."""
     return {name: value for name, value in asdict(networks).items() if name not in _OF_THIS_CALL}
 
 
 def absolute(path: str | Path | None) -> str | None:
-    """The same path, whatever folder it is read in; "none" is none."""
+    """Return the absolute path; ``"none"`` stays ``"none"``."""
     if path is None:
         return None
     return "none" if str(path) == "none" else str(Path(path).expanduser().absolute())
 
 
-def asked_of(folder: Path, *, trust_code: bool = False) -> RunConfig:
-    """What a run was asked for, as its record says: data, which names no code that runs unless the user trusts it."""
-    asked = asked_from(read_record(folder), folder / RUN_FILE)
+def recorded_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
+    """Read the config of an earlier run from its record; code that it names runs only with `trust_code`."""
+    config = config_from_record(read_record(folder), folder / RUN_FILE)
     networks = replace(
-        asked.networks,
+        config.networks,
         trust_code=trust_code,
         record=str(folder / RUN_FILE),
-        recorded=frozenset(one.name for one in fields(ModelPair)),
+        recorded=frozenset(field.name for field in fields(ModelPair)),
     )
-    return replace(asked, networks=networks)
+    return replace(config, networks=networks)
 
 
-def asked_from(run: Mapping[str, Any], file: Path) -> RunConfig:
-    asked = dict(run["sessions"][-1]["asked"])
-    networks = asked.get("networks")
+def config_from_record(run: Mapping[str, Any], file: Path) -> RunConfig:
+    document = dict(run["sessions"][-1]["asked"])
+    networks = document.get("networks")
     if isinstance(networks, dict):
-        asked["networks"] = {name: value for name, value in networks.items() if name not in _OF_THIS_CALL}
+        document["networks"] = {name: value for name, value in networks.items() if name not in _OF_THIS_CALL}
     try:
-        return TypeAdapter(RunConfig).validate_python(asked)
+        return TypeAdapter(RunConfig).validate_python(document)
     except ValidationError as err:
         found = f"`{file}` is damaged or was changed: {fault(err, 'sessions.-1.asked')}."
-        raise CheckpointError(found, "Give what it should say on the command line, or make the run again.") from err
+        raise CheckpointError(found, "Give its options on the command line, or run it again.") from err
 
 
-_TOGETHER = {  # who names the first does not mean an earlier run's others
+_DEPENDENT_FIELDS = {  # giving the key also discards these fields of the earlier run
     "recipe": ("overrides", "steps_scale", "batch"),
     "teacher": ("teacher_checkpoint", "num_classes", "in_chans", "choice"),
     "student": ("student_checkpoint", "choice"),
 }
 
 
-def laid_over(earlier: RunConfig, said: RunConfig, given: Collection[str]) -> RunConfig:
-    """What an earlier run was asked for, but for the fields that are `given`, and those that belong to them."""
-    fields_given = {*given, *(field for name in given for field in _TOGETHER.get(name, ()))}
+def merge_configs(earlier: RunConfig, config: RunConfig, given: Collection[str]) -> RunConfig:
+    """Return the earlier config with the `given` fields, and the fields that depend on them, taken from `config`."""
+    replaced = {*given, *(field for name in given for field in _DEPENDENT_FIELDS.get(name, ()))}
 
-    def over(old: P, new: P) -> P:
-        return replace(old, **{f.name: getattr(new, f.name) for f in fields(old) if f.name in fields_given})
+    def merge(old: P, new: P) -> P:
+        return replace(old, **{f.name: getattr(new, f.name) for f in fields(old) if f.name in replaced})
 
-    whole = over(earlier, said)
     networks = replace(
-        over(earlier.networks, said.networks),
-        trust_code=said.networks.trust_code or earlier.networks.trust_code,
-        recorded=earlier.networks.recorded - fields_given,
+        merge(earlier.networks, config.networks),
+        trust_code=config.networks.trust_code or earlier.networks.trust_code,
+        recorded=earlier.networks.recorded - replaced,
     )
     return replace(
-        whole,
+        merge(earlier, config),
         networks=networks,
-        look=over(earlier.look, said.look),
-        how=over(earlier.how, said.how),
+        look=merge(earlier.look, config.look),
+        how=merge(earlier.how, config.how),
     )

@@ -1,6 +1,6 @@
-"""`images`: a folder looked over before anything is trained on it, with its teacher or without."""
+"""Check a folder of images before training: `inspect_images`, and the short check of a run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,121 +8,161 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from graftcli import images as pictures
 from graftcli.environment.devices import device_named
 from graftcli.events import ImagesChecked, ImagesDecoded, Listener
-from graftcli.images.advice import advise, on_classes
+from graftcli.images import Images
+from graftcli.images.advice import advise, advise_on_classes
 from graftcli.images.coverage import Coverage, Predictions
 from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
-from graftcli.images.statistics import DatasetStatistics, doubled, survey
-from graftcli.measure import logits
+from graftcli.images.statistics import DatasetStatistics, collect_statistics, find_duplicates
+from graftcli.measure import compute_logits
 from graftcli.models.loading.build import build
+from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import IMAGENET, Network
-from graftcli.runs.scoring import PreprocessOptions, preprocess_for
+from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
 
-_SHOWN = 200  # images that a run's short check shows to the teacher: one quick pass
-_TOLD = 1000  # times at most that progress is told
-_COMPARED = 5000  # images among which it looks for duplicates
+_TEACHER_IMAGES = 200  # images that the short check of a run passes through the teacher
+_MAX_PROGRESS_EVENTS = 1000
+_DUPLICATE_IMAGES = 5000  # images that the short check compares for duplicates
 
 
 @dataclass(frozen=True)
 class ImagesReport:
     source: str
-    preprocess: Preprocess | None  # None where no network and no size is given
+    preprocess: Preprocess | None  # None without a network and a size
     census: DatasetStatistics
     coverage: Coverage | None  # None without a teacher
     advice: tuple[str, ...]
 
 
-def check(
+def inspect_images(
     images: str | Path,
     *,
-    teacher: str | None = None,
+    teacher: str | nn.Module | None = None,
     teacher_checkpoint: str | Path | None = None,
     classes: str | Path | None = None,
-    look: PreprocessOptions | None = None,
     batch: int = 128,
     jobs: int | None = None,
     device: str = "auto",
+    img_size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    crop_pct: float | None = None,
+    interpolation: str | None = None,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    ema: bool | None = None,
+    unsafe_load: bool = False,
+    trust_code: bool = False,
     listen: Listener = lambda _: None,
-    **building: Any,
 ) -> ImagesReport:
-    """What is in a folder of images, what the teacher takes them for, and what to do about it.
+    """Report what is in a folder of images, which classes the teacher predicts for them, and what to fix.
 
-    Any number of images: each is read once and not kept. `building` is what `build` takes: num_classes, in_chans, ema,
-    unsafe, trust_code.
+    Any number of images works: each is read once and not kept.
+
+    Parameters:
+        images: A folder, .zip or .tar.
+        teacher: Network that predicts the classes, as for `distill`. Default: none, so classes are not reported.
+        teacher_checkpoint: Weights file of the teacher.
+        classes: File with the class names in order.
+        batch: Images per batch.
+        jobs: Threads that decode images. Default: one per core, at most 16.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        img_size: Input size. Default: the network's.
+        mean: Per-channel mean of the input. Default: the network's.
+        std: Per-channel standard deviation of the input. Default: the network's.
+        crop_pct: Share of the image that the centre crop keeps. Default: the network's.
+        interpolation: Resampling of the resize, such as ``"bicubic"``. Default: the network's.
+        num_classes: Number of classes. Default: from the weights, else from the network.
+        in_chans: Number of input channels. Default: from the weights, else from the network.
+        ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
+        unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
+        trust_code: Run Python files that a saved network names, even if they changed.
+        listen: Called with every event; see ``graftcli.events``.
+
+    Returns:
+        Counts, sizes, corrupt and duplicate files, class coverage, and advice.
+
+    Raises:
+        ImagesError: The folder is missing or holds no images.
+
+    Example:
+        >>> graftcli.inspect_images("10shot", teacher="resnet34").advice  # doctest: +SKIP
     """
-    look = look or PreprocessOptions()
-    network, answers = None, Predictions()
+    options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
+    build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
+    network, predictions = None, Predictions()
     if teacher is not None:
-        network = build(teacher, checkpoint=teacher_checkpoint, img_size=look.img_size, role="teacher", **building)
-    preprocess = preprocess_for(network, look) if network is not None else _sized(look)
-    census = survey(
+        network = build(
+            spec_of(teacher), checkpoint=teacher_checkpoint, img_size=options.img_size, role="teacher", **build_args
+        )
+    preprocess = preprocess_for(network, options) if network is not None else _preprocess_of_size(options)
+    statistics = collect_statistics(
         Path(images),
         preprocess,
-        see=_seeing(network.module, preprocess, device, batch, answers)
+        on_batch=_predicting(network.module, preprocess, device, batch, predictions)
         if network is not None and preprocess is not None
         else None,
         batch=batch,
         jobs=jobs,
-        on_progress=_telling(listen),
+        on_progress=_throttled(listen),
     )
     coverage = None
     if network is not None:
-        coverage = _coverage(network, answers, Path(classes) if classes is not None else None)
-    return ImagesReport(str(images), preprocess, census, coverage, advise(census, coverage))
+        coverage = _coverage(network, predictions, Path(classes) if classes is not None else None)
+    return ImagesReport(str(images), preprocess, statistics, coverage, advise(statistics, coverage))
 
 
-def _telling(listen: Listener) -> Callable[[int, int], None]:
-    """Progress, at most so often that nobody drowns in it."""
+def _throttled(listen: Listener) -> Callable[[int, int], None]:
+    """Return a progress callback that sends about `_MAX_PROGRESS_EVENTS` events at most."""
 
-    def tell(done: int, total: int) -> None:
-        if done == total or done % max(1, total // _TOLD) == 0:
+    def report(done: int, total: int) -> None:
+        if done == total or done % max(1, total // _MAX_PROGRESS_EVENTS) == 0:
             listen(ImagesDecoded(done, total))
 
-    return tell
+    return report
 
 
-def _sized(look: PreprocessOptions) -> Preprocess | None:
-    """Without a network, the size that was asked for is all that is known of how images will be seen."""
-    if look.img_size is None:
+def _preprocess_of_size(options: PreprocessOptions) -> Preprocess | None:
+    """Return the preprocessing without a network: the given size, with ImageNet statistics."""
+    if options.img_size is None:
         return None
-    return Preprocess(look.img_size, 3, IMAGENET.mean, IMAGENET.std, look.crop_pct or 1.0, IMAGENET.interpolation)
+    return Preprocess(options.img_size, 3, IMAGENET.mean, IMAGENET.std, options.crop_pct or 1.0, IMAGENET.interpolation)
 
 
-def _seeing(
-    module: nn.Module, preprocess: Preprocess, device: str, batch: int, answers: Predictions
+def _predicting(
+    module: nn.Module, preprocess: Preprocess, device: str, batch: int, predictions: Predictions
 ) -> Callable[[Tensor], None]:
-    where = device_named(device)
-    return lambda pixels: answers.add(logits(module, pixels, preprocess, where, batch))
+    torch_device = device_named(device)
+    return lambda pixels: predictions.add(compute_logits(module, pixels, preprocess, torch_device, batch))
 
 
-def _coverage(network: Network, answers: Predictions, classes: Path | None) -> Coverage:
+def _coverage(network: Network, predictions: Predictions, classes: Path | None) -> Coverage:
     from_list = network.source in ("timm", "torchvision", "hf-hub")
     names = class_names(network.num_classes, classes, imagenet=from_list)
-    return answers.coverage(network.name, names, network.weights != "random")
+    return predictions.coverage(network.name, names, network.weights != "random")
 
 
-def checked(network: Network, found: pictures.Images, preprocess: Preprocess, device: torch.device) -> ImagesChecked:
-    """The short form, for images that a run holds in memory: cheap, whatever their number."""
-    step = -(-len(found.pixels) // _SHOWN)
-    answers = Predictions()
-    answers.add(logits(network.module, found.pixels[::step], preprocess, device, batch=32))
+def check_run_images(network: Network, images: Images, preprocess: Preprocess, device: torch.device) -> ImagesChecked:
+    """Check the decoded images of a run; the cost does not grow with their number."""
+    step = -(-len(images.pixels) // _TEACHER_IMAGES)
+    predictions = Predictions()
+    predictions.add(compute_logits(network.module, images.pixels[::step], preprocess, device, batch=32))
     network.module.to("cpu")
-    coverage = _coverage(network, answers, None)
-    exact, near = doubled(found.pixels[:_COMPARED], found.names[:_COMPARED])
+    coverage = _coverage(network, predictions, None)
+    exact, near = find_duplicates(images.pixels[:_DUPLICATE_IMAGES], images.names[:_DUPLICATE_IMAGES])
     return ImagesChecked(
-        images=len(found.pixels),
-        broken=len(found.broken),
+        images=len(images.pixels),
+        broken=len(images.broken),
         duplicates=sum(len(group) - 1 for group in (*exact, *near)),
         shown=coverage.images,
         classes=coverage.classes,
         covered=coverage.covered,
         confidence=coverage.confidence,
-        advice=on_classes(coverage),
+        advice=advise_on_classes(coverage),
     )
 
 
-def check_json(found: ImagesReport) -> dict[str, Any]:
-    return asdict(found)
+def check_json(report: ImagesReport) -> dict[str, Any]:
+    return asdict(report)

@@ -1,4 +1,4 @@
-"""What graftcli wrote -> the module, students and hybrids alike."""
+"""Load networks that graftcli wrote: students and hybrids."""
 
 import copy
 from collections.abc import Mapping
@@ -26,11 +26,23 @@ def load(
     student: nn.Module | None = None,
     trust_code: bool = False,
 ) -> nn.Module:
-    """The network that graftcli wrote to a folder or file, with its weights, in eval mode, float32, on the CPU.
+    """Load a network that graftcli wrote, with its weights, in eval mode, float32, on the CPU.
 
-    A network of a user's own file is built by that file, if its bytes are trusted; `trust_code` trusts what it is now.
-    One of a package is never imported by its name: give the architecture itself as `teacher` or `student`, whose
-    weights do not matter.
+    Parameters:
+        path: A run's folder, or a .safetensors file that graftcli wrote.
+        teacher: Architecture of the teacher of a hybrid, where it cannot be rebuilt; its weights do not matter.
+        student: Architecture of the student, where it cannot be rebuilt: that of a package, or of a module.
+        trust_code: Run the Python file that builds the network, even if its bytes are not trusted yet.
+
+    Returns:
+        The module.
+
+    Raises:
+        UsageError: There is no such run or file, or it names code that is not trusted.
+        CheckpointError: The file is damaged.
+
+    Example:
+        >>> student = graftcli.load("runs/resnet34-resnet18")  # doctest: +SKIP
     """
     path = Path(path).expanduser()
     document, file = read_document(path)
@@ -39,10 +51,12 @@ def load(
     tensors, _ = read_tensors(file)
     roles = _roles(document)
     with building(path, size_of(file)):
-        made = {role: _architecture(given[role], document[role], gate) for role in roles}
+        modules = {role: _architecture(given[role], document[role], gate) for role in roles}
         if document["kind"] == "hybrid":
-            return _filled(hybrid.rebuild(made.get("teacher"), made.get("student"), document["hybrid"]), tensors, file)
-    return _filled(made["student"].float().cpu().eval(), tensors, file)
+            return _with_weights(
+                hybrid.rebuild(modules.get("teacher"), modules.get("student"), document["hybrid"]), tensors, file
+            )
+    return _with_weights(modules["student"].float().cpu().eval(), tensors, file)
 
 
 def _architecture(given: nn.Module | None, origin: Mapping[str, Any], gate: Gate) -> nn.Module:
@@ -55,24 +69,24 @@ def network_of(
     checkpoint: str | Path | None = None,
     unsafe: bool = False,
     trust_code: bool = False,
-    **more: Any,
+    **build_args: Any,
 ) -> Network:
-    """What a command names as a model: any spec, and a hybrid that graftcli wrote. `more` is what `build` takes."""
+    """Build the network of a model spec, a run or a file that graftcli wrote; `build_args` are those of `build`."""
     spec = spec_of(model)
     path = output_of(spec) if checkpoint is None else None
     document = read_document(path)[0] if path else {}
     if path is None or document.get("kind") != "hybrid":
-        return build(spec, checkpoint=checkpoint, unsafe=unsafe, trust_code=trust_code, **more)
+        return build(spec, checkpoint=checkpoint, unsafe=unsafe, trust_code=trust_code, **build_args)
     size = tuple(document["preprocess"]["size"])
-    wanted = more.get("img_size")
-    if wanted is not None and tuple(wanted) != size:
-        made_for = "x".join(map(str, size))
-        raise UsageError(f"`{path}` holds a hybrid, which is made for images of {made_for}.", "Leave out --img-size.")
+    img_size = build_args.get("img_size")
+    if img_size is not None and tuple(img_size) != size:
+        expected = "x".join(map(str, size))
+        raise UsageError(f"`{path}` holds a hybrid with input size {expected}.", "Leave out --img-size.")
     return Network(
         module=load(path, trust_code=trust_code),
         name=path.stem if path.is_file() else path.name,
         source="graftcli",
-        weights=f"{path.name}: as graftcli wrote them",
+        weights=f"{path.name}: written by graftcli",
         input_size=(document["student"]["input_size"][0], *size),
         num_classes=document["classes"],
         preprocess=PreprocessDefaults.read(document["preprocess"]),
@@ -82,19 +96,19 @@ def network_of(
 
 
 def spec_of(model: str | Path) -> str:
-    """A Path is a file or folder whatever it is called; a text may be a name."""
+    """Return a model spec; a `Path` always means a file or folder, a string may also be a model name."""
     return str(model.expanduser().absolute()) if isinstance(model, Path) else model
 
 
 def _roles(document: Mapping[str, Any]) -> list[str]:
-    """Whose architectures the network is made of."""
+    """Return the networks whose architectures are needed: teacher, student or both."""
     return sorted(set(document["hybrid"]["blocks"])) if document["kind"] == "hybrid" else ["student"]
 
 
-def _filled(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> nn.Module:
-    """The module with all of the tensors, which are all that it has."""
-    matched = weights.match(weights.TensorState(tensors), module)
-    if not matched.complete:
-        raise weights.refusal(matched, str(file), type(module).__name__)
-    weights.load_into(module, matched, file)
+def _with_weights(module: nn.Module, tensors: Mapping[str, Tensor], file: Path) -> nn.Module:
+    """Load the tensors into the module; raise unless they match exactly."""
+    match = weights.match(weights.TensorState(tensors), module)
+    if not match.complete:
+        raise weights.refusal(match, str(file), type(module).__name__)
+    weights.load_into(module, match, file)
     return module

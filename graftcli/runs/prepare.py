@@ -1,153 +1,164 @@
-"""Asked for -> everything that a run starts from; what can be refused has been refused."""
+"""Prepare a run: build the networks, read the recipe and the images, and check everything that can be checked."""
 
-from dataclasses import dataclass, replace
-from functools import cache
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 
-from graftcli import images as pictures
 from graftcli.environment.devices import device_named
+from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import ImagesDecoded, Listener, Warned
-from graftcli.graft.data.view_counts import held_out_of
+from graftcli.graft.data.held_out import held_out_count
 from graftcli.graft.data.views import plain
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
-from graftcli.graft.layerwise.layer_pairs import check_made
+from graftcli.graft.layerwise.layer_pairs import check_derived
+from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.training.tasks import check_tasks
+from graftcli.images import Images
+from graftcli.images import load as load_images
 from graftcli.images.pixels import Preprocess
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.loading.build import build
 from graftcli.models.network import Network
-from graftcli.recipe import Recipe, check_units
+from graftcli.recipe import Recipe, Stage, check_units
 from graftcli.recipe.file import load as load_recipe
 from graftcli.report.format import numbers
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.scoring import preprocess_for
-from graftcli.students.make import Pictured, made_from_teacher, maker
-from graftcli.students.spec import is_wanted
+from graftcli.students.make import ImageLoader, is_derived_from_teacher, student_maker
+from graftcli.students.spec import is_derived_spec
 
-_LOOKED_AT = 64  # images by which a student made from the teacher is chosen
+_SELECTION_IMAGES = 64  # images on which the channels of a derived student are selected
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """Everything that a run starts from; what can be refused has been refused."""
+    """Everything that training needs; all checks before training have passed."""
 
-    asked: RunConfig
+    config: RunConfig
     recipe: Recipe
     plan: Plan
-    blocks: tuple[int, ...]  # of the student, that are to replace the teacher's
+    blocks: tuple[int, ...]  # numbers of the blocks to replace
     preprocess: Preprocess
-    train: pictures.Images
-    held: pictures.Images | None  # given to measure on
+    train: Images
+    held_out: Images | None  # from --val-images
     device: torch.device
 
-    @property
+    @cached_property
     def frozen(self) -> tuple[int, ...]:
-        """The blocks that are the teacher's and stay so."""
+        """The blocks that equal those of the teacher and are not trained."""
         return frozen_blocks(self.recipe, self.plan)
 
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The tasks of the run, with their steps and views."""
+        return schedule_of(self.recipe, train_count(self), len(self.plan.blocks), self.blocks, self.frozen)
 
-def ready(asked: RunConfig, blocks: str | None, listen: Listener) -> PreparedRun:
-    """Networks, recipe and images as asked for; `listen` is told what the user should know before it begins."""
-    how = asked.how
-    asked_for, device = recipe_of(how), device_named(how.device)
-    teacher = teacher_of(asked)
-    preprocess = preprocess_for(teacher, asked.look, whole=True)
-    pictured = cache(lambda: images_of(asked.images, preprocess, how, listen))
-    plan = _plan(asked, asked_for, teacher, lambda: plain(pictured().pixels[:_LOOKED_AT], preprocess))
-    recipe = _beginning(asked_for, asked.networks)
+
+def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> PreparedRun:
+    """Build and check everything that a run needs; warnings go to `listen`."""
+    options = config.how
+    requested, device = recipe_of(options), device_named(options.device)
+    teacher = teacher_of(config)
+    preprocess = preprocess_for(teacher, config.look, whole=True)
+    train_images = cache(lambda: images_of(config.images, preprocess, options, listen))
+    plan = _plan(config, requested, teacher, lambda: plain(train_images().pixels[:_SELECTION_IMAGES], preprocess))
+    recipe = _resolve_init(requested, config.networks)
     check_units(recipe, len(plan.blocks))
-    check_made(recipe, plan.student.network)
+    check_derived(recipe, plan.student.network)
     chosen = parse_blocks(blocks, len(plan.blocks))
     check_tasks(recipe, len(plan.blocks), chosen, frozen_blocks(recipe, plan))
-    if recipe.init != asked_for.init and f"init={asked_for.init}" in how.overrides:
-        listen(
-            Warned(
-                f"init={asked_for.init} is for a student just made from the teacher: this one starts by {recipe.init}"
-            )
-        )
-    if teacher.weights == "random":
-        listen(Warned(f"teacher {teacher.name} has random weights: its answers mean nothing"))
-    for note in plan.notes:
-        listen(Warned(note))
-    if (stay := _staying(plan, recipe)) and len(chosen) == len(plan.blocks):
-        cuts = ", ".join(map(str, stay))
-        listen(Warned(f"the adapters behind block {cuts} stay in the student: no layer of it can take them in"))
+    if recipe.init != requested.init and f"init={requested.init}" in options.overrides:
+        listen(Warned(f"init={requested.init} needs a newly derived student: using init={recipe.init}"))
+    for warning in _warnings(recipe, plan, chosen):
+        listen(Warned(warning))
+    held_out = images_of(config.val_images, preprocess, options, listen) if config.val_images is not None else None
+    if held_out is not None and (shared := len(held_out.files & train_images().files)):
+        found = f"{shared} of the {len(held_out.pixels)} validation images are also training images"
+        listen(Warned(f"{found}: agreement will be overestimated"))
+    return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, device)
+
+
+def _warnings(recipe: Recipe, plan: Plan, chosen: Sequence[int]) -> Iterator[str]:
+    """Yield what the user should know about the plan before training."""
+    if plan.teacher.network.weights == "random":
+        yield f"teacher {plan.teacher.network.name} has random weights: its predictions are meaningless"
+    yield from plan.notes
+    if (kept := _kept_adapters(plan, recipe)) and len(chosen) == len(plan.blocks):
+        yield f"the adapters after {numbers(kept)} stay in the student: no layer can absorb them"
     if len(chosen) < len(plan.blocks) and not any(_saves(plan, block) for block in chosen):
-        listen(
-            Warned(f"replacing {numbers(chosen)} saves nothing: the student has there what the teacher has, or more")
-        )
-    held = images_of(asked.val_images, preprocess, how, listen) if asked.val_images is not None else None
-    if held is not None and (both := len(held.files & pictured().files)):
-        listen(Warned(f"{both} of the {len(held.pixels)} images to measure on are trained on too: agreement flatters"))
-    return PreparedRun(asked, recipe, plan, chosen, preprocess, pictured(), held, device)
+        yield f"replacing {numbers(chosen)} saves nothing: the student has no fewer parameters or MACs there"
 
 
 def _saves(plan: Plan, block: int) -> bool:
-    """Whether the student's block has less in it than the teacher's, or computes less."""
-    ours, theirs = plan.blocks[block - 1].student, plan.blocks[block - 1].teacher
-    return ours.params < theirs.params or ours.macs < theirs.macs
+    """Whether the student's block has fewer parameters or MACs than the teacher's."""
+    student, teacher = plan.blocks[block - 1].student, plan.blocks[block - 1].teacher
+    return student.params < teacher.params or student.macs < teacher.macs
 
 
-def _staying(plan: Plan, recipe: Recipe) -> list[int]:
-    """The blocks behind which the recipe has adapters that will be a part of the student."""
-    everywhere, both = recipe.adapters.where == "always", zip(plan.teacher.cuts, plan.student.cuts, strict=True)
+def _kept_adapters(plan: Plan, recipe: Recipe) -> list[int]:
+    """Return the blocks after which adapters cannot be merged and stay in the student."""
+    always, cuts = recipe.adapters.where == "always", zip(plan.teacher.cuts, plan.student.cuts, strict=True)
     return [
         block
-        for block, (theirs, own) in enumerate(both, 1)
-        if (everywhere or theirs.channels != own.channels) and not own.forwards and not own.backwards
+        for block, (teacher, student) in enumerate(cuts, 1)
+        if (always or teacher.channels != student.channels) and not student.forwards and not student.backwards
     ]
 
 
-def trained_on(start: PreparedRun) -> int:
-    """How many of the images are trained on; the others are held out."""
-    images = len(start.train.pixels)
-    return images if start.held is not None else images - held_out_of(images)
+def train_count(prepared: PreparedRun) -> int:
+    """Return the number of training images, without those that are held out."""
+    images = len(prepared.train.pixels)
+    return images if prepared.held_out is not None else images - held_out_count(images)
 
 
-def recipe_of(how: TrainOptions) -> Recipe:
-    """The recipe with everything that is said beside it, checked again as a whole."""
-    how = with_batch(how)
-    return load_recipe(how.recipe, how.overrides, how.steps_scale)
+def recipe_of(options: TrainOptions) -> Recipe:
+    """Load the recipe and apply the overrides, the steps scale and the batch size."""
+    source = options.recipe
+    recipe = source if isinstance(source, Recipe) else load_recipe(source, options.overrides, options.steps_scale)
+    if options.batch is None:
+        return recipe
+    return with_stages(recipe, [stage.model_copy(update={"batch": options.batch}) for stage in recipe.stages])
 
 
-def _beginning(recipe: Recipe, networks: ModelPair) -> Recipe:
-    """Only a student just made from the teacher has its layers solved for: a file's or a run's weights are kept."""
-    is_fresh = is_wanted(networks.student) and networks.student_checkpoint is None
+def _resolve_init(recipe: Recipe, networks: ModelPair) -> Recipe:
+    """Return the recipe; ``init: least-squares`` becomes ``inherit`` unless the student is newly derived."""
+    is_fresh = is_derived_spec(networks.student) and networks.student_checkpoint is None
     return recipe if recipe.init != "least-squares" or is_fresh else recipe.model_copy(update={"init": "inherit"})
 
 
-def with_batch(how: TrainOptions) -> TrainOptions:
-    """The same, with the batch among the settings, where others may follow it."""
-    if how.batch is None:
-        return how
-    stages = load_recipe(how.recipe, how.overrides, how.steps_scale).stages
-    batches = (f"stages.{stage.name}.batch={how.batch}" for stage in stages)
-    return replace(how, overrides=(*how.overrides, *batches), batch=None)
+def with_stages(recipe: Recipe, stages: Sequence[Stage]) -> Recipe:
+    """Return the recipe with these stages, validated again."""
+    try:
+        return Recipe.model_validate(recipe.model_copy(update={"stages": tuple(stages)}).model_dump())
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))} {fault['msg']}" for fault in error.errors()]
+        message = f"recipe {recipe.name} does not work with this length or batch size:\n" + "\n".join(faults)
+        raise UsageError(message, "Leave out --batch, or give a larger one.") from error
 
 
-def plan_of(asked: RunConfig, recipe: Recipe) -> Plan:
-    """Both networks, cut at matching places."""
-    teacher = teacher_of(asked)
-    preprocess = preprocess_for(teacher, asked.look, whole=True)
-    looked_at = cache(
-        lambda: plain(images_of(asked.images, preprocess, asked.how, lambda _: None).pixels[:_LOOKED_AT], preprocess)
-    )
-    return _plan(asked, recipe, teacher, looked_at)
+def plan_of(config: RunConfig, recipe: Recipe) -> Plan:
+    """Build both networks and cut them at matching places."""
+    teacher = teacher_of(config)
+    preprocess = preprocess_for(teacher, config.look, whole=True)
+    images = cache(lambda: images_of(config.images, preprocess, config.how, lambda _: None))
+    return _plan(config, recipe, teacher, lambda: plain(images().pixels[:_SELECTION_IMAGES], preprocess))
 
 
-def teacher_of(asked: RunConfig) -> Network:
-    """The trained network, with its weights."""
-    networks = asked.networks
+def teacher_of(config: RunConfig) -> Network:
+    """Build the teacher with its trained weights."""
+    networks = config.networks
     return build(
         networks.teacher,
         checkpoint=networks.teacher_checkpoint,
         num_classes=networks.num_classes,
         in_chans=networks.in_chans,
-        img_size=asked.look.img_size,
+        img_size=config.look.img_size,
         ema=networks.ema,
         unsafe=networks.unpickles("teacher"),
         trust_code=networks.trust_code,
@@ -156,67 +167,66 @@ def teacher_of(asked: RunConfig) -> Network:
     )
 
 
-def _plan(asked: RunConfig, recipe: Recipe, teacher: Network, looked_at: Pictured) -> Plan:
-    networks = asked.networks
-    torch.manual_seed(asked.how.seed)  # it decides the first weights, where there are no others
-    student = build(
-        networks.student,
-        checkpoint=_student_weights(networks, recipe),
-        ema=networks.ema,
-        unsafe=networks.unpickles("student"),
-        trust_code=networks.trust_code,
-        document=networks.document_of("student"),
-        like=teacher,
-        role="student",
-        derive=maker(looked_at),
-    )
+def _plan(config: RunConfig, recipe: Recipe, teacher: Network, load_inputs: ImageLoader) -> Plan:
+    networks = config.networks
+    with seeded(config.how.seed):  # for the initial weights
+        student = build(
+            networks.student,
+            checkpoint=_student_weights(networks, recipe),
+            ema=networks.ema,
+            unsafe=networks.unpickles("student"),
+            trust_code=networks.trust_code,
+            document=networks.document_of("student"),
+            like=teacher,
+            role="student",
+            derive=student_maker(load_inputs),
+        )
     return plans.make(teacher, student, networks.choice)
 
 
 def _student_weights(networks: ModelPair, recipe: Recipe) -> str | None:
-    """Where the student's first weights are read from: "none" for nowhere, None for its name's pretrained ones."""
+    """Return the checkpoint of the student: "none" for random weights, None for pretrained or derived ones."""
     given = networks.student_checkpoint
-    if made_from_teacher(networks.student):  # with weights of its own, which are the teacher's
+    if is_derived_from_teacher(networks.student):  # its weights come from the teacher
         return given or ("none" if recipe.init == "random" else None)
     if recipe.init == "checkpoint" and given is None:
         raise CheckpointError(
-            f"recipe {recipe.name} starts from the student's own weights, and none are given.",
-            "Give them with --student-checkpoint, or take --set init=inherit.",
+            f"recipe {recipe.name} has `init: checkpoint`, and there is no --student-checkpoint.",
+            "Give the student's weights with --student-checkpoint, or use --set init=inherit.",
         )
     if recipe.init != "checkpoint" and given not in (None, "none"):
         raise UsageError(
             f"--student-checkpoint is {given}; recipe {recipe.name} has `init: {recipe.init}` and would not use it.",
-            "Leave it out, or start from it with --set init=checkpoint.",
+            "Leave it out, or use it with --set init=checkpoint.",
         )
     return None if recipe.init == "pretrained" else given or "none"
 
 
-def images_of(source: str, preprocess: Preprocess, how: TrainOptions, listen: Listener) -> pictures.Images:
-    """The images of a folder or archive, decoded; what cannot be read is told of, and left out."""
+def images_of(source: str, preprocess: Preprocess, options: TrainOptions, listen: Listener) -> Images:
+    """Decode the images of a folder or archive; corrupt files are skipped with a warning."""
 
-    def tell(done: int, total: int) -> None:
+    def on_progress(done: int, total: int) -> None:
         listen(ImagesDecoded(done, total))
 
-    found = pictures.load(Path(source), preprocess, strict=how.strict, jobs=how.jobs, on_progress=tell)
-    for broken in found.broken:
-        listen(Warned(f"left out: {broken.name}: {broken.reason}"))
-    return found
+    images = load_images(Path(source), preprocess, strict=options.strict, jobs=options.jobs, on_progress=on_progress)
+    for broken in images.broken:
+        listen(Warned(f"skipped {broken.name}: {broken.reason}"))
+    return images
 
 
 def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:
-    """`3`, `1,3`, `2-4`, `last`; None stands for all blocks."""
+    """Parse `--blocks`: `3`, `1,3`, `2-4` or `last`; None means all blocks."""
     if text is None:
         return tuple(range(1, count + 1))
-    found: set[int] = set()
+    chosen: set[int] = set()
     for part in text.replace(" ", "").split(","):
         first, dash, last = (str(count) if end == "last" else end for end in part.partition("-"))
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise UsageError(f"--blocks {text!r} names no blocks.", "Give numbers: 3, 1,3, 2-4 or last.")
-        found |= set(range(int(first), int(last or first) + 1))
-    unknown = sorted(block for block in found if not 1 <= block <= count)
-    if unknown or not found:
-        raise UsageError(
-            f"--blocks {text} names block {', '.join(map(str, unknown)) or 'none'}; these networks have 1 to {count}.",
-            "`graftcli plan` shows them.",
-        )
-    return tuple(sorted(found))
+            raise UsageError(f"--blocks {text!r} is not a list of blocks.", "Give numbers: 3, 1,3, 2-4 or last.")
+        chosen |= set(range(int(first), int(last or first) + 1))
+    if not chosen:
+        raise UsageError(f"--blocks {text} is an empty range.", "Give the lower number first, such as 1-3.")
+    if unknown := sorted(block for block in chosen if not 1 <= block <= count):
+        found = f"--blocks {text} names block {', '.join(map(str, unknown))}; these networks have 1 to {count}."
+        raise UsageError(found, "`graftcli plan` shows them.")
+    return tuple(sorted(chosen))

@@ -1,22 +1,24 @@
-"""What comes out of a run: its result, what its folder's files tell, and the one file that is wanted beside it."""
+"""The result of a run: its figures, its model card, and the single file that `--out` may ask for."""
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 from graftcli.errors import CheckpointError
 from graftcli.events import FileSaved, Listener
-from graftcli.formats.options import ExportOptions, ExportSource, about
+from graftcli.formats.options import ExportOptions, ExportSource, source_facts
 from graftcli.formats.write import write
 from graftcli.graft.engine import Outcome
 from graftcli.graft.training.judge import Verdict
-from graftcli.measure import size_of
+from graftcli.measure import model_size
 from graftcli.models.loading.documents import fault
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document
 from graftcli.runs.loading import load
-from graftcli.runs.prepare import PreparedRun, trained_on
+from graftcli.runs.prepare import PreparedRun, train_count
 from graftcli.store import Store, TimeSpent
 from graftcli.store.atomic import write_bytes
 from graftcli.store.model_card import CardFacts
@@ -25,94 +27,99 @@ from graftcli.store.run_file import RUN_FILE
 
 @dataclass(frozen=True)
 class Setback:
-    """A task whose training lowered the agreement with the teacher, and how much of the change is kept."""
+    """A task whose training lowered the agreement, and the share of the weight change that is kept."""
 
     unit: str
     before: float  # agreement, on views of held-out images or unseen views of the training images
     after: float
     kept: float
-    fraction: float  # of the change of the weights, that is kept: 0 keeps those before
-    stopped: int | None  # the step at which it was ended, because it had lost agreement at every mark
+    fraction: float  # share of the weight change that is kept; 0 restores the weights before the task
+    stopped: int | None  # step of early stopping, because agreement had dropped at every checkpoint of the task
 
 
 @dataclass(frozen=True)
 class Result:
-    """What came out of a run, and where it lies."""
+    """The figures of a finished run, and its folder."""
 
     folder: str
     teacher: str
     student: str
     blocks: tuple[int, ...]
-    params: tuple[int, int]  # of the teacher, of what came out
+    params: tuple[int, int]  # of the teacher, of the result
     macs: tuple[int, int]
-    unmerged: tuple[int, int]  # parameters and MACs of what came out, with every adapter still a layer
-    kept: tuple[str, ...]  # the adapters that stay, and why
-    bytes: tuple[int, int]  # of their weights
+    unmerged: tuple[int, int]  # parameters and MACs of the result before its adapters are merged
+    kept: tuple[str, ...]  # the adapters that stay layers, and why
+    bytes: tuple[int, int]  # size of the weights: of the teacher, of the result
     stock: bool
-    agreement: float | None  # with the teacher, on views of held-out images; None where there were none
+    agreement: float | None  # with the teacher, on views of held-out images; None without held-out images
     held_out: int
-    images: int  # that it was trained on
-    merge_errors: tuple[float, float]  # as shares of the largest logit, in float64 and float32
+    images: int  # training images
+    merge_errors: tuple[float, float]  # relative to the largest logit, in float64 and float32
     seconds: float  # of all sessions
-    peak_memory: int  # bytes, the most of any session
+    peak_memory: int  # bytes, maximum over the sessions
     kl: float | None = None  # KL(teacher || result) on the views of the agreement, in nats
     frozen: tuple[int, ...] = ()  # blocks that equal the teacher's and were not trained
     setbacks: tuple[Setback, ...] = ()
     already_done: bool = False
 
+    @cached_property
+    def model(self) -> nn.Module:
+        """The student or the hybrid, loaded from the folder of the run, in eval mode on the CPU."""
+        return load(self.folder)
 
-def result_of(start: PreparedRun, folder: Path, outcome: Outcome, spent: TimeSpent) -> Result:
-    plan, merged, likeness = start.plan, outcome.merged, outcome.likeness
+
+def result_of(prepared: PreparedRun, folder: Path, outcome: Outcome, time_spent: TimeSpent) -> Result:
+    plan, merged, score = prepared.plan, outcome.merged, outcome.score
     return Result(
         folder=str(folder),
         teacher=plan.teacher.network.name,
         student=plan.student.network.name,
-        blocks=start.blocks,
+        blocks=prepared.blocks,
         params=(plan.teacher.params, merged.params),
         macs=(plan.teacher.macs, merged.macs),
         unmerged=(merged.unmerged_params, merged.unmerged_macs),
         kept=tuple(f"{kept.adapter} at cut {kept.cut} stays a layer: {kept.reason}" for kept in merged.kept),
-        bytes=(size_of(plan.teacher.network.module), size_of(merged.module)),
+        bytes=(model_size(plan.teacher.network.module), model_size(merged.module)),
         stock=merged.stock,
-        agreement=likeness.agreement if likeness else None,
-        kl=likeness.kl if likeness and math.isfinite(likeness.kl) else None,
+        agreement=score.agreement if score else None,
+        kl=score.kl if score and math.isfinite(score.kl) else None,
         held_out=outcome.held_out,
-        images=trained_on(start),
-        frozen=tuple(block for block in start.frozen if block in start.blocks),
+        images=train_count(prepared),
+        frozen=tuple(block for block in prepared.frozen if block in prepared.blocks),
         setbacks=tuple(_setback(unit, verdict) for unit, verdict in outcome.verdicts.items() if verdict.is_setback),
         merge_errors=outcome.errors,
-        seconds=spent.seconds,
-        peak_memory=spent.peak_memory,
+        seconds=time_spent.seconds,
+        peak_memory=time_spent.peak_memory,
     )
 
 
-def _setback(unit: str, found: Verdict) -> Setback:
-    before, after, kept = found.before.agreement, found.after.agreement, found.kept.agreement
-    return Setback(unit, before, after, kept, found.fraction, found.stopped)
+def _setback(unit: str, verdict: Verdict) -> Setback:
+    before, after, kept = verdict.before.agreement, verdict.after.agreement, verdict.kept.agreement
+    return Setback(unit, before, after, kept, verdict.fraction, verdict.stopped)
 
 
-def done_before(store: Store, single: Path | None, start: PreparedRun, listen: Listener) -> Result:
-    """The result of a run that was done before, whose files are whole; a single file that is not is written now."""
+def finished_result(store: Store, single: Path | None, prepared: PreparedRun, listen: Listener) -> Result:
+    """Return the result of a run that has finished before; write its single file if that is missing or damaged."""
     try:
         result = TypeAdapter(Result).validate_python(store.finished)
     except ValidationError as err:
         found = f"`{store.folder / RUN_FILE}` is damaged or was changed: {fault(err, 'result')}."
         raise CheckpointError(found, "Start the run from scratch with --overwrite.") from err
-    if single is not None and not store.has(single):
-        write_single(single, store.folder, start, listen)
-        store.written(single)
+    if single is not None and not store.has_single(single):
+        write_single(single, store.folder, prepared, listen)
+        store.record_single(single)
     return replace(result, folder=str(store.folder), already_done=True)
 
 
-def made_of(start: PreparedRun, outcome: Outcome, result: Result, command: str) -> CardFacts:
-    """What the folder's files tell of the network."""
-    on = f"on views of {result.held_out:,} held-out images"
-    agreement = f"{result.agreement:.1%} {on}" if result.agreement is not None else None
+def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command: str) -> CardFacts:
+    """Return what the model card and graft.json record about the network."""
+    measured = f"on views of {result.held_out:,} held-out images"
+    agreement = f"{result.agreement:.1%} {measured}" if result.agreement is not None else None
     return CardFacts(
-        teacher=start.plan.teacher.network.origin,
-        student=start.plan.student.network.origin,
-        preprocess=start.preprocess,
-        recipe=start.recipe.name,
+        teacher=prepared.plan.teacher.network.origin,
+        student=prepared.plan.student.network.origin,
+        preprocess=prepared.preprocess,
+        recipe=prepared.recipe.name,
         images=result.images,
         command=command,
         numbers={
@@ -126,14 +133,14 @@ def made_of(start: PreparedRun, outcome: Outcome, result: Result, command: str) 
     )
 
 
-def write_single(single: Path, folder: Path, start: PreparedRun, listen: Listener) -> None:
-    """The network in the run's folder once more, as one file."""
+def write_single(single: Path, folder: Path, prepared: PreparedRun, listen: Listener) -> None:
+    """Write the network of the run's folder as one .onnx or .safetensors file."""
     if single.suffix == ".onnx":
-        document, plan = read_document(folder)[0], start.plan
+        document, plan = read_document(folder)[0], prepared.plan
         blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
-        facts = about(plan.teacher.network.name, plan.student.network.name, blocks, start.train.digest)
+        facts = source_facts(plan.teacher.network.name, plan.student.network.name, blocks, prepared.train.digest)
         module = load(folder)
-        write(ExportSource(module, start.preprocess, start.train.pixels, facts=facts), ExportOptions(), single)
+        write(ExportSource(module, prepared.preprocess, prepared.train.pixels, facts=facts), ExportOptions(), single)
     else:
         write_bytes(single, (folder / WEIGHTS_FILE).read_bytes(), follow=True)
     listen(FileSaved(str(single)))

@@ -1,4 +1,4 @@
-"""`distill` and `partial`: networks, images and a recipe -> a run's folder with everything in it."""
+"""Train a run and write its folder: `distill` and `partial`."""
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,6 +11,7 @@ import torch
 from graftcli.environment.devices import device_named
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
+from graftcli.environment.process import threads
 from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.events import Event, FileSaved, Listener, RunStarted, Warned
 from graftcli.graft.backend.precision import Precision
@@ -18,25 +19,25 @@ from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
-from graftcli.runs.config import RunConfig, as_kept, asked_of, laid_over
-from graftcli.runs.image_check import checked
-from graftcli.runs.prepare import PreparedRun, ready
-from graftcli.runs.result import Result, done_before, made_of, result_of, write_single
-from graftcli.runs.reuse import take_over
-from graftcli.runs.time_estimate import foreseeing
+from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
+from graftcli.runs.image_check import check_run_images
+from graftcli.runs.prepare import PreparedRun, prepare_run
+from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
+from graftcli.runs.reuse import reuse_blocks
+from graftcli.runs.time_estimate import with_time_estimate
 from graftcli.store import REPORT_FILE, Store
 from graftcli.store.model_card import save_student
 from graftcli.store.run_file import RUN_FILE, newest, read_run
 from graftcli.store.run_record import read_record
 
-# of memory that answers take before the disk does: the system holds a file's pages for as long as nobody else wants it
-_AT_ONCE = 2**29
+# bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
+_MEMORY_FIRST_BYTES = 2**29
 
 RUNS = Path("runs")
 
 
 def distill(
-    asked: RunConfig,
+    config: RunConfig,
     *,
     out: str | Path | None = None,
     blocks: str | None = None,
@@ -45,48 +46,48 @@ def distill(
     command: str = "graftcli.distill(…)",
     listen: Listener = lambda _: None,
 ) -> Result:
-    """Train the student (or only its `blocks`, inside the teacher) on a folder of unlabelled images, and write it.
+    """Train the student (or only its `blocks`, inside the teacher) on unlabelled images, and write it.
 
-    `reuse` is the folder of an earlier run, whose blocks are taken over where they were trained in the same way.
+    `reuse` is the folder of an earlier run; its blocks are reused if they were trained with the same settings.
     """
-    heard: list[str] = []
-    start = ready(asked, blocks, _keeping(listen, heard.append))
-    folder, single = destination(start, out)
+    warnings: list[str] = []
+    prepared = prepare_run(config, blocks, _collecting_warnings(listen, warnings.append))
+    folder, single = destination(prepared, out)
     if single is not None and not overwrite:
         _check_free(single, folder)
-    settings, about = _settings(start), _about(asked, command, heard)
+    settings, session = _run_settings(prepared), _session(config, command, warnings)
 
     def warn(text: str) -> None:
         listen(Warned(text))
 
-    with Store(folder, settings, overwrite=overwrite, about=about, warn=warn) as store:
+    with Store(folder, settings, overwrite=overwrite, about=session, warn=warn) as store:
         if single is not None:
-            store.beside(single)
+            store.add_single(single)
         if store.finished is not None:
             if not (damaged := store.damaged()):
                 if not (folder / REPORT_FILE).exists():
                     warn(f"{folder} has no report: `graftcli report {folder}` writes it")
-                return done_before(store, single, start, listen)
-            store.reopen(about, f"{' and '.join(damaged)} in {folder} missing or damaged: merged again from blocks/")
+                return finished_result(store, single, prepared, listen)
+            store.reopen(session, f"{' and '.join(damaged)} in {folder} missing or damaged: merging again from blocks/")
         if reuse is not None:
-            take_over(reuse, folder, settings, start, _keeping(listen, store.warned))
-        outcome = _trained(start, store, _keeping(listen, store.warned))
-        result = result_of(start, folder, outcome, store.spent)
-        made = made_of(start, outcome, result, command)
+            reuse_blocks(reuse, folder, settings, prepared, _collecting_warnings(listen, store.add_warning))
+        outcome = _train(prepared, store, _collecting_warnings(listen, store.add_warning))
+        result = result_of(prepared, folder, outcome, store.spent)
+        card = card_facts(prepared, outcome, result, command)
         store.check_held()
-        save_student(folder, outcome.merged.module, made)
+        save_student(folder, outcome.merged.module, card)
         if single is not None:
-            write_single(single, folder, start, listen)
-            store.written(single)
+            write_single(single, folder, prepared, listen)
+            store.record_single(single)
         store.finish(asdict(result))
-        _report(folder, start, outcome, listen)
+        _report(folder, prepared, outcome, listen)
     listen(FileSaved(str(folder)))
     return result
 
 
 def partial(
     blocks: str,
-    asked: RunConfig | None = None,
+    config: RunConfig | None = None,
     *,
     given: Collection[str] | None = None,
     run_folder: str | Path | None = None,
@@ -95,36 +96,36 @@ def partial(
     command: str = "graftcli.partial(…)",
     listen: Listener = lambda _: None,
 ) -> Result:
-    """Replace only some blocks of the teacher, with the blocks that an earlier run has trained in the same way.
+    """Replace only some blocks of the teacher; blocks that an earlier run trained with the same settings are reused.
 
-    What is not asked for is taken from `run_folder`, else from the newest run under ./runs. `given` names the fields of
-    `asked` that count; without it all of them do.
+    Fields that are not `given` come from the run in `run_folder`. Default: the newest run under ./runs, and all fields
+    of `config`.
     """
     folder = Path(run_folder) if run_folder is not None else None
-    spoken = {"teacher", "student", "images"} if given is None and asked is not None else set(given or ())
-    missing = [name for name in ("teacher", "student", "images") if name not in spoken]
-    if asked is None or missing:
+    given_fields = {"teacher", "student", "images"} if given is None and config is not None else set(given or ())
+    missing = [name for name in ("teacher", "student", "images") if name not in given_fields]
+    if config is None or missing:
         folder = folder or newest(RUNS, _is_whole, read_record)
         if folder is None:
             raise UsageError(
-                f"there is no run under ./runs from which {', '.join(missing)} could be taken.",
+                f"there is no run under ./runs to take {', '.join(missing)} from.",
                 "Give --teacher, --student and --images, or a run's folder with --run.",
             )
-        earlier = asked_of(folder, trust_code=asked is not None and asked.networks.trust_code)
-        asked = laid_over(earlier, asked, spoken) if asked is not None else earlier
-    return distill(asked, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
+        earlier = recorded_config(folder, trust_code=config is not None and config.networks.trust_code)
+        config = merge_configs(earlier, config, given_fields) if config is not None else earlier
+    return distill(config, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
 
 
 def _is_whole(run: Mapping[str, Any]) -> bool:
-    """Whether a run was for the whole student: a partial one took over what it was asked for."""
+    """Whether a run trained the whole student: a partial run has inherited its config."""
     return len(run["settings"]["blocks"]) == len(run["settings"]["cuts"]["student"]) + 1
 
 
-def destination(start: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
-    """The run's folder, and the single file that is wanted beside it."""
-    plan = start.plan
+def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
+    """Return the folder of the run, and the single file if `out` names one."""
+    plan = prepared.plan
     names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
-    part = "" if len(start.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, start.blocks))}"
+    part = "" if len(prepared.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, prepared.blocks))}"
     path = Path(out) if out is not None else None
     if path is None or path.suffix not in (".safetensors", ".onnx"):
         return path or RUNS / f"{names}{part}", None
@@ -132,7 +133,7 @@ def destination(start: PreparedRun, out: str | Path | None) -> tuple[Path, Path 
 
 
 def _check_free(single: Path, folder: Path) -> None:
-    """Whether a file may be written: what is there already must be this run's own."""
+    """Raise if the file exists and is not of this run."""
     run: dict[str, Any] = read_run(folder) if (folder / RUN_FILE).exists() else {}
     if single.exists() and str(single.absolute()) not in run.get("singles", ()):
         raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
@@ -141,45 +142,46 @@ def _check_free(single: Path, folder: Path) -> None:
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def _trained(start: PreparedRun, store: Store, listen: Listener) -> Outcome:
-    """All stages of the recipe, with what is fixed when a run starts."""
-    fixed = store.fixed(lambda: fixed_now(start, store.folder))
+def _train(prepared: PreparedRun, store: Store, listen: Listener) -> Outcome:
+    """Train all stages of the recipe, with the settings that were fixed when the run first started."""
+    fixed = store.fixed(lambda: fixed_settings(prepared, store.folder))
     _check_device(fixed["device"], store.folder)
-    torch.set_num_threads(fixed["threads"])
-    settings = settings_of(start, fixed)
-    listen(checked(start.plan.teacher.network, start.train, start.preprocess, settings.precision.device))
-    listen(_started(start, settings, fixed["threads"], store))
-    told = foreseeing(start, lambda unit: store.unit(unit).step, listen)
-    return run(start.plan, start.train, start.preprocess, start.recipe, settings, store, told, start.held)
+    settings = engine_settings(prepared, fixed)
+    with threads(fixed["threads"]):
+        plan, train, preprocess = prepared.plan, prepared.train, prepared.preprocess
+        listen(check_run_images(plan.teacher.network, train, preprocess, settings.precision.device))
+        listen(_started_event(prepared, settings, fixed["threads"], store))
+        listen = with_time_estimate(prepared, lambda unit: store.unit(unit).step, listen)
+        return run(plan, train, preprocess, prepared.schedule, settings, store, listen, prepared.held_out)
 
 
 def _check_device(name: str, folder: Path) -> None:
-    """Whether the device that `auto` meant when the run began is here too."""
+    """Raise if the device on which the run started is not available."""
     try:
         device_named(name)
     except UsageError as err:
         found = f"`{folder}` was started on {name}, which is not available here."
-        raise MachineError(found, "Resume it there, or restart it with --overwrite.") from err
+        raise MachineError(found, "Resume it on such a machine, or restart it with --overwrite.") from err
 
 
-def _settings(start: PreparedRun) -> dict[str, Any]:
-    """All that decides the result; a run goes on only where it is the same."""
-    plan, how = start.plan, start.asked.how
+def _run_settings(prepared: PreparedRun) -> dict[str, Any]:
+    """Return everything that determines the result; a run resumes only if it is unchanged."""
+    plan, options = prepared.plan, prepared.config.how
     return {
         "teacher": _identity(plan.teacher.network),
         "student": _identity(plan.student.network),
         "cuts": {"teacher": [c.name for c in plan.teacher.cuts], "student": [c.name for c in plan.student.cuts]},
-        "blocks": list(start.blocks),
-        "frozen": list(start.frozen),
-        "images": start.train.digest,
-        "val_images": start.held.digest if start.held is not None else None,
-        "fit": asdict(start.preprocess),
-        "recipe": start.recipe.model_dump(mode="json"),
-        "seed": how.seed,
-        "device": how.device,
-        "amp": how.amp,
-        "compile": how.compile,
-        "cache_gb": how.cache_gb,
+        "blocks": list(prepared.blocks),
+        "frozen": list(prepared.frozen),
+        "images": prepared.train.digest,
+        "val_images": prepared.held_out.digest if prepared.held_out is not None else None,
+        "fit": asdict(prepared.preprocess),
+        "recipe": prepared.recipe.model_dump(mode="json"),
+        "seed": options.seed,
+        "device": options.device,
+        "amp": options.amp,
+        "compile": options.compile,
+        "cache_gb": options.cache_gb,
     }
 
 
@@ -187,73 +189,73 @@ def _identity(network: Network) -> dict[str, Any]:
     return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
 
 
-def _about(asked: RunConfig, command: str, warnings: Sequence[str]) -> dict[str, Any]:
-    return {"warnings": list(warnings), "command": command, "asked": as_kept(asked), "versions": versions()}
+def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> dict[str, Any]:
+    return {"warnings": list(warnings), "command": command, "asked": config_json(config), "versions": versions()}
 
 
-def settings_of(start: PreparedRun, fixed: Mapping[str, Any]) -> EngineSettings:
-    """What the engine is told of a run, with what was fixed when it started."""
-    how = start.asked.how
-    precision = Precision(torch.device(fixed["device"]), how.amp, how.compile)
-    return EngineSettings(how.seed, precision, fixed["memory"], fixed["disk"], fixed["at_once"], start.blocks)
+def engine_settings(prepared: PreparedRun, fixed: Mapping[str, Any]) -> EngineSettings:
+    """Return the settings of the engine; `fixed` are those that were fixed when the run started."""
+    options = prepared.config.how
+    precision = Precision(torch.device(fixed["device"]), options.amp, options.compile)
+    return EngineSettings(options.seed, precision, fixed["memory"], fixed["disk"], fixed["at_once"], prepared.blocks)
 
 
-def fixed_now(start: PreparedRun, folder: Path) -> dict[str, Any]:
-    """What depends on the moment: the same again when the run goes on."""
-    wanted = start.asked.how.cache_gb
-    budget = int(wanted * 1e9) if wanted is not None else (memory().free or 2**32) // 4
+def fixed_settings(prepared: PreparedRun, folder: Path) -> dict[str, Any]:
+    """Return the settings that depend on the machine; they are stored, so that a resumed run has the same."""
+    cache_gb = prepared.config.how.cache_gb
+    budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
     return {
-        "memory": max(0, budget - start.train.pixels.numel()),
+        "memory": max(0, budget - prepared.train.pixels.numel()),
         "disk": shutil.disk_usage(folder).free // 2,
-        "at_once": _AT_ONCE if wanted is None else None,
+        "at_once": _MEMORY_FIRST_BYTES if cache_gb is None else None,
         "threads": usable_cores(),
-        "device": str(start.device),
+        "device": str(prepared.device),
     }
 
 
-def _started(start: PreparedRun, settings: EngineSettings, threads: int, store: Store) -> RunStarted:
-    preprocess = start.preprocess
+def _started_event(prepared: PreparedRun, settings: EngineSettings, count: int, store: Store) -> RunStarted:
+    preprocess = prepared.preprocess
     return RunStarted(
-        teacher=start.plan.teacher.network.name,
-        student=start.plan.student.network.name,
-        recipe=start.recipe.name,
-        blocks=start.blocks,
-        images=len(start.train.pixels),
+        teacher=prepared.plan.teacher.network.name,
+        student=prepared.plan.student.network.name,
+        recipe=prepared.recipe.name,
+        blocks=prepared.blocks,
+        images=len(prepared.train.pixels),
         size=preprocess.size,
         crop_pct=preprocess.crop_pct,
         interpolation=preprocess.interpolation,
         mean=preprocess.mean,
         std=preprocess.std,
         device=str(settings.precision.device),
-        threads=threads,
-        memory=settings.rooms()[0][1],
+        threads=count,
+        memory=settings.cache_budgets()[0][1],
         seed=settings.seed,
         folder=str(store.folder),
         resumed=store.resumed,
     )
 
 
-def _keeping(listen: Listener, keep: Callable[[str], None]) -> Listener:
-    """A listener that passes everything on, and the text of each warning to `keep` too."""
+def _collecting_warnings(listen: Listener, keep: Callable[[str], None]) -> Listener:
+    """Return a listener that forwards all events, and passes the text of each warning to `keep`."""
 
-    def tell(event: Event) -> None:
+    def forward(event: Event) -> None:
         if isinstance(event, Warned):
             keep(event.text)
         listen(event)
 
-    return tell
+    return forward
 
 
-# -- what comes out -----------------------------------------------------------------------------------------------
+# -- the report -----------------------------------------------------------------------------------------------
 
 
-def _report(folder: Path, start: PreparedRun, outcome: Outcome, listen: Listener) -> None:
-    """The run's report. The run is finished and its files are whole: no fault of a report takes that back."""
-    shown = start.held or start.train
+def _report(folder: Path, prepared: PreparedRun, outcome: Outcome, listen: Listener) -> None:
+    """Write the report of the finished run; an error becomes a warning, because the run itself is complete."""
+    images = prepared.held_out or prepared.train
     try:
-        file = write_report(folder, start.plan, outcome.merged.module, shown, start.preprocess, start.device)
+        file = write_report(folder, prepared.plan, outcome.merged.module, images, prepared.preprocess, prepared.device)
     except Exception as fault:
-        found = fault.found if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
+        found = fault.message if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
         listen(Warned(f"the report could not be written: {found} `graftcli report {folder}` tries again"))
     else:
         listen(FileSaved(str(file)))

@@ -1,18 +1,22 @@
-"""Networks scored on a folder of images: how often they are right, how often they answer as their teacher does."""
+"""Score models on a folder of images: accuracy, and agreement with a teacher."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from graftcli import images as pictures
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError
-from graftcli.images import labels as naming
-from graftcli.images.pixels import Preprocess, centre
-from graftcli.measure import Accuracy, Agreement, accuracy, likeness, logits
-from graftcli.measure.benchmark import answers
+from graftcli.images import Images
+from graftcli.images import load as load_images
+from graftcli.images.labels import Labels
+from graftcli.images.labels import read as read_class_folders
+from graftcli.images.pixels import Preprocess, center_crop
+from graftcli.measure import Accuracy, Agreement, accuracy, agreement, compute_logits
+from graftcli.measure.benchmark import candidate_logits
 from graftcli.models.cuts.plan import count_parameters
 from graftcli.models.loading.safe_pickle import sha256_of
 from graftcli.models.network import Network, PreprocessDefaults
@@ -23,7 +27,7 @@ Model = Network | OnnxModel
 
 @dataclass(frozen=True)
 class PreprocessOptions:
-    """What a user says of how images become the network's input; None: as the network's own settings have it."""
+    """Preprocessing that the user overrides; None means the setting of the network."""
 
     img_size: tuple[int, int] | None = None
     mean: tuple[float, ...] | None = None
@@ -32,113 +36,135 @@ class PreprocessOptions:
     interpolation: str | None = None
 
 
+def preprocess_options(
+    img_size: int | tuple[int, int] | None,
+    mean: Sequence[float] | None,
+    std: Sequence[float] | None,
+    crop_pct: float | None,
+    interpolation: str | None,
+) -> PreprocessOptions:
+    """Collect the preprocessing arguments of a public function; an int as `img_size` means a square."""
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    means, stds = (None if values is None else tuple(values) for values in (mean, std))
+    return PreprocessOptions(size, means, stds, crop_pct, interpolation)
+
+
+def build_options(
+    num_classes: int | None, in_chans: int | None, ema: bool | None, unsafe_load: bool, trust_code: bool
+) -> dict[str, Any]:
+    """Return the network arguments of a public function as keywords of `build`."""
+    return {
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        "ema": ema,
+        "unsafe": unsafe_load,
+        "trust_code": trust_code,
+    }
+
+
 @dataclass(frozen=True)
 class ScoredModel:
     name: str
     source: str
     parameters: int
-    accuracy: Accuracy | None  # None where the folder has no class folders
+    accuracy: Accuracy | None  # None without class folders
     likeness: Agreement | None  # None without a teacher
-    sha256: str | None = None  # of the file that its weights were read from
+    sha256: str | None = None  # of the weights file
 
 
 @dataclass(frozen=True)
 class Evaluation:
     images: int
     broken: tuple[str, ...]
-    rule: str | None  # how folder names became classes
+    rule: str | None  # how folder names are mapped to classes
     preprocess: Preprocess
     models: tuple[ScoredModel, ...]
-    teacher: str | None = None  # with its weights
+    teacher: str | None = None  # its name and the source of its weights
 
 
 @dataclass(frozen=True)
 class ScoringImages:
-    """Images that networks are scored on, with what a teacher says of them."""
+    """Images to score models on, with the logits of a teacher."""
 
-    images: pictures.Images
-    labels: naming.Labels | None
+    images: Images
+    labels: Labels | None
     preprocess: Preprocess
-    look: PreprocessOptions
+    options: PreprocessOptions
     device: torch.device
     batch: int
-    says: Tensor | None = None
+    teacher_logits: Tensor | None = None
 
-    def beside(self, teacher: Model, look: PreprocessOptions) -> "ScoringImages":
-        """The same images with this teacher's logits of them, as `look` has them normalised."""
-        return replace(self, says=replace(self, look=look)._answers(teacher))
+    def with_teacher(self, teacher: Model, options: PreprocessOptions) -> "ScoringImages":
+        """Return the same images with the logits of this teacher, preprocessed with `options`."""
+        return replace(self, teacher_logits=replace(self, options=options)._logits(teacher))
 
     def score(self, model: Model) -> ScoredModel:
-        given = self._answers(model)
-        right = accuracy(given, self.labels.indices) if self.labels is not None else None
-        like = likeness(given, self.says) if self.says is not None else None
-        count = model.rung.params if isinstance(model, OnnxModel) else count_parameters(model.module)
+        logits = self._logits(model)
+        correct = accuracy(logits, self.labels.indices) if self.labels is not None else None
+        agreeing = agreement(logits, self.teacher_logits) if self.teacher_logits is not None else None
+        parameters = model.candidate.params if isinstance(model, OnnxModel) else count_parameters(model.module)
         digest = sha256_of(model.file) if model.file is not None and model.file.is_file() else None
-        return ScoredModel(model.name, model.source, count, right, like, digest)
+        return ScoredModel(model.name, model.source, parameters, correct, agreeing, digest)
 
-    def _answers(self, model: Model) -> Tensor:
-        preprocess = fit_of(model, self.preprocess, self.look)
+    def _logits(self, model: Model) -> Tensor:
+        preprocess = model_preprocess(model, self.preprocess, self.options)
         if isinstance(model, OnnxModel):
-            return answers(model.rung, centre(self.images.pixels, preprocess), preprocess)
-        found = logits(model.module, self.images.pixels, preprocess, self.device, self.batch)
-        if bad := int((~torch.isfinite(found).all(1)).sum()):
-            problem = f"`{model.name}` gives logits that are not finite on {bad:,} of {len(found):,} images."
-            raise CheckpointError(
-                problem, "Check its weights, and --mean and --std; such logits would count as class 0."
-            )
-        return found
+            return candidate_logits(model.candidate, center_crop(self.images.pixels, preprocess), preprocess)
+        logits = compute_logits(model.module, self.images.pixels, preprocess, self.device, self.batch)
+        if bad := int((~torch.isfinite(logits).all(1)).sum()):
+            found = f"`{model.name}` gives logits that are not finite on {bad:,} of {len(logits):,} images."
+            raise CheckpointError(found, "Check its weights, and --mean and --std; such logits would count as class 0.")
+        return logits
 
 
-def _says_how(model: Model) -> bool:
-    """Whether a model says itself how images are normalised; a user's own code mostly does not."""
-    return not model.mute if isinstance(model, OnnxModel) else model.source not in ("file", "package")
+def _has_normalization(model: Model) -> bool:
+    """Whether the model specifies its own mean and std; user code usually does not."""
+    return not model.lacks_normalization if isinstance(model, OnnxModel) else model.source not in ("file", "package")
 
 
-def scoring_on(
+def load_scoring_images(
     images: str | Path,
     model: Model,
-    look: PreprocessOptions,
+    options: PreprocessOptions,
     *,
     classes: str | Path | None = None,
     batch: int = 128,
     jobs: int | None = None,
     device: str = "auto",
 ) -> ScoringImages:
-    """A folder's images as the model wants them, with their labels where they lie in class folders."""
-    preprocess = preprocess_for(model, look)
-    loaded = pictures.load(Path(images), preprocess, jobs=jobs)
-    return ScoringImages(
-        loaded, labels_of(images, loaded, model, classes), preprocess, look, device_named(device), batch
-    )
+    """Load images with the preprocessing of the model, and their labels if they lie in class folders."""
+    preprocess = preprocess_for(model, options)
+    loaded = load_images(Path(images), preprocess, jobs=jobs)
+    labels = read_labels(images, loaded, model, classes)
+    return ScoringImages(loaded, labels, preprocess, options, device_named(device), batch)
 
 
-def labels_of(
-    images: str | Path, loaded: pictures.Images, model: Model, classes: str | Path | None
-) -> naming.Labels | None:
-    """What the class folders of the images say, in the order of the model's classes."""
-    called = model.called if isinstance(model, OnnxModel) else ()
-    return naming.read(Path(images), loaded.names, model.num_classes, Path(classes) if classes else None, called)
+def read_labels(images: str | Path, loaded: Images, model: Model, classes: str | Path | None) -> Labels | None:
+    """Read the labels from the class folders of the images, as indices of the classes of the model."""
+    names = model.class_names if isinstance(model, OnnxModel) else ()
+    file = Path(classes) if classes else None
+    return read_class_folders(Path(images), loaded.names, model.num_classes, file, names)
 
 
-def preprocess_for(network: Model, look: PreprocessOptions, *, whole: bool = False) -> Preprocess:
-    """How images are made ready for a network: its own settings, and what the user says instead."""
-    own: PreprocessDefaults = network.preprocess
-    channels, height, width = network.input_size
+def preprocess_for(model: Model, options: PreprocessOptions, *, whole: bool = False) -> Preprocess:
+    """Return the preprocessing of a model, with the settings that the user overrides."""
+    defaults: PreprocessDefaults = model.preprocess
+    channels, height, width = model.input_size
     return Preprocess(
-        size=look.img_size or (height, width),
+        size=options.img_size or (height, width),
         channels=channels,
-        mean=look.mean or own.mean,
-        std=look.std or own.std,
-        crop_pct=look.crop_pct or own.crop_pct,
-        interpolation=look.interpolation or own.interpolation,
+        mean=options.mean or defaults.mean,
+        std=options.std or defaults.std,
+        crop_pct=options.crop_pct or defaults.crop_pct,
+        interpolation=options.interpolation or defaults.interpolation,
         whole=whole,
-        squash=own.squash,
+        squash=defaults.squash,
     )
 
 
-def fit_of(model: Model, shared: Preprocess, look: PreprocessOptions) -> Preprocess:
-    """The pixels that all models share, normalised as this one was trained on them, where it says how."""
-    if not _says_how(model):
+def model_preprocess(model: Model, shared: Preprocess, options: PreprocessOptions) -> Preprocess:
+    """Return the shared preprocessing with the mean and std of this model, if it specifies them."""
+    if not _has_normalization(model):
         return shared
-    own = model.preprocess
-    return replace(shared, mean=look.mean or own.mean, std=look.std or own.std)
+    defaults = model.preprocess
+    return replace(shared, mean=options.mean or defaults.mean, std=options.std or defaults.std)

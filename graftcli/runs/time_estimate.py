@@ -1,54 +1,58 @@
-"""How long a run will take, told while the teacher looks at its first views: what a multiply-add takes there, it takes
-later on.
+"""Estimate the time of a run while the teacher processes the first views, assuming constant time per multiply-add.
 
-This is rough, but early: on a processor a long run's looks alone may take an hour. A rehearsal is exact, and not free.
+The estimate is rough but early: on a CPU, the teacher pass of a long run alone can take an hour. The profiling run of
+`comparison/profile.py` is more exact, and costs time.
 """
 
 import time
 from collections.abc import Callable
 
 from graftcli.events import Event, Listener, TeacherPass, TimeEstimated
-from graftcli.graft.data.view_counts import looks
-from graftcli.graft.training.task_cost import looks_worth
-from graftcli.graft.training.tasks import tasks
-from graftcli.runs.prepare import PreparedRun, trained_on
+from graftcli.graft.training.task_cost import passes_per_view
+from graftcli.runs.prepare import PreparedRun
 
-_WATCHED = 3.0  # seconds of looking before anything is said
-_LONG = 600.0  # who waits for less sees the end coming
+_MIN_SECONDS = 3.0  # seconds of the teacher pass before the estimate
+_LONG_RUN = 600.0  # seconds; shorter runs get no estimate
 
 
-def foreseeing(
-    start: PreparedRun, behind: Callable[[str], float], listen: Listener, clock: Callable[[], float] = time.monotonic
+def with_time_estimate(
+    prepared: PreparedRun,
+    completed_steps: Callable[[str], float],
+    listen: Listener,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Listener:
-    """A listener that passes everything on, and tells of a long run once, soon after the teacher began to look.
+    """Return a listener that forwards all events and adds one `TimeEstimated` early in a long run.
 
-    `behind` gives the steps of a unit that were taken before. Nothing is said on a GPU, where multiply-adds do not tell
-    the time of small networks, and where a recipe goes from layer to layer, its steps as long as a layer is large.
+    `completed_steps` returns the steps of a task that an earlier session completed. No estimate is made on a GPU, where
+    multiply-adds do not predict the time of small networks, or for layer-wise stages, whose steps differ in cost.
     """
-    images = trained_on(start)
-    every = tasks(start.recipe, len(start.plan.blocks), start.blocks, start.frozen)
-    if start.device.type != "cpu" or any(task.stage.train == "layers" for task in every):
+    schedule = prepared.schedule
+    if prepared.device.type != "cpu" or any(task.stage.train == "layers" for task in schedule.tasks):
         return listen
-    left = {task: int(max(0, task.steps(images) - max(0, behind(task.name)))) for task in every}
-    trained = sum(steps * task.batch(images) * looks_worth(task, start.plan) for task, steps in left.items())
-    views = images * sum(looks(start.recipe, every, images).values())
-    first: tuple[float, int] | None = None  # when the present looks began, and at which view
-    told = False
+    remaining = {
+        task: int(max(0, schedule.steps(task) - max(0, completed_steps(task.name)))) for task in schedule.tasks
+    }
+    trained = sum(
+        steps * schedule.batch(task) * passes_per_view(task, prepared.plan) for task, steps in remaining.items()
+    )
+    views = schedule.total_views
+    start: tuple[float, int] | None = None  # time and view at which the current teacher pass starts
+    is_estimated = False
 
-    def tell(event: Event) -> None:
-        nonlocal first, told
+    def forward(event: Event) -> None:
+        nonlocal start, is_estimated
         listen(event)
-        if told or not isinstance(event, TeacherPass):
+        if is_estimated or not isinstance(event, TeacherPass):
             return
         now = clock()
-        if first is None or event.done <= first[1]:
-            first = (now, event.done)
+        if start is None or event.done <= start[1]:
+            start = (now, event.done)
             return
-        spent, seen = now - first[0], event.done - first[1]
-        if spent >= _WATCHED or event.done == event.total:
-            told = True
-            seconds = spent / seen * (views - first[1] + trained)
-            if seconds >= _LONG:
-                listen(TimeEstimated(sum(left.values()), seconds))
+        elapsed, processed = now - start[0], event.done - start[1]
+        if elapsed >= _MIN_SECONDS or event.done == event.total:
+            is_estimated = True
+            seconds = elapsed / processed * (views - start[1] + trained)
+            if seconds >= _LONG_RUN:
+                listen(TimeEstimated(sum(remaining.values()), seconds))
 
-    return tell
+    return forward

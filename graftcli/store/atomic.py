@@ -1,7 +1,7 @@
-"""Files that are whole under their final names: written beside, read back, compared, then renamed into place.
+"""Atomic file writes: a temporary file is written, read back, compared, then renamed into place.
 
-write_json, write_tensors, write_state  ->  write_bytes  ->  a file that is the old one or the new one, never less
-read_facts, read_tensors, read_state    <-  a safetensors file whose digest is checked
+write_json, write_tensors, write_state  ->  write_bytes  ->  the complete old or the complete new file
+read_facts, read_tensors, read_state    <-  a safetensors file whose digest is verified
 """
 
 import errno
@@ -38,46 +38,46 @@ __all__ = [
     "writing",
 ]
 
-TEMPORARY = ".tmp"  # how the name ends under which a file is written first
-_PIECE = 2**24  # bytes compared at once
-_STRUCTURE = "structure"  # where the metadata of a state says how its tensors and numbers are nested
+TEMPORARY = ".tmp"  # suffix of temporary files
+_CHUNK = 2**24  # bytes compared at a time
+_STRUCTURE = "structure"  # metadata key of a state's nesting of tensors and numbers
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_CLOSED = (errno.EACCES, errno.EPERM)
-_AGAIN = "and run the same command again: it goes on from the last good state"
+_DENIED = (errno.EACCES, errno.EPERM)
+_RESUME = "and run the same command again to resume"
 
 
 def write_bytes(path: Path, data: bytes, *, follow: bool = False) -> None:
-    """`path` holds `data`; whatever keeps it from that, a crash at any moment included, leaves it as it was.
+    """Write `data` to `path`; on any failure, including a crash at any moment, the old file stays.
 
-    A link in its place is replaced, and what it leads to stays as it was; with `follow` the link stays, as a user wants
-    it of a file that they name.
+    A symbolic link at `path` is replaced, not followed. With `follow`, for files that the user names, the link stays
+    and its target is written.
     """
     with writing(path, len(data)):
         if path.exists() and not path.is_file() and (follow or not path.is_symlink()):
-            raise UsageError(f"`{path}` is {'a folder' if path.is_dir() else 'no plain file'}.", "Name another file.")
+            raise UsageError(
+                f"`{path}` is {'a folder' if path.is_dir() else 'not a regular file'}.", "Name another file."
+            )
         path = path.resolve() if follow else path.absolute()
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_abandoned(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
         try:
-            _write_through(beside, data)
-            if not _holds(beside, data):
-                found = (
-                    f"`{path}` reads back as something else than was written: {_size(len(data))} on `{path.parent}`."
-                )
+            _write_and_sync(temporary, data)
+            if not _contains(temporary, data):
+                found = f"`{path}` reads back differently than it was written: {_size(len(data))} in `{path.parent}`."
                 raise MachineError(
-                    found, "Its disk or this machine's memory is broken: choose another disk with --out."
+                    found, "The disk or this machine's memory is faulty: choose another disk with --out."
                 )
-            beside.replace(path)
+            temporary.replace(path)
         except BaseException:
             with suppress(OSError):
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             raise
-        _keep_names(path.parent)
+        _sync_folder(path.parent)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that are gone were about to rename into `path`, or into any file of a folder."""
+    """Remove temporary files of ended processes: those for the file `path`, or all in the folder `path`."""
     pattern = f".*{TEMPORARY}" if path.is_dir() else f".*{glob.escape(path.name)}.*{TEMPORARY}"
     for file in (path if path.is_dir() else path.parent).glob(pattern):
         process = re.search(r"\.(\d+)(\.check)?\.tmp", file.name)
@@ -91,27 +91,27 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's, or no number of a process
+    except (OSError, OverflowError):  # another user's process, or not a valid pid
         return True
     return True
 
 
-def _write_through(path: Path, data: bytes) -> None:
+def _write_and_sync(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
-def _holds(path: Path, data: bytes) -> bool:
+def _contains(path: Path, data: bytes) -> bool:
     with path.open("rb") as file:
-        same = all(file.read(_PIECE) == data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+        same = all(file.read(_CHUNK) == data[start : start + _CHUNK] for start in range(0, len(data), _CHUNK))
         return same and not file.read(1)
 
 
-def _keep_names(folder: Path) -> None:
-    """The names in a folder survive a power failure too."""
-    with suppress(OSError):  # some network disks do not know it for folders
+def _sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a rename survives a power failure."""
+    with suppress(OSError):  # not supported for folders on some network file systems
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -121,7 +121,7 @@ def _keep_names(folder: Path) -> None:
 
 @contextmanager
 def writing(path: Path, needed: int = 0) -> Iterator[None]:
-    """What keeps the machine from writing `needed` bytes to `path` becomes one MachineError."""
+    """Turn an OSError while `needed` bytes are written to `path` into a MachineError."""
     try:
         yield
     except OSError as err:
@@ -129,24 +129,27 @@ def writing(path: Path, needed: int = 0) -> Iterator[None]:
 
 
 def _refusal(path: Path, needed: int, err: OSError) -> tuple[str, str]:
-    """What was found, what to do."""
-    found, elsewhere = f"`{path}` cannot be written: {err.strerror or err}", "choose another disk with --out"
+    """The message and the fix for a failed write."""
+    found, alternative = f"`{path}` cannot be written: {err.strerror or err}", "choose another disk with --out"
     if err.errno in _FULL:
-        room = f"{_size(needed)} are needed, {_free(path)} are free"
-        limit = {errno.EDQUOT: "; your quota is used up", errno.EFBIG: "; files may not grow so large here (ulimit -f)"}
-        return f"{found} ({room}{limit.get(err.errno or 0, '')}).", f"Free some space {_AGAIN}. Or {elsewhere}."
+        space = f"{_size(needed)} needed, {_free(path)} free"
+        limit = {errno.EDQUOT: "; your quota is used up", errno.EFBIG: "; the file size limit is exceeded (ulimit -f)"}
+        return f"{found} ({space}{limit.get(err.errno or 0, '')}).", f"Free some space {_RESUME}. Or {alternative}."
     if err.errno == errno.EROFS:
-        return f"{found}.", f"Mount it for writing {_AGAIN}. Or {elsewhere}."
-    if err.errno in _CLOSED:
-        return f"{found} to `{path.parent}`.", f"Change its permissions {_AGAIN}. Or choose another place with --out."
+        return f"{found}.", f"Mount it for writing {_RESUME}. Or {alternative}."
+    if err.errno in _DENIED:
+        return (
+            f"{found} for `{path.parent}`.",
+            f"Change its permissions {_RESUME}. Or choose another folder with --out.",
+        )
     if err.errno in (errno.ENOTDIR, errno.EEXIST):
-        above = next((parent for parent in path.absolute().parents if parent.is_file()), path)
-        return f"`{path}` cannot be written: `{above}` is a file, not a folder.", "Choose another place with --out."
-    return f"{found}.", "Choose another place with --out."
+        file = next((parent for parent in path.absolute().parents if parent.is_file()), path)
+        return f"`{path}` cannot be written: `{file}` is a file, not a folder.", "Choose another path with --out."
+    return f"{found}.", "Choose another path with --out."
 
 
 def _free(path: Path) -> str:
-    """How much room is left on the disk of the nearest folder that exists."""
+    """The free space on the disk of the nearest existing folder."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     return _size(shutil.disk_usage(folder).free)
 
@@ -165,7 +168,7 @@ def write_json(path: Path, document: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The value as reading it back from JSON gives it; JSON knows no number that is not finite, so that is null."""
+    """The value as JSON returns it: string keys, lists for tuples, None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -177,7 +180,7 @@ def plain(value: Any) -> Any:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """A safetensors file with the facts and a digest in its metadata."""
+    """Write a safetensors file with the facts and a digest in its metadata."""
     write_bytes(path, serialized(tensors, facts))
 
 
@@ -185,25 +188,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 
 
 def write_state(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """A nest of dicts, lists, tuples, tensors and numbers: read_state gives back each bit, key and stride of it."""
+    """Write nested dicts, lists, tuples, tensors and numbers; read_state restores every bit, key and stride."""
     tensors: dict[str, Tensor] = {}
     structure = _flattened(state, tensors)
     write_tensors(path, tensors, {**facts, _STRUCTURE: structure})
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """On the CPU."""
+    """Read a state onto the CPU."""
     tensors, facts = read_tensors(path)
     state: dict[str, Any] = _nested(facts[_STRUCTURE], tensors)
     return state
 
 
 def _flattened(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """The value with a name in each tensor's place; keys stand beside their values, for JSON has keys of text alone."""
+    """The value with each tensor replaced by its name; dicts become lists of pairs, because JSON keys are strings."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
         tensors[name] = value
-        # kernels and their roundings go by strides: channels-last has to come back as channels-last
+        # strides decide which kernels run and how they round: channels-last must stay channels-last
         return {"tensor": name, "strides": torch.empty_like(value, device="meta").stride()}
     if isinstance(value, Mapping):
         return {"dict": [[key, _flattened(item, tensors)] for key, item in value.items()]}

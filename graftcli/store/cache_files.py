@@ -1,4 +1,4 @@
-"""What a run can compute again, and rather does not: cached teacher features, and synthetic images."""
+"""Files that save a resumed run from recomputing: cached teacher features and synthetic images."""
 
 import hashlib
 import math
@@ -15,35 +15,36 @@ from graftcli.store.row_file import RowFile
 
 
 class Cache:
-    """Files of a run that live until it is finished, by their names. Damage is found when they are read."""
+    """The cache files of a run, removed when it is finished. Damage is detected when a file is read."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None) -> None:
         self.folder, self.warn = folder, warn
 
     def rows(self, name: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> RowFile:
+        """The row file `name`; nothing is created yet."""
         return RowFile(self.folder / f"{name}.bin", count, shape, dtype)
 
-    def diary(self, name: str, kept: Mapping[int, Tensor], files: Mapping[int, RowFile]) -> CacheProgress:
-        """Of the rows `name-1`, `name-2`, …"""
-        return CacheProgress(self.folder, name, kept, files, self.warn)
+    def progress(self, name: str, tensors: Mapping[int, Tensor], files: Mapping[int, RowFile]) -> CacheProgress:
+        """The progress of the values `name-1`, `name-2`, …, held in memory or in row files."""
+        return CacheProgress(self.folder, name, tensors, files, self.warn)
 
     def pixels(self, name: str, shape: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
-        """uint8 of that shape: what an earlier session wrote, else what is made, and written, now."""
+        """uint8 pixels of that shape: read from the cache, or else made and written."""
         path = self.folder / f"{name}.bin"
         data = path.read_bytes() if path.is_file() else b""
         pixels, digest = data[:-_DIGEST], data[-_DIGEST:]
         if len(pixels) != math.prod(shape) or hashlib.sha256(pixels).digest() != digest:
             if data:
-                self.warn(f"`{path}` is damaged: its images are made again.")
+                self.warn(f"`{path}` is damaged: its images are computed again.")
             pixels = make().numpy().tobytes()
             write_bytes(path, pixels + hashlib.sha256(pixels).digest())
         return torch.from_numpy(np.frombuffer(bytearray(pixels), np.uint8)).view(*shape)
 
 
 def is_whole_pixels(path: Path) -> bool:
-    """Whether a file of images is what was written."""
+    """Whether a file of images is intact."""
     data = path.read_bytes()
     return hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]
 
 
-_DIGEST = hashlib.sha256().digest_size  # bytes behind the pixels
+_DIGEST = hashlib.sha256().digest_size  # bytes at the end of the file

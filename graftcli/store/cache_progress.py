@@ -1,7 +1,4 @@
-"""How far the teacher's pass over the views has come, and its cached features, on the disk.
-
-A pass that takes long is not repeated when the run is resumed.
-"""
+"""Save the progress of the teacher's pass over the views, so that a resumed run does not repeat a long pass."""
 
 import json
 import os
@@ -17,124 +14,127 @@ from torch import Tensor
 
 from graftcli.models.loading.plain_file import read_text
 from graftcli.store.atomic import write_json, writing
-from graftcli.store.row_file import RowFile, Sums, bytes_of
+from graftcli.store.row_file import Checksums, RowFile, bytes_of
 
-_KEEP_EVERY = 8.0  # seconds; a shorter look is never written down
+_KEEP_EVERY = 8.0  # seconds between two writes; a shorter pass is not written
 
 
 @dataclass(frozen=True)
-class ValueProgress:
-    """How many rows of each value are written: the bytes of a row, and the checksum of them all."""
+class ProgressRecord:
+    """The number of rows written of each value, the bytes per row, and the checksum of all rows."""
 
     done: int
     rows: Mapping[int, tuple[int, int]]
 
 
-def read_page(path: Path) -> ValueProgress | None:
-    """What graftcli wrote; None where it is something else."""
+def read_progress(path: Path) -> ProgressRecord | None:
+    """Read a progress file; None if it is absent or not valid."""
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        text = json.loads(read_text(path))
-        page = ValueProgress(text["done"], {int(value): (row, sums) for value, (row, sums) in text["rows"].items()})
-        numbers = [page.done, *(number for pair in page.rows.values() for number in pair)]
-        plain = all(type(number) is int and number >= 0 for number in numbers)
-        if plain and all(row > 0 for row, _ in page.rows.values()):
-            return page
+        document = json.loads(read_text(path))
+        rows = {int(value): (row_bytes, checksum) for value, (row_bytes, checksum) in document["rows"].items()}
+        record = ProgressRecord(document["done"], rows)
+        numbers = [record.done, *(number for pair in rows.values() for number in pair)]
+        are_counts = all(type(number) is int and number >= 0 for number in numbers)
+        if are_counts and all(row_bytes > 0 for row_bytes, _ in rows.values()):
+            return record
     return None
 
 
 class CacheProgress:
-    """The rows of `kept` that are filled, in order; those of `files` lie on the disk by themselves."""
+    """The progress of one pass: rows of `tensors` are copied to disk, rows of `files` are already there."""
 
     def __init__(
         self,
         folder: Path,
         name: str,
-        kept: Mapping[int, Tensor],
+        tensors: Mapping[int, Tensor],
         files: Mapping[int, RowFile],
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.folder, self.name, self.kept, self.files, self.warn = folder, name, kept, files, warn
-        self._done = 0  # rows that are written
-        self._sums = {value: Sums(len(tensor)) for value, tensor in kept.items()}
-        self._at = time.monotonic()
+        self.folder, self.name, self.tensors, self.files, self.warn = folder, name, tensors, files, warn
+        self._done = 0  # rows written
+        self._checksums = {value: Checksums(len(tensor)) for value, tensor in tensors.items()}
+        self._last_write = time.monotonic()
 
     @property
-    def _page(self) -> Path:
+    def _record_file(self) -> Path:
         return self.folder / f"{self.name}-done.json"
 
     def _file(self, value: int) -> Path:
         return self.folder / f"{self.name}-{value}.bin"
 
     def restore(self) -> int:
-        """Fill in what an earlier session wrote; returns how many rows that are."""
-        if not self._page.is_file():
+        """Restore the rows that an earlier session wrote, and return their number."""
+        if not self._record_file.is_file():
             return 0
-        page = self._read_page()
-        if page is None or not all(self._is_restored(value, page) for value in {*self.kept, *self.files}):
-            self.warn(f"the teacher's cached features in `{self.folder}` are damaged: they are computed again.")
-            with writing(self._page):
-                self._page.unlink()  # before a file is made again, whose rows are zeros
+        record = self._read_record()
+        if record is None or not all(self._restore_value(value, record) for value in {*self.tensors, *self.files}):
+            self.warn(f"the cached teacher features in `{self.folder}` are damaged: they are computed again.")
+            with writing(self._record_file):
+                self._record_file.unlink()  # before a file is created again, with rows of zeros
             return 0
-        self._done = page.done
+        self._done = record.done
         return self._done
 
-    def _read_page(self) -> ValueProgress | None:
-        """What the page says, where graftcli can have written it of these values."""
-        page = read_page(self._page)
-        return page if page is not None and page.done <= self._count else None
+    def _read_record(self) -> ProgressRecord | None:
+        """The progress record, if it fits these values."""
+        record = read_progress(self._record_file)
+        return record if record is not None and record.done <= self._count else None
 
     @property
     def _count(self) -> int:
-        return min([*map(len, self.kept.values()), *(rows.count for rows in self.files.values())])
+        return min([*map(len, self.tensors.values()), *(rows.count for rows in self.files.values())])
 
-    def _is_restored(self, value: int, page: ValueProgress) -> bool:
-        """Whether the first rows of a value are what was written; in memory they are filled in."""
-        done, (_, sums) = page.done, page.rows.get(value, (0, None))
-        if sums is None or not self._file(value).is_file():
+    def _restore_value(self, value: int, record: ProgressRecord) -> bool:
+        """Restore the written rows of a value; returns whether they are intact."""
+        done, (_, checksum) = record.done, record.rows.get(value, (0, None))
+        if checksum is None or not self._file(value).is_file():
             return False
         if value in self.files:
-            return self.files[value].restore(done, sums)
-        tensor, row = self.kept[value], _row(self.kept[value])
-        if self._file(value).stat().st_size < done * row:
+            return self.files[value].restore(done, checksum)
+        tensor, row_bytes = self.tensors[value], _row_bytes(self.tensors[value])
+        if self._file(value).stat().st_size < done * row_bytes:
             return False
         if done:
             count, file = done * tensor[0].numel(), str(self._file(value))
             rows = torch.from_file(file, shared=False, size=count, dtype=tensor.dtype)
             tensor[:done] = rows.view(done, *tensor.shape[1:])
-            self._sums[value].add(0, bytes_of(tensor[:done]), row)
-        return self._sums[value].total(done) == sums
+            self._checksums[value].add(0, bytes_of(tensor[:done]), row_bytes)
+        return self._checksums[value].total(done) == checksum
 
     def keep(self, done: int, *, last: bool = False) -> None:
-        """Write the rows up to `done`, when the last time was long ago; the `last` ones if others are."""
-        if (time.monotonic() - self._at <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
+        """Write the rows up to `done` if enough time has passed, or if they are the `last` of a pass written before."""
+        if (time.monotonic() - self._last_write <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
             return
-        for value, tensor in self.kept.items():
+        for value, tensor in self.tensors.items():
             self._append(value, tensor, done)
         for rows in self.files.values():
             rows.sync()
-        sums = {value: (_row(self.kept[value]), sums.total(done)) for value, sums in self._sums.items()}
-        sums |= {value: (rows.row, rows.sums.total(done)) for value, rows in self.files.items()}
-        write_json(self._page, {"done": done, "rows": sums})
-        self._done, self._at = done, time.monotonic()
+        written = {
+            value: (_row_bytes(self.tensors[value]), sums.total(done)) for value, sums in self._checksums.items()
+        }
+        written |= {value: (rows.row_bytes, rows.checksums.total(done)) for value, rows in self.files.items()}
+        write_json(self._record_file, {"done": done, "rows": written})
+        self._done, self._last_write = done, time.monotonic()
 
     def _append(self, value: int, tensor: Tensor, done: int) -> None:
-        path, row = self._file(value), _row(tensor)
-        self._sums[value].add(self._done, bytes_of(tensor[self._done : done]), row)
-        with writing(path, (done - self._done) * row):
-            path.parent.mkdir(exist_ok=True)  # the folder of the run itself is not made again where it is gone
+        path, row_bytes = self._file(value), _row_bytes(tensor)
+        self._checksums[value].add(self._done, bytes_of(tensor[self._done : done]), row_bytes)
+        with writing(path, (done - self._done) * row_bytes):
+            path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
             with path.open("r+b" if path.exists() else "w+b") as file:
-                file.seek(self._done * row)
+                file.seek(self._done * row_bytes)
                 file.write(bytes_of(tensor[self._done : done]))
                 file.flush()
                 os.fsync(file.fileno())
 
     def _has_room(self) -> bool:
-        """Whether all of it would leave half of the free disk alone; else a look is rather begun again."""
-        needed = sum(len(tensor) * _row(tensor) for tensor in self.kept.values())
+        """Whether all rows in memory fit in half of the free disk space; otherwise the pass is not saved."""
+        needed = sum(len(tensor) * _row_bytes(tensor) for tensor in self.tensors.values())
         with writing(self.folder):
             self.folder.mkdir(exist_ok=True)
         return needed <= shutil.disk_usage(self.folder).free // 2
 
 
-def _row(tensor: Tensor) -> int:
+def _row_bytes(tensor: Tensor) -> int:
     return tensor[0].numel() * tensor.element_size()

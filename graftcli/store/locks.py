@@ -1,4 +1,4 @@
-"""One process at a time works in a folder."""
+"""Lock a folder, so that only one process uses it."""
 
 import fcntl
 import json
@@ -14,10 +14,10 @@ LOCK_FILE = ".lock"
 
 
 def locked(folder: Path) -> BinaryIO:
-    """The folder's lock, held by this process until the file is closed or the process ends, however it ends."""
+    """Lock the folder until the returned file is closed or the process ends in any way."""
     with writing(folder / LOCK_FILE):
         folder.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # a link would have another file truncated
+        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW  # following a link would truncate another file
         file = os.fdopen(os.open(folder / LOCK_FILE, flags, 0o666), "a+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -27,8 +27,8 @@ def locked(folder: Path) -> BinaryIO:
         except BlockingIOError as err:
             with file:
                 holder = _holder(file)
-            mend = "Let it end, or stop it; or choose another folder with --out."
-            raise MachineError(f"{holder} works in `{folder}`.", mend) from err
+            fix = "Wait for it to end, stop it, or choose another folder with --out."
+            raise MachineError(f"`{folder}` is in use by {holder}.", fix) from err
         except BaseException:
             file.close()
             raise
@@ -39,6 +39,6 @@ def _holder(file: BinaryIO) -> str:
     try:
         file.seek(0)
         holder = json.loads(file.read())
-        return f"Process {holder['pid']} on {holder['host']}"
-    except (ValueError, KeyError, TypeError):  # it took the lock just now
-        return "Another process"
+        return f"process {holder['pid']} on {holder['host']}"
+    except (ValueError, KeyError, TypeError):  # it has the lock, but has not written its pid yet
+        return "another process"

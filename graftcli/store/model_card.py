@@ -1,8 +1,8 @@
-"""A trained network as a folder that others can load: weights, how to build it, how to feed it, what it is.
+"""Save a trained network as a folder that other libraries can load: weights, configuration and model card.
 
-model.safetensors   the weights under the architecture's own names; a hybrid's under `teacher.`, `student.`, `seams.`
-config.json         for timm's architectures: timm.create_model("local-dir:FOLDER", pretrained=True)
-graft.json          for graftcli.load: what the network is made of, how images become its input
+model.safetensors   the weights, with the architecture's names; a hybrid's under `teacher.`, `student.`, `seams.`
+config.json         for timm architectures: timm.create_model("local-dir:FOLDER", pretrained=True)
+graft.json          for graftcli.load: the architecture and the preprocessing
 README.md           the model card
 """
 
@@ -18,7 +18,7 @@ from graftcli.formatting import code, fenced, markdown, visible
 from graftcli.images.pixels import Preprocess
 from graftcli.models.loading import from_timm
 from graftcli.models.loading.code_import import is_file
-from graftcli.models.loading.saved import FACTS_FILE, FORMAT, WEIGHTS_FILE, code_in
+from graftcli.models.loading.saved import FACTS_FILE, FORMAT, WEIGHTS_FILE, user_code_in
 from graftcli.store.atomic import write_bytes, write_json, write_tensors
 
 CONFIG_FILE = "config.json"
@@ -28,79 +28,79 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE, CARD_FILE)
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a network is and how it came about."""
+    """The origin, preprocessing and training of a network."""
 
     teacher: Mapping[str, Any]  # complete origins
     student: Mapping[str, Any]
-    preprocess: Preprocess  # what the networks saw of each image
+    preprocess: Preprocess
     recipe: str
     images: int
     command: str
-    numbers: Mapping[str, int | float | str | None]  # what was measured, by what it is called in the card
-    hybrid: Mapping[str, Any] | None = None  # what rebuilds it from both networks; None: it is the student, stock
+    numbers: Mapping[str, int | float | str | None]  # metrics by their name in the card
+    hybrid: Mapping[str, Any] | None = None  # how to rebuild a hybrid; None: a stock student
 
     @property
     def is_timm(self) -> bool:
         return self.hybrid is None and self.student["kind"] == "timm"
 
 
-def save_student(folder: Path, module: nn.Module, made: CardFacts) -> None:
-    """All files of the network."""
-    write_weights(folder / WEIGHTS_FILE, module, made)
-    write_json(folder / FACTS_FILE, document(made))
-    if made.is_timm:
-        write_json(folder / CONFIG_FILE, timm_config(module, made))
-    write_bytes(folder / CARD_FILE, card(folder, made).encode())
+def save_student(folder: Path, module: nn.Module, facts: CardFacts) -> None:
+    """Write all files of the network into a folder."""
+    write_weights(folder / WEIGHTS_FILE, module, facts)
+    write_json(folder / FACTS_FILE, document(facts))
+    if facts.is_timm:
+        write_json(folder / CONFIG_FILE, timm_config(module, facts))
+    write_bytes(folder / CARD_FILE, card(folder, facts).encode())
 
 
-def write_weights(path: Path, module: nn.Module, made: CardFacts) -> None:
-    """One file that graftcli reads as this network, wherever it lies."""
-    facts = document(made)
-    write_tensors(path, module.state_dict(), facts if made.hybrid else {**facts, "origin": facts["student"]})
+def write_weights(path: Path, module: nn.Module, facts: CardFacts) -> None:
+    """Write the network as a single file that graftcli can load."""
+    metadata = document(facts)
+    write_tensors(path, module.state_dict(), metadata if facts.hybrid else {**metadata, "origin": metadata["student"]})
 
 
-def document(made: CardFacts) -> dict[str, Any]:
-    """The network as plain JSON, both origins saying what was really seen of the images."""
-    preprocess = made.preprocess
-    seen = {name: getattr(preprocess, name) for name in ("mean", "std", "crop_pct", "interpolation", "squash")}
-    own = {"input_size": [preprocess.channels, *preprocess.size], "preprocess": seen}
+def document(facts: CardFacts) -> dict[str, Any]:
+    """The content of graft.json; both origins have the preprocessing that was used in training."""
+    preprocess = facts.preprocess
+    settings = {name: getattr(preprocess, name) for name in ("mean", "std", "crop_pct", "interpolation", "squash")}
+    used = {"input_size": [preprocess.channels, *preprocess.size], "preprocess": settings}
     return {
         "format": FORMAT,
-        "kind": "hybrid" if made.hybrid else "student",
-        "teacher": {**made.teacher, **own},
-        "student": {**made.student, **own},
-        "hybrid": made.hybrid,
-        "preprocess": {"size": list(preprocess.size), **seen},
-        "classes": made.student["num_classes"],
+        "kind": "hybrid" if facts.hybrid else "student",
+        "teacher": {**facts.teacher, **used},
+        "student": {**facts.student, **used},
+        "hybrid": facts.hybrid,
+        "preprocess": {"size": list(preprocess.size), **settings},
+        "classes": facts.student["num_classes"],
     }
 
 
-def timm_config(module: nn.Module, made: CardFacts) -> dict[str, Any]:
-    """What timm's `local-dir:` and `hf-hub:` read."""
-    preprocess, name = made.preprocess, made.student["name"]
-    known = from_timm.registered(name).pretrained
+def timm_config(module: nn.Module, facts: CardFacts) -> dict[str, Any]:
+    """The content of config.json, as timm's `local-dir:` and `hf-hub:` read it."""
+    preprocess, name = facts.preprocess, facts.student["name"]
+    defaults = from_timm.registered(name).pretrained
     pool = getattr(module, "global_pool", None)
     pool = getattr(pool, "pool_type", pool)
     return {
         "architecture": name.partition(".")[0],
-        "num_classes": made.student["num_classes"],
+        "num_classes": facts.student["num_classes"],
         "num_features": getattr(module, "num_features", None),
         **({"global_pool": pool} if isinstance(pool, str) else {}),
-        "model_args": made.student["kwargs"],
+        "model_args": facts.student["kwargs"],
         "pretrained_cfg": {
             "tag": "graftcli",
-            "custom_load": False,  # the names are timm's, whatever those of its own pretrained weights are
+            "custom_load": False,  # the parameter names are timm's, even if those of its pretrained weights are not
             "input_size": [preprocess.channels, *preprocess.size],
-            "fixed_input_size": bool(known.get("fixed_input_size")),
+            "fixed_input_size": bool(defaults.get("fixed_input_size")),
             "interpolation": preprocess.interpolation,
             "crop_pct": preprocess.crop_pct,
             "crop_mode": "squash" if preprocess.squash else "center",
             "mean": preprocess.mean,
             "std": preprocess.std,
-            "num_classes": made.student["num_classes"],
+            "num_classes": facts.student["num_classes"],
             "pool_size": None,
-            "first_conv": known.get("first_conv"),
-            "classifier": known.get("classifier"),
+            "first_conv": defaults.get("first_conv"),
+            "classifier": defaults.get("classifier"),
         },
     }
 
@@ -108,65 +108,66 @@ def timm_config(module: nn.Module, made: CardFacts) -> dict[str, Any]:
 # -- the model card -----------------------------------------------------------------------------------------------
 
 
-def card(folder: Path, made: CardFacts) -> str:
-    preprocess, teacher = made.preprocess, made.teacher["name"]
+def card(folder: Path, facts: CardFacts) -> str:
+    """The text of the model card, for a network saved in `folder`."""
+    preprocess, teacher = facts.preprocess, facts.teacher["name"]
     height, width = preprocess.size
-    numbers = {name: value for name, value in made.numbers.items() if value is not None}
+    numbers = {name: value for name, value in facts.numbers.items() if value is not None}
     lines = [f"| {markdown(name)} | {markdown(_number(value))} |" for name, value in numbers.items()]
-    covered = "{}x{}".format(*preprocess.resized)
-    shape = f"to {covered}, whatever its proportions" if preprocess.squash else f"to just cover {covered}"
-    return _FRONT.format(library="timm" if made.is_timm else "pytorch") + _BODY.format(
-        what=_title(made),
-        how=f"The recipe {code(made.recipe)} trained it on {made.images:,} images to answer as {code(teacher)} does.",
-        command=textwrap.indent(visible(made.command), "    ", lambda line: True),
-        numbers="\n".join(lines) if lines else "| none was measured | |",
-        code=fenced(loading_code(folder.resolve(), made), "python"),
-        library=_LIBRARY[made.is_timm],
-        classes=made.student["num_classes"],
+    target = "{}x{}".format(*preprocess.resized)
+    resize = f"to {target}, ignoring the aspect ratio" if preprocess.squash else f"to cover {target}"
+    return _FRONT.format(library="timm" if facts.is_timm else "pytorch") + _BODY.format(
+        what=_title(facts),
+        how=f"Trained with the recipe {code(facts.recipe)} on {facts.images:,} images to match {code(teacher)}.",
+        command=textwrap.indent(visible(facts.command), "    ", lambda line: True),
+        numbers="\n".join(lines) if lines else "| not measured | |",
+        code=fenced(loading_code(folder.resolve(), facts), "python"),
+        library=_LIBRARY[facts.is_timm],
+        classes=facts.student["num_classes"],
         channels={1: "grey", 3: "RGB"}.get(preprocess.channels, f"{preprocess.channels}-channel"),
         size=f"{height}x{width}",
-        resize=f"resized ({markdown(preprocess.interpolation)}) {shape}, then the centre",
+        resize=f"resized ({markdown(preprocess.interpolation)}) {resize}, then center-cropped",
         mean=", ".join(f"{value:g}" for value in preprocess.mean),
         std=", ".join(f"{value:g}" for value in preprocess.std),
     )
 
 
-def _title(made: CardFacts) -> str:
-    teacher, student = (markdown(made_from["name"]) for made_from in (made.teacher, made.student))
-    blocks = made.hybrid["blocks"] if made.hybrid is not None else []
+def _title(facts: CardFacts) -> str:
+    teacher, student = (markdown(origin["name"]) for origin in (facts.teacher, facts.student))
+    blocks = facts.hybrid["blocks"] if facts.hybrid is not None else []
     if "teacher" in blocks:
         replaced = [str(k) for k, role in enumerate(blocks, 1) if role == "student"]
         return f"{teacher} with block{'s' if len(replaced) > 1 else ''} {', '.join(replaced)} of {student}"
     return f"{student}{' with adapters' if blocks else ''}, grafted from {teacher}"
 
 
-def loading_code(folder: Path, made: CardFacts) -> str:
-    """Lines of Python that give the network, in eval mode, as `model`."""
-    student = made.student
-    if made.is_timm:
+def loading_code(folder: Path, facts: CardFacts) -> str:
+    """Python code that loads the network, in eval mode, as `model`."""
+    student = facts.student
+    if facts.is_timm:
         return (
             f"import timm\nmodel = timm.create_model({f'local-dir:{folder}'!r}, pretrained=True).eval()\n"
             "transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))"
         )
-    if made.hybrid is None and student["kind"] == "torchvision" and "in_chans" not in student["kwargs"]:
-        words = "".join(f", {key}={value!r}" for key, value in student["kwargs"].items())
+    if facts.hybrid is None and student["kind"] == "torchvision" and "in_chans" not in student["kwargs"]:
+        arguments = "".join(f", {key}={value!r}" for key, value in student["kwargs"].items())
         return (
             "import safetensors.torch, torchvision\n"
-            f"model = torchvision.models.get_model({student['name']!r}{words}).eval()\n"
+            f"model = torchvision.models.get_model({student['name']!r}{arguments}).eval()\n"
             f"model.load_state_dict(safetensors.torch.load_file({str(folder / WEIGHTS_FILE)!r}))"
         )
-    files = {role: is_file(code["where"]) for role, code in _code(made).items()}
-    given = "".join(f", {role}=..." for role, from_file in files.items() if not from_file)
-    given += ", trust_code=True" if any(files.values()) else ""
-    return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{given})"
+    from_file = {role: is_file(source["where"]) for role, source in _code_sources(facts).items()}
+    arguments = "".join(f", {role}=..." for role, is_from_file in from_file.items() if not is_from_file)
+    arguments += ", trust_code=True" if any(from_file.values()) else ""
+    return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{arguments})"
 
 
-def _code(made: CardFacts) -> dict[str, Mapping[str, Any]]:
-    """The code of the user's own that builds the network, by role."""
-    roles = set(made.hybrid["blocks"]) if made.hybrid is not None else {"student"}
-    origins = {"teacher": made.teacher, "student": made.student}
-    found = {role: code_in(origin) for role, origin in origins.items() if role in roles}
-    return {role: code for role, code in found.items() if code is not None}
+def _code_sources(facts: CardFacts) -> dict[str, Mapping[str, Any]]:
+    """The user code that builds the networks, by role."""
+    roles = set(facts.hybrid["blocks"]) if facts.hybrid is not None else {"student"}
+    origins = {"teacher": facts.teacher, "student": facts.student}
+    sources = {role: user_code_in(origin) for role, origin in origins.items() if role in roles}
+    return {role: source for role, source in sources.items() if source is not None}
 
 
 def _number(value: float | str) -> str:
@@ -176,10 +177,10 @@ def _number(value: float | str) -> str:
 
 
 _LIBRARY = {
-    True: "timm alone loads it; `hf-hub:` does too, where this folder is uploaded as it is.",
+    True: "Loads with timm alone. If you upload this folder to the Hugging Face Hub, use `hf-hub:` and its name.",
     False: (
-        "The path is this folder's: correct it where the folder has moved. `trust_code=True` runs the Python file that "
-        "builds the network; in place of an ellipsis give the architecture, an `nn.Module`, that a package builds."
+        "Change the path if the folder has moved. `trust_code=True` runs the Python file that builds the network. "
+        "Replace an ellipsis by an `nn.Module` of the architecture."
     ),
 }
 _FRONT = """\
@@ -193,30 +194,30 @@ tags:
 _BODY = """\
 # {what}
 
-{how} No label was used.
+{how} No labels were used.
 
-## Numbers
+## Results
 
 | | |
 | --- | --- |
 {numbers}
 
-## Loading it
+## Usage
 
 {code}
 
 {library}
 
-## Its input and output
+## Input and output
 
-{channels} images of {size}: {resize}.
+Input: {channels} images of {size}, {resize}.
 Pixels are divided by 255, then normalised with mean ({mean}) and std ({std}).
-It gives {classes} logits an image, in the order of its teacher's classes.
+Output: {classes} logits per image, in the order of the teacher's classes.
 
-## How it was made
+## Training
 
 {command}
 
-`run.json` beside this file holds every setting, the versions and the hashes of teacher and images.
-It inherits the licences of its teacher and of the images: state yours here before you share it.
+`run.json` in this folder holds all settings, the versions, and the hashes of teacher and images.
+The licences of the teacher and of the images apply to this model: state its licence here before you share it.
 """

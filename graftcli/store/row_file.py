@@ -1,7 +1,7 @@
 """Many tensors of one shape in a file, read and written row by row.
 
-Not mapped: pages of a mapped file count as the process's own memory for as long as nobody else wants it, and one that
-meets a full disk ends the process without a word.
+The file is not memory-mapped: mapped pages count as memory of the process, and writing one to a full disk kills the
+process without an error message.
 """
 
 import errno
@@ -19,33 +19,33 @@ from torch import Tensor
 from graftcli.store.atomic import writing
 
 
-class Sums:
-    """A checksum of each of many rows, and one of all of them."""
+class Checksums:
+    """A checksum of each row, and one of the first rows together."""
 
     def __init__(self, count: int) -> None:
-        self._of = array("I", bytes(4 * count))
+        self._rows = array("I", bytes(4 * count))
 
     def __getitem__(self, row: int) -> int:
-        return self._of[row]
+        return self._rows[row]
 
-    def add(self, start: int, data: bytes | memoryview, row: int) -> None:
-        """The sums of rows of `row` bytes each, from the number `start` on."""
-        for place in range(len(data) // row):
-            self._of[start + place] = zlib.crc32(data[place * row : (place + 1) * row])
+    def add(self, start: int, data: bytes | memoryview, row_bytes: int) -> None:
+        """Compute the checksums of the rows in `data`; the first one is row `start`."""
+        for index in range(len(data) // row_bytes):
+            self._rows[start + index] = zlib.crc32(data[index * row_bytes : (index + 1) * row_bytes])
 
-    def of_file(self, path: Path, done: int, row: int) -> None:
-        """The sums of the first rows of a file."""
+    def add_file(self, path: Path, done: int, row_bytes: int) -> None:
+        """Compute the checksums of the first `done` rows of a file."""
         with path.open("rb") as file:
-            for number in range(done):
-                self._of[number] = zlib.crc32(file.read(row))
+            for index in range(done):
+                self._rows[index] = zlib.crc32(file.read(row_bytes))
 
     def total(self, done: int) -> int:
-        """One number for the first `done` rows."""
-        return zlib.crc32(self._of[:done].tobytes())
+        """The checksum of the first `done` rows."""
+        return zlib.crc32(self._rows[:done].tobytes())
 
 
 class DamagedRow(Exception):
-    """A row reads back as something else than was written."""
+    """A row reads back differently than it was written."""
 
     def __init__(self, row: int) -> None:
         super().__init__(row)
@@ -53,64 +53,66 @@ class DamagedRow(Exception):
 
 
 class RowFile:
-    """A file of `count` rows, each of `shape`; the checksum of each is kept in memory and checked when it is read."""
+    """A file of `count` rows of `shape`; the checksum of each row is kept in memory and verified when it is read."""
 
     def __init__(self, path: Path, count: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.path, self.count, self.shape, self.dtype = path, count, tuple(shape), dtype
-        self.row = dtype.itemsize * math.prod(shape)
-        self.is_whole = path.is_file() and path.stat().st_size == count * self.row
-        self.sums = Sums(count)
+        self.row_bytes = dtype.itemsize * math.prod(shape)
+        self.is_whole = path.is_file() and path.stat().st_size == count * self.row_bytes
+        self.checksums = Checksums(count)
 
-    def restore(self, done: int, sums: int) -> bool:
-        """Whether the first `done` rows in the file are what was written."""
+    def restore(self, done: int, checksum: int) -> bool:
+        """Read the checksums of the first `done` rows; returns whether the rows are intact."""
         if not self.is_whole:
             return False
-        self.sums.of_file(self.path, done, self.row)
-        return self.sums.total(done) == sums
+        self.checksums.add_file(self.path, done, self.row_bytes)
+        return self.checksums.total(done) == checksum
 
     def open(self) -> None:
-        """Created where it is not whole, with its room on the disk."""
+        """Open the file; if it is not complete, create it with its disk space reserved."""
         if not self.is_whole:
-            _make(self.path, self.count * self.row)
+            _create(self.path, self.count * self.row_bytes)
         self._file = os.open(self.path, os.O_RDWR)
-        self.close = weakref.finalize(self, os.close, self._file)  # at the latest when nobody holds the rows any more
+        self.close = weakref.finalize(self, os.close, self._file)  # at the latest when the object is garbage-collected
 
     def write(self, start: int, rows: Tensor) -> None:
-        data, at = bytes_of(rows), start * self.row
-        self.sums.add(start, data, self.row)
+        """Write consecutive rows; the first one is row `start`."""
+        data, offset = bytes_of(rows), start * self.row_bytes
+        self.checksums.add(start, data, self.row_bytes)
         with writing(self.path, len(data)):
             while data:
-                written = os.pwrite(self._file, data, at)
-                data, at = data[written:], at + written
+                written = os.pwrite(self._file, data, offset)
+                data, offset = data[written:], offset + written
 
     def read(self, index: Tensor) -> Tensor:
-        found = torch.empty(len(index), *self.shape, dtype=self.dtype)
-        data = bytes_of(found)
-        for place, row in enumerate(index.tolist()):
-            read = os.pread(self._file, self.row, row * self.row)
-            if len(read) != self.row or zlib.crc32(read) != self.sums[row]:
+        """Read the rows at `index`; raises DamagedRow."""
+        rows = torch.empty(len(index), *self.shape, dtype=self.dtype)
+        data, size = bytes_of(rows), self.row_bytes
+        for position, row in enumerate(index.tolist()):
+            row_data = os.pread(self._file, size, row * size)
+            if len(row_data) != size or zlib.crc32(row_data) != self.checksums[row]:
                 raise DamagedRow(row)
-            data[place * self.row : (place + 1) * self.row] = read
-        return found
+            data[position * size : (position + 1) * size] = row_data
+        return rows
 
     def sync(self) -> None:
-        """What was written is on the disk, whatever happens to the machine."""
+        """Flush written rows to the disk."""
         os.fsync(self._file)
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The tensor's own memory, where that is one piece; NumPy knows no bfloat16."""
+    """The tensor's bytes, without a copy if it is contiguous; viewed as uint8, because NumPy has no bfloat16."""
     return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
-def _make(path: Path, size: int) -> None:
+def _create(path: Path, size: int) -> None:
     with writing(path, size):
-        path.parent.mkdir(exist_ok=True)  # the folder of the run itself is not made again where it is gone
+        path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
         try:
             with path.open("wb") as file:
                 _reserve(file.fileno(), size)
         except OSError:
-            path.unlink(missing_ok=True)  # what it has already would keep the disk full
+            path.unlink(missing_ok=True)  # free the space that was already reserved
             raise
 
 
@@ -120,6 +122,6 @@ def _reserve(file: int, size: int) -> None:
             os.posix_fallocate(file, 0, size)
             return
         except OSError as fault:
-            if fault.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # a file system that cannot
+            if fault.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # not supported by the file system
                 raise
     os.truncate(file, size)

@@ -1,6 +1,6 @@
-"""The schema of run.json: what the record of a run must say before any command uses it.
+"""The schema of run.json, which every command validates before it uses a record.
 
-A record is data that anybody may have written: each field has a type and bounds, and a fault names file and field.
+A record is untrusted input: each field has a type and bounds, and an error names the file and the field.
 """
 
 import shlex
@@ -22,7 +22,7 @@ Amount = Annotated[int, Field(ge=0, le=2**63)]
 Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Block = Annotated[int, Field(ge=1, le=10_000)]
-_OWN_FILE = r"^(model\.safetensors|graft\.json|config\.json|blocks/[\w-]{1,200}\.safetensors)$"
+_RUN_FILES = r"^(model\.safetensors|graft\.json|config\.json|blocks/[\w-]{1,200}\.safetensors)$"
 Pair = Annotated[list[Amount], Field(min_length=2, max_length=2)]
 
 
@@ -107,22 +107,22 @@ class _Record(_Schema):
     result: _Result | None = None
     ended: Text | None = None
     singles: dict[Text, Text | None] = {}
-    files: dict[Annotated[str, Field(pattern=_OWN_FILE)], Text] = {}
+    files: dict[Annotated[str, Field(pattern=_RUN_FILES)], Text] = {}
 
 
 _RECORD: TypeAdapter[Any] = TypeAdapter(_Record)
-_FIX = "Run the command of the run again, with --overwrite; or take the record from a copy of the run."
+_FIX = "Run the run's command again with --overwrite, or restore the file from a copy of the run."
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What run.json says of a run of `distill` or `partial`, every field checked."""
+    """Read the run.json of a `distill` or `partial` run and validate every field."""
     run, file = read_run(folder), folder / RUN_FILE
     try:
         _RECORD.validate_python(run)
     except ValidationError as err:
         raise CheckpointError(f"`{file}` is damaged or was changed: {fault(err)}.", _FIX) from err
     if run["status"] == "finished" and run.get("result") is None:
-        raise CheckpointError(f"`{file}` is damaged or was changed: `result` is missing of a finished run.", _FIX)
+        raise CheckpointError(f"`{file}` is damaged or was changed: a finished run has no `result`.", _FIX)
     for role in ("teacher", "student"):
         check_origin(run["settings"][role]["origin"], file, f"settings.{role}.origin")
     try:
@@ -133,21 +133,21 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 
 def is_whole(folder: Path, run: Mapping[str, Any]) -> bool:
-    """Whether the network of a finished run is there, as it was written."""
-    files = run.get("files", {})
-    return all(digest_of_file(folder / name) == files.get(name) for name in (WEIGHTS_FILE, FACTS_FILE))
+    """Whether the network of a finished run is complete and intact."""
+    digests = run.get("files", {})
+    return all(digest_of_file(folder / name) == digests.get(name) for name in (WEIGHTS_FILE, FACTS_FILE))
 
 
 def digest_of_file(path: Path) -> str | None:
-    """The sha256 of a file; None where there is none."""
+    """The sha256 of a file; None if it cannot be read."""
     try:
         return sha256_of(path) if path.is_file() else None
-    except OSError:  # a name that is too long, a file that may not be read
+    except OSError:  # the name is too long, or permission is denied
         return None
 
 
 def command_of(run: Mapping[str, Any]) -> str | None:
-    """The command that made a run, where the record has a plain one: it is shown to be typed again."""
+    """The command of a run; None unless it is a plain graftcli command that is safe to show for pasting."""
     command = run["sessions"][-1].get("command")
     try:
         words = shlex.split(command or "")

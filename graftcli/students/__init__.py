@@ -1,1 +1,1 @@
-"""Student networks made out of a teacher, with its weights wherever they are kept: specs like `prune:l1=0.5`."""
+"""Derive students from a teacher by specs such as `prune:l1=0.5`, keeping its weights where possible."""

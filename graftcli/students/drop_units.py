@@ -1,4 +1,4 @@
-"""Shallower students: residual units become identities, by name, or those that are missed the least."""
+"""Shallower students: replace residual units by identities, chosen by name or by importance."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,163 +9,174 @@ from torch import Tensor, fx, nn
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.positions import as_map
-from graftcli.models.least_squares import solved
+from graftcli.models.least_squares import solve
 from graftcli.models.tracing.trace import Traced, holds_layers
 
-_ADDING = ("add", "iadd", "add_")
-_PASSING = ("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "dropout", "clone", "contiguous")
-_RIDGE = 1e-2  # of the mean of the diagonal: pulls the adapter of a dropped unit to the identity
-_ROWS = 4096  # places of the maps on which that adapter is solved
+_ADDITIONS = ("add", "iadd", "add_")
+_ACTIVATIONS = ("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "dropout", "clone", "contiguous")
+_RIDGE = 1e-2  # relative to the mean of the diagonal: keeps the adapter of a dropped unit near the identity
+_MAX_ROWS = 4096  # spatial locations used to solve for that adapter
 
 
 @dataclass(frozen=True)
 class Droppable:
-    """A module whose output is its input plus something, in the same shape."""
+    """A residual unit that can become an identity."""
 
     path: str
     macs: int
 
 
-def units(traced: Traced) -> dict[str, Droppable]:
-    """All units that can become identities, by path, in order."""
-    return {path: Droppable(path, _work(traced, path)) for path in traced.returned if _fault(traced, path) is None}
+def droppable_units(traced: Traced) -> dict[str, Droppable]:
+    """All units that can become identities, by path, in order of execution."""
+    return {
+        path: Droppable(path, _macs(traced, path))
+        for path in traced.returned
+        if _why_not_droppable(traced, path) is None
+    }
 
 
-def innermost(found: dict[str, Droppable]) -> list[Droppable]:
-    """The units that hold no other."""
-    return [unit for path, unit in found.items() if not any(other.startswith(f"{path}.") for other in found)]
+def innermost_units(units: dict[str, Droppable]) -> list[Droppable]:
+    """The units that contain no other unit."""
+    return [unit for path, unit in units.items() if not any(other.startswith(f"{path}.") for other in units)]
 
 
-def dropped(traced: Traced, names: Sequence[str]) -> list[str]:
-    """The named units, the outermost where one lies in another; refused with those that can go."""
-    found = units(traced)
-    faults = [f"`{name}` {_fault(traced, name)}." for name in names if name not in found]
+def check_units(traced: Traced, names: Sequence[str]) -> list[str]:
+    """Check the named units and return the outermost; an error lists the units that can be dropped."""
+    available = droppable_units(traced)
+    faults = [f"`{name}` {_why_not_droppable(traced, name)}." for name in names if name not in available]
     if faults:
-        raise PairError("\n".join(faults), _mend(found))
+        raise PairError("\n".join(faults), _fix(available))
     return [name for name in names if not any(name.startswith(f"{other}.") for other in names)]
 
 
-def least_missed(traced: Traced, count: int, images: Tensor) -> list[str]:
-    """The units with the least loss for each multiply-add that goes, each dropped alone.
+def least_important_units(traced: Traced, count: int, images: Tensor) -> list[str]:
+    """The units whose removal costs the least loss per MAC, each measured alone.
 
-    In a dropped unit's place stands the bias-free 1x1 that comes nearest to it, pulled to the identity, as PRACTISE
-    trains it; the loss is the distance of the logits. Work counts instead of time, which differs from run to run.
+    As in PRACTISE, a bias-free 1x1 adapter, fitted by ridge regression towards the identity, replaces the dropped unit;
+    the loss is the distance of the logits. MACs replace latency, which is not reproducible.
     """
-    found = units(traced)
-    candidates = innermost(found)
+    units = droppable_units(traced)
+    candidates = innermost_units(units)
     if len(candidates) < count:
-        had = f"{len(candidates)} residual unit{'s' * (len(candidates) != 1)}"
-        raise PairError(f"`{type(traced.module).__name__}` has {had} to drop; {count} are asked for.", _mend(found))
-    losses = _losses(traced.module, {unit.path: _channels(traced, unit.path) for unit in candidates}, images)
-    ranked = sorted(zip(candidates, losses, strict=True), key=lambda both: both[1] / max(1, both[0].macs))
+        available = f"{len(candidates)} residual unit{'s' * (len(candidates) != 1)}"
+        raise PairError(
+            f"`{type(traced.module).__name__}` has {available} to drop; the spec requires {count}.",
+            _fix(units),
+        )
+    losses = _losses(traced.module, {unit.path: _channel_dim(traced, unit.path) for unit in candidates}, images)
+    ranked = sorted(zip(candidates, losses, strict=True), key=lambda pair: pair[1] / max(1, pair[0].macs))
     chosen = {unit.path for unit, _ in ranked[:count]}
     return [unit.path for unit in candidates if unit.path in chosen]
 
 
-def _mend(found: dict[str, Droppable]) -> str:
-    names = ", ".join(unit.path for unit in innermost(found))
-    return f"These can go: {names}." if names else "It has no unit that can: choose prune:l1=0.5 or lowrank:0.5."
+def _fix(units: dict[str, Droppable]) -> str:
+    names = ", ".join(unit.path for unit in innermost_units(units))
+    return (
+        f"Units that can be dropped: {names}." if names else "It has no such unit: choose prune:l1=0.5 or lowrank:0.5."
+    )
 
 
-# -- what a residual unit is --------------------------------------------------------------------------------------
+# -- residual units ----------------------------------------------------------------------------------------------
 
 
 def _inside(traced: Traced, path: str) -> list[fx.Node]:
     return [node for node in traced.nodes if f"{traced.paths[node]}.".startswith(f"{path}.") and node.op != "get_attr"]
 
 
-def _work(traced: Traced, path: str) -> int:
+def _macs(traced: Traced, path: str) -> int:
     return sum(traced.macs.get(node, 0) for node in _inside(traced, path))
 
 
-def _fault(traced: Traced, path: str) -> str | None:
-    """Why a module cannot become an identity."""
+def _why_not_droppable(traced: Traced, path: str) -> str | None:
+    """Why a module cannot become an identity, or None."""
     if path not in traced.returned:
         known = path in dict(traced.module.named_modules())
-        return "gives no tensor of its own" if known else "is not in the network"
+        return "returns no single tensor" if known else "is not in the network"
     inside, last = _inside(traced, path), traced.returned[path]
-    own = set(inside)
-    entries = {n for node in inside for n in node.all_input_nodes if n not in own and n in traced.shapes}
+    inside_set = set(inside)
+    entries = {n for node in inside for n in node.all_input_nodes if n not in inside_set and n in traced.shapes}
     entries -= {n for n in entries if n.op == "get_attr"}
-    if len(entries) != 1 or any(user not in own for node in inside if node is not last for user in node.users):
-        return "reads or gives more than one tensor"
+    if len(entries) != 1 or any(user not in inside_set for node in inside if node is not last for user in node.users):
+        return "has more than one input or output tensor"
     entry = entries.pop()
     if traced.shapes[entry] != traced.shapes[last]:
-        return f"turns {_times(traced.shapes[entry])} into {_times(traced.shapes[last])}"
-    if not holds_layers(traced.module.get_submodule(path)) or not _adds(traced, entry, last, own):
-        return "does not add something to its input"
+        return f"changes the shape from {_format_shape(traced.shapes[entry])} to {_format_shape(traced.shapes[last])}"
+    if not holds_layers(traced.module.get_submodule(path)) or not _adds(traced, entry, last, inside_set):
+        return "is not a residual unit"
     return None
 
 
-def _adds(traced: Traced, entry: fx.Node, last: fx.Node, own: set[fx.Node]) -> bool:
-    """Whether the input reaches the output with nothing done to it but additions and activations."""
-    todo, seen = [(entry, False)], set[tuple[fx.Node, bool]]()
-    while todo:
-        node, added = todo.pop()
+def _adds(traced: Traced, entry: fx.Node, last: fx.Node, inside: set[fx.Node]) -> bool:
+    """Whether the input reaches the output through at least one addition, otherwise through activations only."""
+    pending, seen = [(entry, False)], set[tuple[fx.Node, bool]]()
+    while pending:
+        node, added = pending.pop()
         if node is last and added:
             return True
         for user in node.users:
             name = getattr(user.target, "__name__", user.target)
             module = traced.module_of(user)
-            passes = next(module.parameters(), None) is None if module is not None else name in _ADDING + _PASSING
-            step = (user, added or (module is None and name in _ADDING))
-            if user in own and passes and step not in seen:
+            passes = (
+                next(module.parameters(), None) is None if module is not None else name in _ADDITIONS + _ACTIVATIONS
+            )
+            step = (user, added or (module is None and name in _ADDITIONS))
+            if user in inside and passes and step not in seen:
                 seen.add(step)
-                todo.append(step)
+                pending.append(step)
     return False
 
 
-def _times(shape: Sequence[int]) -> str:
+def _format_shape(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape[1:]))
 
 
-# -- how much a unit is missed ------------------------------------------------------------------------------------
+# -- importance of units -----------------------------------------------------------------------------------------
 
 
-def _channels(traced: Traced, path: str) -> int:
-    """Which dimension of what a unit gives holds its channels."""
+def _channel_dim(traced: Traced, path: str) -> int:
+    """The channel dimension of a unit's output."""
     node = traced.returned[path]
     shape = traced.shapes[node]
-    seen = as_map(traced, node, shape, traced.shapes[traced.source])
-    return 1 if len(shape) == 4 and (seen is None or seen[0] == "NCHW") else len(shape) - 1
+    feature_map = as_map(traced, node, shape, traced.shapes[traced.source])
+    return 1 if len(shape) == 4 and (feature_map is None or feature_map[0] == "NCHW") else len(shape) - 1
 
 
 @torch.no_grad()
-def _losses(module: nn.Module, channels: Mapping[str, int], images: Tensor) -> Iterator[float]:
-    """How far the logits are from the network's own, relative to their size, with each unit dropped alone."""
-    seen: dict[str, tuple[Tensor, Tensor]] = {}
+def _losses(module: nn.Module, channel_dims: Mapping[str, int], images: Tensor) -> Iterator[float]:
+    """The relative squared error of the logits with each unit dropped alone."""
+    recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def look(path: str, across: int) -> Callable[..., None]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> None:
-            seen[path] = _rows(given[0], across), _rows(made, across)
-
-        return hook
-
-    def instead(weight: Tensor, across: int) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...], made: Tensor) -> Tensor:
-            return (given[0].movedim(across, -1) @ weight.T).movedim(-1, across)
+    def record(path: str, channel_dim: int) -> Callable[..., None]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            recorded[path] = _rows(inputs[0], channel_dim), _rows(output, channel_dim)
 
         return hook
 
-    expected = _hooked(module, {path: look(path, across) for path, across in channels.items()}, images)
-    for path, across in channels.items():
-        source, goal = seen[path]
-        weight = solved([(1.0, source, goal)], torch.eye(source.shape[1]), _RIDGE).weight.to(images.dtype)
-        answer = _hooked(module, {path: instead(weight, across)}, images)
-        yield float((answer - expected).square().sum() / expected.square().sum())
+    def replace(weight: Tensor, channel_dim: int) -> Callable[..., Tensor]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return (inputs[0].movedim(channel_dim, -1) @ weight.T).movedim(-1, channel_dim)
+
+        return hook
+
+    expected = _hooked(module, {path: record(path, channel_dim) for path, channel_dim in channel_dims.items()}, images)
+    for path, channel_dim in channel_dims.items():
+        source, target = recorded[path]
+        weight = solve([(1.0, source, target)], torch.eye(source.shape[1]), _RIDGE).weight.to(images.dtype)
+        logits = _hooked(module, {path: replace(weight, channel_dim)}, images)
+        yield float((logits - expected).square().sum() / expected.square().sum())
 
 
 def _hooked(module: nn.Module, hooks: dict[str, Callable[..., Any]], images: Tensor) -> Tensor:
     handles = [module.get_submodule(path).register_forward_hook(hook) for path, hook in hooks.items()]
     try:
-        answer: Tensor = module(images)
+        logits: Tensor = module(images)
     finally:
         for handle in handles:
             handle.remove()
-    return answer
+    return logits
 
 
-def _rows(value: Tensor, across: int) -> Tensor:
-    """The channels at some places of the maps, evenly taken; a copy, for units may write into their input."""
-    every = value.movedim(across, -1).flatten(0, -2)
-    return every[:: max(1, len(every) // _ROWS)].double().clone()
+def _rows(value: Tensor, channel_dim: int) -> Tensor:
+    """The channel vectors at evenly spaced locations; a copy, because units may modify their input."""
+    rows = value.movedim(channel_dim, -1).flatten(0, -2)
+    return rows[:: max(1, len(rows) // _MAX_ROWS)].double().clone()

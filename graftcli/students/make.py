@@ -1,4 +1,4 @@
-"""spec + teacher -> student: what `nets.spec.build` is handed as its maker of derived students."""
+"""Derive a student from a spec and a teacher; `loading.build.build` takes the function as `derive`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,89 +16,102 @@ from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_output
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import Traced, trace
-from graftcli.students.drop_units import dropped, least_missed, units
-from graftcli.students.factorize import decoupled, low_rank
-from graftcli.students.narrowing import kept_beside, narrower, pruned
+from graftcli.students.drop_units import check_units, droppable_units, least_important_units
+from graftcli.students.factorize import factorize_depthwise, factorize_low_rank
+from graftcli.students.narrowing import narrow_blocks, prune, selections_beside
 from graftcli.students.spec import (
     Decoupled,
     Dropped,
     LowRank,
     Narrower,
     Pruned,
-    Wanted,
-    is_wanted,
-    looks_at_images,
+    StudentSpec,
+    is_derived_spec,
+    needs_images,
+    parse_spec,
     suffix,
-    wanted,
 )
 
-Pictured = Callable[[], Tensor]  # a few images, ready for the teacher
-_RANKED_ON = 32  # images, on which the network is run once for each unit that could go
+ImageLoader = Callable[[], Tensor]  # returns a few preprocessed images
+_MAX_RANKING_IMAGES = 32  # images for ranking units; the network runs once per candidate unit
 
 
-def maker(images: Pictured | None = None) -> Callable[[str, Network], Network | None]:
-    """A maker of students out of teachers; without images it makes those that need none."""
-    return partial(_derived, images)
+def student_maker(images: ImageLoader | None = None) -> Callable[[str, Network], Network | None]:
+    """Return a function that derives students; without images it supports only specs that need none."""
+    return partial(_derive, images)
 
 
-def _derived(images: Pictured | None, spec: str, teacher: Network) -> Network | None:
-    """The student of a spec, with the teacher's weights; None for another kind of spec. The teacher stays as it is."""
-    if not is_wanted(spec):
+def _derive(images: ImageLoader | None, spec: str, teacher: Network) -> Network | None:
+    """Derive the student of a spec; None for other kinds of spec. The teacher is not changed."""
+    if not is_derived_spec(spec):
         return None
-    asked = wanted(spec)
+    student_spec = parse_spec(spec)
     with _one_thread():
-        changed = _changed(trace(teacher.module, example(teacher)), asked, images)
+        changes = _changes(trace(teacher.module, example(teacher)), student_spec, images)
     return replace(
         teacher,
-        module=replace_modules(narrow(teacher.module, changed.kept), changed.replaced).eval().requires_grad_(True),
-        name=f"{teacher.name}-{suffix(asked)}",
+        module=replace_modules(narrow(teacher.module, changes.selections), changes.replaced)
+        .eval()
+        .requires_grad_(True),
+        name=f"{teacher.name}-{suffix(student_spec)}",
         source="teacher",
-        weights=f"the teacher's{changed.note}",
-        origin=origin_of(teacher.origin, spec, changed.kept, changed.replaced, changed.whole),
+        weights=f"the teacher's{changes.note}",
+        origin=origin_of(teacher.origin, spec, changes.selections, changes.replaced, changes.whole),
     )
 
 
 @dataclass(frozen=True)
-class _Changed:
-    """What makes the teacher the student."""
+class _Changes:
+    """The changes that turn the teacher into the student."""
 
-    kept: tuple[ChannelSelection, ...]
+    selections: tuple[ChannelSelection, ...]
     replaced: Mapping[str, nn.Sequential] = field(default_factory=dict)
-    whole: Sequence[str] = ()  # what was to be narrowed and could not be
+    whole: Sequence[str] = ()  # layers that the spec would narrow but that cannot be narrowed
     note: str = ""
 
 
-def _changed(traced: Traced, asked: Wanted, images: Pictured | None) -> _Changed:
-    match asked:
+def _changes(traced: Traced, student_spec: StudentSpec, images: ImageLoader | None) -> _Changes:
+    match student_spec:
         case Narrower():
-            kept, whole = narrower(traced, asked)
-            return _Changed(kept, whole=whole)
+            selections, whole = narrow_blocks(traced, student_spec)
+            return _Changes(selections, whole=whole)
         case Pruned():
-            kept, whole = pruned(traced, asked, images() if images and looks_at_images(asked) else None)
-            return _Changed(kept, whole=whole)
+            selections, whole = prune(traced, student_spec, images() if images and needs_images(student_spec) else None)
+            return _Changes(selections, whole=whole)
         case LowRank():
-            rows = low_rank(traced.module, asked.share)
+            replacements = factorize_low_rank(traced.module, student_spec.share)
         case Decoupled():
-            rows = decoupled(traced.module, asked.pairs)
+            replacements = factorize_depthwise(traced.module, student_spec.pairs)
         case Dropped():
-            names = dropped(traced, asked.units) if asked.units else _ranked(traced, asked.count, images)
-            rows = {name: nn.Sequential() for name in names}
-            return _Changed(kept_beside(traced.module, rows), rows, note=f", without {', '.join(names)}")
-    return _Changed(
-        kept_beside(traced.module, rows), rows, note=f", taken apart in {len(rows)} convolution{'s' * (len(rows) > 1)}"
+            names = (
+                check_units(traced, student_spec.units)
+                if student_spec.units
+                else _ranked(traced, student_spec.count, images)
+            )
+            replacements = {name: nn.Sequential() for name in names}
+            return _Changes(
+                selections_beside(traced.module, replacements), replacements, note=f", without {', '.join(names)}"
+            )
+    return _Changes(
+        selections_beside(traced.module, replacements),
+        replacements,
+        note=f", {len(replacements)} convolution{'s' * (len(replacements) > 1)} factorized",
     )
 
 
-def _ranked(traced: Traced, count: int, images: Pictured | None) -> list[str]:
+def _ranked(traced: Traced, count: int, images: ImageLoader | None) -> list[str]:
     if images is None:
-        found = f"drop:auto={count} looks at images, and there are none here."
-        raise UsageError(found, f"Name the units, as {', '.join(f'drop:{name}' for name in list(units(traced))[:1])}.")
-    return least_missed(traced, count, images()[:_RANKED_ON])
+        message = f"drop:auto={count} needs images, and none are given."
+        raise UsageError(
+            message,
+            f"Name the units, for example {', '.join(f'drop:{name}' for name in list(droppable_units(traced))[:1])}.",
+        )
+    return least_important_units(traced, count, images()[:_MAX_RANKING_IMAGES])
 
 
-def made_from_teacher(spec: str) -> bool:
-    """Whether a spec stands for a student with weights out of a teacher: one to be made, or one that was written."""
-    if is_wanted(spec):
+def is_derived_from_teacher(spec: str) -> bool:
+    """Whether a spec is a derived student: one to be made, or a saved one."""
+    if is_derived_spec(spec):
         return True
     path = output_of(spec)
     return path is not None and read_output(path)[0]["kind"] == KIND
@@ -106,7 +119,7 @@ def made_from_teacher(spec: str) -> bool:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Sums in one order, whatever else the machine does: the student is part of what a run is resumed by."""
+    """Use one thread for reproducible sums, because resuming a run needs the same student."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,8 +1,8 @@
-"""Narrower students: which channels stay, and the proof that the rest of the network does not miss the others.
+"""Narrower students: choose the channels to remove, and verify that the rest of the network is unaffected:
 
-    narrow(teacher, kept)(x) == teacher'(x)
+    narrow(teacher, selections)(x) == teacher'(x)
 
-where teacher' reads zeros of the channels that went. Channels for which that is not so stay.
+where teacher' reads zeros from the removed channels. Channels for which this does not hold are kept.
 """
 
 import copy
@@ -14,172 +14,191 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.errors import PairError, UsageError
-from graftcli.models.channel_selection import ChannelSelection, extents, held, layers_of, narrow, reads_all
+from graftcli.models.channel_selection import (
+    ChannelSelection,
+    channel_counts,
+    layer_at,
+    narrow,
+    narrowable_layers,
+    reads_all,
+)
 from graftcli.models.cuts.automatic_cuts import cuts
 from graftcli.models.tracing.trace import Traced
-from graftcli.students.channel_groups import ChannelGroup, coupled, energies, filter_sizes, norm_scales
+from graftcli.students.channel_groups import (
+    ChannelGroup,
+    activation_energies,
+    filter_norms,
+    find_channel_groups,
+    norm_scales,
+)
 from graftcli.students.spec import Narrower, Pruned, width
 
-Gone = Sequence[tuple[ChannelGroup, frozenset[int]]]  # of each set of coupled channels, those that go
-_ELSE = "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
-_LEAST = 0.1  # of the channels of a layer, which slimming leaves to it whatever their scales
-_NEARLY = 1e-6  # of the largest logit, in float64: far above roundings, far below a wrong channel
+Removed = Sequence[tuple[ChannelGroup, frozenset[int]]]  # the channels to remove from each group
+_OTHER_SPECS = "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
+_MIN_SHARE = 0.1  # slimming keeps at least this share of each layer's channels
+_TOLERANCE = 1e-6  # relative to the largest logit, in float64: above rounding errors, far below a wrong channel
 
 
-def narrower(traced: Traced, wanted: Narrower) -> tuple[tuple[ChannelSelection, ...], list[str]]:
-    """The first channels of every layer, as many as its block's factor says. What the head makes keeps its width."""
+def narrow_blocks(traced: Traced, spec: Narrower) -> tuple[tuple[ChannelSelection, ...], list[str]]:
+    """Keep the first channels of every layer, scaled by the factor of its block; the head keeps its width."""
     bounds = [0, *(cut.index for cut in cuts(traced)), len(traced.nodes)]
     blocks = len(bounds) - 1
-    if len(wanted.factors) not in (1, blocks):
-        found = f"the teacher has {blocks} blocks; {len(wanted.factors)} factors are given."
-        raise UsageError(found, "Give one factor for all, or one a block, as `graftcli inspect` lists them.")
-    factors = wanted.factors * (blocks if len(wanted.factors) == 1 else 1)
+    if len(spec.factors) not in (1, blocks):
+        message = f"the teacher has {blocks} blocks, but the spec gives {len(spec.factors)} factors."
+        raise UsageError(message, "Give one factor, or one per block; `graftcli inspect` lists the blocks.")
+    factors = spec.factors * (blocks if len(spec.factors) == 1 else 1)
     index = {traced.paths[node]: i for i, node in enumerate(traced.nodes)}
 
-    def choose(groups: Sequence[ChannelGroup]) -> Gone:
-        found = []
-        for one in groups:
-            at = min(index.get(part.layer, len(index)) for part in one.parts if part.gives)
-            block = next(k for k, (_, stop) in enumerate(pairwise(bounds)) if at < stop or stop == bounds[-1])
-            found.append((one, frozenset(range(width(one.count, factors[block]), one.count))))
-        return found
+    def choose(groups: Sequence[ChannelGroup]) -> Removed:
+        channels_removed = []
+        for group in groups:
+            position = min(index.get(member.layer, len(index)) for member in group.members if member.is_output)
+            block = next(k for k, (_, stop) in enumerate(pairwise(bounds)) if position < stop or stop == bounds[-1])
+            channels_removed.append((group, frozenset(range(width(group.count, factors[block]), group.count))))
+        return channels_removed
 
-    return _chosen(traced, choose)
+    return _select(traced, choose)
 
 
-def pruned(traced: Traced, wanted: Pruned, images: Tensor | None) -> tuple[tuple[ChannelSelection, ...], list[str]]:
-    """Without the channels that matter least: in each layer, or for slimming in the whole network."""
+def prune(traced: Traced, spec: Pruned, images: Tensor | None) -> tuple[tuple[ChannelSelection, ...], list[str]]:
+    """Remove the least important channels: per layer, or for slimming in the whole network."""
     module = traced.module
 
-    def choose(groups: Sequence[ChannelGroup]) -> Gone:
-        if wanted.rule == "slim":
-            return _slimmed(groups, module, wanted.share)
-        if wanted.rule == "l1":
-            scores = [filter_sizes(one, module) for one in groups]
+    def choose(groups: Sequence[ChannelGroup]) -> Removed:
+        if spec.rule == "slim":
+            return _slimmed(groups, module, spec.share)
+        if spec.rule == "l1":
+            scores = [filter_norms(group, module) for group in groups]
         else:
-            scores = energies(groups, module, traced.example if images is None else images)
+            scores = activation_energies(groups, module, traced.example if images is None else images)
         return [
-            (one, frozenset(_least(score, one.count - width(one.count, 1 - wanted.share))))
-            for one, score in zip(groups, scores, strict=True)
+            (group, frozenset(_lowest(score, group.count - width(group.count, 1 - spec.share))))
+            for group, score in zip(groups, scores, strict=True)
         ]
 
-    return _chosen(traced, choose)
+    return _select(traced, choose)
 
 
-def _least(scores: Tensor, count: int) -> list[int]:
-    """The channels of the lowest scores; among equals the last ones."""
+def _lowest(scores: Tensor, count: int) -> list[int]:
+    """The channels with the lowest scores; the last ones among equals."""
     order = scores.flip(0).sort(stable=True).indices
     return [len(scores) - 1 - int(i) for i in order[:count]]
 
 
-def _slimmed(groups: Sequence[ChannelGroup], module: nn.Module, share: float) -> Gone:
-    """One threshold for the scales of the whole network; where there is no BatchNorm, nothing goes."""
-    scales = [(one, norm_scales(one, module)) for one in groups]
-    scales = [(one, scale) for one, scale in scales if scale.any()]
+def _slimmed(groups: Sequence[ChannelGroup], module: nn.Module, share: float) -> Removed:
+    """Network slimming: one threshold for all BatchNorm scales; channels without BatchNorm are kept."""
+    scales = [(group, norm_scales(group, module)) for group in groups]
+    scales = [(group, scale) for group, scale in scales if scale.any()]
     if not scales:
-        found = f"`{type(module).__name__}` has no BatchNorm whose scales could tell which channels matter."
-        raise PairError(found, "Prune by filters or by activations: prune:l1=0.5, prune:act=0.5.")
-    every = torch.cat([scale for _, scale in scales]).sort().values
-    bar = every[min(int(share * len(every)), len(every) - 1)]
-    found_ = []
-    for one, scale in scales:
-        most = one.count - width(one.count, _LEAST)
-        found_.append((one, frozenset(_least(scale, min(int((scale < bar).sum()), most)))))
-    return found_
+        message = f"`{type(module).__name__}` has no BatchNorm scales to rank channels by."
+        raise PairError(message, "Prune by filter norms or activations: prune:l1=0.5, prune:act=0.5.")
+    sorted_scales = torch.cat([scale for _, scale in scales]).sort().values
+    threshold = sorted_scales[min(int(share * len(sorted_scales)), len(sorted_scales) - 1)]
+    channels_removed = []
+    for group, scale in scales:
+        limit = group.count - width(group.count, _MIN_SHARE)
+        channels_removed.append((group, frozenset(_lowest(scale, min(int((scale < threshold).sum()), limit)))))
+    return channels_removed
 
 
-# -- what is kept -------------------------------------------------------------------------------------------------
+# -- selections --------------------------------------------------------------------------------------------------
 
 
-def _chosen(
-    traced: Traced, choose: Callable[[Sequence[ChannelGroup]], Gone]
+def _select(
+    traced: Traced, choose: Callable[[Sequence[ChannelGroup]], Removed]
 ) -> tuple[tuple[ChannelSelection, ...], list[str]]:
-    """What each layer keeps, and the layers that keep all that they make although some was to go."""
-    free, whole = coupled(traced)
-    gone = choose(free)
-    if not _proved(traced, gone):
-        sound = [one for one, _ in gone if _proved(traced, [(one, frozenset({0, one.count - 1}))])]
-        whole += [path for one in free if one not in sound for path in one.makers(traced.module)]
-        gone = choose(sound) if sound else []
-        if not _proved(traced, gone):
-            gone = []
-    if not gone:
-        found = f"no channels of `{type(traced.module).__name__}` can go without changing what the others mean."
-        raise PairError(found, _ELSE)
+    """The selections, and the layers that the spec would narrow but that keep their width."""
+    removable, whole = find_channel_groups(traced)
+    removed = choose(removable)
+    if not _is_valid(traced, removed):
+        valid = [group for group, _ in removed if _is_valid(traced, [(group, frozenset({0, group.count - 1}))])]
+        whole += [path for group in removable if group not in valid for path in group.producers(traced.module)]
+        removed = choose(valid) if valid else []
+        if not _is_valid(traced, removed):
+            removed = []
+    if not removed:
+        message = f"no channels of `{type(traced.module).__name__}` can be removed independently of the others."
+        raise PairError(message, _OTHER_SPECS)
     order = [path for path, _ in traced.module.named_modules()]
-    return kept_of(traced.module, gone), sorted(whole, key=order.index)
+    return selections_without(traced.module, removed), sorted(whole, key=order.index)
 
 
-def kept_of(module: nn.Module, gone: Gone) -> tuple[ChannelSelection, ...]:
-    """What every layer keeps where these channels go."""
-    lost: dict[tuple[str, bool], set[int]] = {}
-    for one, channels in gone:
-        for part in one.parts:
-            lost.setdefault((part.layer, part.gives), set()).update(part.of(set(channels)))
-    layers = dict.fromkeys([*(path for path, _ in layers_of(module)), *(path for path, _ in lost)])
-    found = []
+def selections_without(module: nn.Module, removed: Removed) -> tuple[ChannelSelection, ...]:
+    """The selections that remain without the removed channels."""
+    removed_indices: dict[tuple[str, bool], set[int]] = {}
+    for group, channels in removed:
+        for member in group.members:
+            removed_indices.setdefault((member.layer, member.is_output), set()).update(member.indices_of(set(channels)))
+    layers = dict.fromkeys([*(path for path, _ in narrowable_layers(module)), *(path for path, _ in removed_indices)])
+    selections = []
     for path in layers:
-        layer = held(module, path)
+        layer = layer_at(module, path)
         outputs, inputs = (
-            tuple(i for i in range(extent) if i not in lost.get((path, gives), ()))
-            for extent, gives in zip(extents(layer), (True, False), strict=True)
+            tuple(i for i in range(extent) if i not in removed_indices.get((path, is_output), ()))
+            for extent, is_output in zip(channel_counts(layer), (True, False), strict=True)
         )
-        found.append(
+        selections.append(
             ChannelSelection(path, path, outputs, inputs if reads_all(layer) or _is_grouped(layer) else outputs)
         )
-    return tuple(found)
+    return tuple(selections)
 
 
-def kept_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:
-    """All of every layer that is not replaced; of a replaced convolution the same channels, made in another way."""
-    found = []
-    for one in kept_of(module, ()):
-        row = next((row for path, row in replaced.items() if f"{one.layer}.".startswith(f"{path}.")), None)
-        if row is None or len(row):
-            found.append(replace(one, exact=row is None))
-    return tuple(found)
+def selections_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:
+    """Full selections; replaced convolutions are marked inexact, and dropped layers are left out."""
+    selections = []
+    for selection in selections_without(module, ()):
+        layers = next(
+            (layers for path, layers in replaced.items() if f"{selection.layer}.".startswith(f"{path}.")), None
+        )
+        if layers is None or len(layers):
+            selections.append(replace(selection, exact=layers is None))
+    return tuple(selections)
 
 
 def _is_grouped(layer: nn.Module | nn.Parameter) -> bool:
     return isinstance(layer, nn.Conv2d) and layer.groups != layer.out_channels
 
 
-# -- the proof ----------------------------------------------------------------------------------------------------
+# -- verification ------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
-def _proved(traced: Traced, gone: Gone) -> bool:
-    """Whether the network without these channels is the network that reads zeros of them."""
-    base, images = _shaken(traced.module), traced.example.double()
-    kept = kept_of(base, gone)
+def _is_valid(traced: Traced, removed: Removed) -> bool:
+    """Whether the narrowed network equals the network that reads zeros from the removed channels."""
+    base, images = _with_random_scales(traced.module), traced.example.double()
+    selections = selections_without(base, removed)
     try:
-        answer = narrow(base, kept)(images)
-    except Exception:  # whatever a network's own code says of other widths
+        output = narrow(base, selections)(images)
+    except Exception:  # any exception of the network's code at other widths
         return False
-    if any(isinstance(held(base, one.layer), nn.LayerNorm) and not _is_whole(base, one) for one in kept):
-        return tuple(answer.shape) == (len(images), _classes(traced))  # a LayerNorm sees each channel that went
-    for one in kept:
-        layer = held(base, one.layer)
+    if any(
+        isinstance(layer_at(base, selection.layer), nn.LayerNorm) and not _is_full(base, selection)
+        for selection in selections
+    ):
+        # a LayerNorm depends on all channels, so outputs differ
+        return tuple(output.shape) == (len(images), _classes(traced))
+    for selection in selections:
+        layer = layer_at(base, selection.layer)
         if isinstance(layer, nn.Conv2d | nn.Linear) and reads_all(layer):
-            layer.weight[:, sorted(set(range(extents(layer)[1])) - set(one.inputs))] = 0
+            layer.weight[:, sorted(set(range(channel_counts(layer)[1])) - set(selection.inputs))] = 0
     expected = base(images)
-    return answer.shape == expected.shape and bool((answer - expected).abs().max() <= _NEARLY * expected.abs().max())
+    return output.shape == expected.shape and bool((output - expected).abs().max() <= _TOLERANCE * expected.abs().max())
 
 
-def _is_whole(module: nn.Module, kept: ChannelSelection) -> bool:
-    return (len(kept.outputs), len(kept.inputs)) == extents(held(module, kept.layer))
+def _is_full(module: nn.Module, selection: ChannelSelection) -> bool:
+    return (len(selection.outputs), len(selection.inputs)) == channel_counts(layer_at(module, selection.layer))
 
 
 def _classes(traced: Traced) -> int:
-    answer = traced.nodes[-1].all_input_nodes[0]
-    return traced.shapes[answer][1]
+    output = traced.nodes[-1].all_input_nodes[0]
+    return traced.shapes[output][1]
 
 
-def _shaken(module: nn.Module) -> nn.Module:
-    """A copy in float64 in which no scale hides what it is given: fresh networks scale whole branches by zero."""
-    made = copy.deepcopy(module).double()
+def _with_random_scales(module: nn.Module) -> nn.Module:
+    """A float64 copy with random nonzero scales: new networks may scale whole branches by zero."""
+    copied = copy.deepcopy(module).double()
     generator = torch.Generator().manual_seed(0)
-    for name, parameter in made.named_parameters():
+    for name, parameter in copied.named_parameters():
         if sum(extent > 1 for extent in parameter.shape) == 1 and not name.endswith("bias"):
             parameter.copy_(0.5 + torch.rand(parameter.shape, generator=generator))
-    return made
+    return copied

@@ -1,11 +1,11 @@
-"""The specs of students that are made from the teacher: text -> what is wanted.
+"""Parse the specs of students derived from the teacher.
 
-teacher*0.5  teacher*(1,1,1,.5,.5)     every block's width, or that of each block: the first channels stay
-prune:l1=0.5  prune:slim=0.5           half of the channels go: by the size of their filters, of their BatchNorm scales,
-prune:act=0.5                          or by what they carry on the run's images
-lowrank:0.5                            each convolution becomes two, with half of its parameters
-decouple  decouple:2                   each convolution becomes depthwise + pointwise: one such pair or more
-drop:layer3.3,layer3.4  drop:auto=2    residual units become identities
+teacher*0.5  teacher*(1,1,1,.5,.5)     width of all blocks, or of each block; the first channels are kept
+prune:l1=0.5  prune:slim=0.5           remove half of the channels by filter norm or BatchNorm scale
+prune:act=0.5                          remove half of the channels by activation on the run's images
+lowrank:0.5                            factorize each convolution into two, with half of its parameters
+decouple  decouple:2                   factorize each convolution into depthwise + pointwise, with 1 or more pairs
+drop:layer3.3,layer3.4  drop:auto=2    replace residual units by identities
 """
 
 import math
@@ -28,12 +28,12 @@ class Narrower:
 @dataclass(frozen=True)
 class Pruned:
     rule: Rule
-    share: float  # of the channels that go
+    share: float  # share of the channels to remove
 
 
 @dataclass(frozen=True)
 class LowRank:
-    share: float  # of a convolution's parameters that its two stay below
+    share: float  # share of a convolution's parameters to keep
 
 
 @dataclass(frozen=True)
@@ -43,30 +43,30 @@ class Decoupled:
 
 @dataclass(frozen=True)
 class Dropped:
-    """Units by name, or how many are chosen."""
+    """Units by name, or the number of units to choose."""
 
     units: tuple[str, ...]
     count: int = 0
 
 
-Wanted = Narrower | Pruned | LowRank | Decoupled | Dropped
+StudentSpec = Narrower | Pruned | LowRank | Decoupled | Dropped
 
 _FAMILY = re.compile(r"teacher\s*\*|(prune|lowrank|drop):|decouple(:|$)")
-_NAMED = 4  # dropped units in the name of a student, and so of a folder
+_MAX_NAMED = 4  # dropped units listed in the name of a student
 _NUMBER = r"(\d+\.?\d*|\.\d+)"
-_FORMS = (
-    "Students made from the teacher: teacher*0.5, teacher*(1,1,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5,"
+_SPEC_FORMS = (
+    "Specs of derived students: teacher*0.5, teacher*(1,1,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5,"
     " lowrank:0.5, decouple, decouple:2, drop:layer3.1,layer3.2, drop:auto=2."
 )
 
 
-def is_wanted(text: str) -> bool:
-    """Whether a spec asks for a student made from the teacher, well or badly put."""
+def is_derived_spec(text: str) -> bool:
+    """Whether a spec has the form of a derived student, valid or not."""
     return _FAMILY.match(text) is not None
 
 
-def wanted(text: str) -> Wanted:
-    """What a spec asks for."""
+def parse_spec(text: str) -> StudentSpec:
+    """Parse a spec; raises UsageError if it is not valid."""
     plain = re.sub(r"\s", "", text)
     if match := re.fullmatch(rf"teacher\*(?:{_NUMBER}|\(({_NUMBER}(?:,{_NUMBER})*)\))", plain):
         return Narrower(tuple(_share(text, part) for part in (match[1] or match[2]).split(",")))
@@ -81,37 +81,39 @@ def wanted(text: str) -> Wanted:
         return Dropped((), int(match[1]))
     if match := re.fullmatch(r"drop:((?!auto\b)[\w.]+(?:,[\w.]+)*)", plain):
         return Dropped(tuple(dict.fromkeys(match[1].split(","))))
-    raise UsageError(f"`{text}` is no student that can be made from the teacher.", _FORMS)
+    raise UsageError(f"`{text}` is not a spec of a derived student.", _SPEC_FORMS)
 
 
 def _share(text: str, part: str, below: bool = False) -> float:
-    """A number above 0 and up to 1, or below 1."""
+    """Parse a share in (0, 1], or in (0, 1) with `below`."""
     share = float(part)
     if share <= 0 or share > 1 or (below and share == 1):
-        found = f"`{text}`: {part} is no share: it lies between 0 and 1."
-        raise UsageError(found, "Give the share of channels that go, as prune:l1=0.3." if below else _FORMS)
+        message = f"`{text}`: {part} is not a share between 0 and 1."
+        raise UsageError(
+            message, "Give the share of channels to remove, for example prune:l1=0.3." if below else _SPEC_FORMS
+        )
     return share
 
 
-def looks_at_images(asked: Wanted) -> bool:
-    """Whether what is kept of the teacher hangs on a run's images."""
-    return (isinstance(asked, Pruned) and asked.rule == "act") or (isinstance(asked, Dropped) and asked.count > 0)
+def needs_images(spec: StudentSpec) -> bool:
+    """Whether the derived student depends on the images of the run."""
+    return (isinstance(spec, Pruned) and spec.rule == "act") or (isinstance(spec, Dropped) and spec.count > 0)
 
 
-def suffix(made: Wanted) -> str:
-    """What a student of this kind is called, after its teacher's name; it may stand in the name of a folder."""
-    if isinstance(made, Narrower):
-        return f"x{'-'.join(f'{factor:g}' for factor in made.factors)}"
-    if isinstance(made, Pruned):
-        return f"{made.rule}-{made.share:g}"
-    if isinstance(made, LowRank):
-        return f"lowrank-{made.share:g}"
-    if isinstance(made, Decoupled):
-        return f"decoupled{made.pairs if made.pairs > 1 else ''}"
-    few = made.units if len(made.units) <= _NAMED else (f"{len(made.units)}-units",)
-    return f"drop-{'-'.join(few) if few else f'auto-{made.count}'}"
+def suffix(spec: StudentSpec) -> str:
+    """The suffix of the student's name, valid in folder names."""
+    if isinstance(spec, Narrower):
+        return f"x{'-'.join(f'{factor:g}' for factor in spec.factors)}"
+    if isinstance(spec, Pruned):
+        return f"{spec.rule}-{spec.share:g}"
+    if isinstance(spec, LowRank):
+        return f"lowrank-{spec.share:g}"
+    if isinstance(spec, Decoupled):
+        return f"decoupled{spec.pairs if spec.pairs > 1 else ''}"
+    names = spec.units if len(spec.units) <= _MAX_NAMED else (f"{len(spec.units)}-units",)
+    return f"drop-{'-'.join(names) if names else f'auto-{spec.count}'}"
 
 
 def width(channels: int, factor: float) -> int:
-    """How many channels are left of some; halves are rounded up, and one stays."""
+    """The number of channels to keep, rounded half up, at least 1."""
     return max(1, math.floor(channels * factor + 0.5))

@@ -13,7 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from graftcli.api import ModelPair, PreprocessOptions, Result, RunConfig, TrainOptions, distill
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.result import Result
+from graftcli.runs.running import distill
+from graftcli.runs.scoring import PreprocessOptions
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GRAFTCLI_DATA", "data")) / "cifar10"

@@ -87,7 +87,7 @@ def probe(module: str) -> Row:
         known |= {"error": made.error}
         reason = ""
     except GraftError as error:
-        outcome, reason = "not exported" if "cannot be exported" in error.found else "differs", _sentence(error)
+        outcome, reason = "not exported" if "cannot be exported" in error.message else "differs", _sentence(error)
     except Exception as error:  # a fault of ours: the table shows it
         outcome, reason = "differs", f"{type(error).__name__}: {_sentence(error)}"
     return Row(module, name, outcome, **known, seconds=round(time.monotonic() - started, 1), reason=reason)
@@ -103,7 +103,7 @@ def _exported(network: nn.Module, preprocess: Preprocess) -> tuple[Exported, str
         try:
             return write(subject, ExportOptions(), Path(folder) / "a.onnx"), "parity"
         except GraftError as error:
-            if "cannot be exported" not in error.found:
+            if "cannot be exported" not in error.message:
                 raise
             return write(subject, ExportOptions(static=True), Path(folder) / "a.onnx"), "static only"
 

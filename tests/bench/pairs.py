@@ -15,9 +15,12 @@ import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from graftcli.api import ModelPair, PreprocessOptions, RunConfig, TrainOptions, distill
-from graftcli.comparison.budget import Budget, paced
+from graftcli.comparison.budget import Budget, fit_to_budget
 from graftcli.errors import GraftError
+from graftcli.recipe import Recipe
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.running import distill
+from graftcli.runs.scoring import PreprocessOptions
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GRAFTCLI_DATA", "data"))
@@ -94,10 +97,10 @@ def scored(wanted: RunConfig, folder: Path, seconds: float | None) -> str:
         kept = folder.with_name(f"{folder.name}.in-{seconds:g}-s.json")  # a run's folder holds nothing of others
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            preprocess = paced(wanted, None, Budget(seconds=seconds), kept.parent, lambda _: None)
-            kept.write_text(json.dumps(preprocess.overrides))
-        overrides = json.loads(kept.read_text())
-        wanted = replace(wanted, how=replace(wanted.how, overrides=(*wanted.how.overrides, *overrides)))
+            recipe = fit_to_budget(wanted, None, Budget(seconds=seconds), kept.parent, lambda _: None).recipe
+            kept.write_text(recipe.model_dump_json())
+        recipe = Recipe.model_validate_json(kept.read_text())
+        wanted = replace(wanted, how=replace(wanted.how, recipe=recipe, overrides=()))
     result = distill(wanted, out=folder)
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     judged = [record for record in records if record.get("fraction") is not None]
@@ -130,7 +133,7 @@ def main() -> None:
             try:
                 end = scored(asked(pair, how, full=given.full), given.out / f"{name}-{recipe}", given.seconds)
             except GraftError as refused:
-                print(f"left out: {recipe} on {name}: {refused.found}", flush=True)
+                print(f"left out: {recipe} on {name}: {refused.message}", flush=True)
                 continue
             rows.append(f"| {name} | {recipe} | {end}")
             print(rows[-1], flush=True)

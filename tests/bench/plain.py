@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from graftcli.api import plan
+from graftcli import plan
 from graftcli.graft.surgery.seams import graft, seams
 from graftcli.models.cuts.plan import Plan
 

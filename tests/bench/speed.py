@@ -25,17 +25,18 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.environment.machine import cpu, usable_cores
-from graftcli.graft.backend.batchnorm import trained_as
-from graftcli.graft.backend.memory_format import lay_out
+from graftcli.graft.backend.batchnorm import training_mode
+from graftcli.graft.backend.memory_format import set_channels_last_pieces
 from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.chunking import chunk_size
 from graftcli.graft.data.synthetic import Synthesis
 from graftcli.graft.data.teacher_cache import TeacherCache
-from graftcli.graft.data.view_counts import chunk_of, looks, synthetic
 from graftcli.graft.data.views import Views, plain
-from graftcli.graft.initialize.adapters import start_adapters
+from graftcli.graft.initialize.adapters import initialize_adapters
 from graftcli.graft.initialize.inherit import inherit
+from graftcli.graft.schedule import schedule_of
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Task, loss, pieces, tasks, wanted
+from graftcli.graft.training.tasks import Task, loss, pieces, tasks, teacher_values
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.images import Images, Preprocess, load
 from graftcli.images.pixels import decode
@@ -115,21 +116,21 @@ def context(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tup
         inherit(plan.teacher, plan.student, looked_at)
     joined = seams(plan, recipe.adapters.where)
     both = pieces(plan, joined)
-    lay_out(both, looked_at[:2])
-    start_adapters(recipe.adapters.start, plan, joined, both, looked_at, 0)
+    set_channels_last_pieces(both, looked_at[:2])
+    initialize_adapters(recipe.adapters.start, plan, joined, both, looked_at, 0)
     views = Views(images.pixels, PREPROCESS, recipe.views.augment, VIEWS, 0, room=ROOM)
-    values = {value for task in tasks(recipe, both.blocks, (1, 2, 3)) for value in wanted(task, both)}
+    values = {value for task in tasks(recipe, both.blocks, (1, 2, 3)) for value in teacher_values(task, both)}
     answers = TeacherCache(
         views,
         both.teacher,
         both.shapes,
         dict.fromkeys(values, "memory"),
         cache=Cache(folder),
-        chunk=chunk_of(both.shapes, CPU),
+        chunk=chunk_size(both.shapes, CPU),
         precision=how,
     )
     began = time.process_time()
-    answers.look(values, lambda *_: None)
+    answers.fill(values, lambda *_: None)
     return TrainContext(both, answers, len(images.pixels), 0, how), (time.process_time() - began) / len(views)
 
 
@@ -137,8 +138,8 @@ def stepping(training: BlockTrainer) -> Callable[[], None]:
     """What `preprocess` does in a step that is no mark."""
 
     def step() -> None:
-        error = training.error()
-        training.train_state.loss.has_run_away(training.train_state.step, float(error.detach()))
+        error = training.compute_loss()
+        training.train_state.loss.has_diverged(training.train_state.step, float(error.detach()))
         training.step(error)
 
     return step
@@ -152,7 +153,7 @@ def bare(training: BlockTrainer) -> Callable[[], None]:
     said = {value: training.context.teacher_cache.at(value, index) for value in training.targets}
 
     def step() -> None:
-        training.moving.zero_grad()
+        training.trainable.zero_grad()
         with training.context.precision.autocast():
             given = training.grafted(features, training.targets)
         loss(task, both, given, said).backward()
@@ -169,7 +170,7 @@ def step_of(recipe: Recipe, task: Task, given: TrainContext, rounds: int) -> Ste
     }
     calls: dict[str, Callable[[], object]] = {"step": stepping(training), "bare": bare(training)}
     calls |= {name: partial(step, views) for name, step in written.items()}
-    with trained_as(task.stage, training.moving):
+    with training_mode(task.stage, training.trainable):
         taken = interleaved(calls, rounds)
     return Step(
         recipe.name,
@@ -184,13 +185,13 @@ def step_of(recipe: Recipe, task: Task, given: TrainContext, rounds: int) -> Ste
 
 def making(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[int, float]:
     """How many synthetic images a run makes, and the CPU seconds of one."""
-    asked, count = recipe.views.synthetic, synthetic(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels))
+    asked, count = recipe.views.synthetic, schedule_of(recipe, len(images.pixels), 3).synthetic
     if asked is None or not count:
         return 0, 0.0
     teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
     synthesis = Synthesis(teacher, PREPROCESS, how, MADE_IN)
     began = time.process_time()
-    synthesis.of(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
+    synthesis.make(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
     return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
 
 
@@ -213,7 +214,7 @@ def a_and_c(folder: Path, rounds: int, how: Precision) -> Iterator[str]:
         for stage in recipe.stages:
             yield row(f"**`{recipe.name}` {stage.name}, all**", [one for one in found if one.stage == stage.name])
         yield row(f"**`{recipe.name}`, all steps**", found)
-        views = len(images.pixels) * sum(looks(recipe, tasks(recipe, 3, (1, 2, 3)), len(images.pixels)).values())
+        views = schedule_of(recipe, len(images.pixels), 3).total_views
         yield row(f"`{recipe.name}`, with the look at {views:,} views, {1e3 * look:.2f} ms each", found, look * views)
         count, each = making(recipe, images, folder, how)
         if count:
@@ -305,10 +306,11 @@ def e(folder: Path, rounds: int) -> Iterator[str]:
     for name, files, preprocess in (("photographs", photographs, wide), ("CIFAR-10", small, PREPROCESS)):
         data = [file.read_bytes() for file in files]
         taken = interleaved({name: partial(decode_all, data, preprocess)}, rounds, 1)[name]
-        yield f"| decoding {len(data)} files, {name}, to {preprocess.kept[0]} pixels | {len(data) / taken:,.0f} |"
+        size = preprocess.stored_size[0]
+        yield f"| decoding {len(data)} files, {name}, to {size} pixels | {len(data) / taken:,.0f} |"
     for recipe in ("netgraft", "graft"):
         for preprocess in (PREPROCESS, wide):
-            pixels = torch.randint(0, 256, (64, 3, *preprocess.kept), dtype=torch.uint8)
+            pixels = torch.randint(0, 256, (64, 3, *preprocess.stored_size), dtype=torch.uint8)
             views = Views(pixels, preprocess, load_recipe(recipe).views.augment, 2, 0)
             index = torch.arange(64)
             taken = interleaved({recipe: partial(views.normalised, index)}, rounds)[recipe]

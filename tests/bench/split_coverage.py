@@ -26,7 +26,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from graftcli.errors import GraftError
-from graftcli.models.cuts.automatic_cuts import by_work, cuts, shrinks
+from graftcli.models.cuts.automatic_cuts import cuts, equal_work_cuts, shrinks
 from graftcli.models.tracing.split import join, split
 from graftcli.models.tracing.trace import trace
 from tests.nets import randomise
@@ -122,7 +122,7 @@ def _cut(spec: str, kind: str, network: nn.Module) -> Row:
     try:
         traced = trace(network, torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)))
         natural = cuts(traced)
-        places = natural or by_work(traced, 4)
+        places = natural or equal_work_cuts(traced, 4)
         blocks = split(traced, places)
     except GraftError as error:
         return Row(spec, kind, "refused", _sentence(error), shape[1])
@@ -136,7 +136,7 @@ def _cut(spec: str, kind: str, network: nn.Module) -> Row:
         name=spec,
         family=kind,
         outcome="exact" if exact and len(blocks) > 1 else "not exact" if not exact else "refused",
-        reason="" if len(blocks) > 1 else "no place where one tensor alone is alive",
+        reason="" if len(blocks) > 1 else "no position where a single tensor is alive",
         size=shape[1],
         resolutions=len({p.size for s in shrinks(traced) for p in (s.before[-1], s.after[0])}),
         steps=len(steps),

@@ -11,7 +11,9 @@ import argparse
 import os
 from pathlib import Path
 
-from graftcli.api import ModelPair, PreprocessOptions, RunConfig, TrainOptions, distill
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.running import distill
+from graftcli.runs.scoring import PreprocessOptions
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("GRAFTCLI_DATA", "data")) / "cifar10"

@@ -18,7 +18,7 @@ from graftcli.cli import app
 from graftcli.events import Event, Warned
 from graftcli.formats import write as export
 from graftcli.formats.options import ExportOptions
-from graftcli.measure.benchmark import BenchEntry, Candidate, ladder
+from graftcli.measure.benchmark import BenchEntry, Candidate, benchmark
 from graftcli.store.run_file import write_run
 from tests.exports import small, subject
 from tests.files import Tiny, write
@@ -101,7 +101,7 @@ def test_class_folders_give_top_one(place: Path) -> None:
     told = call("run", "--images", "photos")
     assert told.exit_code == 0, told.output + told.stderr
     assert "top-1" in told.stdout
-    assert "classes: the number in front of the folder's name" in told.stdout
+    assert "classes: the leading number of the folder name" in told.stdout
     assert "1 thread\n" in told.stdout
 
 
@@ -135,7 +135,7 @@ def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) 
     write_run(place / "other", run)
     told = call("run", "other")
     assert told.exit_code == 0, told.output + told.stderr
-    assert "other was measured beside another teacher than its own" in told.stderr
+    assert "other was measured with a different teacher" in told.stderr
     assert (place / "run/bench.json").exists() and not (place / "other/bench.json").exists()
     (place / "run/bench.json").unlink()
     call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none")  # other weights
@@ -169,7 +169,7 @@ def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None
             replace(made, facts={"classes": json.dumps([*"abcdefghij"])}), ExportOptions(), tmp_path / f"{name}.onnx"
         )
     with torch.no_grad():
-        said = usual.module(usual.shown(usual.images, ExportOptions())).argmax(1).tolist()
+        said = usual.module(usual.to_inputs(usual.images, ExportOptions())).argmax(1).tolist()
     drawn = zip(usual.images.permute(0, 2, 3, 1).numpy(), said, strict=True)
     files = {
         f"test/{'abcdefghij'[answer]}/{i}.png": saved(Image.fromarray(image)) for i, (image, answer) in enumerate(drawn)
@@ -198,31 +198,31 @@ def test_what_a_run_was_asked_for_is_not_said_of_others(
 
     def watched(rungs: list[Candidate], *given: Any, **more: Any) -> tuple[BenchEntry, ...]:
         seen.extend(rungs)
-        return ladder(rungs, *given, **more)
+        return benchmark(rungs, *given, **more)
 
-    monkeypatch.setattr(benching, "ladder", watched)
+    monkeypatch.setattr(benching, "benchmark", watched)
     benching.bench([str(tmp_path / "dark"), str(tmp_path / "other.onnx")], threads=1, batch=2, seconds=0)
     assert [rung.preprocess.mean[0] for rung in seen if rung.preprocess is not None] == [0.1, 0.485, 0.4]
 
 
 def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "_SHORTLY", 0.0)
+    monkeypatch.setattr(benching, "_QUICK_SECONDS", 0.0)
     folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
     folder_of(place / "unlabelled", {f"{i}.png": saved(noise(32, 32, i)) for i in range(9)})
     file, kept = write(place / "run/new.onnx", Tiny(classes=10), size=32), place / "run/bench.json"
 
     def after(images: str) -> list[str]:
         heard: list[Event] = []
-        benching.after_export("run", str(file), images=place / images, threads=1, batch=2, listen=heard.append)
+        benching.bench_export("run", str(file), images=place / images, threads=1, batch=2, listen=heard.append)
         return [event.text for event in heard if isinstance(event, Warned)]
 
     try:
         for careful, fewer in ((("run",), "few"), (("run", "--images", "photos"), "unlabelled")):
             assert call(*careful).exit_code == 0
             before = kept.read_bytes()
-            assert "stays; `graftcli bench` replaces it" in " ".join(after(fewer))
+            assert "is kept; `graftcli bench` replaces it" in " ".join(after(fewer))
             assert kept.read_bytes() == before
-        assert "stays" not in " ".join(after("photos")) and kept.read_bytes() != before
+        assert "is kept" not in " ".join(after("photos")) and kept.read_bytes() != before
     finally:
         file.unlink()
 
@@ -232,7 +232,7 @@ def test_images_that_are_gone_leave_the_times(place: Path) -> None:
     told = call("run", "--json")
     (place / "moved").rename(place / "photos")
     assert told.exit_code == 0, told.output + told.stderr
-    assert "not there any more" in told.stderr
+    assert "images of the run are missing" in told.stderr
     assert json.loads(told.stdout)["rungs"][1]["agreement"] is None
 
 
@@ -241,7 +241,7 @@ def test_images_that_are_gone_leave_the_times(place: Path) -> None:
     [
         (("run", "alone16.onnx"), 2, "alone16.onnx takes 3x16x16"),
         (("nowhere.onnx",), 6, "nowhere.onnx"),
-        (("hybrid", "--img-size", "48"), 2, "holds a hybrid, which is made for images of 32x32"),
+        (("hybrid", "--img-size", "48"), 2, "holds a hybrid with input size 32x32"),
         (("run", "--images", "nowhere"), 5, "nowhere"),
         (("resnet999",), 3, "resnet999"),
     ],

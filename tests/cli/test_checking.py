@@ -10,11 +10,11 @@ from typer.testing import CliRunner, Result
 
 import graftcli
 from graftcli.cli import app
-from graftcli.cli.render_run import said
+from graftcli.cli.render_run import describe
 from graftcli.events import Event, ImagesDecoded
 from graftcli.graft.engine import weights_digest
 from graftcli.images import Images
-from graftcli.runs.image_check import _telling, checked
+from graftcli.runs.image_check import _throttled, check_run_images
 from tests import engine
 from tests.nets import randomise, resnet
 from tests.pictures import folder_of, noise, real_data, saved
@@ -44,12 +44,12 @@ def test_a_folder_is_told_in_words(photos: Path, teacher: list[str]) -> None:
     told = call(str(photos), *teacher, "--quiet")
     assert told.exit_code == 0, told.output + told.stderr
     for words in (
-        f"9 images under {photos}, and 1 file that cannot be read",
-        "torn.png: it ends too early",
+        f"9 images in {photos}, 1 unreadable file",
+        "torn.png: it is truncated",
         "0.png = copy.png",
         "of its 10 classes",
-        "what to do:",
-        "  - your 9 images cover",
+        "advice:",
+        "  - the teacher predicts ",
     ):
         assert words in told.stdout
     assert told.stderr == ""
@@ -83,7 +83,7 @@ def test_classes_are_called_by_their_names(photos: Path, teacher: list[str], tmp
 def test_no_image_is_an_error_of_the_images(tmp_path: Path) -> None:
     told = call(str(tmp_path))
     assert told.exit_code == 5
-    assert "no image" in told.stderr
+    assert "no readable image" in told.stderr
 
 
 def test_batches_change_no_number(photos: Path, teacher: list[str]) -> None:
@@ -94,13 +94,13 @@ def test_batches_change_no_number(photos: Path, teacher: list[str]) -> None:
 
 def test_every_image_is_progress(photos: Path) -> None:
     heard: list[Event] = []
-    graftcli.check(photos, listen=heard.append)
+    graftcli.inspect_images(photos, listen=heard.append)
     assert heard == [ImagesDecoded(done, 10) for done in range(1, 11)]
 
 
 def test_a_hundred_thousand_images_are_told_of_a_thousand_times() -> None:
     heard: list[Event] = []
-    tell = _telling(heard.append)
+    tell = _throttled(heard.append)
     for done in range(1, 100_001):
         tell(done, 100_000)
     assert len(heard) == 1000 and heard[-1] == ImagesDecoded(100_000, 100_000)
@@ -108,7 +108,7 @@ def test_a_hundred_thousand_images_are_told_of_a_thousand_times() -> None:
 
 def test_real_images_of_all_classes_cover_them() -> None:
     folder = real_data("cifar10")
-    found = graftcli.check(
+    found = graftcli.inspect_images(
         folder / "10shot-draw0",
         teacher=f"{NETS}:resnet(depth=56)",
         teacher_checkpoint=folder / "teachers" / "resnet56-4bfd9763.th",
@@ -130,7 +130,7 @@ def test_a_run_checks_at_most_a_few_hundred_images_and_changes_no_weight() -> No
         shown += len(given[0])
 
     handle = network.module.register_forward_pre_hook(count)
-    found = checked(network, engine.images(1000), engine.PREPROCESS, torch.device("cpu"))
+    found = check_run_images(network, engine.images(1000), engine.PREPROCESS, torch.device("cpu"))
     handle.remove()
     assert shown == found.shown == 200 and found.images == 1000
     assert weights_digest(network.module) == before
@@ -140,10 +140,10 @@ def test_the_short_form_is_one_line_and_one_of_advice() -> None:
     network = engine.plan().teacher.network
     pixels = engine.images(4).pixels
     doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), frozenset(), "")
-    told = said(checked(network, doubled, engine.PREPROCESS, torch.device("cpu")))
+    told = describe(check_run_images(network, doubled, engine.PREPROCESS, torch.device("cpu")))
     assert told is not None
     first, *more = told.splitlines()
-    assert first.startswith("images: 5, 1 twice or nearly so; the teacher takes them for ")
+    assert first.startswith("images: 5 (1 duplicate); teacher predicts ")
     assert len(more) <= 1
 
 

@@ -99,11 +99,11 @@ def test_help_of_every_command_ends_with_examples_that_parse(name: str) -> None:
 
 def test_help_groups_the_commands_by_purpose() -> None:
     shown = run(app, ["--help"]).stdout
-    panels = re.findall(r"─ ([A-Z][a-z]+ ?[a-z]*) ─", shown)
+    panels = re.findall(r"─ ([A-Z][a-z]+[ &a-z]*) ─", shown)
     assert panels[0] == "Options"
-    known = ["Distil", "Look before", "Afterwards", "Help yourself"]
+    known = ["Train", "Inspect", "Evaluate & export", "Utilities"]
     assert panels[1:] == [panel for panel in known if panel in panels]
-    assert re.search(r"Help yourself.*\n.*\bcheck\b.*\n(.*\n)*?.*\benv\b", shown)
+    assert re.search(r"Utilities.*\n.*\bcheck\b.*\n(.*\n)*?.*\benv\b", shown)
 
 
 def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
@@ -130,7 +130,7 @@ def test_the_shell_completes_commands_and_flags(words: str, at: str, expected: s
     ("kind", "code"),
     [(UsageError, 2), (PairError, 3), (GateError, 4), (ImagesError, 5), (CheckpointError, 6), (MachineError, 7)],
 )
-def test_an_error_is_told_as_found_then_mend_with_its_own_code(kind: type[Exception], code: int) -> None:
+def test_an_error_prints_message_then_fix_with_its_exit_code(kind: type[Exception], code: int) -> None:
     ran = run(failing(kind("cut 3 differs: [14x14] and 12x12.", "Choose the cuts.")), ["go"])
     assert ran.exit_code == code
     assert ran.stderr == "cut 3 differs: [14x14] and 12x12.\nChoose the cuts.\n"
@@ -140,7 +140,7 @@ def test_an_error_is_told_as_found_then_mend_with_its_own_code(kind: type[Except
 def test_with_json_an_error_is_one_document_on_stderr() -> None:
     ran = run(failing(CheckpointError("one\ntwo", "three")), ["go", "--json"])
     assert ran.exit_code == 6
-    assert json.loads(ran.stderr) == {"error": {"code": 6, "found": "one\ntwo", "mend": "three"}}
+    assert json.loads(ran.stderr) == {"error": {"code": 6, "message": "one\ntwo", "fix": "three"}}
     assert ran.stdout == ""
 
 
@@ -149,8 +149,8 @@ def test_with_json_a_wrong_flag_is_a_document_too() -> None:
         ran = run(app, words, env=setting)
         told = json.loads(ran.stderr)["error"]
         assert ran.exit_code == told["code"] == 2
-        assert "--jsno" in told["found"]
-        assert told["mend"] == "`graftcli env --help` lists what it takes."
+        assert "--jsno" in told["message"]
+        assert told["fix"] == "See `graftcli env --help`."
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), typer.Abort()])
@@ -187,14 +187,14 @@ def test_torch_out_of_memory_is_the_machines() -> None:
     torch = pytest.importorskip("torch")
     told = failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."))
     assert told.code == 7
-    assert "20.00 GiB" in told.found
+    assert "20.00 GiB" in told.message
 
 
 def test_anything_else_is_a_bug_with_its_traceback_last() -> None:
     ran = run(failing(ZeroDivisionError("division by zero")), ["go"])
     assert ran.exit_code == 1
     first, *_, last = ran.stderr.splitlines()
-    assert first == "a bug of graftcli: ZeroDivisionError: division by zero"
+    assert first == "bug in graftcli: ZeroDivisionError: division by zero"
     assert "Traceback (most recent call last):" in ran.stderr
     assert last == "ZeroDivisionError: division by zero"
     as_json = json.loads(run(failing(ZeroDivisionError("division by zero")), ["go", "--json"]).stderr)["error"]

@@ -10,11 +10,11 @@ import pytest
 
 from graftcli.formatting import code, fenced, markdown, one_line, visible
 from graftcli.images.pixels import Preprocess
-from graftcli.report.comparison import CellScore, Comparison, TeacherScore, lines
+from graftcli.report.comparison import CellScore, Comparison, TeacherScore, method_lines
 from graftcli.report.comparison import markdown as table_of
-from graftcli.report.disagreement import Answer
+from graftcli.report.disagreement import Prediction
 from graftcli.report.page import comparison_page, page
-from graftcli.report.run_view import BenchView, shown
+from graftcli.report.run_view import BenchView, load_run_view
 from graftcli.store.model_card import CardFacts, card
 from tests.reports import LADDER, folder_of_run, told
 
@@ -54,11 +54,11 @@ class Elements(HTMLParser):
 def run_page(folder: Path, name: str) -> str:
     """The page of a run in which everything that comes from outside is `name`."""
     rungs = [{**rung, "name": f"{name} (student)"} for rung in LADDER]
-    run = shown(folder_of_run(folder, names=(name, name + "2"), warnings=[name], ladder=rungs), None, [name])
+    run = load_run_view(folder_of_run(folder, names=(name, name + "2"), warnings=[name], ladder=rungs), None, [name])
     facts = told()
     compared = facts.compared
     assert compared is not None
-    answer = Answer(1, name, 0.5)
+    answer = Prediction(1, name, 0.5)
     worst = tuple(replace(one, image=name, teacher=answer, student=answer) for one in compared.worst)
     plan = json.loads(json.dumps(facts.plan))
     for role in ("teacher", "student"):
@@ -70,8 +70,8 @@ def run_page(folder: Path, name: str) -> str:
     facts = replace(facts, compared=replace(compared, worst=worst))
     run.run["settings"]["recipe"]["name"] = run.run["settings"]["images"] = name
     run.session.update(command=f"graftcli distill --teacher '{name}'", versions={name: name})
-    ladder = tuple(replace(rung, format=name, precision=name) for rung in run.ladder)
-    return page([replace(run, facts=facts, ladder=ladder), replace(run, facts=facts, folder=folder / "other")])
+    bench = tuple(replace(rung, format=name, precision=name) for rung in run.bench)
+    return page([replace(run, facts=facts, bench=bench), replace(run, facts=facts, folder=folder / "other")])
 
 
 def comparison(name: str) -> Comparison:
@@ -81,7 +81,7 @@ def comparison(name: str) -> Comparison:
         CellScore(name, name, f"{name}2", name, None, shots=1, draw=0, seed=0, fault=name),
     )
     teacher = TeacherScore(name, 1, 1, 0.5)
-    return Comparison(name, teacher, name, name, name, name, name, (name,), lines(trials), trials)
+    return Comparison(name, teacher, name, name, name, name, name, (name,), method_lines(trials), trials)
 
 
 @NAMES
@@ -150,6 +150,6 @@ def test_ordinary_names_stay_as_they_are() -> None:
 
 def test_a_ladder_with_a_hostile_batch_is_not_shown(tmp_path: Path) -> None:
     spoilt = [{**LADDER[0], "latency_ms": {"<script>": {"median": 1.0, "p95": 1.0}}}]
-    run = shown(folder_of_run(tmp_path, ladder=spoilt), None)
-    assert run.ladder == () and "bench.json" in run.warnings[-1]
+    run = load_run_view(folder_of_run(tmp_path, ladder=spoilt), None)
+    assert run.bench == () and "bench.json" in run.warnings[-1]
     assert isinstance(BenchView("a", "b", "c", 1), BenchView)

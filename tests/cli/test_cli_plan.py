@@ -172,23 +172,23 @@ def test_the_student_s_lines_say_what_is_saved_and_what_is_not() -> None:
 
 def test_each_seam_has_a_line_that_says_where_it_goes_or_why_it_stays() -> None:
     folds = plan("timm:resnet50", "timm:mobilenetv3_large_100", "--img-size", "64").stdout
-    assert "seam behind block 1: adapter 256 to 24 channels, folds forward into blocks.2.0.conv_pw" in folds
+    assert "seam after block 1: adapter 256 to 24 channels, folds forward into blocks.2.0.conv_pw" in folds
     stays = plan("timm:deit_small_patch16_224", "timm:deit_tiny_patch16_224", "--img-size", "32").stdout
-    assert "stays in the student: read by `blocks.3.norm1` (LayerNorm); made by `add` in `blocks.2`" in stays
-    assert "stock: NO, the adapters behind blocks 1, 2, 3 stay in the student" in stays
+    assert "stays in the student: read by `blocks.3.norm1` (LayerNorm); produced by `add` in `blocks.2`" in stays
+    assert "stock: NO, the adapters after blocks 1, 2, 3 stay in the student" in stays
 
 
 def test_inspect_says_how_a_network_without_natural_cuts_is_cut_or_that_it_is_not() -> None:
     told = call("inspect", "timm:test_vit", "--img-size", "64").stdout
-    assert "Its maps never shrink: cut at equal shares of the work." in told and "blocks.0" in told
+    assert "The feature maps never shrink: cut at equal shares of the MACs." in told and "blocks.0" in told
     branches = call("inspect", "timm:crossvit_tiny_240")
     assert branches.exit_code == 0
-    assert "It cannot be cut" in branches.stdout
+    assert "No valid cut" in branches.stdout
 
 
 def test_inspect_names_modules_that_are_kept_whole() -> None:
     told = call("inspect", theirs("inside"), "--img-size", "32").stdout
-    assert "note: `b.0` is kept whole: its code depends on the numbers" in told and "odd_networks.py:" in told
+    assert "note: `b.0` is not traced into: its code depends on tensor values" in told and "odd_networks.py:" in told
     found = json.loads(call("inspect", theirs("inside"), "--img-size", "32", "--json").stdout)
     assert list(found["opaque"]) == ["b.0"]
     assert found.keys() == {"name", "source", "weights", "params", "macs", "img_size", "by_work", "cuts", "opaque"}

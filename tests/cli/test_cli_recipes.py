@@ -10,7 +10,8 @@ from typer.testing import CliRunner, Result
 
 from graftcli.cli.recipes import app
 from graftcli.errors import GraftError, MachineError, UsageError
-from graftcli.recipe.file import load, shipped, text_of
+from graftcli.recipe import Recipe, Stage
+from graftcli.recipe.file import load, read_text, shipped
 
 
 def graftcli_recipes(*words: str) -> Result:
@@ -40,8 +41,8 @@ def test_ls_json_is_one_document() -> None:
 
 
 def test_show_prints_the_file_as_it_is() -> None:
-    assert graftcli_recipes("show", "netgraft").stdout == text_of(shipped()["netgraft"])
-    assert "nearest name is netgraft" in refused("show", "netgraf").mend
+    assert graftcli_recipes("show", "netgraft").stdout == read_text(shipped()["netgraft"])
+    assert "nearest name is netgraft" in refused("show", "netgraf").fix
 
 
 def test_cp_makes_a_copy_that_validates(tmp_path: Path) -> None:
@@ -65,8 +66,8 @@ def test_cp_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
     mine.write_text("precious")
     error = refused("cp", "graft", str(mine))
     assert isinstance(error, UsageError)
-    assert str(mine) in error.found
-    assert "--overwrite" in error.mend
+    assert str(mine) in error.message
+    assert "--overwrite" in error.fix
     assert mine.read_text() == "precious"
     assert graftcli_recipes("cp", "graft", str(mine), "--overwrite").exit_code == 0
     assert load(str(mine)) == load("graft")
@@ -77,7 +78,7 @@ def test_cp_into_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     for parent in (tmp_path / "absent", tmp_path / "file"):
         error = refused("cp", "graft", str(parent / "mine.yaml"))
         assert isinstance(error, UsageError)
-        assert f"There is no folder `{parent}`" in error.found
+        assert f"There is no folder `{parent}`" in error.message
 
 
 def test_cp_to_where_nothing_can_be_written_is_the_machines_fault(
@@ -89,7 +90,7 @@ def test_cp_to_where_nothing_can_be_written_is_the_machines_fault(
     monkeypatch.setattr(Path, "write_text", full)
     error = refused("cp", "graft", str(tmp_path / "mine.yaml"))
     assert isinstance(error, MachineError)
-    assert str(tmp_path / "mine.yaml") in error.found and "No space left" in error.found
+    assert str(tmp_path / "mine.yaml") in error.message and "No space left" in error.message
     assert not list(tmp_path.iterdir())
 
 
@@ -108,17 +109,17 @@ def test_results_are_json_too(tmp_path: Path) -> None:
 
 def test_validate_reports_the_faults_of_every_file(tmp_path: Path) -> None:
     first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
-    first.write_text(text_of(shipped()["kd"]).replace("lr: 1e-3", "lr: fast").replace("init: random", "init: x"))
+    first.write_text(read_text(shipped()["kd"]).replace("lr: 1e-3", "lr: fast").replace("init: random", "init: x"))
     second.write_text("stages: [\n")
     result = graftcli_recipes("validate", str(first), str(second), "absent", "graft")
     error = result.exception
     assert isinstance(error, UsageError)
     assert error.exit_code == 2
-    assert f"{first} has 2 faults." in error.found
+    assert f"{first} has 2 faults." in error.message
     line = first.read_text().splitlines().index("init: x") + 1
-    assert f'{first}:{line}: `init` found "x"' in error.found
-    assert f"{second}:2: the recipe cannot be read" in error.found
-    assert "no recipe `absent`" in error.found
+    assert f'{first}:{line}: `init` found "x"' in error.message
+    assert f"{second}:2: the recipe cannot be read" in error.message
+    assert "no recipe `absent`" in error.message
     assert result.stdout == "graft: recipe graft, stages graft, finish\n"
 
 
@@ -126,10 +127,21 @@ def test_validate_checks_settings_too() -> None:
     assert graftcli_recipes("validate", "graft", "--set", "stages.graft.lr=1e-4").exit_code == 0
     assert (
         "--set stages.graft.lr=0: `stages.0.lr` found 0"
-        in refused("validate", "graft", "--set", "stages.graft.lr=0").found
+        in refused("validate", "graft", "--set", "stages.graft.lr=0").message
     )
 
 
 @pytest.mark.parametrize("command", ["ls", "show", "cp", "validate"])
 def test_help_ends_with_an_example(command: str) -> None:
     assert f"graftcli recipes {command}" in graftcli_recipes(command, "--help").stdout
+
+
+def test_the_reference_of_recipes_is_up_to_date() -> None:
+    page = next(iter(shipped().values())).with_name("README.md")
+    assert graftcli_recipes("schema", "--markdown").stdout == page.read_text(encoding="utf-8")
+
+
+def test_the_schema_has_every_field() -> None:
+    schema = json.loads(graftcli_recipes("schema").stdout)
+    assert set(schema["properties"]) == set(Recipe.model_fields)
+    assert set(schema["$defs"]["Stage"]["properties"]) == set(Stage.model_fields)

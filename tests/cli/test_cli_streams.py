@@ -248,7 +248,7 @@ def test_an_interrupted_command_leaves_no_process_and_one_document(place: Path) 
     ran = started(place, (*RUN, "--out", "interrupted", "--steps-scale", "0.05", "--json"), subprocess.PIPE)
     assert ran.stderr is not None
     with ran:
-        while b"began" not in (read := ran.stderr.readline()):
+        while b"taskstarted" not in (read := ran.stderr.readline()):
             assert read, "it ended before anything was trained"
         ran.send_signal(signal.SIGINT)
         _, rest = ran.communicate(timeout=60)

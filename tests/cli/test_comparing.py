@@ -12,10 +12,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.api import comparing
 from graftcli.cli import app
 from graftcli.comparison import compatibility as eligible
-from graftcli.comparison.fingerprint import state_of
+from graftcli.comparison import running as comparing
+from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import GateError
 from graftcli.events import Event, FileSaved, TimeEstimated, Warned
 from graftcli.runs.running import distill
@@ -99,7 +99,7 @@ def test_each_cell_is_a_run_of_its_own_and_the_table_is_their_sum(finished: dict
     each = [trial["accuracy"] for trial in finished["trials"] if trial["shots"] == 1]
     assert finished["lines"][0]["accuracy"]["each"] == each
     assert finished["teacher"]["accuracy"] is not None and finished["teacher"]["name"] == "resnet(depth=14)"
-    assert "images of a class" in finished["shots"] and "10 images of photos" in finished["scored"]
+    assert "images per class" in finished["shots"] and "10 images of photos" in finished["scored"]
     assert json.loads((place / "whole/compare.json").read_text()) == finished
     assert "| tiny | 2 |" in (place / "whole/compare.md").read_text()
     assert "Accuracy over shots" in (place / "whole/report.html").read_text()
@@ -173,7 +173,7 @@ def test_overwrite_makes_no_cell_anew_that_would_come_out_the_same(finished: dic
     cells = sorted((place / "touched/cells").glob("*/run.json"))
     before = [read_run(cell.parent)["ended"] for cell in cells]
     (place / "teacher.pth").touch()
-    state_of.cache_clear()
+    file_stats.cache_clear()
     document(*DRAWN, "--overwrite", "-j", "1", out="touched")
     assert [read_run(cell.parent)["ended"] for cell in cells] == before
 
@@ -228,7 +228,7 @@ def test_a_cell_that_was_broken_off_goes_on_to_the_same_bytes_and_counts_all_its
 def test_each_block_alone_has_a_line_and_is_a_hybrid() -> None:
     found = document("--blocks", "each", "--shots", "1", "--steps", "6", out="blocks")
     assert [(line["blocks"], line["steps"]) for line in found["lines"]] == [("1", 6), ("2", 6), ("3", 6)]
-    assert found["lines"][0]["accuracy"] is None and "no --test" in found["scored"]
+    assert found["lines"][0]["accuracy"] is None and "no accuracy without --test images" in found["scored"]
     keys = graftcli.load(found["trials"][2]["folder"]).state_dict().keys()
     assert any(key.startswith("student.layer3") for key in keys)
     assert any(key.startswith("teacher.layer1") for key in keys)
@@ -260,7 +260,7 @@ def test_blocks_are_counted_by_any_recipe_that_goes_with_the_student() -> None:
 def test_a_budget_of_steps_is_the_same_for_all_recipes() -> None:
     found = document("--recipe", "kd", "--shots", "1", "--steps", "9", out="steps")
     assert [(line["method"], line["steps"]) for line in found["lines"]] == [("tiny", 9), ("kd", 9)]
-    assert "9 steps a cell" in found["budget"]
+    assert "9 steps per cell" in found["budget"]
 
 
 def test_a_budgets_batch_goes_before_the_one_that_is_asked_for(place: Path) -> None:
@@ -273,7 +273,7 @@ def test_a_budgets_batch_goes_before_the_one_that_is_asked_for(place: Path) -> N
 
 def test_of_many_cells_a_warning_is_told_once_and_no_cells_length() -> None:
     heard: list[Event] = []
-    tell = comparing._once(heard.append)
+    tell = comparing._without_repeats(heard.append)
     for event in (Warned("a"), TimeEstimated(9, 1e4), Warned("b"), Warned("a"), FileSaved("x"), FileSaved("x")):
         tell(event)
     assert heard == [Warned("a"), Warned("b"), FileSaved("x"), FileSaved("x")]
@@ -285,8 +285,8 @@ def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
     (pace,) = (fact["value"] for fact in paces.values())
     assert pace["expected"] < 3.0 or pace["steps"] == 4
     assert [trial["steps"] for trial in found["trials"]] == [pace["steps"]] * 2
-    assert not list((place / "seconds").glob(".rehearsal*"))
-    assert "3 s a cell" in found["budget"]
+    assert not list((place / "seconds").glob(".profile-*"))
+    assert "3 s per cell" in found["budget"]
 
 
 def test_a_cell_that_fails_is_told_and_the_others_are_done(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,7 +297,7 @@ def test_a_cell_that_fails_is_told_and_the_others_are_done(place: Path, monkeypa
 
     monkeypatch.setattr(comparing, "distill", failing)
     told = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
-    assert told.exit_code == 4 and "1 of 2 cells came to nothing" in told.stderr
+    assert told.exit_code == 4 and "1 of 2 cells failed" in told.stderr
     found = json.loads(told.stdout)
     assert [trial["fault"] is None for trial in found["trials"]] == [False, True]
     assert "the loss ran away again" in (place / "failing/compare.md").read_text()
@@ -309,7 +309,9 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
     found = document("--recipe", "own.yaml", "--shots", "1", "--steps-scale", "0.2", out="left-out")
     assert [(trial["method"], trial["fault"]) for trial in found["trials"]] == [("tiny", None)]
     (note,) = found["notes"]
-    assert note.startswith("left out: own with resnet(depth=8): recipe tiny starts from the student's own weights")
+    assert note.startswith(
+        "left out: own with resnet(depth=8): recipe tiny has `init: checkpoint`, and there is no --student-checkpoint"
+    )
 
 
 @pytest.mark.parametrize(
@@ -319,10 +321,10 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
         (("--steps", "5", "--steps-scale", "0.1"), 2, "--steps-scale"),
         (("--shots", "0"), 2, "--shots '0'"),
         (("--shots", "one"), 2, "--shots 'one'"),
-        (("--shots", "9"), 5, "too few images"),
+        (("--shots", "9"), 5, "too few distinct, readable images"),
         (("--recipe", "nosuch"), 2, "nosuch"),
         (("--blocks", "7"), 2, "names block 7"),
-        (("--steps", "3"), 2, "3 steps are fewer than the 4 units"),
+        (("--steps", "3"), 2, "3 steps are fewer than the 4 tasks"),
         (("--test", "nowhere"), 5, "nowhere"),
     ],
 )

@@ -67,9 +67,10 @@ def test_env_survives_a_torchvision_that_does_not_fit_and_says_what_to_type(tmp_
     assert ran.returncode == 7, ran.stderr
     (fault,) = json.loads(ran.stdout)["faults"]  # timm, which imports torchvision, is not blamed
     known = versions()
-    assert f"torchvision {known['torchvision']} does not fit torch {known['torch']}: {MISFIT}" in fault["found"]
+    mismatch = f"torchvision {known['torchvision']} is not compatible with torch {known['torch']}"
+    assert f"{mismatch}: {MISFIT}" in fault["found"]
     assert fault["mend"] == REINSTALL
-    assert json.loads(ran.stderr)["error"] == {"code": 7, **fault}
+    assert json.loads(ran.stderr)["error"] == {"code": 7, "message": fault["found"], "fix": fault["mend"]}
 
 
 # ---- broken installs ----
@@ -138,7 +139,7 @@ def test_a_driver_that_is_no_program_names_no_gpu(idle_gpu: Any, tmp_path: Path)
 def test_a_torch_for_the_cpu_alone_beside_a_gpu_is_found(idle_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle_gpu.version, "cuda", None)
     (fault,) = [fault for fault in faults() if "GPU 0: NVIDIA T4" in fault.found]
-    assert "for the CPU alone" in fault.found
+    assert "CPU-only build" in fault.found
     assert fault.mend.startswith(REINSTALL)
 
 

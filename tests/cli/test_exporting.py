@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -16,12 +16,12 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.api import ExportOptions, export
+from graftcli import export
 from graftcli.cli import app
 from graftcli.events import Event, Warned
-from graftcli.formats.options import Format, Precision
+from graftcli.formats.options import ExportOptions, Format, Precision
 from graftcli.images.pixels import normalise
-from graftcli.store import WRITTEN
+from graftcli.store import FILE_PATTERNS
 from graftcli.store.run_file import read_run
 from tests.exports import pixels, preprocess, small
 from tests.pictures import folder_of, saved
@@ -37,15 +37,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder_of(folder, {f"photos/{index}.png": saved(image) for index, image in enumerate(drawn)})
     torch.save(small(14).state_dict(), folder / "teacher.pth")
     torch.save(small().state_dict(), folder / "small.pth")
-    networks = graftcli.ModelPair(
-        f"{NETS}:resnet(depth=14)", f"{NETS}:resnet(depth=8)", teacher_checkpoint=str(folder / "teacher.pth")
-    )
-    how = graftcli.TrainOptions(steps_scale=0.005, batch=4, device="cpu")
-    asked = graftcli.RunConfig(networks, str(folder / "photos"), how=how)
-    threads = torch.get_num_threads()
-    graftcli.distill(asked, out=folder / "run")
-    graftcli.partial("3", asked, out=folder / "hybrid")
-    torch.set_num_threads(threads)
+    given: dict[str, Any] = {
+        "teacher": f"{NETS}:resnet(depth=14)",
+        "student": f"{NETS}:resnet(depth=8)",
+        "images": folder / "photos",
+        "teacher_checkpoint": folder / "teacher.pth",
+        **{"steps_scale": 0.005, "batch": 4, "device": "cpu"},
+    }
+    graftcli.distill(**given, out=folder / "run")
+    graftcli.partial(3, **given, out=folder / "hybrid")
     return folder
 
 
@@ -105,7 +105,7 @@ def test_what_is_exported_into_a_runs_folder_goes_when_the_run_is_made_anew(name
         *(ExportOptions(precision=one) for one in get_args(Precision)),
         *(ExportOptions(format=one) for one in get_args(Format)),
     ]
-    assert all(f"{name}{form.ending}" in WRITTEN for form in forms)
+    assert all(f"{name}{form.suffix}" in FILE_PATTERNS for form in forms)
 
 
 @pytest.mark.parametrize("name", ["run", "hybrid"])
@@ -131,7 +131,7 @@ def test_without_images_the_comparison_on_noise_is_said_and_int8_refused() -> No
     words = (f"{NETS}:resnet(depth=8)", "--checkpoint", "small.pth", "--out", "noise.onnx")
     ran = call(*words)
     assert ran.exit_code == 0, ran.stderr
-    assert "on noise alone" in ran.stderr and "images of noise" in ran.stdout
+    assert "on noise only" in ran.stderr and "noise images" in ran.stdout
     ran = call(*words, "--overwrite", "--precision", "int8")
     assert ran.exit_code == 2 and "--calib" in ran.stderr
 
@@ -141,23 +141,23 @@ def test_images_that_moved_or_changed_are_told(place: Path) -> None:
     heard: list[Event] = []
     shutil.move("photos", "elsewhere")
     try:
-        assert export("moved", ExportOptions(static=True), out="moved.onnx", listen=heard.append).noise
+        assert export("moved", static=True, out="moved.onnx", listen=heard.append).noise
         shutil.copytree("elsewhere", "photos")
         (place / "photos/0.png").unlink()
-        export("moved", ExportOptions(static=True), out="moved.onnx", listen=heard.append, overwrite=True)
+        export("moved", static=True, out="moved.onnx", listen=heard.append, overwrite=True)
     finally:
         shutil.rmtree("photos", ignore_errors=True)
         shutil.move("elsewhere", "photos")
     said = " ".join(event.text for event in heard if isinstance(event, Warned))
-    assert "images are gone" in said and "on noise alone" in said and "no longer those" in said
+    assert "images of the run are missing" in said and "on noise only" in said and "images differ from those" in said
 
 
 def test_a_gate_that_fails_exits_with_4_and_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = np.zeros((1, 10), np.float32)
-    monkeypatch.setattr("graftcli.formats.onnx.runner", lambda data: lambda images: zeros.repeat(len(images), 0))
+    monkeypatch.setattr("graftcli.formats.onnx.onnx_runner", lambda data: lambda images: zeros.repeat(len(images), 0))
     ran = call("run", "--out", "gate.onnx")
     assert ran.exit_code == 4 and not Path("gate.onnx").exists()
-    assert re.search(r"on \d+\.\d\d% of 12 images, where 100.00% is asked.*1\.0e\+00 of the largest", ran.stderr)
+    assert re.search(r"on \d+\.\d\d% of 12 images; 100.00% is required.*1\.0e\+00 of the largest", ran.stderr)
 
 
 def test_a_hybrid_has_the_image_size_that_it_was_made_for() -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from graftcli.api import plan
+from graftcli import plan
 from graftcli.errors import CheckpointError
 from graftcli.graft.surgery import hybrid
 from graftcli.models.loading.build import build
@@ -21,8 +21,8 @@ from graftcli.models.network import Network
 from graftcli.runs.loading import load
 from graftcli.store.model_card import CardFacts, save_student, write_weights
 from tests import nets
+from tests.laws.test_card import PREPROCESS, answers, made, network
 from tests.nets import randomise
-from tests.unit.test_card import PREPROCESS, answers, made, network
 
 SIZE = 32
 FIT_32 = replace(PREPROCESS, size=(SIZE, SIZE))
@@ -125,10 +125,10 @@ def stock(folder: Path) -> Network:
 @pytest.mark.parametrize(
     ("document", "reason"),
     [
-        ("{", "is not what graftcli writes"),
-        ("[]", "is not what graftcli writes"),
-        ("{}", "does not say what network it holds"),
-        (None, "is no finished run"),
+        ("{", "was not written by graftcli"),
+        ("[]", "was not written by graftcli"),
+        ("{}", "does not describe a network"),
+        (None, "is not a finished run"),
     ],
 )
 def test_a_folder_of_others_is_refused(tmp_path: Path, document: str | None, reason: str) -> None:
@@ -153,7 +153,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     stock(tmp_path)
     other = network("timm:resnet14t")
     write_weights(tmp_path / "model.safetensors", other.module, made(other))
-    with pytest.raises(CheckpointError, match=r"graft.json` does not match the metadata of `model.safetensors`"):
+    with pytest.raises(CheckpointError, match=r"graft.json` differs from the metadata of `model.safetensors`"):
         load(tmp_path)
 
 

@@ -107,4 +107,4 @@ def test_there_are_commands() -> None:
 def test_a_size_that_is_none_is_usage() -> None:
     ran = run(echoing(), ["go", "--teacher", "a", "--img-size", "big"])
     assert ran.exit_code == 2
-    assert ran.stderr.splitlines()[0] == "--img-size 'big' is no image size."
+    assert ran.stderr.splitlines()[0] == "--img-size 'big' is not an image size."

@@ -77,7 +77,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 def test_a_run_ends_with_its_report(finished: Path) -> None:
     text = (finished / "report.html").read_text()
-    for part in ("The plan", "graftcli distill as typed", "disagree most", "left out: torn.png", "graft", "finish"):
+    for part in ("The plan", "graftcli distill as typed", "disagree most", "skipped torn.png", "graft", "finish"):
         assert part in text, part
     told = facts.read(finished)
     assert told is not None and told.compared is not None
@@ -115,8 +115,8 @@ def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: 
     ("spoilt", "said", "plan"),
     [
         ("photos", "the images in", True),
-        ("weights", "the teacher&#39;s weights are not the run&#39;s", True),
-        ("teacher", "lacks the plan and the pictures", False),
+        ("weights", "the weights of the teacher have changed since the run", True),
+        ("teacher", "lacks the plan and the images", False),
     ],
 )
 def test_what_is_not_the_runs_any_more_is_left_out_and_named(

@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 import graftcli
 from graftcli.cli import app
-from graftcli.runs.config import asked_of
+from graftcli.runs.config import recorded_config
 from graftcli.store.atomic import read_tensors
 from graftcli.store.locks import LOCK_FILE
 from graftcli.store.run_file import write_run
@@ -95,7 +95,7 @@ def test_the_same_command_after_the_end_says_so_and_changes_nothing(finished: Pa
     before = written(finished)
     told = call(*arguments("--quiet"))
     assert told.exit_code == 0
-    assert "done before" in told.output
+    assert "already done" in told.output
     assert written(finished) == before
 
 
@@ -137,8 +137,8 @@ def test_what_is_said_beside_an_earlier_run_counts(finished: Path, place: Path) 
         "partial", "--blocks", "1", "--run", str(finished), "--seed", "7", "--out", "seven", "--json", "--quiet"
     )
     assert told.exit_code == 0, told.output + told.stderr
-    asked = asked_of(place / "seven")
-    assert (asked.how.seed, asked.how.batch, asked.networks) == (7, 8, asked_of(finished).networks)
+    asked = recorded_config(place / "seven")
+    assert (asked.how.seed, asked.how.batch, asked.networks) == (7, 8, recorded_config(finished).networks)
     name = "graft-1.safetensors"
     assert (place / "seven" / "blocks" / name).read_bytes() != (finished / "blocks" / name).read_bytes()
 
@@ -195,7 +195,7 @@ def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
     told = call("eval", str(finished), "--images", "photos", "--teacher", str(finished), "--json")
     assert told.exit_code == 0, told.stderr
     assert '"share": 1.0' in told.output.split('"likeness"')[1]
-    assert "the number in front" in told.output
+    assert "the leading number of the folder name" in told.output
 
 
 def likeness_of(*words: str) -> dict[str, object]:
@@ -216,7 +216,7 @@ def test_eval_takes_the_teacher_and_its_weights_from_the_run(finished: Path) -> 
     made = ("prune:l1=0.3", "--trust-code", "--num-classes", "10")
     assert likeness_of(str(finished), *made) == named
     lonely = call("eval", f"{NETS}:resnet(depth=8)", "--images", "photos", *weights)
-    assert lonely.exit_code == 2 and "no teacher is named" in lonely.stderr
+    assert lonely.exit_code == 2 and "no teacher is given" in lonely.stderr
 
 
 def test_runs_of_different_teachers_are_not_compared_with_one(finished: Path, tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(fi
 def test_a_teacher_with_random_weights_is_told(finished: Path) -> None:
     words = ("eval", str(finished), "--images", "photos", "--teacher")
     told = call(*words, f"{NETS}:resnet(depth=20)")
-    assert told.exit_code == 0 and "has random weights: agreement with it says nothing" in told.stderr
+    assert told.exit_code == 0 and "has random weights: agreement with it is meaningless" in told.stderr
     assert "random" not in call(*words, str(finished)).stderr
 
 
@@ -289,7 +289,7 @@ def test_networks_that_answer_otherwise_are_not_compared(finished: Path) -> None
         (arguments(out="teacher.pth"), 2, "is a file"),
         (arguments(out="taken.onnx"), 2, "taken.onnx"),
         (["partial", "--blocks", "9"], 2, "1 to 3"),
-        (["partial", "--blocks", "x"], 2, "names no blocks"),
+        (["partial", "--blocks", "x"], 2, "is not a list of blocks"),
         (["partial", "--blocks", "1", "--device", "nonsense"], 2, "nonsense"),
         (["partial", "--blocks", "1", "--run", "nowhere"], 2, "nowhere"),
     ],
@@ -317,7 +317,7 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
 
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:
     # every state is kept, so that a run which is killed moments after it began still comes to its end
-    program = "from graftcli.graft import fit; fit._KEEP_EVERY = 0.0; from graftcli.cli import main; main()"
+    program = "from graftcli.graft.training import loop; loop._KEEP_EVERY = 0.0; from graftcli.cli import main; main()"
     command = [sys.executable, "-W", "ignore", "-c", program, *arguments("--quiet", out="killed")]
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
     folder, chance = place / "killed", random.Random(3)

@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(made, ExportOptions(), folder / "small.onnx")
     write(made, ExportOptions(static=True, pixels="nhwc"), folder / "static.onnx")
     with torch.no_grad():
-        said = made.module(made.shown(made.images, ExportOptions())).argmax(1).tolist()
+        said = made.module(made.to_inputs(made.images, ExportOptions())).argmax(1).tolist()
     drawn = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels(12, 32)]
     photos = {
         f"{CALLED[answer]}/{i}.png": saved(image) for i, (image, answer) in enumerate(zip(drawn, said, strict=True))
@@ -47,7 +47,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_file_is_scored_by_what_it_says_of_its_images_and_classes(place: Path) -> None:
     found = evaluate([str(place / "small.onnx"), str(place / "static.onnx")], place / "photos", device="cpu")
-    assert found.rule == "the names that the file has for its classes"
+    assert found.rule == "the class names in the network's file"
     assert (found.preprocess.size, found.preprocess.mean, found.preprocess.crop_pct) == ((32, 32), (0.4, 0.5, 0.6), 1.0)
     for model in found.models:
         assert model.source == "onnx" and model.accuracy is not None and model.accuracy.top1.share == 1
@@ -68,7 +68,7 @@ def test_each_model_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> Non
 
 
 def test_weights_beside_a_file_that_has_its_own_are_refused(place: Path) -> None:
-    with pytest.raises(UsageError, match="holds its own weights"):
+    with pytest.raises(UsageError, match="contains its weights"):
         evaluate([str(place / "small.onnx")], place / "photos", checkpoint=place / "small.pth")
 
 
@@ -85,31 +85,31 @@ def test_answers_that_are_no_numbers_are_null_in_json(place: Path, tmp_path: Pat
 
 def test_images_without_classes_are_scored_beside_a_teacher_alone(place: Path, tmp_path: Path) -> None:
     photos(tmp_path, ["flat/a.png", "flat/b.png"])
-    with pytest.raises(UsageError, match="no class folders, and no teacher is named") as caught:
+    with pytest.raises(UsageError, match="no class folders, and no teacher is given") as caught:
         evaluate([str(place / "small.onnx")], tmp_path / "flat")
-    assert "--teacher" in caught.value.mend
+    assert "--teacher" in caught.value.fix
     found = evaluate([str(place / "small.onnx")], tmp_path / "flat", teacher=str(place / "small.onnx"))
     assert found.models[0].likeness is not None
 
 
 def test_a_file_agrees_with_the_network_that_it_was_made_of(place: Path) -> None:
-    look = PreprocessOptions(crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    look: dict[str, Any] = {"crop_pct": 1.0, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
     named: dict[str, Any] = {"teacher": f"{NETS}:resnet(depth=8)", "teacher_checkpoint": place / "small.pth"}
     flat = place / "flat"
     folder_of(flat, {f"{i}.png": file.read_bytes() for i, file in enumerate((place / "photos").rglob("*.png"))})
-    found = evaluate([str(place / "static.onnx")], flat, look=look, device="cpu", **named)
+    found = evaluate([str(place / "static.onnx")], flat, device="cpu", **look, **named)
     (scored,) = found.models
     assert scored.accuracy is None and scored.likeness is not None
     assert scored.likeness.agreement.share == 1 and scored.likeness.kl < 1e-5
 
 
 def test_a_student_made_from_the_teacher_is_scored_as_it_is_before_training(place: Path) -> None:
-    look = PreprocessOptions(crop_pct=1.0, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+    look: dict[str, Any] = {"crop_pct": 1.0, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
     named: dict[str, Any] = {"teacher": f"{NETS}:resnet(depth=8)", "teacher_checkpoint": place / "small.pth"}
     folder_of(
         place / "unlabelled", {f"{name}.png": saved(Image.new("RGB", (32, 32), name)) for name in ("teal", "red")}
     )
-    found = evaluate(["teacher*1", "teacher*0.5"], place / "unlabelled", look=look, device="cpu", **named)
+    found = evaluate(["teacher*1", "teacher*0.5"], place / "unlabelled", device="cpu", **look, **named)
     same, half = found.models
     assert same.likeness is not None and same.likeness.kl == pytest.approx(0, abs=1e-6)
     assert half.likeness is not None and half.likeness.kl > 1e-4
@@ -119,9 +119,9 @@ def test_a_student_made_from_the_teacher_is_scored_as_it_is_before_training(plac
 @pytest.mark.parametrize(
     ("spec", "teacher", "said"),
     [
-        ("prune:l1=0.3", None, "`prune:l1=0.3` is made from a teacher, and none is named."),
-        ("prune:act=0.3", f"{NETS}:resnet(depth=8)", "`prune:act=0.3` is made by looking at a run's images"),
-        ("drop:auto=2", f"{NETS}:resnet(depth=8)", "`drop:auto=2` is made by looking at a run's images"),
+        ("prune:l1=0.3", None, "`prune:l1=0.3` is derived from a teacher, and none is given."),
+        ("prune:act=0.3", f"{NETS}:resnet(depth=8)", "`prune:act=0.3` is derived with training images"),
+        ("drop:auto=2", f"{NETS}:resnet(depth=8)", "`drop:auto=2` is derived with training images"),
     ],
 )
 def test_a_student_that_cannot_be_made_here(place: Path, spec: str, teacher: str | None, said: str) -> None:
@@ -137,9 +137,9 @@ def test_files_of_other_classes_are_not_scored_together(place: Path) -> None:
 
 def test_files_for_images_of_different_sizes_are_not_scored_together(place: Path, tmp_path: Path) -> None:
     write(subject(small(), 48), ExportOptions(static=True), tmp_path / "larger.onnx")
-    with pytest.raises(PairError, match=r"is for images of 32x32, `larger.onnx` for images of 48x48") as refused:
+    with pytest.raises(PairError, match=r"has input size 32x32, `larger.onnx` has 48x48") as refused:
         evaluate([str(place / "static.onnx"), str(tmp_path / "larger.onnx")], place / "photos", device="cpu")
-    assert "--img-size" in refused.value.mend
+    assert "--img-size" in refused.value.fix
 
 
 @pytest.mark.parametrize("teacher", ["timm:resnet10t", "timm:test_vit"])
@@ -155,14 +155,22 @@ def test_a_teacher_sees_images_of_the_size_of_what_is_scored(place: Path, teache
         teacher_checkpoint="none",
     )
     assert score().preprocess.size == (32, 32)
-    assert score(look=PreprocessOptions(img_size=(64, 64))).preprocess.size == (64, 64)
+    assert score(img_size=64).preprocess.size == (64, 64)
 
 
 def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:
     told = onnx_model(place / "small.onnx")
     mute = onnx_model(files.write(place / "mute.onnx", files.Tiny()))
-    assert preprocess_for(told, PreprocessOptions(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0) and not told.mute
-    assert (mute.preprocess.mean[0], mute.input_size, mute.num_classes, mute.mute) == (0.485, (3, 16, 16), 5, True)
+    assert (
+        preprocess_for(told, PreprocessOptions(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0)
+        and not told.lacks_normalization
+    )
+    assert (mute.preprocess.mean[0], mute.input_size, mute.num_classes, mute.lacks_normalization) == (
+        0.485,
+        (3, 16, 16),
+        5,
+        True,
+    )
 
 
 @pytest.mark.parametrize("command", ["bench", "eval"])
@@ -172,7 +180,7 @@ def test_both_commands_need_no_flags_for_a_file(place: Path, command: str) -> No
     told = CliRunner().invoke(app, words)
     assert told.exit_code == 0, told.output + told.stderr
     found = json.loads(told.stdout)
-    assert "names that the file has" in found["rule"]
+    assert "class names in the network's file" in found["rule"]
     top1 = found["rungs"][0]["top1"] if command == "bench" else found["models"][0]["accuracy"]["top1"]["share"]
     assert top1 == 1
     assert "normalised" not in told.stderr
@@ -184,7 +192,7 @@ def test_a_file_that_does_not_say_how_it_is_fed_is_said_to(place: Path) -> None:
     (place / "names").write_text("\n".join(CALLED))
     told = CliRunner().invoke(app, [*words, "-b", "2"])
     assert told.exit_code == 0, told.output + told.stderr
-    assert "silent.onnx does not say how images are normalised" in told.stderr
+    assert "silent.onnx has no mean and std in its metadata" in told.stderr
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:

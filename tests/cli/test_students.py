@@ -18,12 +18,12 @@ import graftcli
 from graftcli.cli import app
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.graft import engine as engine_run
-from graftcli.models.channel_selection import kept_tensor
+from graftcli.models.channel_selection import selected_tensor
 from graftcli.models.cuts import plan as plans
-from graftcli.models.derivation import is_derived, kept_of
+from graftcli.models.derivation import is_derived, selections_of
 from graftcli.models.loading.build import build, rebuild
 from graftcli.models.network import Network
-from graftcli.students.make import made_from_teacher, maker
+from graftcli.students.make import is_derived_from_teacher, student_maker
 from tests import engine
 from tests.nets import randomise, resnet, resnet18, same_weights, vgg16
 from tests.pairs import FlatVGG, network, of_timm
@@ -61,7 +61,7 @@ def teacher(place: Path) -> Network:
 
 def made(spec: str, teacher: Network, **more: Any) -> Network:
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    return build(spec, like=teacher, role="student", derive=maker(lambda: pictures), **more)
+    return build(spec, like=teacher, role="student", derive=student_maker(lambda: pictures), **more)
 
 
 def call(*words: str) -> Result:
@@ -90,12 +90,12 @@ def test_a_made_student_is_smaller_pairs_with_its_teacher_and_is_rebuilt_from_js
 @pytest.mark.parametrize("spec", SPECS + DROPS)
 def test_what_is_kept_is_the_teachers_at_the_recorded_channels(spec: str, teacher: Network) -> None:
     student = made(spec, teacher)
-    kept = kept_of(student)
+    kept = selections_of(student)
     for one in kept:
         ours = teacher.module.get_submodule(one.teacher_layer)
         theirs = student.module.get_submodule(one.layer)
         for name, tensor in theirs.state_dict().items() if one.exact else ():
-            assert torch.equal(tensor, kept_tensor(name, ours.state_dict()[name], ours, one)), (one.layer, name)
+            assert torch.equal(tensor, selected_tensor(name, ours.state_dict()[name], ours, one)), (one.layer, name)
     told = {f"{one.layer}.{name}" for one in kept for name in student.module.get_submodule(one.layer).state_dict()}
     assert told == student.module.state_dict().keys()
 
@@ -107,7 +107,7 @@ def test_a_student_of_a_frozen_teacher_can_be_trained(teacher: Network) -> None:
 
 
 def test_other_networks_have_kept_nothing(teacher: Network) -> None:
-    assert not is_derived(teacher) and kept_of(teacher) == ()
+    assert not is_derived(teacher) and selections_of(teacher) == ()
 
 
 def test_random_weights_are_nowhere_the_teachers(teacher: Network) -> None:
@@ -133,7 +133,7 @@ def test_a_checkpoint_is_loaded_into_a_made_student_or_refused(teacher: Network,
 
 def test_a_student_can_be_made_of_a_made_one(teacher: Network) -> None:
     first = made("prune:l1=0.5", teacher)
-    second = build("drop:layer1.1", like=first, role="student", derive=maker())
+    second = build("drop:layer1.1", like=first, role="student", derive=student_maker())
     again = rebuild(json.loads(json.dumps(second.origin)))
     again.load_state_dict(second.module.state_dict(), strict=True)
     assert second.name == "resnet-l1-0.5-drop-layer1.1"
@@ -141,7 +141,7 @@ def test_a_student_can_be_made_of_a_made_one(teacher: Network) -> None:
 
 def test_a_ranking_needs_images_and_a_unit_that_changes_shapes_cannot_go(teacher: Network) -> None:
     with pytest.raises(UsageError, match="images"):
-        build("drop:auto=1", like=teacher, role="student", derive=maker())
+        build("drop:auto=1", like=teacher, role="student", derive=student_maker())
     with pytest.raises(PairError, match=r"layer2\.0"):
         made("drop:layer2.0", teacher)
 
@@ -153,7 +153,7 @@ def test_both_networks_are_cut_at_the_same_places_but_behind_units_that_went() -
         (net, "decouple", ["features.2", "features.5"]),
         (vit, "drop:blocks.1", ["blocks.0", "blocks.2"]),
     ):
-        student = maker()(spec, teacher)
+        student = student_maker()(spec, teacher)
         assert student is not None
         plan = plans.make(teacher, student)
         assert [cut.name for cut in plan.teacher.cuts] == [cut.name for cut in plan.student.cuts] == expected
@@ -161,7 +161,7 @@ def test_both_networks_are_cut_at_the_same_places_but_behind_units_that_went() -
 
 def test_the_papers_cifar_students_meet_its_vgg16_block_by_block() -> None:
     teacher = network(vgg16, "vgg16", 32)
-    half = maker()("teacher*(1,1,1,.5,.5)", teacher)
+    half = student_maker()("teacher*(1,1,1,.5,.5)", teacher)
     assert half is not None
     plan = plans.make(teacher, half)
     assert [block.student.params for block in plan.blocks[:3]] == [block.teacher.params for block in plan.blocks[:3]]
@@ -174,7 +174,7 @@ def test_the_papers_cifar_students_meet_its_vgg16_block_by_block() -> None:
 
 def test_what_could_not_be_narrowed_is_said(teacher: Network) -> None:
     plan = plans.make(teacher, made("teacher*0.5", teacher))
-    assert "`conv1`, `layer1.0.conv2`, `layer1.1.conv2` and 4 more stay as wide as in the teacher" in plan.notes[0]
+    assert "`conv1`, `layer1.0.conv2`, `layer1.1.conv2` and 4 more keep the teacher's width" in plan.notes[0]
     assert plans.make(teacher, made("decouple", teacher)).notes == ()
 
 
@@ -191,8 +191,8 @@ def test_a_made_student_is_distilled_and_loads_like_any_other(spec: str, out: st
     student = graftcli.load(place / out)
     assert student(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert not (place / out / "config.json").exists()
-    assert made_from_teacher(out) and made_from_teacher(str(place / out / "model.safetensors"))
-    assert "done before" in distilled(spec, out).output
+    assert is_derived_from_teacher(out) and is_derived_from_teacher(str(place / out / "model.safetensors"))
+    assert "already done" in distilled(spec, out).output
     assert same_weights(build(out).module, student)
 
 
@@ -219,7 +219,7 @@ def test_what_a_made_student_keeps_is_not_inherited_over(tmp_path: Path, monkeyp
     inherited: list[str] = []
     monkeypatch.setattr(engine_run, "inherit", lambda _, student, __: inherited.append(student.network.name))
     usual = engine.plan()
-    student = maker()("prune:l1=0.3", usual.teacher.network)
+    student = student_maker()("prune:l1=0.3", usual.teacher.network)
     assert student is not None
     for plan in (plans.make(usual.teacher.network, student), usual):
         engine.trained(plan, engine.Memory(tmp_path))

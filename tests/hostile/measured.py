@@ -87,7 +87,7 @@ def _ended(case: str, run: Callable[[str], str]) -> Outcome:
     try:
         return Outcome(case, run(case), "", 0, 0)
     except GraftError as refused:
-        word = "refused" if refused.found and refused.mend else "refused without a fix"
+        word = "refused" if refused.message and refused.fix else "refused without a fix"
         return Outcome(case, word, str(refused)[:2000], 0, 0)
     except BaseException:
         return Outcome(case, "traceback", traceback.format_exc(limit=-6)[-3000:], 0, 0)

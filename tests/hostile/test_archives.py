@@ -40,9 +40,9 @@ def test_every_archive_is_read_or_refused_within_bounds() -> None:
     ("name", "word", "reason"),
     [
         ("tar gz: a member of 4 GB", "refused", "`large.png` has 4,096 MiB: unpack it first"),
-        ("tar xz: twenty members of 200 MB", "refused", "as only a decompression bomb's do"),
-        ("tar bz2: 30,000 members", "refused", "bytes become more than|members in"),
-        ("tar gz: 5,000 hard links to 30 MB", "refused", "as only a decompression bomb's do"),
+        ("tar xz: twenty members of 200 MB", "refused", "like a decompression bomb"),
+        ("tar bz2: 30,000 members", "refused", "bytes expand to more than|members in"),
+        ("tar gz: 5,000 hard links to 30 MB", "refused", "like a decompression bomb"),
         ("tar plain: a pax header of 1 GB", "refused", "a header of 1,073,741,824 bytes"),
         ("tar plain: a negative size that loops", "refused", "damaged"),
         ("tar plain: a wrong checksum", "refused", "the header of its member 3 is damaged"),

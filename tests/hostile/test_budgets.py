@@ -32,11 +32,11 @@ RECIPES = {
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_one_hash_for_every_budget(name: str, tmp_path: Path) -> None:
     found = {}
-    for number, (memory, at_once, disk) in enumerate(BUDGETS):
+    for number, (memory, memory_first, disk) in enumerate(BUDGETS):
         folder = tmp_path / str(number)
         folder.mkdir()
-        settings = EngineSettings(memory=memory, at_once=at_once, disk=disk)
+        settings = EngineSettings(memory=memory, memory_first=memory_first, disk=disk)
         made = made_plan("prune:l1=0.4") if name == "solved layers" else plan()
         outcome = trained(made, Memory(folder), RECIPES[name], settings, count=48)
-        found[memory, at_once, disk] = weights_digest(outcome.merged.module), outcome.likeness
+        found[memory, memory_first, disk] = weights_digest(outcome.merged.module), outcome.score
     assert len(set(found.values())) == 1, found

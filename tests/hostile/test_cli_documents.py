@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from graftcli.comparison.result_cache import NOTEBOOK_FILE, ResultCache
+from graftcli.comparison.result_cache import RESULTS_FILE, ResultCache
 from graftcli.report import facts
 from graftcli.report.curves import curves
 from graftcli.report.page import page
-from graftcli.report.run_view import RunView, ladder, records, shown, stages
+from graftcli.report.run_view import RunView, load_run_view, read_bench, read_metrics, stages
 from tests.reports import LADDER, RECORDS, folder_of_run, told
 
 DELETED = object()
@@ -62,7 +62,7 @@ class Reader:
     """One page for all variants: only what a reader gives is drawn, and only when it differs."""
 
     def __init__(self, folder: Path) -> None:
-        self.run, self.drawn = shown(folder, told()), set[str]()
+        self.run, self.drawn = load_run_view(folder, told()), set[str]()
 
     def draw(self, change: Callable[[RunView], RunView], mark: str) -> None:
         if mark not in self.drawn and len(self.drawn) < 60:
@@ -93,9 +93,9 @@ def test_bench_json(folder: Path) -> None:
     for text in variants(json.loads(file.read_text())):
         file.write_text(text, encoding="utf-8", errors="surrogatepass")
         warnings: list[str] = []
-        found = ladder(file, warnings.append)
+        found = read_bench(file, warnings.append)
         assert len(warnings) <= 1 and not (found and warnings), text[:200]
-        reader.draw(lambda run, found=found: replace(run, ladder=found), repr(found))  # type: ignore[misc]
+        reader.draw(lambda run, found=found: replace(run, bench=found), repr(found))  # type: ignore[misc]
 
 
 def test_metrics_jsonl(folder: Path) -> None:
@@ -104,7 +104,7 @@ def test_metrics_jsonl(folder: Path) -> None:
     for text in variants(RECORDS[1]):
         file.write_text(whole + text + "\n" + whole, encoding="utf-8", errors="surrogatepass")
         warnings: list[str] = []
-        found = stages(records(file, warnings.append), ["graft", "finish"])
+        found = stages(read_metrics(file, warnings.append), ["graft", "finish"])
         assert [stage.name for stage in found] == ["graft", "finish"] and len(warnings) <= 1, text[:200]
         for index, stage in enumerate(found):
             if repr(stage) not in reader.drawn and len(reader.drawn) < 60:
@@ -113,32 +113,32 @@ def test_metrics_jsonl(folder: Path) -> None:
 
 
 def test_cells_json(tmp_path: Path) -> None:
-    book = ResultCache(tmp_path)
-    assert book.once("scores", ["a", 1], lambda: {"accuracy": 0.5, "agreement": [0.25, None]}) is not None
-    assert book.once("paces", ["b"], lambda: 3) == 3
-    file = tmp_path / NOTEBOOK_FILE
+    cache = ResultCache(tmp_path)
+    assert cache.get_or_compute("scores", ["a", 1], lambda: {"accuracy": 0.5, "agreement": [0.25, None]}) is not None
+    assert cache.get_or_compute("paces", ["b"], lambda: 3) == 3
+    file = tmp_path / RESULTS_FILE
     whole = json.loads(file.read_text())
     for text in variants(whole):
         file.write_text(text, encoding="utf-8", errors="surrogatepass")
         warnings: list[str] = []
-        book = ResultCache(tmp_path, warnings.append)
+        cache = ResultCache(tmp_path, warnings.append)
         for kind, depends_on, value in (
             ("scores", ["a", 1], {"accuracy": 0.5, "agreement": [0.25, None]}),
             ("paces", ["b"], 3),
         ):
-            assert book.once(kind, depends_on, lambda value=value: value) == value, text[:200]  # type: ignore[misc]
+            assert cache.get_or_compute(kind, depends_on, lambda value=value: value) == value, text[:200]  # type: ignore[misc]
     file.write_text(json.dumps(whole))
-    assert ResultCache(tmp_path).once("paces", ["b"], lambda: 4) == 3
+    assert ResultCache(tmp_path).get_or_compute("paces", ["b"], lambda: 4) == 3
 
 
 def test_a_folder_in_the_place_of_a_file_is_ignored_too(tmp_path: Path) -> None:
-    for name in ("report.json", "bench.json", "metrics.jsonl", NOTEBOOK_FILE):
+    for name in ("report.json", "bench.json", "metrics.jsonl", RESULTS_FILE):
         (tmp_path / name).mkdir()
     warnings: list[str] = []
     assert facts.read(tmp_path, warnings.append) is None
-    assert ladder(tmp_path / "bench.json", warnings.append) == ()
-    assert records(tmp_path / "metrics.jsonl", warnings.append) == []
-    assert not ResultCache(tmp_path, warnings.append).knows("cells", 1)
+    assert read_bench(tmp_path / "bench.json", warnings.append) == ()
+    assert read_metrics(tmp_path / "metrics.jsonl", warnings.append) == []
+    assert not ResultCache(tmp_path, warnings.append).has("cells", 1)
     assert len(warnings) == 4 and all("is ignored" in text for text in warnings)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from graftcli.images import Preprocess, load
 from graftcli.images.limits import Limits, MemoryBudget
-from graftcli.images.statistics import survey
+from graftcli.images.statistics import collect_statistics
 from tests.hostile.image_bombs import BOMBS
 from tests.hostile.image_mutations import Hostile, hostile
 from tests.hostile.measured import MOST_MEMORY, outcomes
@@ -31,7 +31,10 @@ def outcome_of(folder: Path, one: Hostile) -> str:
     path = folder / one.name
     path.write_bytes(one.data)
     try:
-        found, census = load(folder, PREPROCESS, jobs=2), survey(folder, PREPROCESS, see=lambda batch: None, jobs=2)
+        found, census = (
+            load(folder, PREPROCESS, jobs=2),
+            collect_statistics(folder, PREPROCESS, on_batch=lambda batch: None, jobs=2),
+        )
     finally:
         path.unlink()
     assert set(SOUND) <= set(found.names) and census.images == len(found.names)
@@ -90,7 +93,7 @@ def test_a_folder_of_images_beyond_the_budget_names_each(tmp_path: Path) -> None
         warnings.simplefilter("error")
         found = load(folder, PREPROCESS, jobs=4, limits=Limits(MemoryBudget(2**20)))
     assert [broken.name for broken in found.broken] == ["a.png", "b.png"]
-    assert all("of memory; 1 MiB is the most that is used" in broken.reason for broken in found.broken)
+    assert all("of memory; the limit is 1 MiB" in broken.reason for broken in found.broken)
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -15,10 +15,10 @@ import torch
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import answers
+from graftcli.measure.benchmark import candidate_logits
 from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits, Refusal
 from graftcli.measure.onnx.facts import SCRIPT, read_onnx
-from graftcli.measure.onnx.session import of_file
+from graftcli.measure.onnx.session import onnx_candidate
 from tests.files import Tiny, write
 from tests.hostile.onnx_files import HOSTILE
 
@@ -32,9 +32,9 @@ def refusal(name: str, folder: Path, seconds: float = 6.0) -> str:
     path = folder / "w.onnx"
     HOSTILE[name](path)
     with pytest.raises(CheckpointError) as caught:
-        answers(of_file(path, 1, size=(3, 16, 16), seconds=seconds), PIXELS, PREPROCESS)
-    assert "w.onnx" in caught.value.found and caught.value.mend
-    return caught.value.found
+        candidate_logits(onnx_candidate(path, 1, size=(3, 16, 16), seconds=seconds), PIXELS, PREPROCESS)
+    assert "w.onnx" in caught.value.message and caught.value.fix
+    return caught.value.message
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_memory_that_is_asked_for_by_the_pixels_is_refused_too(tmp_path: Path) -
 )
 def test_weights_are_read_from_plain_files_in_the_folder_alone(name: str, tmp_path: Path) -> None:
     (tmp_path / "inside").mkdir()
-    assert "no plain file in its own folder" in refusal(name, tmp_path / "inside")
+    assert "not a regular file in its folder" in refusal(name, tmp_path / "inside")
 
 
 def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
@@ -79,21 +79,21 @@ def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("images of 2^31", "numbers at once"),
-        ("batches of 2^31", "numbers at once"),
+        ("images of 2^31", "values per batch"),
+        ("batches of 2^31", "values per batch"),
         ("images of -16", "each side must be at least 1"),
         ("images of INT64", "takes int64"),
         ("images of UNDEFINED", "takes type 0"),
-        ("a tensor of 2^62 numbers", "more numbers than any file holds"),
+        ("a tensor of 2^62 numbers", "has tensors whose sizes are impossible"),
         ("cycle", "is refused"),
         ("an unknown operator", "Bomb"),
         ("functions, 2^40 calls", "is refused"),
         ("logits: one row", "gives 1x5 for 10 images"),
         ("logits: one number", "for 10 images"),
         ("logits: text", "gives object"),
-        ("logits: no numbers", "gives NaN as logits for 10 of 10 images"),
+        ("logits: no numbers", "gives NaN logits for 10 of 10 images"),
         ("settings: std of 0", "std = [0, 1, 1] in its metadata: each must be above 0"),
-        ("settings: mean of 10^400", "must be a finite number"),
+        ("settings: mean of 10^400", "each must be finite"),
         ("settings: crop_pct of NaN", "crop_pct = NaN"),
         ("file: a pipe", "not a file"),
         ("file: /dev/zero", "not a file"),
@@ -107,16 +107,16 @@ def test_what_is_no_network_of_images_is_refused_by_what_it_is(name: str, said: 
 def test_settings_that_are_no_settings_are_left_out(tmp_path: Path) -> None:
     for name in ("mean in words", "mean of lists", "nested a million deep", "size of one number", "classes of dicts"):
         HOSTILE[f"settings: {name}"](tmp_path / "w.onnx")
-        told = read_onnx(tmp_path / "w.onnx").told
-        assert (told.mean, told.std, told.size, told.classes) == (None, None, None, ())
+        metadata = read_onnx(tmp_path / "w.onnx").metadata
+        assert (metadata.mean, metadata.std, metadata.size, metadata.classes) == (None, None, None, ())
 
 
 def test_a_good_file_is_read_again_when_it_changes_and_its_session_is_shared(tmp_path: Path) -> None:
     path = write(tmp_path / "x.onnx", Tiny())
-    one, other = of_file(path, 1), of_file(path, 1, name="again")
+    one, other = onnx_candidate(path, 1), onnx_candidate(path, 1, name="again")
     assert one.runner is other.runner
     write(path, Tiny(classes=7))
-    assert answers(of_file(path, 1), PIXELS, PREPROCESS).shape == (10, 7)
+    assert candidate_logits(onnx_candidate(path, 1), PIXELS, PREPROCESS).shape == (10, 7)
 
 
 def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
     path = write(tmp_path / "x.onnx", Tiny())
     here = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (wanted,) = here.run(None, {"images": (PIXELS / 255).numpy()})
-    assert np.array_equal(answers(of_file(path, 1), PIXELS, PREPROCESS).numpy(), wanted)
+    assert np.array_equal(candidate_logits(onnx_candidate(path, 1), PIXELS, PREPROCESS).numpy(), wanted)
 
 
 # ---- the child ----
@@ -134,21 +134,21 @@ def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
 def test_a_child_that_crashes_is_told_by_its_signal(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import os, signal; input(); os.kill(os.getpid(), signal.SIGSEGV)")
-    with pytest.raises(ChildError, match=r"ends the process that runs it \(SIGSEGV\)"):
-        Child(script).ask({}, ChildLimits(10, 0))
+    with pytest.raises(ChildError, match=r"crashes the process that runs it \(SIGSEGV\)"):
+        Child(script).send({}, ChildLimits(10, 0))
 
 
 def test_a_child_that_talks_nonsense_is_no_answer(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("input(); print('[' * 100_000)")
     with pytest.raises(ChildError):
-        Child(script).ask({}, ChildLimits(10, 0))
+        Child(script).send({}, ChildLimits(10, 0))
 
 
 def test_a_child_refuses_what_it_cannot_do(tmp_path: Path) -> None:
     child = Child(SCRIPT)
     with pytest.raises(Refusal):
-        child.ask({"do": "run", "wanted": True}, ChildLimits(10, 1 << 30))
+        child.send({"do": "run", "output": True}, ChildLimits(10, 1 << 30))
     child.close()
 
 

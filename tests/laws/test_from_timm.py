@@ -54,7 +54,7 @@ def test_old_names_lead_to_new_ones() -> None:
 def test_a_tag_that_is_not_there_is_answered_with_those_that_are() -> None:
     with pytest.raises(PairError, match=r"timm's `resnet34` has no weights `a9`") as caught:
         build("timm:resnet34.a9", checkpoint="none")
-    assert "resnet34.a1_in1k" in caught.value.mend
+    assert "resnet34.a1_in1k" in caught.value.fix
 
 
 def test_a_size_that_a_network_cannot_be_built_for_is_refused() -> None:
@@ -85,7 +85,7 @@ def test_a_folder_without_weights_can_be_planned_with(tmp_path: Path) -> None:
         if file.name != "config.json":
             file.unlink()
     assert build(spec, checkpoint="none").num_classes == 7
-    with pytest.raises(CheckpointError, match=r"no weights under a name that is known: it holds config\.json"):
+    with pytest.raises(CheckpointError, match=r"has no weights file: it holds config\.json"):
         build(spec)
 
 
@@ -97,14 +97,14 @@ def test_a_folder_that_timm_did_not_write_is_refused(tmp_path: Path, config: str
         (tmp_path / "config.json").write_text(config)
     with pytest.raises(CheckpointError, match=r"config\.json") as caught:
         build(f"local-dir:{tmp_path}")
-    assert "save_for_hf" in caught.value.mend
+    assert "save_for_hf" in caught.value.fix
 
 
 def test_a_folder_names_a_network_that_nobody_has(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architecture": "resnet10u", "pretrained_cfg": {}}')
     with pytest.raises(PairError, match="timm has no network `resnet10u`") as caught:
         build(f"local-dir:{tmp_path}")
-    assert "resnet10t" in caught.value.mend
+    assert "resnet10t" in caught.value.fix
 
 
 # foreign checkpoints

@@ -79,7 +79,7 @@ def test_weights_that_were_converted_keep_their_own_normalisation(tmp_path: Path
 def test_weights_that_are_not_there_are_answered_with_those_that_are() -> None:
     with pytest.raises(PairError, match="torchvision has no weights `V9` of `resnet34`") as caught:
         build("tv:resnet34@V9", checkpoint="none")
-    assert "IMAGENET1K_V1" in caught.value.mend
+    assert "IMAGENET1K_V1" in caught.value.fix
 
 
 def test_square_images_only_where_torchvision_takes_no_others() -> None:

@@ -14,7 +14,7 @@ from graftcli.images import Images
 from graftcli.images.pixels import Preprocess
 from graftcli.models.cuts.plan import Plan, make
 from graftcli.recipe import Recipe
-from tests.engine import Memory, recipe
+from tests.engine import Memory, recipe, scheduled
 from tests.nets import randomise
 from tests.pairs import PAIRS
 
@@ -59,7 +59,15 @@ def test_a_run_keeps_the_laws(name: str, tmp_path: Path) -> None:
     images, preprocess = noise(plan)
     handle = register_module_forward_pre_hook(watch)
     try:
-        outcome = run(plan, images, preprocess, short(), EngineSettings(), Memory(tmp_path), lambda _: None)
+        outcome = run(
+            plan,
+            images,
+            preprocess,
+            scheduled(short(), plan, images),
+            EngineSettings(),
+            Memory(tmp_path),
+            lambda _: None,
+        )
     finally:
         handle.remove()
 

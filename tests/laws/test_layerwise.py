@@ -62,8 +62,8 @@ def test_views_that_do_not_fit_are_reported_and_free_memory_changes_nothing(tmp_
 
     plenty = run(EngineSettings(memory=2**32))
     assert run(EngineSettings(memory=0)) == plenty and plenty[0] == []
-    few = run(EngineSettings(layer_views=0))
-    assert few[0] == ["stage layers sees 8 views and not 24: more do not fit 0.0 GiB"] and few[1] != plenty[1]
+    few = run(EngineSettings(layer_view_bytes=0))
+    assert few[0] == ["stage layers uses 8 views instead of 24: more do not fit in 0.0 GiB"] and few[1] != plenty[1]
 
 
 def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
     said: list[Event] = []
     trained(made_plan("lowrank:0.5"), Memory(tmp_path), by_layer(**WAYS["grail"]), listen=said.append)
     (warned,) = [event.text for event in said if isinstance(event, Warned)]
-    assert warned.startswith("stage layers treats 1 layers and leaves 9 as they are: ")
+    assert warned.startswith("stage layers trains 1 of 10 layers; skipped: ")
     steps = [event for event in said if isinstance(event, TaskStep)]
     assert [(event.step, event.steps) for event in steps] == [(1, 1)]
 
@@ -149,5 +149,5 @@ def test_only_the_layers_of_the_chosen_blocks_change(tmp_path: Path) -> None:
 
 def test_a_layer_whose_loss_runs_away_is_named(tmp_path: Path) -> None:
     recipe = by_layer(input="teacher", steps=200, lr=100, optimizer="sgd")
-    with pytest.raises(GateError, match=r"layers-1-2-3, stages\.0\.0\.0: the loss ran away again"):
+    with pytest.raises(GateError, match=r"layers-1-2-3, stages\.0\.0\.0: the loss diverged again"):
         trained(made_plan("prune:l1=0.4"), Memory(tmp_path), recipe)

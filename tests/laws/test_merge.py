@@ -68,7 +68,7 @@ def test_adapters_fold_also_where_the_channels_agree(name: str) -> None:
     assert {fold.cut for fold in merged.folded} == set(range(1, len(plan.blocks)))
     for seam, block in zip(joined, plan.blocks, strict=False):
         folds = [fold for fold in merged.folded if fold.cut == block.index]
-        ways = {"forward": seam.theirs.forwards, "backward": seam.theirs.backwards}
+        ways = {"forward": seam.student_cut.forwards, "backward": seam.student_cut.backwards}
         assert [fold.path for fold in folds] == [f"student.{layer.path}" for layer in ways[folds[0].direction].layers]
 
 
@@ -133,7 +133,7 @@ def test_an_adapter_that_would_make_a_hybrid_larger_stays() -> None:
     # layer2.0.conv1 (3x3) and its shortcut (1x1) would read 256 channels for 64 and write 8x8, the adapter reads 16x16
     more = (256 - 64) * 128 * (9 + 1)
     growth = f"{more - 256 * 64:+,} parameters and {more * 8 * 8 - 256 * 64 * 16 * 16:+,} multiply-adds"
-    assert kept.reason == f"folded it would change the network by {growth}"
+    assert kept.reason == f"folding would change the network by {growth}"
     assert (kept.cut, kept.adapter, kept.shape) == (1, "to_student", (64, 256))
     assert [fold.path for fold in merged.folded] == ["teacher.layer3.0.conv1", "teacher.layer3.0.downsample.0"]
     assert merged.unmerged_params - merged.params == 512 * 128 + (512 - 128) * (256 + 1024)
@@ -145,7 +145,7 @@ def test_a_hybrid_of_all_blocks_is_the_merged_student_and_one_of_none_the_teache
     assert same_weights(merge_hybrid(plan, joined, {4, 3, 2, 1}).module, merge(plan, joined).module)
     nothing = merge_hybrid(plan, joined, ())
     assert torch.equal(nothing.module(noise(plan)), plan.teacher.network.module(noise(plan)))
-    with pytest.raises(UsageError, match="blocks 1 to 4; asked for 5"):
+    with pytest.raises(UsageError, match="blocks 1 to 4, not 5"):
         merge_hybrid(plan, joined, {5})
 
 
@@ -173,7 +173,7 @@ def test_a_layer_beyond_the_next_block_takes_no_adapter_in() -> None:
     merged = merge(plan, joined)
     check(merged, graft(plan, joined, whole(plan)), noise(plan))
     assert [(kept.cut, kept.reason.partition(";")[0]) for kept in merged.kept] == [
-        (1, "`third` lies beyond the next block")
+        (1, "`third` is not in the adjacent block")
     ]
     for blocks in neighbours(3):
         check(merge_hybrid(plan, joined, blocks), graft(plan, joined, blocks), noise(plan))

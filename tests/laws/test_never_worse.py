@@ -16,8 +16,8 @@ from graftcli.models.cuts.plan import Plan
 from graftcli.models.network import Network
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load, shipped
-from graftcli.students.make import maker
-from tests.engine import Memory
+from graftcli.students.make import student_maker
+from tests.engine import Memory, scheduled
 from tests.laws.test_laws import NAMES, noise
 from tests.pairs import PAIRS
 
@@ -46,7 +46,7 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
     teacher, student = pair.teacher(), pair.student()
     centre(teacher)
     plan = plans.make(teacher, student, pair.choice) if pair.choice else plans.make(teacher, student)
-    narrow = maker()("prune:l1=0.4", teacher)
+    narrow = student_maker()("prune:l1=0.4", teacher)
     assert narrow is not None
     made, count = None, 0
     for recipe in shipped():
@@ -56,7 +56,15 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
         module = both.student.network.module
         before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
         asked, (images, preprocess) = hurried(recipe), noise(both)
-        outcome = run(both, images, preprocess, asked, EngineSettings(), Memory(tmp_path / recipe), lambda _: None)
+        outcome = run(
+            both,
+            images,
+            preprocess,
+            scheduled(asked, both, images),
+            EngineSettings(),
+            Memory(tmp_path / recipe),
+            lambda _: None,
+        )
         for unit, verdict in outcome.verdicts.items():
             assert verdict.kept.agreement >= verdict.before.agreement, (recipe, unit)
         last = list(outcome.verdicts.values())[-1]

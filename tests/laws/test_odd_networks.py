@@ -96,12 +96,12 @@ def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
 @pytest.mark.parametrize(
     ("teacher", "student", "said"),
     [
-        ("tuple_output", "plain", ("TupleOutput", "tuple", "logits alone")),
-        ("plain", "dict_output", ("DictOutput", "dict", "logits alone")),
-        ("plain", "two_inputs", ("TwoInputs", "'y'", "images alone")),
-        ("noisy", "plain", ("Noisy", "differently each time", "F.dropout")),
-        ("wild", "plain", ("Wild", "odd_networks.py:", "x.mean() > 0", "a module of its own")),
-        ("plain", "one_size", ("the student, a `OneSize`", "cannot be cut", "--split-student")),
+        ("tuple_output", "plain", ("TupleOutput", "tuple", "only the logits")),
+        ("plain", "dict_output", ("DictOutput", "dict", "only the logits")),
+        ("plain", "two_inputs", ("TwoInputs", "'y'", "only the images")),
+        ("noisy", "plain", ("Noisy", "different outputs for the same images", "F.dropout")),
+        ("wild", "plain", ("Wild", "odd_networks.py:", "x.mean() > 0", "a separate module")),
+        ("plain", "one_size", ("the student `OneSize`", "cannot be cut", "--split-student")),
         ("grey", "plain", ("3 input channels", "the teacher has 1")),
         ("plain", "insists", ("7", "10")),
     ],
@@ -121,7 +121,7 @@ def test_as_json_the_answer_is_one_document_too() -> None:
     assert told.exit_code == 3
     error = json.loads(told.stderr)["error"]
     assert error["code"] == 3
-    assert "Wild" in error["found"] and "module of its own" in error["mend"]
+    assert "Wild" in error["message"] and "separate module" in error["fix"]
 
 
 @pytest.mark.parametrize(
@@ -130,9 +130,9 @@ def test_as_json_the_answer_is_one_document_too() -> None:
         (("--split-teacher", "a,d"), 3, "--split-teacher: `d` is not in the network."),
         (("--split-teacher", "b,a"), 3, "`a` does not come after `b`"),
         (("--split-teacher", " , "), 2, "--split-teacher names no cut."),
-        (("--split-teacher", "a", "--split-student", "a,b"), 3, "names 1 cuts, --split-student names 2"),
-        (("--split-teacher", "a", "--blocks-count", "3"), 2, "--split-teacher makes 2 blocks, --blocks-count says 3."),
-        (("--blocks-count", "60"), 3, "60 blocks were asked for"),
+        (("--split-teacher", "a", "--split-student", "a,b"), 3, "names 1 cuts; --split-student names 2"),
+        (("--split-teacher", "a", "--blocks-count", "3"), 2, "--split-teacher makes 2 blocks; --blocks-count is 3."),
+        (("--blocks-count", "60"), 3, "--blocks-count is 60; these two networks"),
         (("--blocks-count", "1"), 2, "--blocks-count"),
         (("--blocks-count", "many"), 2, "--blocks-count"),
     ],

@@ -73,7 +73,7 @@ def test_the_opset_is_the_one_that_was_asked_for(opset: int, tmp_path: Path) -> 
 
 
 def test_an_opset_from_the_future_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"--opset 99 is newer.*knows"):
+    with pytest.raises(UsageError, match=r"--opset 99 is newer.*supports"):
         write(subject(small(), 32), ExportOptions(opset=99), Path("never.onnx"))
 
 
@@ -112,9 +112,9 @@ def test_a_file_of_dynamic_size_answers_at_sizes_it_never_saw(tmp_path: Path) ->
 
 
 def test_a_network_of_one_size_refuses_dynamic_size_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(GateError, match="takes no images of 96x96") as caught:
+    with pytest.raises(GateError, match="does not accept images of 96x96") as caught:
         write(subject(_Flat(), 32), ExportOptions(dynamic_size=True), tmp_path / "a.onnx")
-    assert "--dynamic-size" in caught.value.mend
+    assert "--dynamic-size" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 
@@ -156,16 +156,16 @@ def test_numbers_beyond_float16_fail_the_gate_and_leave_no_file(tmp_path: Path) 
     weights = network.state_dict()
     for name, factor in (("bn1.weight", 1e6), ("bn1.bias", 1e6), ("conv2.weight", 1e-6)):
         weights[f"layer2.0.{name}"].mul_(factor)
-    with pytest.raises(GateError, match="beyond 65,504") as caught:
+    with pytest.raises(GateError, match="activations exceed 65,504") as caught:
         write(subject(network, 32), ExportOptions(precision="fp16"), tmp_path / "a.onnx")
-    assert "Nothing was written" in caught.value.mend
+    assert "Nothing was written" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from graftcli.formats import onnx as exporting
 
-    monkeypatch.setattr(exporting, "runner", lambda data: lambda images: np.zeros((len(images), 10), np.float32))
+    monkeypatch.setattr(exporting, "onnx_runner", lambda data: lambda images: np.zeros((len(images), 10), np.float32))
     with pytest.raises(GateError, match=r"differ by 1\.0e"):
         write(subject(small(), 32), ExportOptions(), tmp_path / "a.onnx")
     assert list(tmp_path.iterdir()) == []
@@ -174,12 +174,12 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
 def test_every_image_is_asked_up_to_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = written(subject(small(), 32, 200), tmp_path)
     assert found.images == 200
-    monkeypatch.setattr("graftcli.formats.parity.MOST_IMAGES", 90)
+    monkeypatch.setattr("graftcli.formats.parity.MAX_IMAGES", 90)
     assert write(subject(small(), 32, 200), ExportOptions(), tmp_path / "b.onnx").images == 90
 
 
 class _Five(nn.Module):
-    """Attention in five dimensions, as Hiera has it: fused, it is more than the exporter knows."""
+    """Attention in five dimensions, as Hiera has it: the exporter does not support its fused form."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -81,5 +81,5 @@ class _Asking(torch.nn.Linear):
 def test_what_cannot_be_exported_is_told_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="`_Asking` cannot be exported to pt2: ") as caught:
         write(subject(_Asking(3, 5), 32), ExportOptions(format="pt2"), tmp_path / "a.pt2")
-    assert "--static" in caught.value.mend
+    assert "--static" in caught.value.fix
     assert list(tmp_path.iterdir()) == []

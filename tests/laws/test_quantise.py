@@ -64,7 +64,7 @@ def test_what_no_layer_can_mend_is_told_with_figures(tmp_path: Path) -> None:
         GateError, match=r"in int8 .* on \d+\.\d+% of 12 images.*most sensitive of \d+ layers"
     ) as caught:
         write(made, ExportOptions(precision="int8", min_agreement=1.01), tmp_path / "a.onnx")
-    assert "--calib" in caught.value.mend and "--min-agreement" in caught.value.mend
+    assert "--calib" in caught.value.fix and "--min-agreement" in caught.value.fix
     assert list(tmp_path.iterdir()) == []
 
 
@@ -72,7 +72,7 @@ def test_without_images_int8_is_refused(tmp_path: Path) -> None:
     made = ExportSource(small(), preprocess(32), pixels(12, 32), noise=True)
     with pytest.raises(UsageError, match="there are none") as caught:
         write(made, INT8, tmp_path / "a.onnx")
-    assert "--calib" in caught.value.mend
+    assert "--calib" in caught.value.fix
 
 
 def test_other_images_give_other_ranges(tmp_path: Path) -> None:

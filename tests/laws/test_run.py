@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graftcli.errors import GateError, UsageError
-from graftcli.events import Event, MergeChecked, TaskFinished, TaskStarted, TeacherPass, Warned
+from graftcli.events import Event, MergeChecked, TaskFinished, TaskStarted, TaskStep, TeacherPass, Warned
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import weights_digest
 from graftcli.graft.settings import EngineSettings
@@ -74,7 +74,7 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
 
         def listen(event: Event) -> None:
             nonlocal heard
-            heard += isinstance(event, TaskStarted | TaskFinished) or type(event).__name__ == "Stepped"
+            heard += isinstance(event, TaskStarted | TaskStep | TaskFinished)
             if heard > 3 * after:
                 raise Killed
 
@@ -106,7 +106,7 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
     whole = trained(plan(), Memory(tmp_path), count=40)
     other = trained(plan(), Memory(tmp_path), settings=EngineSettings(memory=memory, disk=disk), count=40)
     assert (tmp_path / "cache").exists() == bool(disk)
-    assert other.likeness and whole.likeness and other.likeness.agreement == whole.likeness.agreement
+    assert other.score and whole.score and other.score.agreement == whole.score.agreement
     for name, tensor in whole.merged.module.state_dict().items():
         assert torch.allclose(tensor, other.merged.module.state_dict()[name], rtol=1e-4, atol=1e-5), name
 
@@ -114,7 +114,7 @@ def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, d
 def test_only_the_chosen_blocks_are_replaced(tmp_path: Path) -> None:
     made, store = plan(), Memory(tmp_path)
     outcome = trained(made, store, settings=EngineSettings(blocks=(2, 3)))
-    assert set(store.units) == {"graft-2", "graft-3", "connect-2-3", "finish-2-3"}
+    assert set(store.units) == {"graft-2", "graft-3", "graft", "connect-2-3", "finish-2-3"}
     keys = outcome.merged.module.state_dict().keys()
     assert any(key.startswith("teacher.stages.0.") for key in keys)
     assert not any(key.startswith("student.stages.0.") for key in keys)
@@ -146,7 +146,7 @@ def test_chosen_blocks_are_connected_with_their_neighbours_and_finished(
 
 def test_a_recipe_that_trains_nothing_in_the_chosen_block_is_refused() -> None:
     growing = recipe().model_copy(update={"stages": recipe().stages[1:2]})
-    with pytest.raises(UsageError, match="connects neighbouring blocks, and of 3 only 2 is to be replaced"):
+    with pytest.raises(UsageError, match="trains groups of neighbouring blocks, and --blocks selects 2 of 3"):
         check_tasks(growing, 3, (2,))
 
 
@@ -154,10 +154,10 @@ def test_held_out_images_are_measured_and_not_trained_on(tmp_path: Path) -> None
     events: list[Event] = []
     outcome = trained(plan(), Memory(tmp_path), count=40, listen=events.append)
     assert outcome.held_out == 8
-    assert outcome.likeness is not None and 0 <= outcome.likeness.agreement <= 1 and outcome.likeness.kl >= 0
+    assert outcome.score is not None and 0 <= outcome.score.agreement <= 1 and outcome.score.kl >= 0
     assert next(e for e in events if isinstance(e, TeacherPass)).total == 32
     assert all(e.agreement is not None for e in events if isinstance(e, TaskFinished))
-    assert trained(plan(), Memory(tmp_path), count=39).likeness is None
+    assert trained(plan(), Memory(tmp_path), count=39).score is None
 
 
 def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_stage_with_views_of_its_own_sees_those(tmp_path: Path) -> None:
     trained(plan(), one)
     trained(plan(), two, other, listen=looks.append)
     alike = {name for name in one.units if same_tensors(one, two, name)}
-    assert alike == {"graft-1", "graft-2", "graft-3", "connect-1-2", "connect-1-2-3"}
+    assert alike == {"graft-1", "graft-2", "graft-3", "graft", "connect-1-2", "connect-1-2-3"}
     assert [event.done for event in looks if isinstance(event, TeacherPass)] == [0, 24, 0, 24]
 
 
@@ -199,7 +199,7 @@ def test_the_events_tell_how_far_the_run_is(tmp_path: Path) -> None:
 def test_a_loss_that_runs_away_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
     events: list[Event] = []
     wild = recipe().model_copy(update={"stages": tuple(s.model_copy(update={"lr": (1e30,)}) for s in recipe().stages)})
-    with pytest.raises(GateError, match="graft-1: the loss ran away again") as told:
+    with pytest.raises(GateError, match="graft-1: the loss diverged again") as told:
         trained(plan(), Memory(tmp_path), wild, listen=events.append)
-    assert "stages.graft.lr" in told.value.mend
+    assert "stages.graft.lr" in told.value.fix
     assert sum(isinstance(e, Warned) for e in events) == 1

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from graftcli.errors import PairError
-from graftcli.models.cuts.automatic_cuts import by_work, cuts
+from graftcli.models.cuts.automatic_cuts import cuts, equal_work_cuts
 from graftcli.models.cuts.positions import Position, positions
 from graftcli.models.tracing.split import join, split
 from graftcli.models.tracing.trace import trace
@@ -40,7 +40,7 @@ def test_law_1(architecture: Architecture) -> None:
         pytest.skip(f"{architecture.spec} came with a later version of its library")
     network, size = architecture.build(), (3, architecture.size, architecture.size)
     traced = trace(network, images(*size, count=2, seed=0))
-    places: list[Position] = cuts(traced) or by_work(traced, 4)
+    places: list[Position] = cuts(traced) or equal_work_cuts(traced, 4)
     blocks = split(traced, places)
     assert len(blocks) == 1 + len(places) >= architecture.blocks
     assert len(blocks) > 1 or architecture.blocks == 1
@@ -107,7 +107,7 @@ def test_how_many_images_there_are_is_known_however_it_is_asked(asked: Callable[
 
 
 def test_a_block_that_holds_the_number_of_images_it_was_made_with_is_refused() -> None:
-    with pytest.raises(PairError, match="computes something else than the whole"):
+    with pytest.raises(PairError, match="computes a different function than uncut"):
         behind(Counting(lambda x: x.numel() // 3072).eval(), "first")
 
 
@@ -236,4 +236,4 @@ def test_a_chain_that_looks_at_the_numbers_is_not_cut_where_that_changes_the_ans
 
     with pytest.raises(PairError) as caught:
         behind(Moody(), "stem", "layer")
-    assert "cut into 3 blocks computes something else than the whole" in caught.value.found
+    assert "cut into 3 blocks computes a different function than uncut" in caught.value.message

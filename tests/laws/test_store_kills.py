@@ -31,8 +31,10 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
     for overwrite in (False, True):
         with pytest.raises(MachineError) as caught:
             Store(tmp_path / "run", SETTINGS, overwrite=overwrite)
-        assert caught.value.found == f"Process {first.pid} on {socket.gethostname()} works in `{tmp_path / 'run'}`."
-        assert "--out" in caught.value.mend and caught.value.exit_code == 7
+        assert (
+            caught.value.message == f"`{tmp_path / 'run'}` is in use by process {first.pid} on {socket.gethostname()}."
+        )
+        assert "--out" in caught.value.fix and caught.value.exit_code == 7
     assert files(tmp_path / "run") == before
     kill(first)
     with Store(tmp_path / "run", SETTINGS) as store:
@@ -49,7 +51,7 @@ def _try(folder: Path, said: Path, go_home: Path) -> None:
             while not go_home.exists():
                 time.sleep(0.01)
     except MachineError as err:
-        said.write_text(err.found)
+        said.write_text(err.message)
 
 
 def test_of_several_commands_at_once_in_a_new_folder_one_works(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_of_several_commands_at_once_in_a_new_folder_one_works(tmp_path: Path) -
     for process in processes:
         process.join()
     said = sorted(answer.read_text() for answer in answers)
-    assert said[-1] == "in" and all(re.match(r"(Another p|P)rocess .*works in `", text) for text in said[:-1])
+    assert said[-1] == "in" and all(re.match(r"`.*` is in use by (another )?process", text) for text in said[:-1])
     assert [process.exitcode for process in processes] == [0] * 4
 
 

@@ -27,7 +27,7 @@ def test_draws_of_a_folder_with_classes_hold_shots_of_each_class_and_are_drawn_o
         *((1, 0, 2), (1, 1, 2)),
         *((3, 0, 6), (3, 1, 6)),
     ]
-    assert found.meaning.startswith("images of a class") and "2 class folders" in found.meaning
+    assert found.meaning.startswith("images per class") and "2 class folders" in found.meaning
     before = [path.stat().st_mtime_ns for draw in found.every for path in draw.folder.iterdir()]
     assert draws_of(wanted, tmp_path / "out") == found
     assert [path.stat().st_mtime_ns for draw in found.every for path in draw.folder.iterdir()] == before
@@ -45,7 +45,7 @@ def test_folders_that_were_drawn_already_are_found_by_their_names(tmp_path: Path
     pattern = str(tmp_path / "{shots}shot-draw{draw}")
     found = draws_of(grid(images=(pattern,), shots=(1, 5), draws=2), tmp_path)
     assert [draw.folder.name for draw in found.every] == ["1shot-draw0", "1shot-draw1", "5shot-draw0", "5shot-draw1"]
-    with pytest.raises(ImagesError, match=r"not there: `.*1shot-draw2`, `.*5shot-draw2`"):
+    with pytest.raises(ImagesError, match=r"do not exist: `.*1shot-draw2`, `.*5shot-draw2`"):
         draws_of(grid(images=(pattern,), shots=(1, 5), draws=3), tmp_path)
     with pytest.raises(UsageError, match="needs numbers of shots"):
         draws_of(grid(images=(pattern,)), tmp_path)
@@ -95,7 +95,7 @@ def test_methods_are_each_recipe_with_each_student_and_each_block() -> None:
 
 
 def test_methods_whose_folders_would_be_the_same_are_refused() -> None:
-    with pytest.raises(UsageError, match="several methods would be called kd-a"):
+    with pytest.raises(UsageError, match="several methods would have the name kd-a"):
         methods_of(grid(students=("a",), recipes=("kd", "mine/kd.yaml")), lambda _: 2)
 
 
@@ -108,6 +108,6 @@ def test_cells_come_draw_after_draw_and_each_has_its_seed(tmp_path: Path) -> Non
         "graft-small-1shot-draw1",
     ]
     common = RunConfig(ModelPair("big", ""), "", how=TrainOptions(overrides=("a=1",), seed=7))
-    asked = Cell(Method("kd", "small"), Draw(1, 2, Path("there"))).asked(common)
-    assert (asked.networks.student, asked.images, asked.how.recipe) == ("small", "there", "kd")
-    assert (asked.how.seed, asked.how.overrides) == (9, ("a=1",))
+    config = Cell(Method("kd", "small"), Draw(1, 2, Path("there"))).config(common)
+    assert (config.networks.student, config.images, config.how.recipe) == ("small", "there", "kd")
+    assert (config.how.seed, config.how.overrides) == (9, ("a=1",))

@@ -11,7 +11,7 @@ from torch import Tensor
 from graftcli import images
 from graftcli.errors import ImagesError
 from graftcli.images.pixels import Preprocess
-from graftcli.images.statistics import doubled, survey
+from graftcli.images.statistics import collect_statistics, find_duplicates
 from tests.pictures import folder_of, noise, ramp16, saved
 
 PREPROCESS = Preprocess((16, 16), 3, (0.5,) * 3, (0.25,) * 3, 1.0, "bilinear")
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_everything_is_counted_and_broken_files_are_named(folder: Path) -> None:
-    found = survey(folder, PREPROCESS)
+    found = collect_statistics(folder, PREPROCESS)
     assert found.images == 6
     assert [one.name for one in found.broken] == ["empty.jpg", "torn.png"]
     assert found.formats == {"PNG": 5, "JPEG": 1}
@@ -51,7 +51,7 @@ def test_everything_is_counted_and_broken_files_are_named(folder: Path) -> None:
 
 def test_what_is_seen_is_what_a_run_would_load(folder: Path) -> None:
     parts: list[Tensor] = []
-    survey(folder, PREPROCESS, see=parts.append, batch=4)
+    collect_statistics(folder, PREPROCESS, on_batch=parts.append, batch=4)
     assert [len(part) for part in parts] == [4, 2]
     loaded = images.load(folder, PREPROCESS).pixels
     assert {hashlib.sha256(row.numpy().tobytes()).digest() for row in torch.cat(parts)} == {
@@ -60,25 +60,25 @@ def test_what_is_seen_is_what_a_run_would_load(folder: Path) -> None:
 
 
 def test_without_a_network_no_size_is_too_small(folder: Path) -> None:
-    assert survey(folder, None).enlarged is None
+    assert collect_statistics(folder, None).enlarged is None
 
 
 def test_progress_counts_every_file_broken_ones_too(folder: Path) -> None:
     heard: list[tuple[int, int]] = []
-    survey(folder, PREPROCESS, on_progress=lambda done, total: heard.append((done, total)))
+    collect_statistics(folder, PREPROCESS, on_progress=lambda done, total: heard.append((done, total)))
     assert heard == [(i, 8) for i in range(1, 9)]
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.txt": b"", "b.png": b"no picture"})
-    with pytest.raises(ImagesError, match=r"2 files were looked at \(1 \.\w+, 1 \.\w+\)") as told:
-        survey(tmp_path, PREPROCESS)
-    assert "b.png: it is damaged" in told.value.found
+    with pytest.raises(ImagesError, match=r"2 files were checked \(1 \.\w+, 1 \.\w+\)") as told:
+        collect_statistics(tmp_path, PREPROCESS)
+    assert "b.png: it is damaged" in told.value.message
 
 
 def test_images_of_one_shade_alone_are_counted_too(tmp_path: Path) -> None:
     files = {f"{shade}.png": saved(Image.new("RGB", (30, 20), shade)) for shade in ("red", "white")}
-    found = survey(folder_of(tmp_path, files), PREPROCESS)
+    found = collect_statistics(folder_of(tmp_path, files), PREPROCESS)
     assert (found.plain, found.near) == (("red.png", "white.png"), ())
 
 
@@ -88,4 +88,4 @@ def test_images_in_memory_are_compared_too() -> None:
     rows[2] = rows[0]
     rows[3] = rows[1]
     rows[3, :, 0, 0] ^= 1
-    assert doubled(rows, ("a", "b", "c", "d")) == ((("a", "c"),), (("b", "d"),))
+    assert find_duplicates(rows, ("a", "b", "c", "d")) == ((("a", "c"),), (("b", "d"),))

@@ -9,7 +9,7 @@ from timm.layers import AvgPool2dSame
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from graftcli.models.cuts.commuting import Axis, through
+from graftcli.models.cuts.commuting import Axis, axis_after
 from graftcli.models.tracing.trace import Traced, trace
 
 
@@ -66,7 +66,7 @@ def test_it_commutes(op: Callable[[Any, Tensor], Tensor], part: nn.Module | None
     nodes = network.nodes
     at = next(i for i, node in enumerate(nodes) if node.target == "start")
     user = next(user for user in nodes[at].users if user not in network.sizes)
-    axis = through(network, user, nodes[at], Axis(1))
+    axis = axis_after(network, user, nodes[at], Axis(1))
     assert axis is not None
     numbers = torch.Generator().manual_seed(1)
     x, matrix = (torch.randn(*shape, generator=numbers, dtype=torch.float64) for shape in ((2, 6, 4, 8), (6, 6)))
@@ -97,4 +97,4 @@ def test_what_does_not_commute_is_not_passed(op: Callable[[Any, Tensor], Tensor]
     nodes = network.nodes
     at = next(i for i, node in enumerate(nodes) if node.target == "start")
     user = next(user for user in nodes[at].users if user not in network.sizes)
-    assert through(network, user, nodes[at], Axis(1)) is None
+    assert axis_after(network, user, nodes[at], Axis(1)) is None

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from graftcli.report.comparison import CellScore, Comparison, TeacherScore, columns, lines, markdown, said
+from graftcli.report.comparison import CellScore, Comparison, TeacherScore, columns, markdown, method_lines, table_notes
 from graftcli.report.figures import figures
 from graftcli.report.page import comparison_page
 from tests.browser import opened
@@ -43,15 +43,15 @@ TRIALS = (
 
 def comparison(trials: tuple[CellScore, ...] = TRIALS, **more: Any) -> Comparison:
     facts: dict[str, Any] = {
-        **{"folder": "out", "teacher": TeacherScore("big", 853_000, 125_500_000, 0.93), "shots": "images of a class"},
+        **{"folder": "out", "teacher": TeacherScore("big", 853_000, 125_500_000, 0.93), "shots": "images per class"},
         **{"budget": "600 s a cell", "scored": "accuracy: on 200 images", "machine": "a CPU", "notes": ()},
         **{"command": "graftcli compare --teacher big", **more},
     }
-    return Comparison(**facts, lines=lines(trials), trials=trials)
+    return Comparison(**facts, lines=method_lines(trials), trials=trials)
 
 
 def test_a_line_is_the_mean_and_the_samples_deviation_over_the_draws_that_are_done() -> None:
-    first, second, third = lines(TRIALS)
+    first, second, third = method_lines(TRIALS)
     assert (first.method, first.shots, first.draws, first.of) == ("graft", 1, 2, 2)
     assert first.accuracy is not None and first.accuracy.each == (0.50, 0.54)
     assert first.accuracy.mean == pytest.approx(0.52) and first.accuracy.sd == pytest.approx(0.0282843, rel=1e-5)
@@ -73,7 +73,7 @@ def test_the_table_begins_with_the_teacher_and_leaves_out_what_all_share() -> No
 def test_students_of_different_sizes_are_told_by_the_smallest_and_the_largest() -> None:
     """What is dropped or pruned by the images of each draw differs in size."""
     some = [replace(trial("graft", 1, draw, 0.5), params=size) for draw, size in enumerate((270_000, 250_000, 260_000))]
-    (line,) = lines(some)
+    (line,) = method_lines(some)
     assert (line.params, line.macs) == ((250_000, 260_000, 270_000), (40_600_000,))
     table = columns(comparison(tuple(some)))
     assert (table["parameters"][1], table["MACs"][1]) == ("250.0 k to 270.0 k", "40.6 M")
@@ -90,7 +90,7 @@ def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
 
 def test_what_is_whole_says_nothing_of_being_unfinished() -> None:
     whole = comparison(TRIALS[:3])
-    assert whole.is_whole and "cells" not in " ".join(said(whole))
+    assert whole.is_whole and "cells" not in " ".join(table_notes(whole))
 
 
 def test_figures_show_accuracy_over_shots_and_seconds_and_agreement_where_there_is_none() -> None:

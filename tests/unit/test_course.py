@@ -22,7 +22,7 @@ def test_a_state_is_a_copy_and_gives_everything_back() -> None:
     again = restore(state, layer, optimiser)
     assert torch.equal(layer.weight, before)
     assert (again.step, again.loss, again.halved) == (7, LossTracker(0.5, 0.9), True)
-    again.slow["weight"].zero_()
+    again.ema["weight"].zero_()
     optimiser.step()
     assert torch.equal(state["slow"]["weight"], torch.ones(2, 3))
     assert torch.equal(state["weights"]["weight"], before)
@@ -35,7 +35,7 @@ def test_averaged_weights_take_the_place_of_the_last() -> None:
         train_state.average(0.5, layer)
     # decays min(0.5, (1 + step) / (10 + step)): 2/11, then 3/12
     first = 1 * 2 / 11 + 2 * 9 / 11
-    train_state.settle(layer)
+    train_state.use_average(layer)
     assert layer.weight.item() == pytest.approx(first * 3 / 12 + 4 * 9 / 12)
 
 
@@ -43,7 +43,7 @@ def test_without_averages_the_last_weights_stay() -> None:
     layer, train_state = nn.Linear(1, 1, bias=False), TrainState()
     train_state.average(None, layer)
     kept = layer.weight.item()
-    train_state.settle(layer)
+    train_state.use_average(layer)
     assert layer.weight.item() == kept
 
 
@@ -58,4 +58,4 @@ def test_without_averages_the_last_weights_stay() -> None:
     ],
 )
 def test_a_loss_has_run_away(loss: LossTracker, step: int, value: float, runs_away: bool) -> None:
-    assert loss.has_run_away(step, value) is runs_away
+    assert loss.has_diverged(step, value) is runs_away

@@ -9,7 +9,14 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from graftcli.models.cuts.automatic_cuts import beside, by_work, cuts, equal_shares, shrinks, work_before
+from graftcli.models.cuts.automatic_cuts import (
+    cuts,
+    equal_shares,
+    equal_work_cuts,
+    macs_before,
+    positions_beside,
+    shrinks,
+)
 from graftcli.models.cuts.positions import Position, positions
 from graftcli.models.tracing.trace import Traced, trace
 from tests.nets import resnet
@@ -217,7 +224,7 @@ def test_beside_a_shrinking_layer_the_nearest_places_are_always_offered() -> Non
     """A bottleneck that pools at its end: many layers lie between it and the place before."""
     found = of_timm("resnest14d")
     assert names(cuts(found)) == ["layer1", "layer2", "layer3"]
-    assert all(beside(shrink) for shrink in shrinks(found) if shrink.stage)
+    assert all(positions_beside(shrink) for shrink in shrinks(found) if shrink.stage)
 
 
 # ---- equal shares of the work ----
@@ -227,8 +234,8 @@ def test_beside_a_shrinking_layer_the_nearest_places_are_always_offered() -> Non
 def test_a_network_of_one_resolution_is_cut_into_equal_work(count: int) -> None:
     found = of_timm("deit_tiny_patch16_224", img_size=64)
     assert not cuts(found)
-    places = by_work(found, count)
-    work = work_before(found)
+    places = equal_work_cuts(found, count)
+    work = macs_before(found)
     marks = [0, *(work[place.index] for place in places), work[-1]]
     shares = [(b - a) / work[-1] for a, b in pairwise(marks)]
     assert len(shares) == count and max(shares) < 1.3 / count
@@ -237,15 +244,15 @@ def test_a_network_of_one_resolution_is_cut_into_equal_work(count: int) -> None:
 
 def test_no_block_is_without_work() -> None:
     found = of_timm("test_vit", img_size=64)
-    most = next(count for count in range(2, 50) if len(by_work(found, count + 1)) < count)
-    work = work_before(found)
-    done = [0, *(work[place.index] for place in by_work(found, most)), work[-1]]
+    most = next(count for count in range(2, 50) if len(equal_work_cuts(found, count + 1)) < count)
+    work = macs_before(found)
+    done = [0, *(work[place.index] for place in equal_work_cuts(found, most)), work[-1]]
     assert done == sorted(set(done))
 
 
 def test_work_adds_up() -> None:
     found = traced(resnet(20), 3, 32, 32)
-    work = work_before(found)
+    work = macs_before(found)
     assert work[0] == 0 and work[-1] == sum(found.macs.values()) and work == sorted(work)
 
 

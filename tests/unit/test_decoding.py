@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from graftcli.images.decoding import Broken, File, each
-from graftcli.images.headers import Watched
+from graftcli.images.decoding import Broken, File, process_files
+from graftcli.images.headers import TimedStream
 from graftcli.images.limits import Allowance, Limits, MemoryBudget
 from graftcli.images.refusal import Refused
 from graftcli.images.sources import Entry
@@ -34,7 +34,7 @@ def test_results_come_in_the_order_of_the_entries_whatever_takes_longest() -> No
         return file.name
 
     names = [f"{i}.png" for i in range(20)]
-    assert list(each([entry(name) for name in names], work, jobs=4)) == names
+    assert list(process_files([entry(name) for name in names], work, jobs=4)) == names
 
 
 def test_only_a_few_files_are_read_ahead() -> None:
@@ -43,7 +43,7 @@ def test_only_a_few_files_are_read_ahead() -> None:
     def reading(name: str) -> Entry:
         return Entry(name, lambda: opened.append(name) or b"x")  # type: ignore[func-returns-value]
 
-    results = each([reading(str(i)) for i in range(100)], lambda file: file.row, jobs=2)
+    results = process_files([reading(str(i)) for i in range(100)], lambda file: file.row, jobs=2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert len(opened) <= 3 + 2 * 2
     results.close()  # type: ignore[attr-defined]
@@ -56,11 +56,11 @@ def test_a_file_that_cannot_be_used_is_named_with_the_reason() -> None:
         return file.name
 
     entries = [entry("a.png"), entry("bad.png"), entry("b.heic"), Entry("c.png", refused), entry("empty/bad.png", b"")]
-    found = list(each(entries, work, jobs=1))
+    found = list(process_files(entries, work, jobs=1))
     assert found[0] == "a.png"
     assert found[1:] == [
         Broken("bad.png", "its data is damaged (ValueError: odd bytes)"),
-        Broken("b.heic", "this kind of file is not read: convert it to PNG or JPEG"),
+        Broken("b.heic", "this format is not supported: convert it to PNG or JPEG"),
         Broken("c.png", "it is locked"),
         Broken("empty/bad.png", "the file is empty"),
     ]
@@ -73,12 +73,12 @@ def test_an_image_for_which_memory_runs_out_is_tried_alone_and_then_named() -> N
         tries.append(file.name)
         if file.name == "b.png" or (file.name == "a.png" and tries.count("a.png") < 2):
             raise MemoryError
-        with file.allowance.room(file.allowance.most):
+        with file.allowance.reserve(file.allowance.available):
             return file.name
 
-    found = list(each([entry(name) for name in ("a.png", "b.png", "c.png")], work, jobs=2, limits=Limits()))
+    found = list(process_files([entry(name) for name in ("a.png", "b.png", "c.png")], work, jobs=2, limits=Limits()))
     assert (found[0], found[2], tries.count("b.png")) == ("a.png", "c.png", 2)
-    assert isinstance(found[1], Broken) and "memory ran out" in found[1].reason
+    assert isinstance(found[1], Broken) and "ran out of memory" in found[1].reason
 
 
 def test_memory_that_runs_out_while_a_file_is_read_is_not_the_end() -> None:
@@ -93,8 +93,8 @@ def test_memory_that_runs_out_while_a_file_is_read_is_not_the_end() -> None:
 
         return Entry(name, read)
 
-    found = list(each([reading("a.png"), reading("b.png")], lambda file: file.name))
-    assert found[0] == "a.png" and isinstance(found[1], Broken) and "memory ran out" in found[1].reason
+    found = list(process_files([reading("a.png"), reading("b.png")], lambda file: file.name))
+    assert found[0] == "a.png" and isinstance(found[1], Broken) and "ran out of memory" in found[1].reason
 
 
 def test_a_decoder_that_hangs_is_abandoned_and_the_others_go_on() -> None:
@@ -102,13 +102,13 @@ def test_a_decoder_that_hangs_is_abandoned_and_the_others_go_on() -> None:
 
     def work(file: File) -> str:
         if file.name.startswith("hang"):
-            with file.allowance.room(file.allowance.most // 2):
+            with file.allowance.reserve(file.allowance.available // 2):
                 hanging.wait(60)
         return file.name
 
     names = ["hang1.png", "a.png", "hang2.png", "b.png", "c.png"]
     began = time.monotonic()
-    found = list(each([entry(name) for name in names], work, jobs=2, limits=Limits(MemoryBudget(100), 0.1)))
+    found = list(process_files([entry(name) for name in names], work, jobs=2, limits=Limits(MemoryBudget(100), 0.1)))
     hanging.set()
     assert time.monotonic() - began < 10
     assert found[1::2] == ["a.png", "b.png"] and found[4] == "c.png"
@@ -118,10 +118,10 @@ def test_a_decoder_that_hangs_is_abandoned_and_the_others_go_on() -> None:
 def test_a_hanging_decoder_does_not_keep_the_interpreter_from_ending() -> None:
     script = """
 import time
-from graftcli.images.decoding import each
+from graftcli.images.decoding import process_files
 from graftcli.images.limits import Limits
 from graftcli.images.sources import Entry
-print(list(each([Entry("a.png", lambda: b"x")], lambda file: time.sleep(600), limits=Limits(seconds=0.1))))
+print(list(process_files([Entry("a.png", lambda: b"x")], lambda file: time.sleep(600), limits=Limits(seconds=0.1))))
 """
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert "takes more than 0.1 s" in found.stdout and not found.stderr
@@ -130,7 +130,7 @@ print(list(each([Entry("a.png", lambda: b"x")], lambda file: time.sleep(600), li
 def test_a_decoder_that_reads_is_stopped_when_its_time_is_over() -> None:
     allowance = Allowance(Limits(seconds=0.0))
     with pytest.raises(Refused, match="takes more than 0 s"):
-        Watched(b"x" * 10, allowance).read(1)
+        TimedStream(b"x" * 10, allowance).read(1)
 
 
 def test_what_one_thread_holds_another_waits_for() -> None:
@@ -140,7 +140,7 @@ def test_what_one_thread_holds_another_waits_for() -> None:
     def work(file: File) -> int:
         nonlocal held, most
         need = 40 + file.row
-        with file.allowance.room(need):
+        with file.allowance.reserve(need):
             with lock:
                 held += need
                 most = max(most, held)
@@ -149,14 +149,14 @@ def test_what_one_thread_holds_another_waits_for() -> None:
                 held -= need
         return file.row
 
-    found = list(each([entry(str(i)) for i in range(20)], work, jobs=8, limits=Limits(budget)))
+    found = list(process_files([entry(str(i)) for i in range(20)], work, jobs=8, limits=Limits(budget)))
     assert found == list(range(20)) and most <= 100
 
 
 def test_what_exceeds_the_whole_budget_is_refused_with_both_sizes() -> None:
     with (
-        pytest.raises(Refused, match=r"needs 3 MiB of memory; 2 MiB is the most"),
-        Allowance(Limits(MemoryBudget(2 * 2**20))).room(3 * 2**20),
+        pytest.raises(Refused, match=r"needs 3 MiB of memory; the limit is 2 MiB"),
+        Allowance(Limits(MemoryBudget(2 * 2**20))).reserve(3 * 2**20),
     ):
         pass
 
@@ -167,6 +167,6 @@ def test_few_bytes_are_read_ahead() -> None:
     def reading(name: str) -> Entry:
         return Entry(name, lambda: read.append(name) or bytes(100 * 2**20))  # type: ignore[func-returns-value]
 
-    results = each([reading(str(i)) for i in range(10)], lambda file: file.row, jobs=8)
+    results = process_files([reading(str(i)) for i in range(10)], lambda file: file.row, jobs=8)
     assert next(results) == 0 and len(read) <= 2
     results.close()  # type: ignore[attr-defined]

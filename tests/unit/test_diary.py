@@ -28,7 +28,7 @@ class Counting(nn.Module):
         return x.mean((2, 3)) * 3
 
 
-PLACES: tuple[Place, ...] = ("memory", "disk", "again")
+PLACES: tuple[Place, ...] = ("memory", "disk", "recompute")
 
 
 class Killed(Exception):
@@ -52,7 +52,7 @@ def looking(
             raise Killed
 
     try:
-        answers.look({1}, looked)
+        answers.fill({1}, looked)
     except Killed:
         assert stop_at is not None
     return answers, piece
@@ -95,7 +95,7 @@ def test_what_is_computed_in_bfloat16_takes_half_the_room(tmp_path: Path) -> Non
     assert (tmp_path / "disk" / "value-1.bin").stat().st_size == 60 * 3 * 2
     assert torch.equal(rounded["disk"], rounded["memory"])
     assert torch.equal(rounded["disk"], exact.at(1, index).bfloat16().float())
-    assert torch.equal(rounded["again"], rounded["disk"]) and rounded["again"].dtype == torch.float32
+    assert torch.equal(rounded["recompute"], rounded["disk"]) and rounded["recompute"].dtype == torch.float32
 
 
 def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from graftcli.images import Images
 from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.report import disagreement
-from graftcli.report.disagreement import compare, named, picture
+from graftcli.report.disagreement import compare, imagenet_names, thumbnail
 from tests.engine import PREPROCESS
 
 CPU = torch.device("cpu")
@@ -31,7 +31,11 @@ class Fixed(nn.Module):
 
 
 def images(count: int) -> Images:
-    pixels = torch.arange(count, dtype=torch.uint8)[:, None, None, None].expand(count, 3, *PREPROCESS.kept).contiguous()
+    pixels = (
+        torch.arange(count, dtype=torch.uint8)[:, None, None, None]
+        .expand(count, 3, *PREPROCESS.stored_size)
+        .contiguous()
+    )
     return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "")
 
 
@@ -67,8 +71,8 @@ def test_other_answers_come_first_then_the_largest_divergence() -> None:
 
 
 def test_no_more_images_are_asked_about_and_shown_than_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disagreement, "MOST_IMAGES", 5)
-    monkeypatch.setattr(disagreement, "SHOWN", 3)
+    monkeypatch.setattr(disagreement, "MAX_IMAGES", 5)
+    monkeypatch.setattr(disagreement, "MAX_SHOWN", 3)
     net = Fixed([[float(i), 0.0] for i in range(9)])
     found = compare(network(net), net, images(9), PREPROCESS, CPU)
     assert (found.images, found.same, len(found.worst)) == (5, 5, 3)
@@ -83,23 +87,23 @@ def test_answers_without_numbers_are_shown_and_fit_into_json() -> None:
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB"), (4, "L")])
 def test_a_picture_is_what_the_networks_saw(channels: int, mode: str) -> None:
     pixels = torch.randint(0, 256, (channels, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    image = opened(picture(pixels))
+    image = opened(thumbnail(pixels))
     assert (image.mode, image.size) == (mode, (30, 20))
     seen = pixels[0] if mode == "L" else pixels.permute(1, 2, 0)
     assert np.array_equal(np.asarray(image), seen.numpy())
 
 
 def test_a_large_picture_is_made_small() -> None:
-    assert opened(picture(torch.zeros(3, 480, 640, dtype=torch.uint8))).size == (96, 72)
+    assert opened(thumbnail(torch.zeros(3, 480, 640, dtype=torch.uint8))).size == (96, 72)
 
 
 def test_only_classes_of_imagenet_have_names() -> None:
     net = Fixed([[0.0]])
-    names = named(network(net, "timm", "pretrained (timm/resnet34.a1_in1k)", 1000))
+    names = imagenet_names(network(net, "timm", "pretrained (timm/resnet34.a1_in1k)", 1000))
     assert len(names) == 1000 and names[0] == "tench" and names[281].startswith("tabby")
     for other in (
         network(net, "file", "best.pth: 10 of 10 tensors", 1000),
         network(net, "timm", "random", 1000),
         network(net, "timm", "pretrained (x)", 7),
     ):
-        assert named(other) == ()
+        assert imagenet_names(other) == ()

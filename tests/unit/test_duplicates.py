@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from graftcli.images.duplicates import NEAR, Fingerprint, fingerprint, near, ordered
+from graftcli.images.duplicates import NEAR, Fingerprint, compute_fingerprint, find_near_duplicates, sorted_groups
 from tests.pictures import noise, saved
 
 
@@ -18,13 +18,13 @@ def picture(seed: int) -> Image.Image:
 
 
 def groups(pictures: dict[str, Image.Image]) -> tuple[tuple[str, ...], ...]:
-    prints = [fingerprint(image) for image in pictures.values()]
-    return near(list(pictures), *arrays(prints))
+    prints = [compute_fingerprint(image) for image in pictures.values()]
+    return find_near_duplicates(list(pictures), *arrays(prints))
 
 
 def arrays(prints: list[Fingerprint]) -> tuple[NDArray[np.uint64], NDArray[np.uint8]]:
     bits = np.array([one.bits for one in prints], np.uint64)
-    return bits, np.frombuffer(b"".join(one.picture for one in prints), np.uint8).reshape(len(prints), -1)
+    return bits, np.frombuffer(b"".join(one.thumbnail for one in prints), np.uint8).reshape(len(prints), -1)
 
 
 def test_recompressed_resized_and_brighter_copies_are_found() -> None:
@@ -51,7 +51,7 @@ def test_pictures_with_the_same_edges_but_other_shades_are_no_duplicates() -> No
         name: Image.fromarray(np.tile(row, (64, 1)).astype(np.uint8))
         for name, row in zip("ab", (steep, late), strict=True)
     }
-    assert fingerprint(pictures["a"]).bits == 2**64 - 1
+    assert compute_fingerprint(pictures["a"]).bits == 2**64 - 1
     assert groups(pictures) == ()
 
 
@@ -62,9 +62,12 @@ def test_every_pair_that_is_near_enough_is_found() -> None:
     for _ in range(200):
         flipped = sum(1 << int(bit) for bit in generator.choice(64, NEAR, replace=False))
         bits, pictures = arrays([Fingerprint(base, flat), Fingerprint(base ^ flipped, flat)])
-        assert near(["a", "b"], bits, pictures) == (("a", "b"),)
+        assert find_near_duplicates(["a", "b"], bits, pictures) == (("a", "b"),)
         further = flipped | 1 << next(bit for bit in range(64) if not flipped >> bit & 1)
-        assert near(["a", "b"], *arrays([Fingerprint(base, flat), Fingerprint(base ^ further, flat)])) == ()
+        assert (
+            find_near_duplicates(["a", "b"], *arrays([Fingerprint(base, flat), Fingerprint(base ^ further, flat)]))
+            == ()
+        )
 
 
 def test_groups_are_those_of_comparing_all_with_all() -> None:
@@ -80,7 +83,9 @@ def test_groups_are_those_of_comparing_all_with_all() -> None:
         if int(bits[i] ^ bits[j]).bit_count() <= NEAR:
             ours, theirs = (next(group for group in expected if names[k] in group) for k in (i, j))
             expected = expected - {ours, theirs} | {ours | theirs}
-    assert {frozenset(group) for group in near(names, bits, pictures)} == {g for g in expected if len(g) > 1}
+    assert {frozenset(group) for group in find_near_duplicates(names, bits, pictures)} == {
+        g for g in expected if len(g) > 1
+    }
 
 
 def test_a_crowd_of_thousands_is_one_group() -> None:
@@ -88,14 +93,14 @@ def test_a_crowd_of_thousands_is_one_group() -> None:
     count = 3000
     bits = np.uint64(1) << generator.integers(0, 64, count, dtype=np.uint64)
     pictures = generator.integers(100, 103, (count, 288), dtype=np.uint8)
-    found = near([f"{i:05}" for i in range(count)], bits, pictures)
+    found = find_near_duplicates([f"{i:05}" for i in range(count)], bits, pictures)
     assert [len(group) for group in found] == [count]
 
 
 def test_an_image_of_one_shade_is_plain_and_noise_is_not() -> None:
-    assert fingerprint(Image.new("RGB", (40, 30), (200, 10, 10))).plain
-    assert not fingerprint(picture(0)).plain
+    assert compute_fingerprint(Image.new("RGB", (40, 30), (200, 10, 10))).plain
+    assert not compute_fingerprint(picture(0)).plain
 
 
 def test_groups_stand_in_the_order_of_their_names() -> None:
-    assert ordered([["c", "b"], ["x"], ["z", "a"]]) == (("a", "z"), ("b", "c"))
+    assert sorted_groups([["c", "b"], ["x"], ["z", "a"]]) == (("a", "z"), ("b", "c"))

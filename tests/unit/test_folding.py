@@ -7,7 +7,7 @@ import torch
 from timm.layers import BatchNormAct2d, Conv2dSame
 from torch import Tensor, nn
 
-from graftcli.graft.surgery.fold import into_maker, into_reader, past_batchnorm, resized
+from graftcli.graft.surgery.fold import into_producer, into_reader, past_batchnorm, resized
 from tests.nets import randomise, same_weights
 
 # all of them take 6 channels and give 4
@@ -73,7 +73,7 @@ def test_a_maker_takes_in_the_adapter_after_it(kind: str, outputs: int) -> None:
     layer, adapter = drawn(LAYERS[kind]), matrix(outputs, 4)
     assert isinstance(layer, nn.Conv2d | nn.Linear)
     x = features(layer, 6)
-    folded = into_maker(layer, adapter)
+    folded = into_producer(layer, adapter)
     assert type(folded) is type(layer)
     assert close(folded(x), apply(adapter, layer, layer(x)))
 
@@ -114,7 +114,7 @@ def test_the_layers_that_are_given_stay_as_they_are() -> None:
     assert isinstance(norm, nn.BatchNorm2d)
     before = [drawn(LAYERS["with bias"]), drawn(NORMS["affine"])]
     into_reader(maker, matrix(6, 2))
-    into_maker(maker, matrix(3, 4))
+    into_producer(maker, matrix(3, 4))
     past_batchnorm(maker, norm, matrix(4, 4))
     assert same_weights(maker, before[0])
     assert same_weights(norm, before[1])
@@ -137,7 +137,7 @@ def test_a_square_adapter_leaves_every_shape_as_it_was() -> None:
     for make in LAYERS.values():
         layer = drawn(make)
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        for folded in (into_reader(layer, matrix(6, 6)), into_maker(layer, matrix(4, 4))):
+        for folded in (into_reader(layer, matrix(6, 6)), into_producer(layer, matrix(4, 4))):
             assert {k: t.shape for k, t in folded.state_dict().items()} == {
                 k: t.shape for k, t in layer.state_dict().items()
             }
@@ -152,7 +152,7 @@ def test_a_resized_layer_has_room_for_the_folded_one(make: Callable[[], nn.Modul
         shape = torch.Size([9])
     else:
         assert isinstance(layer, nn.Conv2d | nn.Linear)
-        taken = into_reader(into_maker(layer, matrix(9, 4)), matrix(6, 2))
+        taken = into_reader(into_producer(layer, matrix(9, 4)), matrix(6, 2))
         folded, shape = taken, taken.weight.shape
     empty = resized(layer, shape)
     empty.load_state_dict(folded.state_dict(), strict=True)

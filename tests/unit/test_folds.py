@@ -154,7 +154,7 @@ def test_what_is_no_plain_convolution_is_named(reader: nn.Module, kind: str) -> 
         (lambda m, x: m.b(x.transpose(0, 1).transpose(0, 1).exp()), "read by `exp`"),
         (lambda m, x: m.b(x.view(x.shape[0], 2, 4, 16, 16).flatten(1, 2)), "read by `view` in the forward pass"),
         (lambda m, x: m.b(m.b(x)), "read by `b` (Conv2d, used more than once)"),
-        (lambda m, x: m.b(x) * F.conv2d(x, m.b.weight, padding=1), "read by `b` (Conv2d, with weights that are used"),
+        (lambda m, x: m.b(x) * F.conv2d(x, m.b.weight, padding=1), "read by `b` (Conv2d, with shared weights"),
     ],
 )
 def test_the_operation_in_the_way_is_named(run: Callable[[Any, Tensor], Tensor], reason: str) -> None:
@@ -171,7 +171,7 @@ def test_weights_shared_with_another_layer_stay_as_they_are() -> None:
     first, second = conv(outputs=8), conv(outputs=8)
     second.weight = first.weight
     blocker = forwards(lambda m, x: m.b(F.relu(m.a(x))), a=first, b=second).blocker
-    assert blocker == "read by `a` (Conv2d, with weights that are used elsewhere too)"
+    assert blocker == "read by `a` (Conv2d, with shared weights)"
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -217,7 +217,7 @@ def test_readers_inside_a_module_that_is_kept_whole_are_found() -> None:
 
 def test_a_module_that_nobody_can_look_into_is_named() -> None:
     blocker = forwards(lambda m, x: m.a(x), a=Stubborn(conv())).blocker
-    assert blocker == "read by `a` (Stubborn, which hides the layers it holds)"
+    assert blocker == "read by `a` (Stubborn, whose layers cannot be traced)"
 
 
 def test_timms_own_leaves_are_looked_into_or_named() -> None:
@@ -229,7 +229,7 @@ def test_timms_own_leaves_are_looked_into_or_named() -> None:
     ]
     vgg = trace(timm.create_model("vgg11", num_classes=10, mlp_ratio=0.05), torch.randn(2, 3, 64, 64))
     last = next(p for p in positions(vgg) if p.name == "features")
-    assert last.forwards.blocker == "read by `pre_logits` (ConvMlp, which hides the layers it holds)"
+    assert last.forwards.blocker == "read by `pre_logits` (ConvMlp, whose layers cannot be traced)"
 
 
 def test_a_weight_standardised_network_does_not_fold() -> None:
@@ -264,7 +264,7 @@ def test_a_linear_batchnorm_lies_between(norm: nn.Module) -> None:
 )
 def test_what_is_not_linear_behind_the_convolution_is_named(norm: nn.Module, kind: str) -> None:
     found = place(Net(lambda m, x: m.b(m.n(m.a(x))), a=conv(outputs=8), n=norm, b=nn.ReLU()), "n")
-    assert found.backwards.blocker == f"made by `n` ({kind})"
+    assert found.backwards.blocker == f"produced by `n` ({kind})"
 
 
 def test_through_pooling_and_layout_changes_it_reaches_its_maker() -> None:
@@ -277,14 +277,14 @@ def test_through_pooling_and_layout_changes_it_reaches_its_maker() -> None:
 
 def test_a_tensor_that_others_read_before_is_not_changed() -> None:
     network = Net(lambda m, x: m.h((m.a(x) + m.b(x)).mean((2, 3))), a=conv(), b=conv(), h=nn.Linear(4, 5))
-    assert place(network, "add").backwards.blocker == "made by `add` in the forward pass"
+    assert place(network, "add").backwards.blocker == "produced by `add` in the forward pass"
 
 
 def test_the_images_themselves_have_no_maker() -> None:
     network = Net(lambda m, x: m.h(x.mean((2, 3))), h=nn.Linear(8, 5))
     network.stem = nn.Identity()  # type: ignore[assignment]
     network.h = nn.Linear(3, 5)
-    assert place(network, "stem").backwards.blocker == "made by `stem` (Identity)"
+    assert place(network, "stem").backwards.blocker == "produced by `stem` (Identity)"
 
 
 # ---- in words ----

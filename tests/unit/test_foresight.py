@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from graftcli.cli.render_run import said
+from graftcli.cli.render_run import describe
 from graftcli.events import Event, TeacherPass, TimeEstimated
-from graftcli.graft.training.task_cost import looks_worth
+from graftcli.graft.training.task_cost import passes_per_view
 from graftcli.graft.training.tasks import tasks
 from graftcli.models.cuts.plan import Plan, as_json
 from graftcli.recipe.file import load
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
-from graftcli.runs.time_estimate import foreseeing
+from graftcli.runs.time_estimate import with_time_estimate
 from tests.beginning import begun, furnished
 from tests.engine import plan
 
@@ -30,7 +30,7 @@ def told(start: PreparedRun, *looks: tuple[float, int], behind: float = -1) -> l
     steps of each unit behind it."""
     heard: list[Event] = []
     now = iter(seconds for seconds, _ in looks)
-    listen = foreseeing(start, lambda unit: behind, heard.append, lambda: next(now))
+    listen = with_time_estimate(start, lambda unit: behind, heard.append, lambda: next(now))
     for _, done in looks:
         listen(TeacherPass(done, 1000))
     assert [event for event in heard if isinstance(event, TeacherPass)] == [
@@ -97,7 +97,7 @@ def test_a_block_alone_is_dearer_where_its_target_lies_at_the_end(recipe: str, b
     made = plan()
     ours, theirs = macs(made, "teacher"), macs(made, "student")
     first = tasks(load(recipe), len(made.blocks), range(1, len(made.blocks) + 1))[0]
-    assert looks_worth(first, made) == pytest.approx((4 * theirs[0] + behind * sum(ours[1:])) / sum(ours))
+    assert passes_per_view(first, made) == pytest.approx((4 * theirs[0] + behind * sum(ours[1:])) / sum(ours))
 
 
 def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
@@ -105,9 +105,9 @@ def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
     ours, theirs = macs(made, "teacher"), macs(made, "student")
     finish = tasks(load("graft"), len(made.blocks), (1, 3))[-1]
     assert finish.blocks == (1, 3)
-    assert looks_worth(finish, made) == pytest.approx((4 * (theirs[0] + theirs[2]) + 2 * ours[1]) / sum(ours))
+    assert passes_per_view(finish, made) == pytest.approx((4 * (theirs[0] + theirs[2]) + 2 * ours[1]) / sum(ours))
 
 
 def test_who_is_told_of_hours_is_told_what_would_be_shorter() -> None:
-    text = said(TimeEstimated(7500, 107_000.0)) or ""
-    assert "about 29.7 h from here, for 7,500 steps" in text and "--steps-scale" in text
+    text = describe(TimeEstimated(7500, 107_000.0)) or ""
+    assert "about 29.7 h for 7,500 steps" in text and "--steps-scale" in text

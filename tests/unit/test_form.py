@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from graftcli.errors import UsageError
-from graftcli.formats.options import ExportOptions, FromPixels, about
+from graftcli.formats.options import ExportOptions, FromPixels, source_facts
 from graftcli.images.pixels import normalise
 from tests.exports import pixels, preprocess
 
 
 @pytest.mark.parametrize(
-    ("form", "ending", "least"),
+    ("form", "suffix", "required"),
     [
         (ExportOptions(), ".onnx", 1.0),
         (ExportOptions(precision="fp16"), "-fp16.onnx", 0.99),
@@ -22,8 +22,8 @@ from tests.exports import pixels, preprocess
         (ExportOptions(format="safetensors"), ".safetensors", 1.0),
     ],
 )
-def test_the_name_ends_with_what_the_file_is(form: ExportOptions, ending: str, least: float) -> None:
-    assert (form.ending, form.least_agreement) == (ending, least)
+def test_the_name_ends_with_what_the_file_is(form: ExportOptions, suffix: str, required: float) -> None:
+    assert (form.suffix, form.required_agreement) == (suffix, required)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_the_name_ends_with_what_the_file_is(form: ExportOptions, ending: str, l
         ({"pixels": "hwcn"}, "--bake-preprocess hwcn is unknown.*nhwc, nchw"),
         ({"format": "pt2", "precision": "int8"}, "--precision int8 is for ONNX"),
         ({"format": "pt2", "opset": 20}, "--opset 20 is for ONNX"),
-        ({"format": "safetensors", "static": True}, "Leave out --static"),
+        ({"format": "safetensors", "static": True}, "Remove --static"),
         ({"static": True, "dynamic_size": True}, "contradict"),
         ({"opset": 17}, "--opset 17 is older"),
     ],
@@ -54,8 +54,8 @@ def test_baked_preprocessing_is_that_of_the_images(order: Any) -> None:
 
 
 def test_only_what_is_known_is_told() -> None:
-    assert about(None, "small") == {"student": "small"}
-    assert about("big", "small", ["teacher", "student"], "ab", ["cat", "grün"]) == {
+    assert source_facts(None, "small") == {"student": "small"}
+    assert source_facts("big", "small", ["teacher", "student"], "ab", ["cat", "grün"]) == {
         "teacher": "big",
         "student": "small",
         "blocks": '["teacher", "student"]',

@@ -93,7 +93,7 @@ def test_frozen_blocks_are_in_no_task(frozen: tuple[int, ...], units: list[tuple
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_train() -> None:
-    with pytest.raises(UsageError, match="blocks 1, 2 are to be replaced, and are the same as the teacher"):
+    with pytest.raises(UsageError, match="blocks 1, 2 are identical to the teacher's"):
         check_tasks(recipe(), 3, (1, 2), (1, 2))
     check_tasks(recipe(), 3, (1, 2, 3), (1, 2))
 

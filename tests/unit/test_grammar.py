@@ -13,9 +13,9 @@ from graftcli.models.loading.build import build
 from graftcli.models.loading.model_spec import output_of
 from graftcli.runs.loading import network_of
 from graftcli.store.model_card import save_student
-from graftcli.students.make import made_from_teacher
+from graftcli.students.make import is_derived_from_teacher
+from tests.laws.test_card import made, network
 from tests.nets import randomise, resnet
-from tests.unit.test_card import made, network
 
 
 @pytest.mark.parametrize(
@@ -55,16 +55,16 @@ def test_a_spec_means_one_network(spec: str, source: str, name: str, monkeypatch
 def test_a_typo_is_answered_with_the_nearest_names(spec: str, found: str, near: str) -> None:
     with pytest.raises(PairError, match=found) as caught:
         build(spec, checkpoint="none")
-    assert any(word in caught.value.mend for word in near.split("|"))
+    assert any(word in caught.value.fix for word in near.split("|"))
 
 
 def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
     assert build("resnet18", checkpoint="none").source == "timm"
-    with pytest.raises(CheckpointError, match=r"is no finished run") as caught:
+    with pytest.raises(CheckpointError, match=r"is not a finished run") as caught:
         build("./resnet18")
-    assert "local-dir:" in caught.value.mend
+    assert "local-dir:" in caught.value.fix
 
 
 def test_what_graftcli_wrote_under_a_networks_name_is_meant_where_a_path_says_so(
@@ -78,11 +78,11 @@ def test_what_graftcli_wrote_under_a_networks_name_is_meant_where_a_path_says_so
     for written in ("./resnet18", Path("resnet18")):
         assert network_of(written).name == "squeezenet1_1"
     (tmp_path / "resnet18/graft.json").write_text('{"kind": "hybrid"}')
-    assert not made_from_teacher("resnet18")
+    assert not is_derived_from_teacher("resnet18")
 
 
 def test_a_file_of_networks_is_no_network() -> None:
-    with pytest.raises(UsageError, match="may hold several networks"):
+    with pytest.raises(UsageError, match="may define several networks"):
         build(__file__)
 
 
@@ -121,7 +121,7 @@ def test_a_name_that_two_libraries_have_is_timms_and_the_other_is_named(tmp_path
     torch.save(torchvision.models.efficientnet_b0().state_dict(), tmp_path / "model.pth")
     with pytest.raises(CheckpointError) as caught:
         build("efficientnet_b0", checkpoint=tmp_path / "model.pth")
-    assert "torchvision:efficientnet_b0" in caught.value.mend
+    assert "torchvision:efficientnet_b0" in caught.value.fix
 
 
 @pytest.mark.parametrize(
@@ -132,11 +132,11 @@ def test_a_checkpoint_that_names_nothing_is_answered_with_the_flag_to_add(
 ) -> None:
     file = tmp_path / "model.pth"
     torch.save({"state_dict": resnet(8).state_dict()}, file)
-    with pytest.raises(CheckpointError, match="does not say which network") as caught:
+    with pytest.raises(CheckpointError, match="does not store the name of its architecture") as caught:
         build(str(file), role=role)
-    assert f"{flags} {file}" in caught.value.mend
+    assert f"{flags} {file}" in caught.value.fix
     torch.save({"state_dict": resnet(8).state_dict(), "arch": "my_net"}, file)
-    with pytest.raises(CheckpointError, match="belongs to `my_net`, it says"):
+    with pytest.raises(CheckpointError, match="names the architecture `my_net`"):
         build(str(file), role=role)
 
 

@@ -65,8 +65,8 @@ def bomb() -> bytes:
 
 
 BROKEN = {
-    "cut.jpg": (saved(noise(60, 60), "JPEG")[:1500], "ends too early"),
-    "cut.png": (saved(noise(60, 60))[:5000], "ends too early"),
+    "cut.jpg": (saved(noise(60, 60), "JPEG")[:1500], "it is truncated"),
+    "cut.png": (saved(noise(60, 60))[:5000], "it is truncated"),
     "cut.webp": (saved(noise(60, 60), "WEBP")[:900], "is damaged"),
     "empty.png": (b"", "the file is empty"),
     "text.jpg": (b"hello, this is text", "it begins with b'hello, this '"),
@@ -108,9 +108,9 @@ def test_strict_names_every_broken_image(tmp_path: Path) -> None:
     folder_of(tmp_path, plain(3) | {name: data for name, (data, _) in BROKEN.items()})
     with pytest.raises(ImagesError) as caught:
         load(tmp_path, PREPROCESS, strict=True)
-    assert f"{len(BROKEN)} of {3 + len(BROKEN)} images" in caught.value.found and caught.value.exit_code == 5
+    assert f"{len(BROKEN)} of {3 + len(BROKEN)} images" in caught.value.message and caught.value.exit_code == 5
     for name, (_, reason) in BROKEN.items():
-        assert f"  {name}: " in caught.value.found and reason in caught.value.found
+        assert f"  {name}: " in caught.value.message and reason in caught.value.message
 
 
 def test_strict_gives_the_same_where_nothing_is_broken(tmp_path: Path) -> None:
@@ -120,9 +120,9 @@ def test_strict_gives_the_same_where_nothing_is_broken(tmp_path: Path) -> None:
 
 def test_of_many_files_as_many_are_read_as_were_asked_for(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"{i % 4}/{name}": data for i, (name, data) in enumerate(plain(20).items())})
-    few = load(tmp_path, PREPROCESS, most=8)
+    few = load(tmp_path, PREPROCESS, max_images=8)
     assert len(few.pixels) == 8 and {name[0] for name in few.names} == set("0123")
-    assert same(load(tmp_path, PREPROCESS, most=20), load(tmp_path, PREPROCESS))
+    assert same(load(tmp_path, PREPROCESS, max_images=20), load(tmp_path, PREPROCESS))
 
 
 def test_names_and_threads_change_no_pixel_and_no_place(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_another_image_is_another_digest(tmp_path: Path) -> None:
 def test_grey_networks_get_one_channel(tmp_path: Path) -> None:
     grey = Preprocess((16, 20), 1, (0.5,), (0.25,), 0.9, "bicubic", whole=True)
     images = load(folder_of(tmp_path, plain(3) | odd()), grey)
-    assert images.pixels.shape == (3 + len(odd()), 1, *grey.kept)
+    assert images.pixels.shape == (3 + len(odd()), 1, *grey.stored_size)
 
 
 def test_a_damaged_member_of_an_archive_is_left_out(tmp_path: Path) -> None:
@@ -169,25 +169,33 @@ def test_a_damaged_member_of_an_archive_is_left_out(tmp_path: Path) -> None:
     assert "CRC" in images.broken[0].reason
 
 
-def test_too_few_images_say_what_was_looked_at(tmp_path: Path) -> None:
+def test_too_few_images_list_the_files_by_suffix(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.txt": b"", "b.txt": b"", "c.mp4": b"", "README": b""})
     with pytest.raises(ImagesError) as caught:
         load(tmp_path, PREPROCESS)
     message = str(caught.value)
     assert caught.value.exit_code == 5
-    for part in ("no image", "4 files were looked at", "2 .txt", "1 .mp4", "1 without a suffix", "jpg, jpeg", "webp"):
+    for part in (
+        "no readable image",
+        "4 files were checked",
+        "2 .txt",
+        "1 .mp4",
+        "1 without a suffix",
+        "jpg, jpeg",
+        "webp",
+    ):
         assert part in message
     folder_of(tmp_path, plain(1) | {f"broken{i}.jpg": b"x" for i in range(7)})
     with pytest.raises(ImagesError) as caught:
         load(tmp_path, PREPROCESS)
     message = str(caught.value)
-    for part in ("only one image", "12 files", "7 .jpg", "  broken0.jpg: ", "  broken4.jpg: ", "and 2 more"):
+    for part in ("only one readable image", "12 files", "7 .jpg", "  broken0.jpg: ", "  broken4.jpg: ", "and 2 more"):
         assert part in message
     assert "broken5" not in message
 
 
 def test_an_empty_folder_is_no_images(tmp_path: Path) -> None:
-    with pytest.raises(ImagesError, match="0 files were looked at"):
+    with pytest.raises(ImagesError, match="0 files were checked"):
         load(tmp_path, PREPROCESS)
 
 

@@ -12,7 +12,7 @@ from torchvision.models import densenet
 from torchvision.models import resnet as torchvision_resnet
 
 from graftcli.graft.initialize.inherit import inherit
-from graftcli.models.channel_selection import ChannelSelection, held
+from graftcli.models.channel_selection import ChannelSelection, layer_at
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Side, example
 from graftcli.models.network import Network
@@ -104,7 +104,7 @@ def masked(module: nn.Module, kept: tuple[ChannelSelection, ...]) -> nn.Module:
     """The teacher in which every layer reads zeros of the channels that the student has not."""
     made = copy.deepcopy(module).double()
     for one in kept:
-        layer = held(made, one.teacher_layer)
+        layer = layer_at(made, one.teacher_layer)
         if isinstance(layer, nn.Linear):
             layer.weight.data *= _mask(layer.in_features, one)
         elif isinstance(layer, nn.Conv2d) and layer.groups < layer.in_channels:

@@ -12,7 +12,7 @@ from torch import nn
 from graftcli.events import Event, Warned
 from graftcli.graft.engine import Outcome, weights_digest
 from graftcli.graft.training import loop as fitting
-from graftcli.graft.training.judge import Judge, Score, Verdict, Watch, judged, marks_of, views_of
+from graftcli.graft.training.judge import Judge, Score, Verdict, Watch, keep_best, scoring_steps, scoring_views
 from graftcli.recipe import Recipe
 from tests.engine import Memory, plan, recipe, trained
 
@@ -29,6 +29,9 @@ def scoring(line: dict[float, Score], layer: nn.Linear) -> Callable[[], Score]:
     [
         ({1.0: Score(0.9, 0.09)}, 1.0),  # nothing is worse: the training stays
         ({1.0: Score(0.95, 0.5)}, 1.0),
+        # one more image that agrees is chance; a divergence that is twice as large is not
+        ({1.0: Score(0.92, 0.2), 0.75: Score(0.92, 0.15), 0.5: Score(0.92, 0.11), 0.25: Score(0.91, 0.12)}, 0.0),
+        ({1.0: Score(0.92, 0.2), 0.75: Score(0.93, 0.09), 0.5: Score(0.92, 0.05), 0.25: Score(0.89, 0.01)}, 0.5),
         ({1.0: Score(0.9, 0.5), 0.75: Score(0.9, 0.3), 0.5: Score(0.9, 0.2), 0.25: Score(0.9, 0.15)}, 0.0),
         ({1.0: Score(0.9, float("nan")), 0.75: Score(0.9, 0.05), 0.5: Score(0.9, 0.2), 0.25: Score(0.9, 0.15)}, 0.75),
         ({1.0: Score(0.8, 0.5), 0.75: Score(0.89, 0.1), 0.5: Score(0.89, 0.1), 0.25: Score(0.89, 0.01)}, 0.0),
@@ -42,7 +45,7 @@ def test_the_best_point_on_the_line_is_kept(line: dict[float, Score], kept: floa
     layer = nn.Linear(1, 1, bias=False)
     start = {"weight": torch.zeros(1, 1)}
     layer.weight.data.fill_(1.0)
-    verdict = judged(layer, start, _BEFORE, scoring(line, layer))
+    verdict = keep_best(layer, start, _BEFORE, scoring(line, layer), margin=0.04)
     assert layer.weight.item() == verdict.fraction == kept
     assert verdict.kept == ({**line, 0.0: _BEFORE})[kept]
     assert verdict.kept.agreement >= verdict.before.agreement
@@ -55,7 +58,7 @@ def test_counters_are_the_later_ones_but_for_the_weights_before() -> None:
     norm(torch.randn(4, 2) * 3 + 1)
     end = {name: tensor.clone() for name, tensor in norm.state_dict().items()}
     scores = iter((Score(0.8, 1), Score(0.8, 1), Score(0.95, 1), Score(0.8, 1)))
-    assert judged(norm, start, _BEFORE, lambda: next(scores)).fraction == 0.5
+    assert keep_best(norm, start, _BEFORE, lambda: next(scores), margin=0.04).fraction == 0.5
     assert int(norm.num_batches_tracked or 0) == 1
     assert torch.allclose(norm.state_dict()["running_mean"], (start["running_mean"] + end["running_mean"]) / 2)
 
@@ -73,17 +76,17 @@ def test_counters_are_the_later_ones_but_for_the_weights_before() -> None:
 def test_a_task_that_loses_ground_at_each_mark_only_falls(scores: list[tuple[float, float]], falls: bool) -> None:
     marks = tuple(range(10, 80, 10))
     watch = Watch(_BEFORE, marks, lambda: _BEFORE)
-    assert watch.only_falls({mark: Score(*score) for mark, score in zip(marks, scores, strict=False)}) == falls
+    assert watch.is_falling({mark: Score(*score) for mark, score in zip(marks, scores, strict=False)}) == falls
 
 
 def test_scoring_is_a_small_share_of_a_task() -> None:
-    assert views_of(work=1e6, look=1.5) == 512 and views_of(work=100, look=1.5) == 128
+    assert scoring_views(task_cost=1e6, view_cost=1.5) == 512 and scoring_views(task_cost=100, view_cost=1.5) == 128
     for work in (1e3, 1e4, 1e5, 1e6):
-        views = views_of(work, 1.5)
-        marks = marks_of(1000, work, views * 1.5)
+        views = scoring_views(work, 1.5)
+        marks = scoring_steps(1000, work, views * 1.5)
         assert len(marks) * views * 1.5 <= 0.03 * work
         assert len(marks) in (0, 4, 5, 6, 7)
-    assert marks_of(800, 1e9, 1.0) == (100, 200, 300, 400, 500, 600, 700)
+    assert scoring_steps(800, 1e9, 1.0) == (100, 200, 300, 400, 500, 600, 700)
 
 
 # -- in a run -----------------------------------------------------------------------------------------------------
@@ -104,7 +107,7 @@ def test_a_stage_that_ruins_the_student_is_taken_back_and_told(tmp_path: Path) -
     assert verdict.after.agreement < verdict.before.agreement <= verdict.kept.agreement
     assert verdict.fraction < 1
     texts = [event.text for event in told if isinstance(event, Warned)]
-    assert any("finish-1-2-3 lowered the agreement" in text and "--set stages.finish.lr=0.1" in text for text in texts)
+    assert any("finish-1-2-3 made the student worse" in text and "--set stages.finish.lr=0.1" in text for text in texts)
     assert store.records[-1]["fraction"] == verdict.fraction
 
 
@@ -139,10 +142,27 @@ def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: 
         verdict.fraction == 1 for name, verdict in outcome.verdicts.items() if "-" in name
     )
     texts = [event.text for event in told if isinstance(event, Warned)]
-    assert any(text.startswith("stage graft, its blocks joined, lowered the agreement") for text in texts)
+    assert any(text.startswith("stage graft, its blocks joined, made the student worse") for text in texts)
     again = trained(plan(), store, blocks)
     assert again.verdicts["graft"] == outcome.verdicts["graft"]
     assert weights_digest(again.merged.module) == weights_digest(outcome.merged.module)
+
+
+@pytest.mark.parametrize(("count", "judged_on"), [(12, "all"), (60, "all"), (400, "held out")])
+def test_a_few_held_out_images_do_not_judge_alone(count: int, judged_on: str, tmp_path: Path) -> None:
+    """Agreement is still reported on the held-out images, whatever tasks are judged on."""
+    store = Memory(tmp_path)
+    outcome = trained(plan(), store, recipe().model_copy(update={"stages": recipe().stages[2:]}), count=count)
+    record = store.records[-1]
+    held_out = count // 10 if count >= 40 else 0
+    assert outcome.held_out == (max(8, held_out) if held_out else 0)
+    if judged_on == "held out":
+        assert record["agreement"] == outcome.verdicts["finish-1-2-3"].kept.agreement
+    elif held_out:
+        assert outcome.score is not None and record["agreement"] == outcome.score.agreement
+        assert record["agreement"] * 64 == pytest.approx(round(record["agreement"] * 64))  # 8 views of 8 images
+    else:
+        assert record["agreement"] is None
 
 
 class Killed(Exception):
@@ -153,7 +173,7 @@ def test_a_task_that_only_falls_is_ended_early_and_resumes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
-    monkeypatch.setattr("graftcli.graft.engine.marks_of", lambda steps, *_: tuple(range(5, steps, 5)))
+    monkeypatch.setattr("graftcli.graft.training.runner.scoring_steps", lambda steps, *_: tuple(range(5, steps, 5)))
     ranks = {5: 0.4, 10: 0.3, 15: 0.2, 20: 0.1}
     monkeypatch.setattr(
         "graftcli.graft.training.trainer.Trainer.score",
@@ -162,10 +182,10 @@ def test_a_task_that_only_falls_is_ended_early_and_resumes_to_the_same(
     whole = trained(plan(), Memory(tmp_path / "whole"), ruinous(), count=40)
     assert whole.verdicts["finish-1-2-3"].stopped == 20
     store = Memory(tmp_path / "resumed")
-    monkeypatch.setattr("graftcli.graft.engine.judged", killed)
+    monkeypatch.setattr("graftcli.graft.training.runner.keep_best", killed)
     with pytest.raises(Killed):
         trained(plan(), store, ruinous(), count=40)
-    monkeypatch.setattr("graftcli.graft.engine.judged", judged)
+    monkeypatch.setattr("graftcli.graft.training.runner.keep_best", keep_best)
     resumed: Outcome = trained(plan(), store, ruinous(), count=40)
     assert resumed.verdicts == whole.verdicts
     assert weights_digest(resumed.merged.module) == weights_digest(whole.merged.module)
@@ -182,9 +202,9 @@ def falling(ranks: dict[int, float], step: int) -> dict[int, Score]:
 def test_without_held_out_images_unseen_views_are_scored(tmp_path: Path) -> None:
     told: list[Event] = []
     outcome = trained(plan(), Memory(tmp_path), ruinous(), count=12, listen=told.append)
-    assert outcome.likeness is None
+    assert outcome.score is None
     assert outcome.verdicts["finish-1-2-3"].fraction < 1
-    assert any(isinstance(event, Warned) and "unseen views of the training images" in event.text for event in told)
+    assert any(isinstance(event, Warned) and "unseen views of the images" in event.text for event in told)
 
 
 def test_what_was_decided_is_the_same_after_a_finished_task_is_read_again(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch import nn
 
-from graftcli.models.channel_selection import ChannelSelection, as_facts, extents, from_facts, kept_tensor, narrow
+from graftcli.models.channel_selection import (
+    ChannelSelection,
+    as_facts,
+    channel_counts,
+    from_facts,
+    narrow,
+    selected_tensor,
+)
 from tests.nets import randomise
 
 
@@ -26,12 +33,12 @@ KEPT = (
 def test_every_layer_holds_the_teachers_numbers_at_the_kept_channels_and_the_teacher_stays() -> None:
     teacher = row()
     student = narrow(teacher, KEPT)
-    assert [extents(layer) for layer in student.children()] == [(3, 3), (3, 3), (3, 3), (4, 3)]
-    assert [extents(layer) for layer in teacher.children()] == [(6, 3), (6, 6), (6, 6), (4, 6)]
+    assert [channel_counts(layer) for layer in student.children()] == [(3, 3), (3, 3), (3, 3), (4, 3)]
+    assert [channel_counts(layer) for layer in teacher.children()] == [(6, 3), (6, 6), (6, 6), (4, 6)]
     for kept in KEPT:
         ours, theirs = teacher.get_submodule(kept.teacher_layer), student.get_submodule(kept.layer)
         for name, tensor in theirs.state_dict().items():
-            assert torch.equal(tensor, kept_tensor(name, ours.state_dict()[name], ours, kept)), (kept.layer, name)
+            assert torch.equal(tensor, selected_tensor(name, ours.state_dict()[name], ours, kept)), (kept.layer, name)
     assert torch.equal(student.get_parameter("0.weight"), teacher.get_parameter("0.weight")[[0, 2, 3]])
 
 

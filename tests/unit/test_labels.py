@@ -34,11 +34,13 @@ def test_the_number_in_front_is_the_index() -> None:
     assert found is not None
     assert found.indices.tolist() == [3, 3, 0, 9, 3]
     assert found.classes == ("0", "003-cat", "3_cat", "9 truck")
-    assert found.rule == "the number in front of the folder's name"
+    assert found.rule == "the leading number of the folder name"
 
 
 def test_a_number_grown_into_a_word_is_no_index() -> None:
-    with pytest.raises(ImagesError, match=r"1 of 2 folders under `images` name no class by the number .*: 3cat\."):
+    with pytest.raises(
+        ImagesError, match=r"1 of 2 folders under `images` name no class by the leading number .*: 3cat\."
+    ):
         indices(["3cat/a.png", "4_dog/a.png"])
 
 
@@ -52,8 +54,8 @@ def test_wordnet_ids_are_in_imagenets_order() -> None:
 def test_one_rule_must_explain_every_folder() -> None:
     with pytest.raises(ImagesError) as caught:
         indices(["0_cat/a.png", "1_dog/a.png", "n01440764/a.png", "fish/a.png"])
-    assert "2 of 4 folders under `images` name no class by the number in front" in caught.value.found
-    assert "fish, n01440764" in caught.value.found
+    assert "2 of 4 folders under `images` name no class by the leading number" in caught.value.message
+    assert "fish, n01440764" in caught.value.message
     with pytest.raises(ImagesError, match=r"2 of 2 folders under `images` name no class by any rule: cat, dog\."):
         indices(["dog/a.png", "cat/a.png"])
 
@@ -70,7 +72,7 @@ def test_an_index_beyond_the_network_names_both_sides() -> None:
 
 def test_images_beside_the_class_folders_are_named() -> None:
     with pytest.raises(
-        ImagesError, match=r"2 of 3 images under `images` lie beside the class folders: a\.png, b\.png\."
+        ImagesError, match=r"2 of 3 images under `images` are outside the class folders: a\.png, b\.png\."
     ):
         indices(["a.png", "0_cat/x.png", "b.png"])
 
@@ -119,11 +121,11 @@ def test_a_name_of_two_classes_is_refused_only_where_it_is_used(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[1, 2", "is not JSON"),
+        ("[1, 2", "is not valid JSON"),
         ({"cat": "dog"}, r'the entry \{"cat": "dog"\}'),
         ({"cat": -1}, r'the entry \{"cat": -1\}'),
         ({"0": [1, 2]}, r'the entry \{"0": \[1, 2\]\}'),
-        ({"cat": True}, "which is no class"),
+        ({"cat": True}, "which is not a class"),
     ],
 )
 def test_a_file_that_lists_no_classes_is_a_wrong_setting(tmp_path: Path, content: object, said: str) -> None:

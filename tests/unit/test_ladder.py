@@ -8,9 +8,9 @@ from torch import Tensor
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import Candidate, answers, ladder, ladder_json, of_module
-from graftcli.measure.latency import in_turns
-from graftcli.measure.onnx.session import of_file
+from graftcli.measure.benchmark import Candidate, benchmark, candidate_logits, entries_as_json, module_candidate
+from graftcli.measure.latency import measure_latencies
+from graftcli.measure.onnx.session import onnx_candidate
 from tests.files import Tiny, write
 from tests.nets import randomise
 
@@ -35,12 +35,12 @@ def rungs(tiny: Tiny, folder: Path) -> list[Candidate]:
         write(folder / "static.onnx", tiny, batch=4),
         write(folder / "pixels.onnx", tiny, kind="uint8", channels_last=True),
     ]
-    return [of_module("teacher", tiny, (3, 16, 16)), *(of_file(file, 1) for file in files)]
+    return [module_candidate("teacher", tiny, (3, 16, 16)), *(onnx_candidate(file, 1) for file in files)]
 
 
 def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
     labels = tiny(pixels / 255).argmax(1)
-    found = ladder(rungs(tiny, tmp_path), pixels, PREPROCESS, labels=labels, batch=4, seconds=0)
+    found = benchmark(rungs(tiny, tmp_path), pixels, PREPROCESS, labels=labels, batch=4, seconds=0)
     assert [(one.name, one.format, one.precision) for one in found] == [
         ("teacher", "pytorch", "fp32"),
         ("fp32.onnx", "onnx", "fp32"),
@@ -53,7 +53,7 @@ def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor,
 
 
 def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
-    found = {one.name: one for one in ladder(rungs(tiny, tmp_path), pixels, PREPROCESS, batch=4, seconds=0)}
+    found = {one.name: one for one in benchmark(rungs(tiny, tmp_path), pixels, PREPROCESS, batch=4, seconds=0)}
     assert set(found["teacher"].latency_ms) == {"1", "4"}
     assert set(found["static.onnx"].latency_ms) == {"4"}
     assert found["teacher"].ratio == 1 and found["static.onnx"].ratio is None
@@ -62,7 +62,7 @@ def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Ten
 
 
 def test_a_work_in_another_process_is_timed_by_its_own_clock() -> None:
-    assert in_turns({"far": lambda: 0.5}, seconds=0)["far"].median == 500
+    assert measure_latencies({"far": lambda: 0.5}, seconds=0)["far"].median == 500
 
 
 def test_logits_are_one_row_for_each_image(pixels: Tensor) -> None:
@@ -71,7 +71,7 @@ def test_logits_are_one_row_for_each_image(pixels: Tensor) -> None:
             return super().forward(x).mean(0)
 
     with pytest.raises(CheckpointError, match="`x` gives 5 for 10 images; logits are 10xclasses"):
-        answers(of_module("x", Averaging(), (3, 16, 16)), pixels, PREPROCESS)
+        candidate_logits(module_candidate("x", Averaging(), (3, 16, 16)), pixels, PREPROCESS)
 
 
 def test_threads_are_pinned_while_it_runs_and_given_back(tiny: Tiny, pixels: Tensor) -> None:
@@ -82,34 +82,38 @@ def test_threads_are_pinned_while_it_runs_and_given_back(tiny: Tiny, pixels: Ten
             seen.append(torch.get_num_threads())
             return super().forward(x)
 
-    rung = of_module("x", Watching(), (3, 16, 16))
+    rung = module_candidate("x", Watching(), (3, 16, 16))
     seen.clear()
     before = torch.get_num_threads()
-    (found,) = ladder([rung], pixels, PREPROCESS, batch=1, threads=3, seconds=0)
+    (found,) = benchmark([rung], pixels, PREPROCESS, batch=1, threads=3, seconds=0)
     assert set(seen) == {3} and found.threads == 3
     assert torch.get_num_threads() == before
 
 
 def test_on_noise_only_time_is_measured(tiny: Tiny, pixels: Tensor) -> None:
-    (found,) = ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, compared=False, batch=2, seconds=0)
+    (found,) = benchmark(
+        [module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, compare=False, batch=2, seconds=0
+    )
     assert (found.agreement, found.top1, found.images) == (None, None, 0)
     assert set(found.latency_ms) == {"1", "2"}
 
 
 def test_networks_of_other_classes_are_not_compared(tiny: Tiny, pixels: Tensor) -> None:
-    others = [of_module("a", tiny, (3, 16, 16)), of_module("b", Tiny(classes=7), (3, 16, 16))]
-    found = ladder(others, pixels, PREPROCESS, batch=1, seconds=0)
+    others = [module_candidate("a", tiny, (3, 16, 16)), module_candidate("b", Tiny(classes=7), (3, 16, 16))]
+    found = benchmark(others, pixels, PREPROCESS, batch=1, seconds=0)
     assert (found[0].agreement, found[1].agreement) == (1, None)
 
 
 def test_measuring_changes_no_weight(tiny: Tiny, pixels: Tensor) -> None:
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
-    ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
+    benchmark([module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
     assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
 
 
 def test_the_document_is_plain(tiny: Tiny, pixels: Tensor) -> None:
-    (found,) = ladder_json(ladder([of_module("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0))
+    (found,) = entries_as_json(
+        benchmark([module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
+    )
     assert set(found["latency_ms"]["2"]) == {"median", "p95", "runs"}
     assert found["bytes"] == 4 * found["params"]
 
@@ -117,4 +121,4 @@ def test_the_document_is_plain(tiny: Tiny, pixels: Tensor) -> None:
 def test_a_file_that_takes_no_images_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     (tmp_path / "torn.onnx").write_bytes(write(tmp_path / "x.onnx", tiny).read_bytes()[:200])
     with pytest.raises(CheckpointError, match=r"torn\.onnx"):
-        of_file(tmp_path / "torn.onnx", 1)
+        onnx_candidate(tmp_path / "torn.onnx", 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft.backend.memory_format import lay_out
+from graftcli.graft.backend.memory_format import set_channels_last_pieces
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.tasks import Pieces, pieces
 from graftcli.models.cuts import plan as plans
@@ -34,7 +34,7 @@ def test_convolutions_are_channels_last_and_answer_as_before() -> None:
     images = torch.randn(2, 3, 16, 16)
     before = made.student.network.module(images)
     found = pieces(made, seams(made))
-    lay_out(found, images)
+    set_channels_last_pieces(found, images)
     weights = [conv.weight for conv in convolutions(found)]
     assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
     assert torch.allclose(made.student.network.module(images), before, rtol=1e-4, atol=1e-5)
@@ -45,6 +45,6 @@ def test_a_network_that_views_its_maps_keeps_the_plain_layout(side: str) -> None
     other, viewing = network(Stages((8, 12, 16), 3), "other"), network(randomise(Viewing()), "viewing")
     made = plans.make(*((viewing, other) if side == "teacher" else (other, viewing)))
     found = pieces(made, seams(made))
-    lay_out(found, torch.randn(2, 3, 16, 16))
+    set_channels_last_pieces(found, torch.randn(2, 3, 16, 16))
     assert all(conv.weight.is_contiguous() for conv in convolutions(found))
     made.student.network.module(torch.randn(2, 3, 16, 16))

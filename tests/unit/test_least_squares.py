@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from graftcli.models.least_squares import solved, solved_from_few
+from graftcli.models.least_squares import solve, solve_dual
 
 
 def rows(seed: int = 0, count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
@@ -14,18 +14,18 @@ def rows(seed: int = 0, count: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_without_a_ridge_it_is_numpys_solution() -> None:
     given, wanted = rows()
-    found = solved([(1.0, given, wanted)], torch.zeros(3, 5), 1e-15)
+    found = solve([(1.0, given, wanted)], torch.zeros(3, 5), 1e-15)
     expected, residuals, *_ = np.linalg.lstsq(given.double().numpy(), wanted.double().numpy(), rcond=None)
     assert np.allclose(found.weight.numpy(), expected.T, atol=1e-10)
-    assert found.missed == pytest.approx(residuals.sum() / float(wanted.double().square().sum()), rel=1e-9)
+    assert found.error == pytest.approx(residuals.sum() / float(wanted.double().square().sum()), rel=1e-9)
 
 
 def test_parts_add_up_with_their_shares() -> None:
     """A part that counts 0.25 is the same as its rows halved."""
     given, wanted = rows()
     more, asked = rows(1)
-    parts = solved([(1.0, given, wanted), (0.25, more, asked)], torch.zeros(3, 5), 1e-15)
-    whole = solved([(1.0, torch.cat([given, more / 2]), torch.cat([wanted, asked / 2]))], torch.zeros(3, 5), 1e-15)
+    parts = solve([(1.0, given, wanted), (0.25, more, asked)], torch.zeros(3, 5), 1e-15)
+    whole = solve([(1.0, torch.cat([given, more / 2]), torch.cat([wanted, asked / 2]))], torch.zeros(3, 5), 1e-15)
     assert torch.allclose(parts.weight, whole.weight, atol=1e-12)
 
 
@@ -33,13 +33,13 @@ def test_few_rows_leave_it_near_its_start() -> None:
     """One row says something of one direction alone; in all others the start stays."""
     start = torch.eye(3, 5)
     given, wanted = torch.tensor([[1.0, 0, 0, 0, 0]]), torch.tensor([[5.0, 6, 7]])
-    found = solved([(1.0, given, wanted)], start, 1e-3).weight
+    found = solve([(1.0, given, wanted)], start, 1e-3).weight
     assert torch.equal(found[:, 1:].float(), start[:, 1:])
     assert torch.allclose(found[:, 0].float(), wanted[0], rtol=1e-3)
 
 
 def test_rows_of_nothing_are_solved_by_the_start() -> None:
-    found = solved([(1.0, torch.zeros(4, 5), torch.zeros(4, 3))], torch.eye(3, 5), 1e-3)
-    assert torch.equal(found.weight, torch.eye(3, 5).double()) and found.missed == 0
-    few = solved_from_few(torch.zeros(4, 5), torch.full((4, 3), 9.0), torch.eye(3, 5), 1e-3)
+    found = solve([(1.0, torch.zeros(4, 5), torch.zeros(4, 3))], torch.eye(3, 5), 1e-3)
+    assert torch.equal(found.weight, torch.eye(3, 5).double()) and found.error == 0
+    few = solve_dual(torch.zeros(4, 5), torch.full((4, 3), 9.0), torch.eye(3, 5), 1e-3)
     assert torch.equal(few, torch.eye(3, 5).double())

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from pydantic import ValidationError
 
-from graftcli.graft.training.losses import norm_l2, relative_mse, softened_kl
+from graftcli.losses import LOSSES, norm_l2, relative_mse, softened_kl
+from graftcli.recipe import Stage, Target
+from graftcli.recipe.reference import json_schema, markdown
 
 
 def test_normalised_logits_in_value_and_gradient() -> None:
@@ -34,3 +37,31 @@ def test_kl_is_scaled_by_the_squared_temperature() -> None:
     by_hand = 16 * float((p * (p / q).log()).sum())
     assert softened_kl(given, wanted, 4.0).item() == pytest.approx(by_hand, rel=1e-5)
     assert softened_kl(wanted, wanted, 4.0).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_is_handled_wherever_recipes_use_it(name: str) -> None:
+    """A recipe takes it or refuses it with a reason; it is a finite number, 0 for equal outputs, and has a gradient."""
+    loss, own = LOSSES[name], {"at": "logits", "loss": name}
+    target = Target.model_validate(own)
+    assert target.temperature == loss.temperature
+    teacher = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    student = (teacher + 0.1).mul(1.5).requires_grad_()
+    value = loss.compute(student, teacher, target.temperature)
+    value.backward()
+    assert value.ndim == 0 and 0 < float(value.detach()) < float("inf")
+    assert student.grad is not None and bool(student.grad.isfinite().all()) and bool(student.grad.any())
+    assert float(loss.compute(teacher, teacher, target.temperature)) == pytest.approx(0, abs=1e-6)
+    assert f"`{name}`" in markdown() and name in json_schema()
+    if loss.temperature is None:
+        with pytest.raises(ValidationError, match="has a temperature: remove it"):
+            Target.model_validate({**own, "temperature": 2.0})
+    if loss.is_of_logits:
+        with pytest.raises(ValidationError, match="needs logits"):
+            Target.model_validate({**own, "at": "features"})
+    stage = {"name": "s", "train": "layers", "targets": [{"at": "output", "loss": name}], "steps": 1, "lr": 1e-3}
+    if loss.is_of_layers:
+        assert Stage.model_validate(stage).targets[0].loss == name
+    else:
+        with pytest.raises(ValidationError, match=r"exactly one target|needs logits"):
+            Stage.model_validate(stage)

@@ -5,7 +5,7 @@ import platform
 import pytest
 import torch
 
-from graftcli.environment.machine import forget_peak, peak_memory
+from graftcli.environment.machine import peak_memory, reset_peak_memory
 
 _MANY = 100_000_000  # floats
 
@@ -17,5 +17,5 @@ def test_a_peak_is_forgotten_and_grows_anew() -> None:
     full = peak_memory()
     assert full >= before and full > 4 * _MANY
     del held
-    forget_peak()
+    reset_peak_memory()
     assert peak_memory() < full - 2 * _MANY

@@ -4,21 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.comparison.fingerprint import state_of
-from graftcli.models.loading.model_spec import from_anywhere
+from graftcli.comparison.fingerprint import file_stats
+from graftcli.models.loading.model_spec import absolute_spec
 
 
 @pytest.fixture(autouse=True)
 def afresh() -> None:
-    state_of.cache_clear()
+    file_stats.cache_clear()
 
 
 def changed(text: str, file: Path) -> bool:
-    before = state_of(text)
+    before = file_stats(text)
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(b"another size")
-    state_of.cache_clear()
-    return bool(state_of(text) != before)
+    file_stats.cache_clear()
+    return bool(file_stats(text) != before)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +65,4 @@ def test_what_nobody_reads_is_none(tmp_path: Path, text: str, file: str) -> None
 
 def test_a_spec_may_be_longer_than_the_name_of_a_file() -> None:
     spec = f"drop:{','.join(f'stages.{i}.blocks.{j}' for i in range(4) for j in range(6))}"
-    assert state_of(spec) is None and from_anywhere(spec) == spec
+    assert file_stats(spec) is None and absolute_spec(spec) == spec

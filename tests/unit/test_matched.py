@@ -1,6 +1,6 @@
 """Which of the teacher's channels a student's stand for, on channels written down by hand."""
 
-from graftcli.graft.initialize.channel_matching import even, filled, matched
+from graftcli.graft.initialize.channel_matching import even, fill_unmatched, match_channels
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.channels.groups import IMAGES, ChannelGroups
 
@@ -15,25 +15,25 @@ def chain(width: int, lost: bool = False) -> ChannelGroups:
 
 
 def test_a_reader_takes_what_the_maker_took_the_most_important_in_order() -> None:
-    found = matched(chain(4), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
+    found = match_channels(chain(4), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
     assert found == (ChannelSelection("a", "a", (1, 3), (0,)), ChannelSelection("b", "b", (0,), (1, 3)))
 
 
 def test_among_equals_the_first_stay() -> None:
-    assert matched(chain(4), chain(2), LAYERS, {})[0].outputs == (0, 1)
+    assert match_channels(chain(4), chain(2), LAYERS, {})[0].outputs == (0, 1)
 
 
 def test_what_also_goes_where_nobody_follows_is_the_first() -> None:
-    found = matched(chain(4, lost=True), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
+    found = match_channels(chain(4, lost=True), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
     assert found[0].outputs == found[1].inputs == (0, 1)
 
 
 def test_a_wider_student_is_given_nothing_there() -> None:
-    assert matched(chain(2), chain(4), LAYERS, {}) == ()
+    assert match_channels(chain(2), chain(4), LAYERS, {}) == ()
 
 
 def test_places_that_are_not_known_are_the_first_ones_left() -> None:
-    assert filled([None, 0, None, 3], 5) == (1, 0, 2, 3)
+    assert fill_unmatched([None, 0, None, 3], 5) == (1, 0, 2, 3)
 
 
 def test_units_lie_at_even_distance() -> None:

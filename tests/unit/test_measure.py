@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from graftcli.measure import accuracy, likeness, rate
+from graftcli.measure import accuracy, agreement, wilson_interval
 
 
 def test_wilsons_interval_as_in_the_tables() -> None:
-    found = rate(9, 10)
+    found = wilson_interval(9, 10)
     assert (found.share, found.low, found.high) == pytest.approx((0.9, 0.5958, 0.9821), abs=1e-4)
-    assert rate(0, 20).low == 0 and 0.1 < rate(0, 20).high < 0.2
-    assert rate(20, 20).high == 1
+    assert wilson_interval(0, 20).low == 0 and 0.1 < wilson_interval(0, 20).high < 0.2
+    assert wilson_interval(20, 20).high == 1
 
 
 def test_top_one_and_top_five() -> None:
@@ -23,9 +23,9 @@ def test_top_one_and_top_five() -> None:
 
 def test_agreement_looks_at_first_answers_and_kl_at_all() -> None:
     teacher = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
-    same, shifted = likeness(teacher, teacher), likeness(teacher + 5, teacher)
+    same, shifted = agreement(teacher, teacher), agreement(teacher + 5, teacher)
     assert same.agreement.share == shifted.agreement.share == 1
     assert same.kl == pytest.approx(0, abs=1e-7)
     assert shifted.kl == pytest.approx(0, abs=1e-6)
-    other = likeness(teacher.flip(1), teacher)
+    other = agreement(teacher.flip(1), teacher)
     assert other.agreement.share == 0 and other.kl > 0.1

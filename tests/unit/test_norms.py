@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from graftcli.graft.backend.batchnorm import batchnorms, recalibrate, trained_as
+from graftcli.graft.backend.batchnorm import batchnorms, recalibrate, training_mode
 from tests.engine import recipe
 
 
@@ -17,7 +17,7 @@ def unit() -> nn.Sequential:
 def test_modes_within_and_outside(policy: str, dropout: bool) -> None:
     moving = unit()
     stage = recipe().stages[0].model_copy(update={"batchnorm": policy, "dropout": dropout})
-    with trained_as(stage, moving):
+    with training_mode(stage, moving):
         assert moving[1].training == (policy == "train")
         assert moving[2].training == dropout
     assert not any(module.training for module in moving.modules())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftcli.graft.initialize.adapters import rows
 from graftcli.graft.layerwise.layer_pairs import LayerPair, folded
-from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, solve
+from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, solve_layer
 from graftcli.graft.training.tasks import Task
 from graftcli.recipe import Stage
 from tests.engine import MemoryUnit, context, recipe
@@ -47,14 +47,14 @@ def mean_square(value: Tensor) -> float:
 def test_fskd_is_numpys_least_squares_of_what_the_layer_gives() -> None:
     made, views = layer(), seen()
     with torch.no_grad():
-        given = torch.cat([rows(made.run(x), 1) for x in views.own])
-        wanted = torch.cat([rows(made.wanted(x), 1) for x in views.theirs])
+        given = torch.cat([rows(made.run(x), 1) for x in views.student])
+        wanted = torch.cat([rows(made.target(x), 1) for x in views.teacher])
         before, _ = folded(made)
-    solve(made, views, stage(optimizer="least-squares", input="student", ridge=1e-15))
+    solve_layer(made, views, stage(optimizer="least-squares", input="student", ridge=1e-15))
     expected = np.linalg.lstsq(given.numpy(), wanted.numpy(), rcond=None)[0].T
     assert np.allclose(folded(made)[0].numpy(), np.tensordot(expected, before.numpy(), 1), atol=1e-6)
     with torch.no_grad():
-        after = torch.cat([rows(made.run(x), 1) for x in views.own])
+        after = torch.cat([rows(made.run(x), 1) for x in views.student])
     assert np.allclose(after.numpy(), given.numpy() @ expected.T, atol=1e-6)
 
 
@@ -62,24 +62,26 @@ def test_nothing_is_mended_where_nothing_is_missed() -> None:
     """The student's features are the teacher's, and the layer is whole: Q is the identity, with any ridge."""
     made = layer(norm=False)
     whole = torch.arange(4), torch.arange(5)
-    same = LayerPair("conv", "conv", "conv", (), made.theirs, None, made.theirs, *whole)
-    before = made.theirs.weight.detach().clone()
+    same = LayerPair("conv", "conv", "conv", (), made.teacher, None, made.teacher, *whole)
+    before = made.teacher.weight.detach().clone()
     for way in ("outputs", "inputs"):
-        share = solve(same, LayerInputs(seen().theirs, seen().theirs), stage(optimizer="least-squares", solve=way))
+        share = solve_layer(
+            same, LayerInputs(seen().teacher, seen().teacher), stage(optimizer="least-squares", solve=way)
+        )
         assert share < 1e-12
-        assert torch.allclose(made.theirs.weight, before, rtol=0, atol=1e-9)
+        assert torch.allclose(made.teacher.weight, before, rtol=0, atol=1e-9)
 
 
 def test_grail_makes_a_channel_again_that_the_others_tell_of() -> None:
     """The channel that went is a sum of two that stayed: nothing is lost."""
     made, views = layer(), seen()
-    for x in views.theirs:
+    for x in views.teacher:
         x[:, 2] = 2 * x[:, 0] - x[:, 4]
-    share = solve(made, views, stage(optimizer="least-squares", solve="inputs", ridge=1e-12))
+    share = solve_layer(made, views, stage(optimizer="least-squares", solve="inputs", ridge=1e-12))
     assert share < 1e-9
     with torch.no_grad():
-        for x in views.theirs:
-            assert torch.allclose(made.run(made.kept_of(x)), made.wanted(x), atol=1e-4)
+        for x in views.teacher:
+            assert torch.allclose(made.run(made.select_inputs(x)), made.target(x), atol=1e-4)
 
 
 @pytest.mark.parametrize("mu", [0.0, 0.6, 1.0])
@@ -91,12 +93,12 @@ def test_cross_distillation_is_correction_and_imitation(mu: float, tmp_path: Pat
     asked = stage(input="mix", mu=mu, lr=1e-3)
     training = LayerTrainer(Task("layer-1", asked, 0, (1,)), made, views, context(tmp_path), MemoryUnit())
     index = training.order.at(0)
-    x_t, x_s = torch.cat(list(views.theirs))[index], torch.cat(list(views.own))[index]
+    x_t, x_s = torch.cat(list(views.teacher))[index], torch.cat(list(views.student))[index]
     with torch.no_grad():
-        correction = made.last(x_t[:, ROW[1]]) - made.theirs(x_t)[:, ROW[0]]
+        correction = made.last(x_t[:, ROW[1]]) - made.teacher(x_t)[:, ROW[0]]
         zeros = torch.zeros_like(x_t)
         zeros[:, ROW[1]] = x_s
-        imitation = made.last(x_s) - made.theirs(zeros)[:, ROW[0]]
-        scale = mean_square(torch.cat([made.wanted(x) for x in views.theirs]))
+        imitation = made.last(x_s) - made.teacher(zeros)[:, ROW[0]]
+        scale = mean_square(torch.cat([made.target(x) for x in views.teacher]))
     expected = mu * mean_square(correction) + (1 - mu) * mean_square(imitation)
-    assert float(training.error().detach()) == pytest.approx(expected / scale, rel=1e-5)
+    assert float(training.compute_loss().detach()) == pytest.approx(expected / scale, rel=1e-5)

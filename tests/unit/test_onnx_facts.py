@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from graftcli.errors import CheckpointError
-from graftcli.measure.benchmark import of_module
+from graftcli.measure.benchmark import module_candidate
 from graftcli.measure.onnx.facts import OnnxMetadata, read_onnx
 from tests.files import Tiny, write
 
@@ -58,7 +58,7 @@ def test_weights_that_are_kept_in_nodes_count_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("props", "told"),
+    ("props", "metadata"),
     [
         ({}, OnnxMetadata()),
         (
@@ -75,14 +75,14 @@ def test_weights_that_are_kept_in_nodes_count_too(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_a_file_tells_of_its_images_is_read_where_it_can_be(
-    props: dict[str, str], told: OnnxMetadata, tmp_path: Path
+def test_preprocessing_metadata_is_read_where_it_is_readable(
+    props: dict[str, str], metadata: OnnxMetadata, tmp_path: Path
 ) -> None:
     path = write(tmp_path / "x.onnx", Tiny())
     model = onnx.load(path)
     onnx.helper.set_model_props(model, props)
     onnx.save(model, path)
-    assert read_onnx(path).told == told
+    assert read_onnx(path).metadata == metadata
 
 
 def test_an_exported_network_has_the_work_that_pytorch_counts(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_exported_network_has_the_work_that_pytorch_counts(tmp_path: Path) ->
 
     module, path = Mixed().eval(), tmp_path / "x.onnx"
     torch.onnx.export(module, (torch.randn(2, 3, 16, 16),), path, dynamo=True, external_data=False)
-    rung = of_module("x", module, (3, 16, 16))
+    rung = module_candidate("x", module, (3, 16, 16))
     assert read_onnx(path).macs == rung.macs
     assert read_onnx(path).params == pytest.approx(rung.params, abs=4)
 

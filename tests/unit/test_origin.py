@@ -69,7 +69,7 @@ def test_what_graftcli_wrote_takes_the_size_asked_for_where_it_runs_at_it(tmp_pa
     assert build(folder, img_size=64).made_for.img_size == (64, 64)
     folder = str(written_folder(made("timm:vit_tiny_patch16_224"), tmp_path / "tokens"))
     assert build(folder, img_size=48).made_for.img_size == (48, 48)
-    with pytest.raises(PairError, match="as it was written for 48x48, does not run on images of 64x64"):
+    with pytest.raises(PairError, match="saved for 48x48, does not run on images of 64x64"):
         build(folder, img_size=64)
 
 
@@ -77,17 +77,17 @@ def test_a_student_may_be_what_graftcli_wrote(tmp_path: Path) -> None:
     net = made("timm:resnet10t")
     folder = str(written_folder(net, tmp_path / "run"))
     assert build(folder, like=net, role="student").num_classes == 6
-    with pytest.raises(Exception, match="comes with 6 classes; the teacher has 9"):
+    with pytest.raises(Exception, match="has 6 classes; the teacher has 9"):
         build(folder, like=build("resnet10t", checkpoint="none", num_classes=9), role="student")
 
 
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ("{", "is not what graftcli writes"),
-        ("[]", "is not what graftcli writes: it is a list"),
-        ("[" * 100_000, "is not what graftcli writes"),
-        ("{}", "does not say what network it holds: classes, format"),
+        ("{", "was not written by graftcli"),
+        ("[]", "was not written by graftcli: it is a list"),
+        ("[" * 100_000, "was not written by graftcli"),
+        ("{}", "does not describe a network: classes, format"),
     ],
 )
 def test_facts_that_are_damaged_are_refused(tmp_path: Path, facts: str, reason: str) -> None:
@@ -124,7 +124,7 @@ def test_a_document_that_differs_from_its_weights_is_refused(tmp_path: Path) -> 
     facts["preprocess"]["mean"][0] += 0.1
     (folder / FACTS_FILE).write_text(json.dumps(facts))
     with pytest.raises(
-        CheckpointError, match=r"does not match the metadata of `model.safetensors` beside it: `preprocess`"
+        CheckpointError, match=r"differs from the metadata of `model.safetensors` in the same folder: `preprocess`"
     ):
         build(str(folder))
 
@@ -167,7 +167,7 @@ def test_a_kind_of_network_from_the_future_is_refused() -> None:
         ("timm", "hf-hub:a/b"),
         ("torchvision", "raft_small"),
     ):
-        with pytest.raises(CheckpointError, match=f"`{name}` of the kind `{kind}` is not known here"):
+        with pytest.raises(CheckpointError, match=f"The {kind} network `{name}` is unknown"):
             rebuild({"kind": kind, "name": name, "kwargs": {}})
 
 
@@ -184,5 +184,5 @@ def test_what_somebody_wrote_calls_no_function_of_theirs(tmp_path: Path, where: 
     (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
     with pytest.raises(CheckpointError, match=r"asks to run code: `system` of") as caught:
         build(str(tmp_path), checkpoint="none")
-    assert ("--trust-code" if where.endswith(".py") else "Name it yourself") in caught.value.mend
+    assert ("--trust-code" if where.endswith(".py") else "Name the network yourself") in caught.value.fix
     assert not trap.exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.report.page import batches, block_rows, differing_settings, page
-from graftcli.report.run_view import BenchView, LatencyView, shown
+from graftcli.report.page import batch_sizes, block_rows, differing_settings, page
+from graftcli.report.run_view import BenchView, LatencyView, load_run_view
 from tests.browser import opened
 from tests.reports import LADDER, folder_of_run, one_shown
 
@@ -70,7 +70,7 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
         *("The plan", "cut 1: adapters 8", "cut 2: adapters 12", "channels, kept"),
         *("Parameters and MACs of each block", "Loss and agreement of each stage"),
         *(
-            "The ladder",
+            "Size and speed",
             "4.00 5.00",
             "4.00\N{MULTIPLICATION SIGN}",
             "on 90 images.",
@@ -78,7 +78,7 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
             "top-1, student",
             "92.2%",
         ),
-        *("Where teacher and student disagree most", "class ", "11.png", "left out: xxx", "How to make it again"),
+        *("Where teacher and student disagree most", "class ", "11.png", "left out: xxx", "Reproduce this run"),
         *(
             "graftcli distill \\\n  --teacher big",
             "blocks 1, 2 and 3",
@@ -113,14 +113,14 @@ def test_of_a_hybrid_the_blocks_that_were_kept_cost_what_they_did(tmp_path: Path
         assert row.replaced == (row.index in blocks)
         assert (row.params[0] == row.params[1]) == (row.macs[0] == row.macs[1]) == (not row.replaced)
     read = Reader(page([run]))
-    assert "(kept)" in read.words and "with all that stays" in read.words
+    assert "(kept)" in read.words and "with kept layers" in read.words
 
 
 def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
-    bare = page([shown(folder_of_run(tmp_path / "a", records=(), finished=False), None)])
+    bare = page([load_run_view(folder_of_run(tmp_path / "a", records=(), finished=False), None)])
     read = Reader(bare)
     assert read.open == [] and "not finished" in read.words
-    for part in ("The plan", "The ladder", "disagree", "Loss and agreement"):
+    for part in ("The plan", "Size and speed", "disagree", "Loss and agreement"):
         assert part not in read.words
     unheld = Reader(page([one_shown(tmp_path / "b", agreement=None, held_out=0)]))
     assert "no image was held out" in unheld.words
@@ -156,7 +156,7 @@ def test_the_same_folders_give_the_same_page(tmp_path: Path) -> None:
 
 def test_batches_are_in_the_order_of_their_sizes(tmp_path: Path) -> None:
     times = {size: LatencyView(1.0, 2.0) for size in ("1", "128", "16")}
-    assert batches([BenchView("a", "onnx", "fp32", 10), BenchView("b", "onnx", "fp32", 10, latency_ms=times)]) == [
+    assert batch_sizes([BenchView("a", "onnx", "fp32", 10), BenchView("b", "onnx", "fp32", 10, latency_ms=times)]) == [
         "1",
         "16",
         "128",

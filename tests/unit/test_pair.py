@@ -10,7 +10,7 @@ import torchvision
 from torch import Tensor, nn
 
 from graftcli.errors import GraftError, PairError, UsageError
-from graftcli.models.cuts.automatic_cuts import cuts, work_before
+from graftcli.models.cuts.automatic_cuts import cuts, macs_before
 from graftcli.models.cuts.pairing import CutOptions, Pair, pair
 from graftcli.models.tracing.trace import Traced, trace
 from tests.nets import resnet
@@ -39,7 +39,7 @@ def names(pairs: list[Pair]) -> list[tuple[str, str]]:
 def refusal(teacher: Traced, student: Traced, choice: CutOptions | None = None) -> GraftError:
     with pytest.raises(GraftError) as caught:
         pair(teacher, student, choice or CutOptions())
-    assert caught.value.mend
+    assert caught.value.fix
     return caught.value
 
 
@@ -80,20 +80,20 @@ def test_every_pair_goes_forward_in_both() -> None:
 def test_maps_that_round_differently_are_named_with_both_sizes() -> None:
     error = refusal(traced(Plain(), 24), traced(Plain(padding=0), 24))
     assert isinstance(error, PairError)
-    assert error.found == "cut 2 differs: teacher `b` sees 12x12, student `b` sees 11x11."
-    assert "--img-size" in error.mend and "--split-student" in error.mend
+    assert error.message == "cut 2 differs: teacher `b` is 12x12, student `b` is 11x11."
+    assert "--img-size" in error.fix and "--split-student" in error.fix
 
 
 def test_networks_that_never_meet_show_their_sizes() -> None:
     error = refusal(of("resnet18"), traced(resnet(20), 48))
-    assert "no place in common" in error.found
-    assert "16x16 (`layer1`), 8x8 (`layer2`), 4x4 (`layer3`)" in error.found
-    assert "48x48 (`layer1`), 24x24 (`layer2`)" in error.found
+    assert "no common cut" in error.message
+    assert "16x16 (`layer1`), 8x8 (`layer2`), 4x4 (`layer3`)" in error.message
+    assert "48x48 (`layer1`), 24x24 (`layer2`)" in error.message
 
 
 def test_a_network_of_one_size_and_one_that_shrinks_show_which_is_which() -> None:
     error = refusal(vit(), of("resnet18"))
-    assert "the teacher's maps are 4x4 throughout, the student's shrink behind 16x16 (`layer1`)" in error.found
+    assert "the teacher's feature maps are 4x4 throughout, the student's shrink after 16x16 (`layer1`)" in error.message
 
 
 def test_a_network_of_branches_alone_cannot_be_cut() -> None:
@@ -107,12 +107,12 @@ def test_a_network_of_branches_alone_cannot_be_cut() -> None:
             return self.head(torch.cat([self.a(x).mean((2, 3)), self.b(x).mean((2, 3))], 1))
 
     error = refusal(of("resnet18"), traced(Crossing()))
-    assert error.found.startswith("the student, a `Crossing`, cannot be cut")
+    assert error.message.startswith("the student `Crossing` cannot be cut")
 
 
 def test_class_tokens_and_none_do_not_meet() -> None:
     error = refusal(vit(), vit(class_token=False, global_pool="avg"))
-    assert "teacher `norm_pre` carries 1 token, student `norm_pre` no tokens" in error.found
+    assert "teacher `norm_pre` has 1 token without a spatial location, student `norm_pre` no tokens" in error.message
 
 
 # ---- a number of blocks ----
@@ -124,7 +124,7 @@ def test_as_many_blocks_as_were_asked_for_each_with_work_in_both(count: int) -> 
     found = pair(teacher, student, CutOptions(count))
     assert len(found) == count - 1
     for side, network in enumerate((teacher, student)):
-        work = work_before(network)
+        work = macs_before(network)
         marks = [0, *(work[both[side].index] for both in found), work[-1]]
         assert marks == sorted(set(marks))
     assert all(ours.size == theirs.size for ours, theirs in found)
@@ -138,7 +138,7 @@ def test_fewer_blocks_share_the_teachers_work_and_keep_natural_cuts() -> None:
 
 def test_more_blocks_than_there_are_places_are_refused_with_the_number_there_is() -> None:
     error = refusal(of("resnet34"), of("resnet18"), CutOptions(99))
-    assert error.found == "99 blocks were asked for; these two networks can be cut together into 10 at most."
+    assert error.message == "--blocks-count is 99; these two networks can be cut into at most 10 blocks."
     assert len(pair(of("resnet34"), of("resnet18"), CutOptions(10))) == 9
 
 
@@ -146,7 +146,7 @@ def test_more_blocks_than_there_are_places_are_refused_with_the_number_there_is(
 def test_one_block_leaves_nothing_to_graft(count: int) -> None:
     error = refusal(of("resnet34"), of("resnet18"), CutOptions(count))
     assert isinstance(error, UsageError)
-    assert f"--blocks-count {count}" in error.found
+    assert f"--blocks-count {count}" in error.message
 
 
 def test_networks_of_one_resolution_are_cut_by_depth_into_four_blocks_or_as_many_as_asked_for() -> None:
@@ -167,7 +167,7 @@ def test_a_short_network_gets_fewer_blocks_unless_four_were_asked_for() -> None:
     short = traced(Short(), 32)
     assert names(pair(short, traced(Short(), 32), CutOptions())) == [("a", "a"), ("b", "b")]
     error = refusal(short, traced(Short(), 32), CutOptions(6))
-    assert "6 blocks were asked for" in error.found
+    assert "--blocks-count is 6; these two networks" in error.message
 
 
 # ---- by hand ----
@@ -191,20 +191,20 @@ def test_where_one_network_is_named_the_other_follows(role: str) -> None:
         (CutOptions(teacher=("layer9",)), "--split-teacher: `layer9` is not in the network.", "`layer"),
         (
             CutOptions(teacher=("layer1.0.conv1",)),
-            "`layer1.0.conv1` is no place where one tensor alone is alive",
+            "`layer1.0.conv1` is not a position where a single tensor is alive",
             "`layer1.0`",
         ),
         (CutOptions(student=("layer2", "layer1")), "--split-student: `layer1` does not come after `layer2`.", "order"),
         (CutOptions(student=("layer1", "layer1")), "--split-student: `layer1` does not come after `layer1`.", "order"),
-        (CutOptions(None, ("layer1", "layer2"), ("layer1",)), "names 2 cuts, --split-student names 1", "same number"),
+        (CutOptions(None, ("layer1", "layer2"), ("layer1",)), "names 2 cuts; --split-student names 1", "same number"),
         (
             CutOptions(None, ("layer1",), ("layer2",)),
-            "`layer1` sees 16x16, student `layer2` sees 8x8",
+            "`layer1` is 16x16, student `layer2` is 8x8",
             "--split-student",
         ),
         (
             CutOptions(None, ("conv1",), ("layer1",)),
-            "`conv1` sees 32x32, student `layer1` sees 16x16",
+            "`conv1` is 32x32, student `layer1` is 16x16",
             "--img-size",
         ),
     ],
@@ -212,7 +212,7 @@ def test_where_one_network_is_named_the_other_follows(role: str) -> None:
 def test_names_that_do_not_work_are_answered(choice: CutOptions, found: str, mend: str) -> None:
     error = refusal(of("resnet34"), of("resnet18"), choice)
     assert isinstance(error, PairError)
-    assert found in error.found and mend in error.mend
+    assert found in error.message and mend in error.fix
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_a_choice_that_contradicts_itself_is_a_usage_error(choice: CutOptions) -
 def test_what_follows_a_mere_stem_is_cut_by_depth() -> None:
     teacher, student = of("xcit_tiny_12_p16_224", 64), of("xcit_nano_12_p16_224", 64)
     found = pair(teacher, student, CutOptions())
-    work = [work_before(teacher)[ours.index] for ours, _ in found]
-    total = work_before(teacher)[-1]
+    work = [macs_before(teacher)[ours.index] for ours, _ in found]
+    total = macs_before(teacher)[-1]
     shares = [(after - before) / total for before, after in pairwise([*work, total])]
     assert len(shares) >= 4 and max(shares) < 0.3
     assert all(ours.size == theirs.size for ours, theirs in found)

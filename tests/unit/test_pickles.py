@@ -48,8 +48,8 @@ def save_bare(value: Any, path: Path) -> None:
 def refusal(path: Path) -> str:
     with pytest.raises(CheckpointError) as caught:
         read(path)
-    assert path.name in caught.value.found
-    assert caught.value.mend
+    assert path.name in caught.value.message
+    assert caught.value.fix
     return str(caught.value)
 
 
@@ -168,15 +168,15 @@ def written(path: Path, data: bytes) -> Path:
     ("data", "said"),
     [
         (b"", "is empty"),
-        (b"epoch,accuracy\n1,0.5\n", "a text file; it begins with 'epoch,accuracy'"),
+        (b"epoch,accuracy\n1,0.5\n", "a text file that begins with 'epoch,accuracy'"),
         ("Gewichte für später".encode() * 40, "a text file"),
         (b"\n<!DOCTYPE html><html><body>404</body></html>", "a web page"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 46830571\n", "Git LFS pointer"),
         (b"\x89HDF\r\n\x1a\n" + bytes(600), "an HDF5 file"),
         (b"\x1f\x8b\x08" + bytes(600), "a gzip archive"),
-        (bytes(range(200, 256)) * 9, "no checkpoint: it begins with the bytes c8 c9"),
+        (bytes(range(200, 256)) * 9, "not a checkpoint: it begins with the bytes c8 c9"),
         (b"(dp0\nS'a'\np1\ncos\nsystem\n.", "a text file"),
-        (b"\x80\x02garbage", "cut short or damaged"),
+        (b"\x80\x02garbage", "truncated or damaged"),
     ],
 )
 def test_what_is_no_checkpoint_is_refused_by_what_it_is(tmp_path: Path, data: bytes, said: str) -> None:
@@ -188,7 +188,7 @@ def test_what_is_no_checkpoint_is_refused_by_what_it_is(tmp_path: Path, data: by
 def test_a_file_that_was_cut_short_is_refused(tmp_path: Path, save: Callable[[Any, Path], None], share: float) -> None:
     save(STATE, tmp_path / "w.pth")
     data = (tmp_path / "w.pth").read_bytes()
-    assert "cut short or damaged" in refusal(written(tmp_path / "cut.pth", data[: int(len(data) * share)]))
+    assert "truncated or damaged" in refusal(written(tmp_path / "cut.pth", data[: int(len(data) * share)]))
 
 
 def test_a_missing_file_and_an_empty_folder_are_refused(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""Where the boxes and cuts of the plan's picture lie."""
+"""The layout of the plan diagram."""
 
 from dataclasses import replace
 
-from graftcli.report.plan_diagram import WIDTH, Box, picture, shortened
+from graftcli.report.plan_diagram import WIDTH, Box, plan_diagram, shortened
 from tests.reports import told
 
 
@@ -11,7 +11,7 @@ def overlap(a: Box, b: Box, width: int, height: int) -> bool:
 
 
 def test_boxes_and_cuts_keep_apart_and_inside() -> None:
-    drawn = picture(told(), (1, 2, 3))
+    drawn = plan_diagram(told(), (1, 2, 3))
     assert len(drawn.boxes) == 6 and len(drawn.cuts) == 2
     for i, box in enumerate(drawn.boxes):
         assert 0 <= box.x <= WIDTH - drawn.box_width and 0 <= box.y <= drawn.height - drawn.box_height
@@ -20,46 +20,46 @@ def test_boxes_and_cuts_keep_apart_and_inside() -> None:
 
 
 def test_a_block_that_was_not_replaced_is_the_teachers() -> None:
-    used = {(box.role, i // 2 + 1): box.used for i, box in enumerate(picture(told(), (2,)).boxes)}
+    used = {(box.role, i // 2 + 1): box.used for i, box in enumerate(plan_diagram(told(), (2,)).boxes)}
     assert [used["student", k] for k in (1, 2, 3)] == [False, True, False]
     assert [used["teacher", k] for k in (1, 2, 3)] == [True, False, True]
 
 
 def test_the_bar_is_a_share_of_the_largest_block() -> None:
-    shares = [box.work for box in picture(told(), (1,)).boxes]
+    shares = [box.work for box in plan_diagram(told(), (1,)).boxes]
     assert max(shares) == 1 and min(shares) > 0
 
 
 def test_a_cut_tells_of_its_adapters() -> None:
-    first, second = picture(told(), (1, 2, 3)).cuts
+    first, second = plan_diagram(told(), (1, 2, 3)).cuts
     assert first.text == "cut 1: adapters 8 ⇄ 6 channels, folded"
-    assert "behind stages.0" in first.whole and "adapters 12 ⇄ 8" in second.text
+    assert "after stages.0" in first.title and "adapters 12 ⇄ 8" in second.text
     blocks = [dict(block) for block in told().plan["blocks"]]
     blocks[0]["seam"] = {"kind": "identity", "folds": None, "into": [], "blocker": None}
     blocks[1]["seam"] = {"kind": "adapter", "folds": None, "into": [], "blocker": "grouped"}
     changed = replace(told(), plan={**told().plan, "blocks": blocks})
-    assert [cut.text for cut in picture(changed, (1, 2)).cuts] == [
-        "cut 1: 8 channels both, no adapter",
+    assert [cut.text for cut in plan_diagram(changed, (1, 2)).cuts] == [
+        "cut 1: 8 channels on both sides, no adapter",
         "cut 2: adapters 12 ⇄ 8 channels, kept",
     ]
 
 
 def test_what_a_run_says_of_its_adapters_goes_before_what_the_plan_foresaw() -> None:
     kept = ["to_student at cut 2 stays a layer: folded, it would cost more"]
-    assert [cut.text for cut in picture(told(), (2,), kept).cuts] == [
+    assert [cut.text for cut in plan_diagram(told(), (2,), kept).cuts] == [
         "cut 1: adapters 8 ⇄ 6 channels, folded",
         "cut 2: adapters 12 ⇄ 8 channels, kept",
     ]
 
 
 def test_between_blocks_of_the_teacher_there_are_no_adapters() -> None:
-    assert [cut.text for cut in picture(told(), (3,)).cuts] == [
-        "cut 1: the teacher on both sides",
+    assert [cut.text for cut in plan_diagram(told(), (3,)).cuts] == [
+        "cut 1: teacher on both sides",
         "cut 2: adapters 12 ⇄ 8 channels, folded",
     ]
 
 
 def test_a_long_name_loses_its_middle() -> None:
     assert shortened("features.denseblock4.denselayer16", 20) == "features.d…nselayer16"[:10] + "…" + "enselayer16"[-9:]
-    assert all(len(shortened("x" * 50, letters)) == letters for letters in (10, 11))
+    assert all(len(shortened("x" * 50, length)) == length for length in (10, 11))
     assert shortened("layer1", 6) == "layer1"

@@ -17,7 +17,7 @@ from torchvision.transforms._presets import ImageClassification
 
 from graftcli.errors import UsageError
 from graftcli.images.limits import Allowance, Limits, MemoryBudget
-from graftcli.images.pixels import Preprocess, centre, decode, normalise, reading
+from graftcli.images.pixels import Preprocess, center_crop, decode, normalise, open_image
 from graftcli.images.refusal import Refused
 from tests.pictures import noise, ramp16, real_data, saved
 
@@ -113,11 +113,11 @@ def test_the_centre_of_the_whole_is_the_crop(size: tuple[int, int]) -> None:
         data = saved(noise(height, width))
         whole = preprocess(size, crop_pct, whole=True)
         pixels = torch.from_numpy(decode(data, whole).copy())
-        assert tuple(pixels.shape[1:]) == whole.kept
-        sizes.add(whole.kept)
+        assert tuple(pixels.shape[1:]) == whole.stored_size
+        sizes.add(whole.stored_size)
         crop = torch.from_numpy(decode(data, preprocess(size, crop_pct)).copy())
-        assert torch.equal(centre(pixels, whole), crop)
-        assert torch.equal(centre(crop, whole), crop)
+        assert torch.equal(center_crop(pixels, whole), crop)
+        assert torch.equal(center_crop(crop, whole), crop)
     assert len(sizes) > 3
 
 
@@ -282,7 +282,7 @@ def within(budget: int) -> Allowance:
 def test_an_image_beyond_the_memory_budget_is_refused_with_both_sizes() -> None:
     data = saved(Image.new("RGB", (2000, 2000)))
     assert np.array_equal(decode(data, preprocess(), within(2**25)), decode(data, preprocess()))
-    with pytest.raises(Refused, match=r"needs 1[5-7] MiB of memory; 8 MiB is the most"):
+    with pytest.raises(Refused, match=r"needs 1[5-7] MiB of memory; the limit is 8 MiB"):
         decode(data, preprocess(), within(2**23))
 
 
@@ -294,7 +294,7 @@ def test_a_jpeg_beyond_the_memory_budget_is_decoded_at_a_smaller_scale(orientati
     data = saved(gradient, "JPEG", quality=95, exif=exif)
     small, whole = decode(data, preprocess(), within(2**21)), decode(data, preprocess())
     assert small.shape == whole.shape and np.abs(small.astype(int) - whole).max() < 12
-    with reading(data, 3, preprocess(), within(2**21)) as picture:
+    with open_image(data, 3, preprocess(), within(2**21)) as picture:
         shown = (1200, 2000) if orientation == 6 else (2000, 1200)
         assert (picture.stored.width, picture.stored.height) == shown
         assert picture.flat.width < shown[0] and min(picture.flat.size) > 27
@@ -306,9 +306,9 @@ def test_a_progressive_jpeg_counts_what_its_decoder_holds() -> None:
     image = Image.new("RGB", (2000, 2000))
     plain = saved(image, "JPEG", subsampling=0)
     progressive = saved(image, "JPEG", subsampling=0, progressive=True)
-    with reading(plain, 3, None, within(20 * 2**20)) as picture:
+    with open_image(plain, 3, None, within(20 * 2**20)) as picture:
         assert picture.flat.size == (2000, 2000)
-    with reading(progressive, 3, None, within(30 * 2**20)) as picture:
+    with open_image(progressive, 3, None, within(30 * 2**20)) as picture:
         assert picture.flat.size == (250, 250)
 
 
@@ -355,7 +355,7 @@ def test_all_faults_of_a_fit_are_named_at_once() -> None:
     message = str(caught.value)
     for part in ("0x8", "1 means and 1 stds for 3", "(0.0,)", "crop_pct is -1.0", "`cubic`", "bicubic, lanczos, box"):
         assert part in message
-    with pytest.raises(UsageError, match="reads 4 channels"):
+    with pytest.raises(UsageError, match="takes 4 channels"):
         Preprocess((8, 8), 4, (0.5,) * 4, (0.5,) * 4, 1.0, "bicubic")
     with pytest.raises(UsageError, match="above 0"):
         preprocess(crop_pct=float("nan"))

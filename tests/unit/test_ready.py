@@ -10,7 +10,7 @@ import torch
 from graftcli.errors import UsageError
 from graftcli.events import Event, Warned
 from graftcli.runs.config import TrainOptions
-from graftcli.runs.prepare import PreparedRun, ready
+from graftcli.runs.prepare import PreparedRun, prepare_run
 from tests.beginning import OWN, asked_for, begun, furnished
 from tests.pictures import photos
 
@@ -44,7 +44,7 @@ def test_who_asks_for_layers_to_be_solved_for_is_told_where_none_can_be(place: P
         begun(place, TrainOptions(overrides=overrides), student, listen=heard.append)
         return [event.text for event in heard if isinstance(event, Warned)]
 
-    said = "init=least-squares is for a student just made from the teacher: this one starts by inherit"
+    said = "init=least-squares needs a newly derived student: using init=inherit"
     assert said in told(OWN, "init=least-squares")
     assert not any(line.startswith("init=") for line in told(OWN) + told(NARROW, "init=least-squares"))
 
@@ -57,7 +57,7 @@ def test_adapters_that_will_stay_are_told_before_anything_is_trained(place: Path
         begun(place, TrainOptions(overrides=overrides), OWN, listen=heard.append)
         return [event.text for event in heard if isinstance(event, Warned) and "stay in the student" in event.text]
 
-    said = "the adapters behind block 1, 2 stay in the student: no layer of it can take them in"
+    said = "the adapters after blocks 1 and 2 stay in the student: no layer can absorb them"
     assert told("adapters.where=always") == [said] and told() == []
 
 
@@ -65,24 +65,24 @@ def test_images_that_are_measured_on_and_trained_on_are_told(place: Path) -> Non
     def told(source: Path) -> list[str]:
         heard: list[Event] = []
         asked = asked_for(place, TrainOptions(), OWN)
-        ready(replace(asked, val_images=str(source)), None, heard.append)
-        return [event.text for event in heard if isinstance(event, Warned) and "trained on too" in event.text]
+        prepare_run(replace(asked, val_images=str(source)), None, heard.append)
+        return [event.text for event in heard if isinstance(event, Warned) and "also training images" in event.text]
 
     photos(place, [f"photos/{i}.png" for i in range(4)] + [f"others/{i}.png" for i in range(4)])
     assert told(place / "others") == []
     shutil.copy(place / "photos" / "0.png", place / "others" / "copy.png")
-    assert told(place / "others") == ["1 of the 5 images to measure on are trained on too: agreement flatters"]
+    assert told(place / "others") == [
+        "1 of the 5 validation images are also training images: agreement will be overestimated"
+    ]
 
 
 def test_a_block_that_is_the_teachers_own_is_not_worth_replacing(place: Path) -> None:
     def told(blocks: str | None) -> list[str]:
         heard: list[Event] = []
-        ready(asked_for(place, TrainOptions(), "drop:layer2.1"), blocks, heard.append)
+        prepare_run(asked_for(place, TrainOptions(), "drop:layer2.1"), blocks, heard.append)
         return [event.text for event in heard if isinstance(event, Warned) and "saves nothing" in event.text]
 
-    assert told("1,3") == [
-        "replacing blocks 1 and 3 saves nothing: the student has there what the teacher has, or more"
-    ]
+    assert told("1,3") == ["replacing blocks 1 and 3 saves nothing: the student has no fewer parameters or MACs there"]
     assert told("1,2") == told(None) == []
 
 

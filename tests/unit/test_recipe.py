@@ -113,65 +113,73 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
             ("input",),
             "found student, but `train: student` starts at the image",
         ),
-        ({"epochs": 3}, ("epochs",), "is given beside steps"),
+        ({"epochs": 3}, ("epochs",), "is given together with steps"),
         ({"steps": None}, ("epochs",), "is missing, and so is steps"),
         ({"train": "student", "lr": [1e-3, 1e-4]}, ("lr",), "found 2 values, but `train: student` trains one unit"),
         ({"train": "half", "steps": [1, 2, 3]}, ("steps",), "found 3 values, but `train: half` trains one unit"),
-        ({"targets": [{"at": "head", "loss": "kl"}]}, ("targets", 0, "at"), "found head alone, and blocks before"),
+        (
+            {"targets": [{"at": "head", "loss": "kl"}]},
+            ("targets", 0, "at"),
+            "found head alone, but only the last block",
+        ),
         (
             {"train": "student", "targets": [{"at": "head", "loss": "kl"}]},
             ("targets", 0, "at"),
-            "found head alone, and blocks before the last have none: take logits, or add features",
+            "found head alone, but only the last block has a head: use logits, or add features",
         ),
-        ({"optimizer": "muon", "momentum": 1}, ("momentum",), "found 1, with which no gradient counts"),
-        ({"momentum": 0.9}, ("momentum",), "is given, but adam has none"),
-        ({"optimizer": "muon", "betas": [0.9, 0.99]}, ("betas",), "is given, but muon has none"),
-        ({"optimizer": "sgd", "betas": [0.9, 0.99]}, ("betas",), "is given, but sgd has none"),
+        ({"optimizer": "muon", "momentum": 1}, ("momentum",), "found 1: give a number below 1"),
+        ({"momentum": 0.9}, ("momentum",), "is given, but adam does not use it"),
+        ({"optimizer": "muon", "betas": [0.9, 0.99]}, ("betas",), "is given, but muon does not use it"),
+        ({"optimizer": "sgd", "betas": [0.9, 0.99]}, ("betas",), "is given, but sgd does not use it"),
         ({"step_at": [0.5]}, ("step_at",), "found [0.5], but the schedule is constant"),
-        ({"schedule": "step", "step_at": [0.8, 0.4]}, ("step_at",), "found [0.8, 0.4]: the smaller number comes first"),
+        (
+            {"schedule": "step", "step_at": [0.8, 0.4]},
+            ("step_at",),
+            "found [0.8, 0.4]: give the numbers in ascending order",
+        ),
         (
             {"batch": 1, "batchnorm": "train"},
             ("batchnorm",),
-            "found train, but one image (`batch: 1`) has no statistics",
+            "found train, but a batch of one image has no statistics",
         ),
         (
             {"train": "student", "targets": [{"at": "logits", "loss": "kl"}, {"at": "output", "loss": "mse"}]},
             ("targets", 1, "at"),
-            "found output, which is one block's: with `train: student` take outputs, features or logits",
+            "found output, which is for a single block: with `train: student` use outputs, features or logits",
         ),
         (
             {"train": "layers", "targets": [{"at": "output", "loss": "mse"}, {"at": "logits", "loss": "kl"}]},
             ("targets", 1, "at"),
-            "found logits, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
+            "found logits, but `train: layers` has exactly one target: {at: output, loss: mse}",
         ),
         (
             {"train": "layers", "targets": [{"at": "output", "loss": "norm-l2"}]},
             ("targets", 0, "loss"),
-            "found norm-l2, and `train: layers` has one target, what each layer gives: {at: output, loss: mse}",
+            "found norm-l2, but `train: layers` has exactly one target: {at: output, loss: mse}",
         ),
         (
             {"optimizer": "least-squares", "lr": None},
             ("optimizer",),
-            "found least-squares, which solves single layers, but the stage trains blocks",
+            "found least-squares, which solves single layers: use `train: layers` instead of `train: blocks`",
         ),
         (
             {**SOLVED, "optimizer": "adam", "lr": 1e-3, "ridge": 1e-3},
             ("ridge",),
-            "is given, but adam has none: leave it out",
+            "is given, but adam does not use it: remove it",
         ),
-        ({**SOLVED, "lr": 1e-3}, ("lr",), "is given, but least-squares solves its equations at once: leave it out"),
-        ({**SOLVED, "ema": 0.9}, ("ema",), "is given, but least-squares solves its equations at once: leave it out"),
-        ({**SOLVED, "momentum": 0.9}, ("momentum",), "is given, but least-squares has none: leave it out"),
-        ({"lr": None}, ("lr",), "is missing: it is a number above 0"),
+        ({**SOLVED, "lr": 1e-3}, ("lr",), "is given, but least-squares takes no gradient steps: remove it"),
+        ({**SOLVED, "ema": 0.9}, ("ema",), "is given, but least-squares takes no gradient steps: remove it"),
+        ({**SOLVED, "momentum": 0.9}, ("momentum",), "is given, but least-squares does not use it: remove it"),
+        ({"lr": None}, ("lr",), "is missing: give a number above 0"),
         (
             {"targets": [{"at": "output", "loss": "kl"}]},
             ("targets", 0, "loss"),
-            "found kl, which compares classes: it goes with `at: logits`",
+            "found kl, which needs logits: use it with `at: logits`",
         ),
         (
             {"targets": [{"at": "output", "loss": "mse", "temperature": 2}]},
             ("targets", 0, "temperature"),
-            "found 2.0, but only kl has a temperature, and the loss is mse",
+            "found 2.0, but the loss is mse and only kl has a temperature",
         ),
     ],
 )
@@ -204,7 +212,7 @@ def test_rules_are_reported_beside_the_faults_inside_what_they_rule() -> None:
 
 def test_stage_names_differ() -> None:
     assert faults(Recipe, RECIPE | {"stages": [STAGE, STAGE | {"name": "finish"}, STAGE]}) == {
-        ("stages", 2, "name"): "found graft again: each stage has its own"
+        ("stages", 2, "name"): "found graft again: give each stage its own name"
     }
 
 
@@ -212,7 +220,7 @@ def test_no_stage_is_called_as_a_unit_of_another() -> None:
     """Block 2 of `graft-1` would be `graft-1-2`, which is `graft` on blocks 1 and 2."""
     numbered = [STAGE, STAGE | {"name": "graft-1"}, STAGE | {"name": "graft-2nd"}]
     assert faults(Recipe, RECIPE | {"stages": numbered}) == {
-        ("stages", 1, "name"): "found graft-1: units of graft are called so, by their blocks"
+        ("stages", 1, "name"): "found graft-1, the name of a unit of the stage graft: choose another"
     }
 
 
@@ -258,7 +266,7 @@ def test_lists_are_checked_against_the_blocks_of_a_plan() -> None:
     check_units(made, 4)
     with pytest.raises(UsageError) as raised:
         check_units(made, 3)
-    assert raised.value.found.splitlines()[1:] == [
+    assert raised.value.message.splitlines()[1:] == [
         "  stages.graft.lr: 4 values for 3 units to train",
         "  stages.connect.lr: 3 values for 2 units to train",
     ]

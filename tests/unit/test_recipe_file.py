@@ -12,7 +12,7 @@ import pytest
 
 import graftcli
 from graftcli.errors import UsageError
-from graftcli.recipe.file import find, load, shipped, text_of
+from graftcli.recipe.file import find, load, read_text, shipped
 
 GOOD = """\
 name: mine
@@ -48,16 +48,16 @@ def faults(path: Path, *overrides: str) -> list[str]:
     """The lines of faults, without the folder."""
     with pytest.raises(UsageError) as raised:
         load(str(path), overrides)
-    first, *lines = raised.value.found.splitlines()
+    first, *lines = raised.value.message.splitlines()
     assert first == f"{path} has {len(lines)} fault{'s' * (len(lines) > 1)}."
     assert raised.value.exit_code == 2
-    assert "graftcli recipes" in raised.value.mend
+    assert "graftcli recipes" in raised.value.fix
     return [line.strip().replace(f"{path}:", "") for line in lines]
 
 
 @pytest.mark.parametrize("name", shipped())
 def test_a_shipped_recipe_reads_and_says_what_it_is_in_forty_lines(name: str) -> None:
-    text = text_of(shipped()[name])
+    text = read_text(shipped()[name])
     lines = text.splitlines()
     header = lines[: next(number for number, line in enumerate(lines) if not line.startswith("#"))]
     assert load(name).name == name
@@ -153,34 +153,35 @@ stages:
   - 7
 """
     assert faults(written(tmp_path, text)) == [
-        "1: `about` is missing; allowed: 1 to 1000 characters: what the recipe is for",
+        "1: `about` is missing; allowed: 1 to 1000 characters that describe the recipe",
         '2: `init` found "randm"; allowed: one of random, inherit, least-squares, pretrained, checkpoint',
-        "3: `adaptors` is no key here; the nearest is adapters",
-        "4: `views.count` found 0; allowed: a whole number from 1 to 1e9, or null: a fresh view at each step",
+        "3: `adaptors` is an unknown key; did you mean adapters?",
+        "4: `views.count` found 0; allowed: a whole number from 1 to 1e9: views per image; "
+        "null: a new view at each step",
         '4: `views.augment.flip` found "yes"; allowed: true or false',
         '4: `views.augment.colour.strength` found "strong"; '
-        "allowed: a number from 0 to 1: how far brightness, contrast and saturation move",
-        "6: `stages.0.mu` is missing: `input: mix` needs the teacher's share of the features, a number from 0 to 1",
+        "allowed: a number from 0 to 1: the largest change of brightness, contrast and saturation",
+        "6: `stages.0.mu` is missing: `input: mix` needs the weight of the teacher's features, a number from 0 to 1",
         "10: `stages.0.targets.0.temperature` found 3.0, "
-        "but only kl has a temperature, and the loss is norm-l2: leave it out",
-        "11: `stages.0.targets.1.loss` found kl, which compares classes: "
-        "it goes with `at: logits` or head; with output take mse",
-        "12: `stages.0.steps.1` found -1; allowed: a whole number from 1 to 1e9, or a list of them, one a block",
+        "but the loss is norm-l2 and only kl has a temperature: remove it",
+        "11: `stages.0.targets.1.loss` found kl, which needs logits: "
+        "use it with `at: logits` or head; with output use mse",
+        "12: `stages.0.steps.1` found -1; allowed: a whole number from 1 to 1e9, or a list of them, one per block",
         "14: `stages.0.lr` is given twice, first at 13",
-        "15: `stages.1.name` found graft again: each stage has its own",
-        "15: `stages.1.epochs` is missing, and so is steps: one of them says how long the stage lasts",
-        "17: `stages.1.mu` found 0.5, but `input` is teacher: leave mu out, or take `input: mix`",
-        "18: `stages.1.targets.0.at` found output, which is one block's: with `train: student` take outputs, features"
-        " or logits",
-        "19: `stages.1.lr` found 2 values, but `train: student` trains one unit: give one",
-        "20: `stages.1.momentun` is no key here; the nearest is momentum",
-        "21: `stages.2` found 7; allowed: a list with at least one stage, a map each",
+        "15: `stages.1.name` found graft again: give each stage its own name",
+        "15: `stages.1.epochs` is missing, and so is steps: give one of them",
+        "17: `stages.1.mu` found 0.5, but `input` is teacher: remove mu, or use `input: mix`",
+        "18: `stages.1.targets.0.at` found output, which is for a single block: with `train: student` use outputs,"
+        " features or logits",
+        "19: `stages.1.lr` found 2 values, but `train: student` trains one unit: give one value",
+        "20: `stages.1.momentun` is an unknown key; did you mean momentum?",
+        "21: `stages.2` found 7; allowed: a list of at least one stage, each a map",
     ]
 
 
 def test_a_key_like_no_other_is_answered_with_those_that_exist(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD + "views: {xyz: 1}\n")) == [
-        "16: `views.xyz` is no key here; known: count, total, augment, synthetic"
+        "16: `views.xyz` is an unknown key; known: count, total, augment, synthetic"
     ]
 
 
@@ -194,7 +195,7 @@ def test_a_recipe_is_a_map(tmp_path: Path, text: str) -> None:
     ("text", "fault"),
     [
         ("name: mine\nstages:\n\t- a\n", "3: the recipe cannot be read: while scanning for the next token, found"),
-        ("name: mine\nstages: [\n", "3: the recipe cannot be read: while parsing a flow node that began at 3"),
+        ("name: mine\nstages: [\n", "3: the recipe cannot be read: while parsing a flow node that starts at 3"),
     ],
 )
 def test_text_that_is_no_yaml_is_one_fault(tmp_path: Path, text: str, fault: str) -> None:
@@ -204,7 +205,7 @@ def test_text_that_is_no_yaml_is_one_fault(tmp_path: Path, text: str, fault: str
 
 def test_what_could_not_be_read_is_no_second_fault(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD.replace("init: inherit", "init: !x inherit"))) == [
-        "3: `init` has the tag !x: leave it out"
+        "3: `init` has the tag !x: remove it"
     ]
 
 
@@ -254,18 +255,19 @@ def test_faults_of_settings_and_of_the_file_are_reported_together(tmp_path: Path
     assert sorted(faults(path, *settings)) == sorted(
         [
             '3: `init` found "magic"; allowed: one of random, inherit, least-squares, pretrained, checkpoint',
-            "--set stages.0.lrr=1: `stages.0.lrr` is no key here; the nearest is lr",
-            "--set stages.7.lr=1: `stages.7.lr` finds no `7` in the list; it has 0, 1, graft, finish",
-            "--set stages.connect.lr=1: `stages.connect.lr` finds no `connect` in the list; it has 0, 1, graft, finish",
-            '--set name.first=1: `name.first` goes below "mine", which has no parts such as `first`',
-            "--set lonely: the setting has no `=`: write it as stages.0.lr=1e-3",
-            "--set views.count=[1: `views.count` cannot be read: while parsing a flow sequence that began at "
+            "--set stages.0.lrr=1: `stages.0.lrr` is an unknown key; did you mean lr?",
+            "--set stages.7.lr=1: `stages.7.lr` cannot be set: the list has no item `7`; it has 0, 1, graft, finish",
+            "--set stages.connect.lr=1: `stages.connect.lr` cannot be set: the list has no item `connect`; "
+            "it has 0, 1, graft, finish",
+            '--set name.first=1: `name.first` cannot be set: "mine" has no key `first`',
+            "--set lonely: the setting has no `=`: write it like stages.0.lr=1e-3",
+            "--set views.count=[1: `views.count` cannot be read: while parsing a flow sequence that starts at "
             "--set views.count=[1, expected ',' or ']', but got '<stream end>'",
-            "--set stage.0.lr=3: `stage` is no key here; the nearest is stages",
+            "--set stage.0.lr=3: `stage` is an unknown key; did you mean stages?",
             '--set stages.finish.lr=fast: `stages.1.lr` found "fast"; '
-            "allowed: a number above 0, from 1e-12 to 100, or a list of them, one a block",
-            "--set stages.0.epochs=3: `stages.0.epochs` is given beside steps: "
-            "one of them says how long the stage lasts (null takes one away)",
+            "allowed: a number above 0, from 1e-12 to 100, or a list of them, one per block",
+            "--set stages.0.epochs=3: `stages.0.epochs` is given together with steps: "
+            "give only one of them (null unsets the other)",
         ]
     )
 

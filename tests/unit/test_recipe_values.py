@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from graftcli.recipe.values import Augment, Mix, Paste, ResizedCrop, ViewSettings, of_items
+from graftcli.recipe.values import Augment, Mix, Paste, ResizedCrop, ViewSettings, item_values
 
 
 def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
@@ -38,4 +38,4 @@ def test_an_aspect_ratio_may_be_above_one() -> None:
     [([{"at": 1}, {}, 7], [1, None, None]), ((Mix(share=1),), [None]), ("text", []), (None, []), ({"at": 1}, [])],
 )
 def test_items_are_asked_before_anybody_knows_what_they_are(value: Any, found: list[Any]) -> None:
-    assert of_items(value, "at") == found
+    assert item_values(value, "at") == found

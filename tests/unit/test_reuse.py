@@ -6,7 +6,7 @@ import pytest
 
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
-from graftcli.runs.reuse import _alike
+from graftcli.runs.reuse import _matching_stages
 from tests.beginning import begun, furnished
 
 
@@ -38,5 +38,5 @@ def started(place: Path, *overrides: str) -> PreparedRun:
 def test_blocks_are_taken_over_where_they_saw_the_same(
     place: Path, theirs: tuple[str, ...], ours: tuple[str, ...], taken: bool
 ) -> None:
-    found = _alike(started(place, *theirs).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *ours))
+    found = _matching_stages(started(place, *theirs).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *ours))
     assert [stage.name for stage in found] == (["graft"] if taken else [])

@@ -27,7 +27,7 @@ def test_rows_are_read_in_any_order_and_as_often_as_wanted(dtype: torch.dtype, t
         found.write(start, written[start : start + 8])
     index = torch.tensor([19, 0, 7, 7, 8])
     assert torch.equal(found.read(index), written[index])
-    sums = found.sums.total(20)
+    sums = found.checksums.total(20)
     found.close()
     again = rows(tmp_path / "values.bin", dtype=dtype)
     assert again.restore(20, sums) and torch.equal(again.read(torch.arange(20)), written)
@@ -36,7 +36,7 @@ def test_rows_are_read_in_any_order_and_as_often_as_wanted(dtype: torch.dtype, t
 def test_a_row_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
     found = rows(tmp_path / "values.bin")
     found.write(0, torch.ones(20, 3, 16, 16))
-    sums = found.sums.total(20)
+    sums = found.checksums.total(20)
     with (tmp_path / "values.bin").open("r+b") as file:
         file.seek(7 * 3072 + 11)
         file.write(b"\x01")
@@ -45,7 +45,7 @@ def test_a_row_that_is_not_what_was_written_is_named(tmp_path: Path) -> None:
         found.read(torch.tensor([6, 7]))
     assert caught.value.row == 7
     assert not rows(tmp_path / "values.bin").restore(20, sums)
-    assert rows(tmp_path / "values.bin").restore(7, found.sums.total(7))
+    assert rows(tmp_path / "values.bin").restore(7, found.checksums.total(7))
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no room")
@@ -57,7 +57,7 @@ def test_a_file_has_its_room_before_anything_is_written(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
-        with pytest.raises(MachineError, match=r"values.bin` cannot be written: No space left .*3.7 MB are needed"):
+        with pytest.raises(MachineError, match=r"values.bin` cannot be written: No space left .*3.7 MB needed"):
             rows(disk / "values.bin", 1200)
         assert not list(disk.iterdir())
 

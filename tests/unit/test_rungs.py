@@ -1,4 +1,4 @@
-"""The rungs of a ladder: networks and files, on images of one size, each normalised in its own way."""
+"""The candidates of a benchmark: networks and files of one input size, each with its own mean and std."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from graftcli.benching.models import NamedModel, first_of, rungs
+from graftcli.benching.models import NamedModel, make_candidates, reference_model
 from graftcli.errors import UsageError
 from graftcli.formats.options import ExportOptions
 from graftcli.formats.write import write
@@ -35,9 +35,9 @@ def seeing(mean: tuple[float, ...], source: str = "timm") -> Network:
 
 
 def means(every: list[NamedModel], look: PreprocessOptions, of_the_run: PreprocessOptions) -> list[tuple[float, ...]]:
-    first = first_of(every, of_the_run)
-    made = rungs(every, first, preprocess_for(first, of_the_run), look, 1)
-    return [rung.preprocess.mean for rung in made if rung.preprocess is not None]
+    first = reference_model(every, of_the_run)
+    made = make_candidates(every, first, preprocess_for(first, of_the_run), look, 1)
+    return [candidate.preprocess.mean for candidate in made if candidate.preprocess is not None]
 
 
 def test_the_first_sees_as_its_run_did_and_the_others_as_they_were_trained(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_a_file_that_leaves_channels_open_takes_the_networks(tmp_path: Path) -> 
     grey = network(Grey(), "grey")
     grey = replace(grey, input_size=(1, 16, 16), preprocess=PreprocessDefaults((0.5,), (0.25,), 1.0, "bilinear"))
     every = [NamedModel("grey", grey), NamedModel("a.onnx", tmp_path / "a.onnx")]
-    made_of = rungs(every, grey, preprocess_for(grey, PreprocessOptions()), PreprocessOptions(), 1)
-    assert [rung.size for rung in made_of] == [(1, 16, 16)] * 2
+    candidates = make_candidates(every, grey, preprocess_for(grey, PreprocessOptions()), PreprocessOptions(), 1)
+    assert [candidate.size for candidate in candidates] == [(1, 16, 16)] * 2
 
 
 def test_networks_of_other_channels_are_refused_with_the_way_out() -> None:
     grey = replace(network(Grey(), "grey"), input_size=(1, 16, 16))
-    with pytest.raises(UsageError, match="measured on images of 3x16x16, but grey takes 1x16x16") as refused:
+    with pytest.raises(UsageError, match="the benchmark has input size 3x16x16, but grey takes 1x16x16") as refused:
         means([NamedModel("a", seeing(OWN)), NamedModel("grey", grey)], PreprocessOptions(), PreprocessOptions())
     assert "--in-chans" in str(refused.value)

@@ -8,7 +8,7 @@ import pytest
 
 from graftcli.errors import UsageError
 from graftcli.store import Store
-from graftcli.store.run_file import differences, newest, read_run, run_to_go_on
+from graftcli.store.run_file import differences, newest, read_run, resumable_run
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_a_refusal_shows_no_more_than_can_be_read(tmp_path: Path) -> None:
     with Store(tmp_path, settings):
         pass
     with pytest.raises(UsageError) as caught:
-        run_to_go_on(tmp_path, dict.fromkeys(settings, 1), overwrite=False)
-    lines = caught.value.found.splitlines()
+        resumable_run(tmp_path, dict.fromkeys(settings, 1), overwrite=False)
+    lines = caught.value.message.splitlines()
     assert len(lines) == 22 and lines[-1] == "  and 10 more" and max(map(len, lines[1:])) < 90
 
 

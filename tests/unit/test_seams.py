@@ -56,13 +56,13 @@ def test_adapters_stand_where_the_channels_differ_and_start_as_the_identity(name
     found = seams(plan)
     assert len(found) == len(plan.blocks) - 1
     for seam in found:
-        differ = seam.ours.channels != seam.theirs.channels
+        differ = seam.teacher_cut.channels != seam.student_cut.channels
         assert bool(list(seam.parameters())) is differ
         if differ:
             weight = seam.to_student.get_parameter("weight")
-            assert torch.equal(weight, torch.eye(seam.theirs.channels, seam.ours.channels))
+            assert torch.equal(weight, torch.eye(seam.student_cut.channels, seam.teacher_cut.channels))
             assert torch.equal(seam.to_teacher.get_parameter("weight"), weight.T)
-        elif seam.ours.layout == seam.theirs.layout:
+        elif seam.teacher_cut.layout == seam.student_cut.layout:
             assert isinstance(seam.to_student, nn.Identity)
     assert all(list(seam.parameters()) for seam in seams(plan, "always"))
 
@@ -135,14 +135,14 @@ def test_training_a_scion_trains_the_students_own_module_and_leaves_the_teacher_
 
 def test_blocks_that_the_plan_does_not_have_are_refused() -> None:
     plan = planned("regnetx")
-    with pytest.raises(UsageError, match=r"blocks 1 to 4; asked for 0, 7"):
+    with pytest.raises(UsageError, match=r"blocks 1 to 4, not 0, 7"):
         graft(plan, seams(plan), {0, 2, 7})
 
 
 def test_a_copy_of_a_seam_has_weights_of_its_own_and_shares_the_facts() -> None:
     seam = random_seams(planned("regnetx"))[0]
     other = copy.deepcopy(seam)
-    assert other.ours is seam.ours
+    assert other.teacher_cut is seam.teacher_cut
     assert nets.same_weights(other, seam)
     other.to_student.get_parameter("weight").data.zero_()
     assert not nets.same_weights(other, seam)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from graftcli.errors import PairError
 from graftcli.models.derivation import replace_modules
 from graftcli.models.tracing.trace import Traced, trace
-from graftcli.students.drop_units import dropped, innermost, least_missed, units
+from graftcli.students.drop_units import check_units, droppable_units, innermost_units, least_important_units
 from tests.nets import randomise, resnet
 
 IMAGES = torch.randn(6, 3, 16, 16, generator=torch.Generator().manual_seed(3))
@@ -20,13 +20,15 @@ def traced() -> Traced:
 
 
 def test_what_can_go_adds_to_its_input_and_keeps_its_shape(traced: Traced) -> None:
-    names = [unit.path for unit in innermost(units(traced))]
+    names = [unit.path for unit in innermost_units(droppable_units(traced))]
     assert names == [f"layer{i}.{j}" for i, first in ((1, 0), (2, 1), (3, 1)) for j in range(first, 3)]
 
 
 def test_the_student_is_the_teacher_whose_unit_gives_what_it_is_given(traced: Traced) -> None:
     teacher = traced.module
-    student = replace_modules(teacher, {name: nn.Sequential() for name in dropped(traced, ["layer2.1", "layer3.2"])})
+    student = replace_modules(
+        teacher, {name: nn.Sequential() for name in check_units(traced, ["layer2.1", "layer3.2"])}
+    )
     skipped = [teacher.get_submodule(name) for name in ("layer2.1", "layer3.2")]
     handles = [unit.register_forward_hook(lambda _, given, made: given[0]) for unit in skipped]
     expected = teacher(IMAGES)
@@ -38,15 +40,15 @@ def test_the_student_is_the_teacher_whose_unit_gives_what_it_is_given(traced: Tr
 
 def test_all_that_cannot_go_is_refused_at_once_with_what_can(traced: Traced) -> None:
     with pytest.raises(PairError) as refused:
-        dropped(traced, ["layer2.0", "layer1.1.conv1", "nowhere", "layer1.2"])
-    found = refused.value.found
-    assert "`layer2.0` turns 16x16x16 into 32x8x8" in found
-    assert "`layer1.1.conv1` does not add" in found and "`nowhere` is not in the network" in found
-    assert "layer1.2" not in found and "layer3.1, layer3.2" in refused.value.mend
+        check_units(traced, ["layer2.0", "layer1.1.conv1", "nowhere", "layer1.2"])
+    found = refused.value.message
+    assert "`layer2.0` changes the shape from 16x16x16 to 32x8x8" in found
+    assert "`layer1.1.conv1` is not a residual unit" in found and "`nowhere` is not in the network" in found
+    assert "layer1.2" not in found and "layer3.1, layer3.2" in refused.value.fix
 
 
 def test_a_unit_inside_a_dropped_one_goes_with_it(traced: Traced) -> None:
-    assert dropped(traced, ["layer1.0", "layer1"]) == ["layer1"]
+    assert check_units(traced, ["layer1.0", "layer1"]) == ["layer1"]
 
 
 def test_the_unit_that_does_nothing_is_missed_the_least(traced: Traced) -> None:
@@ -54,8 +56,8 @@ def test_the_unit_that_does_nothing_is_missed_the_least(traced: Traced) -> None:
     with torch.no_grad():
         lame.module.get_parameter("layer3.1.bn2.weight").zero_()
         lame.module.get_parameter("layer3.1.bn2.bias").zero_()
-    assert least_missed(lame, 1, IMAGES) == ["layer3.1"]
-    assert "layer3.1" in least_missed(lame, 3, IMAGES)
+    assert least_important_units(lame, 1, IMAGES) == ["layer3.1"]
+    assert "layer3.1" in least_important_units(lame, 3, IMAGES)
 
 
 class Added(nn.Module):
@@ -92,9 +94,9 @@ def test_the_1x1_in_a_units_place_is_over_its_channels_wherever_they_are(flat: b
     with torch.no_grad():
         network.get_parameter("units.0.inner.weight").mul_(8)
         network.get_parameter("units.1.inner.2.weight").mul_(3)
-    assert least_missed(trace(network, IMAGES[:2]), 1, IMAGES) == ["units.0"]
+    assert least_important_units(trace(network, IMAGES[:2]), 1, IMAGES) == ["units.0"]
 
 
 def test_more_than_there_are_is_refused(traced: Traced) -> None:
     with pytest.raises(PairError, match="7 residual units"):
-        least_missed(traced, 8, IMAGES)
+        least_important_units(traced, 8, IMAGES)

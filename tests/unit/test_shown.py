@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.report.run_view import ladder, shown, stages
+from graftcli.report.run_view import load_run_view, read_bench, stages
 from tests.reports import LADDER, folder_of_run, told
 
 
@@ -34,14 +34,14 @@ def test_lines_that_are_torn_or_tell_no_loss_are_passed_over(tmp_path: Path) -> 
     folder = folder_of_run(tmp_path, records=[record("graft-1", 4, 0.5)])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"unit": "graft-1", "step": 5, "loss": null}\n[1]\n{"unit": "graft-1", "st')
-    (stage,) = shown(folder, None).stages
+    (stage,) = load_run_view(folder, None).stages
     assert stage.units[0].losses == ((4, 0.5),)
 
 
 def test_every_warning_of_every_session_is_told_once(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, warnings=["left out: a.png", "left out: b.png"], finished=False)
     folder_of_run(tmp_path, warnings=["left out: a.png", "the loss ran away"])
-    assert shown(folder, None, ["no pictures"]).warnings == (
+    assert load_run_view(folder, None, ["no pictures"]).warnings == (
         "left out: a.png",
         "left out: b.png",
         "the loss ran away",
@@ -50,35 +50,35 @@ def test_every_warning_of_every_session_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
-    found = shown(folder_of_run(tmp_path, finished=False), told())
+    found = load_run_view(folder_of_run(tmp_path, finished=False), told())
     assert found.result is None and "not finished" in found.warnings[0]
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "null", '["x"]', '{"rungs": 5}', '[{"bytes": 1}]'])
 def test_a_ladder_that_cannot_be_read_is_no_ladder(tmp_path: Path, text: str) -> None:
     (tmp_path / "bench.json").write_text(text)
-    assert ladder(tmp_path / "bench.json") == ()
-    assert ladder(tmp_path / "nothing.json") == ()
+    assert read_bench(tmp_path / "bench.json") == ()
+    assert read_bench(tmp_path / "nothing.json") == ()
 
 
 def test_a_document_that_is_ignored_is_a_warning_of_the_page(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, ladder=[{**LADDER[0], "bytes": "many"}])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"unit": "graft-1", "step": "x", "loss": 1}\n')
-    ladder_text, metrics_text = sorted(shown(folder, None).warnings, key=lambda text: "metrics" in text)
+    ladder_text, metrics_text = sorted(load_run_view(folder, None).warnings, key=lambda text: "metrics" in text)
     assert "bench.json" in ladder_text and "`0.bytes`" in ladder_text
     assert metrics_text.startswith("1 line of ") and "is ignored" in metrics_text
 
 
 def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(json.dumps([{**rung, "more": 1} for rung in LADDER]))
-    first, second = ladder(tmp_path / "bench.json")
+    first, second = read_bench(tmp_path / "bench.json")
     assert (first.name, first.latency_ms["32"].p95, first.images, first.threads) == ("big (teacher)", 41.0, 90, 2)
     assert (second.macs, second.ratio, second.top1) == (None, 4.0, 0.922)
 
 
 def test_networks_of_one_name_are_told_apart_by_what_was_typed(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, names=("resnet", "resnet"))
-    found = shown(folder, None)
+    found = load_run_view(folder, None)
     found.session["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}
     assert (found.name("teacher"), found.name("student")) == ("nets.py:resnet(56, 'b/c')", "resnet18")

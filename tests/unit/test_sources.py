@@ -14,7 +14,7 @@ import pytest
 from graftcli.errors import ImagesError
 from graftcli.images import sources
 from graftcli.images.refusal import LARGEST_FILE, Refused
-from graftcli.images.sources import opened
+from graftcli.images.sources import open_source
 from graftcli.images.special import special_devices
 from tests.pictures import folder_of, noise, saved
 
@@ -23,13 +23,13 @@ IMAGES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3"}
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    with opened(path) as source:
+    with open_source(path) as source:
         return {entry.name: entry.read() for entry in source.entries}
 
 
 def refusals(path: Path) -> dict[str, str]:
     found = {}
-    with opened(path) as source:
+    with open_source(path) as source:
         for entry in source.entries:
             with pytest.raises(Refused) as caught:
                 entry.read()
@@ -56,7 +56,7 @@ def tarred(path: Path, files: dict[str, bytes], mode: str = "w") -> Path:
 def test_a_folder_is_searched_to_its_depth_whatever_the_case(tmp_path: Path) -> None:
     folder_of(tmp_path, FILES)
     assert contents(tmp_path) == IMAGES
-    with opened(tmp_path) as source:
+    with open_source(tmp_path) as source:
         assert source.suffixes == {".jpg": 1, ".png": 1, ".tiff": 1, ".txt": 1, "without a suffix": 1}
 
 
@@ -119,7 +119,7 @@ def test_special_files_are_refused_and_never_opened(tmp_path: Path) -> None:
 
 def test_a_link_to_nothing_says_so_when_it_is_read(tmp_path: Path) -> None:
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    with opened(tmp_path) as source, pytest.raises(FileNotFoundError):
+    with open_source(tmp_path) as source, pytest.raises(FileNotFoundError):
         source.entries[0].read()
 
 
@@ -147,7 +147,7 @@ def test_a_hard_link_in_a_tar_gives_its_target(tmp_path: Path) -> None:
 def test_files_of_absurd_size_are_refused(tmp_path: Path) -> None:
     folder_of(tmp_path / "images", {"huge.tif": b""})
     os.truncate(tmp_path / "images/huge.tif", 2**40)  # sparse: it takes no room on the disk
-    assert refusals(tmp_path / "images") == {"huge.tif": "its size is 1,048,576 MiB; 256 MiB is the most that is read"}
+    assert refusals(tmp_path / "images") == {"huge.tif": "its size is 1,048,576 MiB; the limit is 256 MiB"}
 
 
 @pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
@@ -161,8 +161,8 @@ def test_of_large_files_that_are_no_images_only_the_first_bytes_are_read(tmp_pat
 
 def test_a_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:
     bomb = {"bomb.png": bytes(LARGEST_FILE + 1)}
-    assert "256 MiB is the most" in refusals(zipped(tmp_path / "x.zip", bomb))["bomb.png"]
-    assert "256 MiB is the most" in refusals(tarred(tmp_path / "x.tar.gz", bomb, "w:gz"))["bomb.png"]
+    assert "the limit is 256 MiB" in refusals(zipped(tmp_path / "x.zip", bomb))["bomb.png"]
+    assert "the limit is 256 MiB" in refusals(tarred(tmp_path / "x.tar.gz", bomb, "w:gz"))["bomb.png"]
 
 
 def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path: Path) -> No
     path = zipped(tmp_path / "x.zip", {"bomb.png": bytes(size)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<L", size), struct.pack("<L", lie)))
     tracemalloc.start()
-    with opened(path) as source, pytest.raises(zipfile.BadZipFile, match="CRC"):
+    with open_source(path) as source, pytest.raises(zipfile.BadZipFile, match="CRC"):
         source.entries[0].read()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -182,7 +182,7 @@ def test_a_locked_member_is_refused(tmp_path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(data)
-    assert refusals(path) == {"a.png": "it is locked with a password"}
+    assert refusals(path) == {"a.png": "it is encrypted"}
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz", "zip"])
@@ -216,7 +216,7 @@ def test_a_path_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     with pytest.raises(ImagesError, match=r"caf\\xe9` is not UTF-8") as caught:
         contents(folder)
-    assert str(caught.value).encode() and "Rename" in caught.value.mend
+    assert str(caught.value).encode() and "Rename" in caught.value.fix
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
@@ -235,7 +235,7 @@ def test_a_link_to_a_special_file_system_is_refused_by_name(tmp_path: Path) -> N
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/link").symlink_to("/proc")
     (tmp_path / "b.jpg").symlink_to("/proc/cpuinfo")
-    with opened(tmp_path) as source:
+    with open_source(tmp_path) as source:
         assert [entry.name for entry in source.entries] == ["a.jpg", "b.jpg", "deep/link/"]
         for entry in source.entries[1:]:
             with pytest.raises(Refused, match=r"on a special file system \(proc\)"):
@@ -254,8 +254,8 @@ def test_a_missing_folder_names_what_exists(tmp_path: Path) -> None:
     folder_of(tmp_path, {"pictures/a.jpg": b"1"})
     with pytest.raises(ImagesError) as caught:
         contents(tmp_path / "pictrues/train/x")
-    assert f"`{tmp_path}` exists, but holds no `pictrues`" in caught.value.found
-    assert caught.value.mend == f"Did you mean `{tmp_path / 'pictures'}`?"
+    assert f"`{tmp_path}` exists, but holds no `pictrues`" in caught.value.message
+    assert caught.value.fix == f"Did you mean `{tmp_path / 'pictures'}`?"
     with pytest.raises(ImagesError, match=r"a\.jpg` is a file, not a folder"):
         contents(tmp_path / "pictures/a.jpg/deeper")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
@@ -269,10 +269,10 @@ def test_what_is_neither_folder_nor_archive_is_named(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.jpg": b"1", "a.rar": b"Rar!"})
     os.mkfifo(tmp_path / "pipe")
     for name, said in {
-        "a.jpg": "is one image",
-        "a.rar": "neither a .zip nor a .tar",
+        "a.jpg": "is a single image",
+        "a.rar": "neither a folder nor a .zip or .tar",
         "pipe": "is a named pipe",
     }.items():
         with pytest.raises(ImagesError, match=said) as caught:
             contents(tmp_path / name)
-        assert caught.value.exit_code == 5 and "a folder of images" in caught.value.mend
+        assert caught.value.exit_code == 5 and "a folder of images" in caught.value.fix

@@ -9,17 +9,17 @@ from torch import Tensor
 
 from graftcli.events import Event, Listener, TaskFinished, Warned
 from graftcli.graft.engine import weights_digest
-from graftcli.graft.initialize.start import start
-from graftcli.graft.layerwise.layer_pairs import LayerPair, layers_of
+from graftcli.graft.initialize.start import initialize
+from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs
 from graftcli.graft.layerwise.one_layer import LayerInputs
-from graftcli.graft.layerwise.stage import numbers_of, side_by_side
+from graftcli.graft.layerwise.stage import piece_numbers, run_side_by_side
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.tasks import Pieces, pieces
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
-from graftcli.models.derivation import kept_of
+from graftcli.models.derivation import selections_of
 from graftcli.recipe import Recipe
-from graftcli.students.make import maker
+from graftcli.students.make import student_maker
 from tests.engine import Memory, made_plan, network, plan, recipe, trained
 from tests.nets import randomise, resnet
 
@@ -38,24 +38,24 @@ def started(
     joined = seams(made, asked.adapters.where)
     both = pieces(made, joined)
     blocks = chosen or range(1, both.blocks + 1)
-    start(asked, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
+    initialize(asked, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
     return both
 
 
 def missed(made: Plan, both: Pieces) -> dict[str, float]:
     """Of each layer, on the teacher's features in front of its block, from which nothing was solved: the share of what
     the teacher's layer gives that it misses."""
-    kept = {one.layer: one for one in kept_of(made.student.network)}
+    kept = {one.layer: one for one in selections_of(made.student.network)}
     values, found = [noise(64, 3)], {}
 
     def measure(layer: LayerPair, seen: LayerInputs) -> None:
-        given, wanted = layer.run(seen.own[0]), layer.wanted(seen.theirs[0])
+        given, wanted = layer.run(seen.student[0]), layer.target(seen.teacher[0])
         found[layer.path] = float((given - wanted).square().mean() / wanted.square().mean())
 
     for block in range(1, both.blocks + 1):
-        layers = {k: list(layers_of(both, k, kept)) for k in numbers_of((block,), both)}
+        layers = {k: list(layer_pairs(both, k, kept)) for k in piece_numbers((block,), both)}
         with torch.no_grad():
-            side_by_side(both, layers, values, measure)
+            run_side_by_side(both, layers, values, measure)
             values = [both.teacher[block - 1](value) for value in values]
     return found
 
@@ -76,7 +76,7 @@ def test_layers_are_solved_whatever_leads_into_a_block(start_of_adapters: str) -
 
 def without_a_unit() -> Plan:
     teacher = network(randomise(resnet(depth=14, num_classes=5)), "big")
-    student = maker()("drop:layer1.1", teacher)
+    student = student_maker()("drop:layer1.1", teacher)
     assert student is not None
     return plans.make(teacher, student)
 
@@ -99,12 +99,12 @@ def test_a_network_of_its_own_inherits_and_no_more(tmp_path: Path) -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_layers_that_stay_as_they_are_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     heard: list[Event] = []
-    monkeypatch.setattr("graftcli.graft.layerwise.whole_layer._MOST_NUMBERS", 60)
+    monkeypatch.setattr("graftcli.graft.layerwise.whole_layer._MAX_INPUTS", 60)
     started(made_plan(SPEC), SOLVED, heard.append)
     (warned,) = [event.text for event in heard if isinstance(event, Warned)]
-    assert warned.startswith("5 layers are solved for at first, and 5 stay as they are: stages.1.1.0, ")
+    assert warned.startswith("least squares initialises 5 of 10 layers; skipped: stages.1.1.0, ")
 
 
 @pytest.mark.parametrize("block", [2, 3])

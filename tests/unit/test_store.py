@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from graftcli.errors import CheckpointError, MachineError, UsageError
-from graftcli.store import WRITTEN, Store
+from graftcli.store import FILE_PATTERNS, Store
 from graftcli.store.run_file import read_run
 
 SETTINGS = {"recipe": {"name": "graft", "stages": [{"lr": 1e-3}, {"lr": 1e-2}]}, "seed": 0, "images": "ab12"}
@@ -109,12 +109,12 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     }
     with pytest.raises(UsageError) as caught:
         Store(tmp_path / "a", other)
-    assert caught.value.found.splitlines()[1:] == [
-        "  amp: nothing there, true now",
-        "  recipe.stages.1.lr: 0.01 there, 0.5 now",
-        "  seed: 0 there, 1 now",
+    assert caught.value.message.splitlines()[1:] == [
+        "  amp: not set in the run, true now",
+        "  recipe.stages.1.lr: 0.01 in the run, 0.5 now",
+        "  seed: 0 in the run, 1 now",
     ]
-    assert "--out" in caught.value.mend and "--overwrite" in caught.value.mend
+    assert "--out" in caught.value.fix and "--overwrite" in caught.value.fix
     assert files(tmp_path / "a") == before
 
 
@@ -157,10 +157,12 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
     for name in ("a.txt", "b.txt", "c.txt", "README.md"):
         (tmp_path / name).write_text("mine")
     before = files(tmp_path)
-    with pytest.raises(UsageError, match=r"holds `README.md`, `a.txt`, `b.txt` and 1 more, but no run.json") as caught:
+    with pytest.raises(
+        UsageError, match=r"is not a run: it holds `README.md`, `a.txt`, `b.txt` and 1 more, but no run.json"
+    ) as caught:
         Store(tmp_path, SETTINGS)
     assert files(tmp_path) == before
-    assert all(name in caught.value.mend for name in ("--out", "--overwrite", "README.md", "model.safetensors"))
+    assert all(name in caught.value.fix for name in ("--out", "--overwrite", "README.md", "model.safetensors"))
 
 
 def test_in_a_folder_of_others_only_what_graftcli_writes_is_overwritten(tmp_path: Path) -> None:
@@ -176,7 +178,7 @@ def test_in_a_folder_of_others_only_what_graftcli_writes_is_overwritten(tmp_path
         pass
     left = files(tmp_path)
     assert left.keys() == {*others, ".lock", "run.json"} and all(left[name] == b"mine" for name in others)
-    assert all(any(Path(name).match(pattern) for pattern in WRITTEN) for name in ours)
+    assert all(any(Path(name).match(pattern) for pattern in FILE_PATTERNS) for name in ours)
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
@@ -203,7 +205,9 @@ def test_a_record_that_was_edited_is_refused(tmp_path: Path) -> None:
         pass
     text = (tmp_path / "run.json").read_text()
     (tmp_path / "run.json").write_text(text.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(CheckpointError, match=r"run.json` is damaged or was changed: its digest is that of another"):
+    with pytest.raises(
+        CheckpointError, match=r"run.json` is damaged or was changed: its digest does not match its content"
+    ):
         read_run(tmp_path)
 
 
@@ -227,7 +231,7 @@ def test_damage_is_dropped_with_a_warning_when_a_run_is_resumed(tmp_path: Path, 
 @pytest.mark.parametrize("replaced", [False, True])
 def test_a_folder_that_is_removed_under_a_run_is_not_made_again(tmp_path: Path, replaced: bool) -> None:
     folder = tmp_path / "run"
-    gone = r"run` was removed or replaced while this run worked in it"
+    gone = r"run` was removed or replaced during the run"
     with pytest.raises(MachineError, match=gone) as caught, Store(folder, SETTINGS) as store:
         unit = store.unit("graft-1")
         unit.keep(1, {"w": torch.ones(2)})
@@ -259,7 +263,7 @@ def test_a_damaged_block_is_named(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS) as store:
         store.unit("graft-1").finish({"w": torch.ones(2)}, {})
         (tmp_path / "blocks" / "graft-1.safetensors").write_bytes(b"spoilt")
-        with pytest.raises(CheckpointError, match=r"graft-1.safetensors` is damaged, or graftcli did not write it"):
+        with pytest.raises(CheckpointError, match=r"graft-1.safetensors` is damaged or was not written by graftcli"):
             _ = store.unit("graft-1").finished
 
 
@@ -284,11 +288,11 @@ def test_a_resumed_run_drops_the_records_that_it_writes_again(tmp_path: Path) ->
 
 def test_a_warning_stays_with_the_session_that_gave_it(tmp_path: Path) -> None:
     with Store(tmp_path, {"a": 1}, about={"warnings": ["early"]}) as store:
-        store.warned("late")
+        store.add_warning("late")
     with Store(tmp_path, {"a": 1}) as store:
-        store.warned("again")
+        store.add_warning("again")
         store.finish({})
-        store.warned("after the end")
+        store.add_warning("after the end")
     found = read_run(tmp_path)
     assert [session["warnings"] for session in found["sessions"]] == [["early", "late"], ["again", "after the end"]]
     assert found["status"] == "finished"

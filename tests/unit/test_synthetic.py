@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graftcli.events import Event, SyntheticImages
 from graftcli.graft.backend.precision import Precision
-from graftcli.graft.data.synthetic import Synthesis, _differences, _Moments
+from graftcli.graft.data.synthetic import Synthesis, _Moments, _statistics_losses
 from graftcli.graft.data.views import Views
 from graftcli.graft.engine import weights_digest
 from graftcli.images import Preprocess, normalise
@@ -44,7 +44,7 @@ def teacher(module: nn.Module | None = None) -> Side:
 
 def pictures(preprocess: Preprocess = PREPROCESS, count: int = 120) -> Tensor:
     return torch.randint(
-        0, 256, (count, 3, *preprocess.kept), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
+        0, 256, (count, 3, *preprocess.stored_size), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
     )
 
 
@@ -57,7 +57,7 @@ def synthesised(
     seed: int = 0,
     augment: Augment = PLAIN,
 ) -> Tensor:
-    return Synthesis(side, preprocess, HOW, steps).of(
+    return Synthesis(side, preprocess, HOW, steps).make(
         pictures(preprocess), augment, count, seed, Cache(folder), lambda *_: None
     )
 
@@ -68,7 +68,9 @@ def scores(side: Side, pixels: Tensor) -> Tensor:
 
 
 def difference(side: Side, pixels: Tensor) -> float:
-    with _differences([norm for norm in side.network.module.modules() if isinstance(norm, nn.BatchNorm2d)]) as found:
+    with _statistics_losses(
+        [norm for norm in side.network.module.modules() if isinstance(norm, nn.BatchNorm2d)]
+    ) as found:
         scores(side, pixels)
     assert len(found) == 9
     return sum(map(float, found))
@@ -137,7 +139,7 @@ def test_what_was_made_before_is_taken_and_what_is_not_whole_is_made_again(tmp_p
 
 def test_of_larger_images_all_that_is_kept_is_made(tmp_path: Path) -> None:
     preprocess = replace(PREPROCESS, crop_pct=0.8)
-    assert preprocess.kept == (20, 20)
+    assert preprocess.stored_size == (20, 20)
     made = synthesised(tmp_path, teacher(), preprocess, 8, 40)
     assert made.shape == (8, 3, 20, 20)
     changed = (made != pictures(preprocess)[:8]).float().mean((0, 1))
@@ -146,18 +148,18 @@ def test_of_larger_images_all_that_is_kept_is_made(tmp_path: Path) -> None:
 
 def test_only_what_may_be_mirrored_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def seen(augment: Augment) -> set[bool]:
-        """Whether the teacher is shown what it is shown when pixels are not to be changed, or that in the mirror."""
+        """Whether the teacher sees the images as they are (True), mirrored (False), or both."""
         found = []
 
-        def error(self: Synthesis, pixels: Tensor, drawn: Tensor) -> Tensor:
+        def loss(self: Synthesis, pixels: Tensor, class_draws: Tensor) -> Tensor:
             found.append(bool(pixels[0, 0, 0, 0] > pixels[0, 0, 0, -1]))
             return pixels.sum() * 0
 
-        monkeypatch.setattr(Synthesis, "_error", error)
+        monkeypatch.setattr(Synthesis, "_loss", loss)
         falling = torch.linspace(200, 50, 16)[None, None, None].expand(4, 3, 16, 16).to(torch.uint8)
         synthesis = Synthesis(teacher(), PREPROCESS, HOW, 20)
         monkeypatch.setattr("graftcli.graft.data.synthetic._SHIFT", 17)
-        synthesis.of(falling, augment, 4, 0, Cache(tmp_path / str(augment.flip)), lambda *_: None)
+        synthesis.make(falling, augment, 4, 0, Cache(tmp_path / str(augment.flip)), lambda *_: None)
         return set(found)
 
     assert seen(Augment()) == {True}
@@ -206,7 +208,7 @@ def test_a_teacher_without_an_answer_leaves_the_views_as_they_are(tmp_path: Path
     side = teacher()
     synthesis = Synthesis(side, PREPROCESS, HOW, 5)
     synthesis.norms[0].running_mean.fill_(float("nan"))  # type: ignore[union-attr]
-    made = synthesis.of(pictures(), PLAIN, 32, 0, Cache(tmp_path), lambda *_: None)
+    made = synthesis.make(pictures(), PLAIN, 32, 0, Cache(tmp_path), lambda *_: None)
     assert torch.equal(made, pictures()[:32])
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from graftcli.errors import PairError
-from graftcli.models.tracing.trace import Traced, same, trace, trace_inside
+from graftcli.models.tracing.trace import Traced, identical, trace, trace_inside
 from tests.nets import randomise, resnet
 
 
@@ -188,17 +188,17 @@ def test_a_network_with_other_inputs_is_told_which() -> None:
             return super().forward(images)
 
     error = refusal(Two())
-    assert error.found.startswith("`Two` does not take the images as its only input: forward(x:")
-    assert "'mask'" in error.found
-    assert "takes the images alone" in error.mend
-    assert "forward(*, images:" in refusal(Named()).found
+    assert error.message.startswith("`Two` does not take images as its only input: forward(x:")
+    assert "'mask'" in error.message
+    assert "takes only the images" in error.fix
+    assert "forward(*, images:" in refusal(Named()).message
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
 def test_torchscript_is_sent_back_to_its_python_code() -> None:
     error = refusal(torch.jit.trace(Small().eval(), images()))
-    assert "TorchScript" in error.found
-    assert "file.py:factory" in error.mend
+    assert "TorchScript" in error.message
+    assert "file.py:factory" in error.fix
 
 
 @pytest.mark.parametrize(("answer", "kind"), [(lambda y: {"logits": y}, "dict"), (lambda y: (y, y), "tuple")])
@@ -208,7 +208,7 @@ def test_an_answer_that_is_no_tensor_is_named(answer: Any, kind: str) -> None:
             return answer(super().forward(x))
 
     error = refusal(Other())
-    assert error.found == f"`Other` answers with a {kind}, not with one tensor of scores."
+    assert error.message == f"`Other` returns a {kind}, not one tensor of logits."
 
 
 def test_a_backbone_without_a_head_is_named() -> None:
@@ -217,15 +217,15 @@ def test_a_backbone_without_a_head_is_named() -> None:
             return self.stem(x)
 
     error = refusal(Backbone())
-    assert "2 images with a tensor of 2x8x16x16" in error.found
-    assert "--num-classes" in error.mend
+    assert "returns a tensor of shape 2x8x16x16 for 2 images" in error.message
+    assert "--num-classes" in error.fix
 
 
 def test_an_image_that_is_too_small_is_answered_with_the_networks_own_line() -> None:
     error = refusal(torchvision.models.alexnet(num_classes=5), images(3, 32, 32))
-    assert "`AlexNet` does not run on images of 3x32x32" in error.found
-    assert "alexnet.py:" in error.found
-    assert "--img-size" in error.mend
+    assert "`AlexNet` does not run on images of 3x32x32" in error.message
+    assert "alexnet.py:" in error.message
+    assert "--img-size" in error.fix
 
 
 def test_control_flow_that_makes_no_chain_is_refused_with_its_line() -> None:
@@ -237,10 +237,10 @@ def test_control_flow_that_makes_no_chain_is_refused_with_its_line() -> None:
             return self.head(self.stage2(x).mean((2, 3)))
 
     error = refusal(Residual())
-    assert "cannot be traced" in error.found
-    assert "its code depends on the numbers or the sizes that pass through it" in error.found
-    assert "test_trace.py" in error.found and "x = x + y if y.sum() > 0 else y" in error.found
-    assert "a module of its own" in error.mend and "chain of stages" in error.mend
+    assert "cannot be traced" in error.message
+    assert "its code depends on tensor values or sizes" in error.message
+    assert "test_trace.py" in error.message and "x = x + y if y.sum() > 0 else y" in error.message
+    assert "a separate module" in error.fix and "chain of stages" in error.fix
 
 
 def test_dropout_that_forgets_about_eval_mode_is_named() -> None:
@@ -249,15 +249,15 @@ def test_dropout_that_forgets_about_eval_mode_is_named() -> None:
             return super().forward(F.dropout(x, 0.5))
 
     error = refusal(Dropping())
-    assert "differently each time" in error.found
-    assert "F.dropout" in error.mend
+    assert "different outputs for the same images" in error.message
+    assert "F.dropout" in error.fix
 
 
 def test_a_hook_that_changes_the_answer_is_suspected() -> None:
     network = Small()
     network.register_forward_hook(lambda *_: torch.ones(2, 5) * 3)
     error = refusal(network)
-    assert "another result than the network itself" in error.found and "hook" in error.found
+    assert "a different output than the network" in error.message and "hook" in error.message
 
 
 def test_hooks_on_modules_inside_are_part_of_the_network() -> None:
@@ -296,6 +296,6 @@ def test_batchnorm_never_runs_in_train_mode() -> None:
 
 def test_numbers_that_are_none_are_the_same_at_the_same_places() -> None:
     nan = float("nan")
-    assert same(torch.tensor([1.0, nan]), torch.tensor([1.0, nan]))
-    assert not same(torch.tensor([1.0, nan]), torch.tensor([nan, 1.0]))
-    assert not same(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))
+    assert identical(torch.tensor([1.0, nan]), torch.tensor([1.0, nan]))
+    assert not identical(torch.tensor([1.0, nan]), torch.tensor([nan, 1.0]))
+    assert not identical(torch.tensor([1.0, 2.0]), torch.tensor([1.0, 2.5]))

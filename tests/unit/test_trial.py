@@ -15,7 +15,7 @@ from graftcli.graft.engine import weights_digest
 from graftcli.graft.training import loop as fitting
 from graftcli.graft.training.judge import Score
 from graftcli.graft.training.rate_trial import best_factor, trial_steps, with_trials
-from graftcli.graft.training.tasks import moving_modules, tasks
+from graftcli.graft.training.tasks import tasks, trained_modules
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load
 from tests.engine import Memory, context, plan, recipe, trained
@@ -51,7 +51,7 @@ def test_the_factor_with_the_nearest_answers_is_chosen_and_the_weights_are_as_be
 ) -> None:
     given = context(tmp_path)
     task = tasks(with_factors(1.0, 0.3, 0.1), 3, (1, 2, 3))[0]
-    moving = nn.ModuleList(moving_modules(task, given.pieces))
+    moving = nn.ModuleList(trained_modules(task, given.pieces))
     before = weights_digest(moving)
     seen: list[str] = []
 
@@ -105,7 +105,7 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
     [
         ("fskd", "stages.fskd.lr_factors=[1, 0.1]", "is given"),
         ("cross", "stages.cross.lr_factors=[1, 0.1]", "has no trials"),
-        ("graft", f"stages.finish.lr_factors={[1] * 10}", "nine at most"),
+        ("graft", f"stages.finish.lr_factors={[1] * 10}", "at most nine"),
         ("graft", "stages.finish.lr_factors=[0]", "nine numbers above 0"),
     ],
 )
@@ -118,5 +118,5 @@ def test_trials_leave_the_random_state_alone(tmp_path: Path) -> None:
     given = context(tmp_path)
     task = tasks(with_factors(1.0, 0.3), 3, (1, 2, 3))[0]
     state = torch.get_rng_state()
-    best_factor(task, given, nn.ModuleList(moving_modules(task, given.pieces)), lambda: Score(0.5, 0.1))
+    best_factor(task, given, nn.ModuleList(trained_modules(task, given.pieces)), lambda: Score(0.5, 0.1))
     assert torch.equal(torch.get_rng_state(), state)

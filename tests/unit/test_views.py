@@ -41,7 +41,7 @@ def test_remembered_views_are_those_that_are_drawn_anew() -> None:
     remembering = Views(pictures(), PREPROCESS, EVERYTHING, 20, seed=3, room=size)
     first, again = remembering[index], remembering[torch.arange(100)]
     forgetful = Views(pictures(), PREPROCESS, EVERYTHING, 20, seed=3, room=size - 1)
-    assert (remembering.remembered, forgetful.remembered) == (size, 0)
+    assert (remembering.cached_bytes, forgetful.cached_bytes) == (size, 0)
     assert torch.equal(first, forgetful[index]) and torch.equal(again, forgetful[torch.arange(100)])
 
 
@@ -62,7 +62,7 @@ def test_a_crop_is_a_shifted_copy_with_black_where_the_image_ends() -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 8.0])
 def test_weights_of_blends_are_of_the_beta_distribution(alpha: float) -> None:
-    weights = Views(pictures(), PREPROCESS, Augment(mixup=Mix(share=1.0, alpha=alpha)), 4000, seed=0)._blends.weight
+    weights = Views(pictures(), PREPROCESS, Augment(mixup=Mix(share=1.0, alpha=alpha)), 4000, seed=0)._mixup.weight
     assert abs(float(weights.mean()) - 0.5) < 0.01
     assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
     assert len(weights.unique()) > len(weights) // 2
@@ -78,8 +78,8 @@ def test_flips_are_exact_and_about_half() -> None:
 
 def test_crops_stay_inside_an_image_that_was_kept_larger() -> None:
     preprocess = Preprocess((16, 16), 3, PREPROCESS.mean, PREPROCESS.std, 0.8, "bilinear", whole=True)
-    white = torch.full((1, 3, *preprocess.kept), 255, dtype=torch.uint8)
-    assert preprocess.kept == (20, 20)
+    white = torch.full((1, 3, *preprocess.stored_size), 255, dtype=torch.uint8)
+    assert preprocess.stored_size == (20, 20)
     views = Views(
         white, preprocess, Augment(crop=Crop(padding=0.5), resized_crop=ResizedCrop(scale=(0.3, 1.0), share=0.5)), 50, 0
     )

@@ -3,7 +3,17 @@
 import pytest
 
 from graftcli.errors import UsageError
-from graftcli.students.spec import Decoupled, Dropped, LowRank, Narrower, Pruned, is_wanted, suffix, wanted, width
+from graftcli.students.spec import (
+    Decoupled,
+    Dropped,
+    LowRank,
+    Narrower,
+    Pruned,
+    is_derived_spec,
+    parse_spec,
+    suffix,
+    width,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,9 +32,9 @@ from graftcli.students.spec import Decoupled, Dropped, LowRank, Narrower, Pruned
     ],
 )
 def test_a_spec_is_read_and_named_so_that_a_folder_can_be_called_by_it(text: str, what: object, name: str) -> None:
-    assert is_wanted(text)
-    assert wanted(text) == what
-    assert suffix(wanted(text)) == name
+    assert is_derived_spec(text)
+    assert parse_spec(text) == what
+    assert suffix(parse_spec(text)) == name
 
 
 @pytest.mark.parametrize(
@@ -35,17 +45,17 @@ def test_a_spec_is_read_and_named_so_that_a_folder_can_be_called_by_it(text: str
     ],
 )
 def test_what_looks_like_one_and_is_none_is_refused_with_what_there_is(text: str) -> None:
-    assert is_wanted(text)
+    assert is_derived_spec(text)
     with pytest.raises(UsageError) as refused:
-        wanted(text)
-    assert text in refused.value.found and "prune:l1=0." in refused.value.mend
+        parse_spec(text)
+    assert text in refused.value.message and "prune:l1=0." in refused.value.fix
 
 
 @pytest.mark.parametrize(
     "text", ["resnet18", "teacher", "runs/teacher*.pth", "decoupled.py:net", "prune.pth", "dropnet"]
 )
 def test_other_specs_are_left_to_others(text: str) -> None:
-    assert not is_wanted(text)
+    assert not is_derived_spec(text)
 
 
 def test_halves_are_rounded_up_and_one_channel_stays() -> None:

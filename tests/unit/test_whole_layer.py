@@ -12,7 +12,7 @@ from graftcli.graft.layerwise.layer_pairs import LayerPair, folded
 from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.layerwise.whole_layer import fits_in_rows, solve_whole
 from graftcli.graft.surgery.fold import Plain
-from graftcli.models.least_squares import solved, solved_from_few
+from graftcli.models.least_squares import solve, solve_dual
 from tests.unit.test_one_layer import layer, seen
 
 
@@ -20,10 +20,10 @@ from tests.unit.test_one_layer import layer, seen
 def test_a_whole_layer_is_numpys_least_squares_of_what_it_sees(norm: bool) -> None:
     """Every weight of its kernels, and the bias of its norm; without one it has none."""
     made, views = layer(norm), seen()
-    patches = [F.unfold(x, 3, padding=1).movedim(1, 2).flatten(0, 1) for x in views.own]
+    patches = [F.unfold(x, 3, padding=1).movedim(1, 2).flatten(0, 1) for x in views.student]
     given = torch.cat([torch.cat([x, torch.ones(len(x), norm, dtype=x.dtype)], 1) for x in patches])
     with torch.no_grad():
-        wanted = torch.cat([rows(made.wanted(x), 1) for x in views.theirs])
+        wanted = torch.cat([rows(made.target(x), 1) for x in views.teacher])
     solve_whole(made, views, 1e-15)
     expected = np.linalg.lstsq(given.numpy(), wanted.numpy(), rcond=None)[0].T
     weight, bias = folded(made)
@@ -33,10 +33,10 @@ def test_a_whole_layer_is_numpys_least_squares_of_what_it_sees(norm: bool) -> No
 
 def test_a_whole_layer_that_misses_nothing_stays() -> None:
     made = layer(norm=False)
-    same = LayerPair("conv", "conv", "conv", (), made.theirs, None, made.theirs, torch.arange(4), torch.arange(5))
-    before = made.theirs.weight.detach().clone()
-    solve_whole(same, LayerInputs(seen().theirs, seen().theirs), 1e-3)
-    assert torch.allclose(made.theirs.weight, before, rtol=0, atol=1e-9)
+    same = LayerPair("conv", "conv", "conv", (), made.teacher, None, made.teacher, torch.arange(4), torch.arange(5))
+    before = made.teacher.weight.detach().clone()
+    solve_whole(same, LayerInputs(seen().teacher, seen().teacher), 1e-3)
+    assert torch.allclose(made.teacher.weight, before, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize(("stride", "padding", "dilation"), [(1, 0, 1), (2, 1, 1), (2, 2, 2), ((1, 2), (0, 1), (2, 1))])
@@ -72,8 +72,8 @@ def test_with_fewer_places_than_numbers_the_solution_is_the_same() -> None:
     generator = torch.Generator().manual_seed(3)
     given, wanted, start = (torch.randn(*shape, generator=generator) for shape in ((7, 12), (7, 5), (5, 12)))
     for ridge in (1e-1, 1e-3):
-        few = solved_from_few(given.double(), wanted.double(), start, ridge)
-        assert torch.allclose(few, solved([(1.0, given.double(), wanted.double())], start, ridge).weight, atol=1e-9)
+        few = solve_dual(given.double(), wanted.double(), start, ridge)
+        assert torch.allclose(few, solve([(1.0, given.double(), wanted.double())], start, ridge).weight, atol=1e-9)
 
 
 def test_a_layer_behind_pooling_is_not_bent_to_a_few_views() -> None:

@@ -52,7 +52,7 @@ def test_a_link_is_replaced_unless_it_is_to_be_followed(tmp_path: Path) -> None:
 
 def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(UsageError, match=r"`.*pipe` is no plain file"):
+    with pytest.raises(UsageError, match=r"`.*pipe` is not a regular file"):
         write_bytes(tmp_path / "pipe", b"x")
     with pytest.raises(UsageError, match="is a folder"):
         write_bytes(tmp_path, b"x")
@@ -92,11 +92,8 @@ def test_a_full_disk_leaves_the_old_file_and_says_how_much_is_needed(tmp_path: P
         with pytest.raises(MachineError) as caught:
             write_bytes(path, bytes(1_500_000))
         assert path.read_bytes() == b"old" * 1000 and names(disk) == ["model.bin"]
-    assert (
-        f"`{path}` cannot be written: No space left on device (1.5 MB are needed, 1.0 MB are free)"
-        in caught.value.found
-    )
-    assert "Free some space and run the same command again" in caught.value.mend
+    assert f"`{path}` cannot be written: No space left on device (1.5 MB needed, 1.0 MB free)" in caught.value.message
+    assert "Free some space and run the same command again" in caught.value.fix
     assert caught.value.exit_code == 7
 
 
@@ -106,7 +103,7 @@ def test_a_file_that_may_not_grow_is_like_a_full_disk(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
     try:
-        with pytest.raises(MachineError, match=r"File too large \(1\.5 MB are needed.*ulimit -f"):
+        with pytest.raises(MachineError, match=r"File too large \(1\.5 MB needed.*ulimit -f"):
             write_bytes(path, bytes(1_500_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -120,7 +117,7 @@ def test_a_disk_that_is_read_only_is_named_as_one(tmp_path: Path) -> None:
         with pytest.raises(MachineError, match="Read-only file system") as caught:
             write_bytes(disk / "model.bin", b"new")
         assert (disk / "model.bin").read_bytes() == b"old"
-    assert "Mount it for writing" in caught.value.mend and "--out" in caught.value.mend
+    assert "Mount it for writing" in caught.value.fix and "--out" in caught.value.fix
 
 
 @contextmanager
@@ -141,7 +138,7 @@ def test_a_folder_that_is_closed_is_named(tmp_path: Path) -> None:
     folder.mkdir(mode=0o555)
     with (
         as_nobody(),
-        pytest.raises(MachineError, match=r"`.*model.bin` cannot be written: Permission denied to `.*closed`"),
+        pytest.raises(MachineError, match=r"`.*model.bin` cannot be written: Permission denied for `.*closed`"),
     ):
         write_bytes(folder / "model.bin", b"new")
     assert names(folder) == []
@@ -163,7 +160,7 @@ def test_a_disk_that_gives_back_something_else_is_caught(tmp_path: Path, monkeyp
         honest(handle)
 
     monkeypatch.setattr(os, "fsync", spoil)
-    with pytest.raises(MachineError, match="reads back as something else"):
+    with pytest.raises(MachineError, match="reads back differently than it was written"):
         write_bytes(path, b"new bytes")
     assert path.read_bytes() == b"old" and names(tmp_path) == ["model.bin"]
 

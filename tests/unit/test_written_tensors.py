@@ -80,7 +80,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
     path = tmp_path / "t.safetensors"
     write_tensors(path, tensors(), {})
     path.write_bytes(path.read_bytes()[:-5] if damage is None else damage)
-    with pytest.raises(CheckpointError, match=r"`.*t.safetensors` is damaged, or graftcli did not write it"):
+    with pytest.raises(CheckpointError, match=r"`.*t.safetensors` is damaged or was not written by graftcli"):
         read_tensors(path)
     path.unlink()
     with pytest.raises(CheckpointError, match=r"`.*t.safetensors` cannot be read"):
@@ -91,7 +91,7 @@ def test_a_file_of_others_is_told_from_ours(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "t.safetensors")
-    with pytest.raises(CheckpointError, match="graftcli did not write it"):
+    with pytest.raises(CheckpointError, match="was not written by graftcli"):
         read_facts(tmp_path / "t.safetensors")
 
 

@@ -73,18 +73,21 @@ def test_each_piece_knows_its_line() -> None:
     [
         ("a: 1\nb: 2\na: 3", "f:3: `a` is given twice, first at f:1"),
         ("x:\n  - {b: 1, b: 2}", "f:2: `x.0.b` is given twice, first at f:2"),
-        ("a: &x 1\nb: *x", "f:1: `b` repeats what an anchor (&, *) names: write it out"),
-        ("a: &x [*x]", "f:1: `a.0` repeats what an anchor (&, *) names: write it out"),
+        ("a: &x 1\nb: *x", "f:1: `b` is an alias (&, *), which recipes do not support: write the value out"),
+        ("a: &x [*x]", "f:1: `a.0` is an alias (&, *), which recipes do not support: write the value out"),
         (
             "a: !!python/object/apply:os.system [ls]",
             "f:1: `a` has the tag tag:yaml.org,2002:python/object/apply:os.system",
         ),
-        ("? [1, 2]\n: 3", "f:1: the recipe has a key that is no word"),
+        ("? [1, 2]\n: 3", "f:1: the recipe has a key that is not a word"),
         ("a:\n\t- 1", "f:2: the recipe cannot be read: while scanning"),
-        ("a: 1\nb: [1,\nc: 2\nd: 3", "f:4: the recipe cannot be read: while parsing a flow sequence that began at f:2"),
+        (
+            "a: 1\nb: [1,\nc: 2\nd: 3",
+            "f:4: the recipe cannot be read: while parsing a flow sequence that starts at f:2",
+        ),
         ("a: 1\n---\nb: 2", "f:2: the recipe cannot be read: expected a single document"),
         ("a: *nobody", "f:1: the recipe cannot be read: found undefined alias 'nobody'"),
-        ("a: 1\nb: \x01", "f:2: the recipe cannot hold the character '\\x01'"),
+        ("a: 1\nb: \x01", "f:2: the recipe has the character '\\x01': remove it"),
         ("[" * 20_000, "f:1: the recipe is nested too deeply"),
     ],
 )

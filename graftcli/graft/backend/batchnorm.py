@@ -1,4 +1,4 @@
-"""BatchNorm and dropout while something is trained."""
+"""Train and eval mode of BatchNorm and dropout during training."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,15 +11,15 @@ from graftcli.recipe import Stage
 
 
 @contextmanager
-def trained_as(stage: Stage, moving: nn.Module) -> Iterator[None]:
-    """Within it, what the stage trains is in train mode as the stage says; outside, everything is in eval mode."""
-    moving.train(stage.dropout)
-    for norm in batchnorms(moving):
+def training_mode(stage: Stage, trainable: nn.Module) -> Iterator[None]:
+    """Put dropout and BatchNorm of `trainable` in the modes that the stage asks for; restore eval mode on exit."""
+    trainable.train(stage.dropout)
+    for norm in batchnorms(trainable):
         norm.train(stage.batchnorm == "train")
     try:
         yield
     finally:
-        moving.eval()
+        trainable.eval()
 
 
 def batchnorms(module: nn.Module) -> list[AnyBatchNorm]:
@@ -27,16 +27,16 @@ def batchnorms(module: nn.Module) -> list[AnyBatchNorm]:
 
 
 @torch.no_grad()
-def recalibrate(moving: nn.Module, passes: int, show: Callable[[int], object]) -> None:
-    """Measure the statistics anew with the weights as they are: plain averages over what `show(pass)` shows."""
-    norms = batchnorms(moving)
+def recalibrate(trainable: nn.Module, batches: int, forward: Callable[[int], object]) -> None:
+    """Re-estimate the BatchNorm statistics: plain averages over the batches that `forward(number)` runs."""
+    norms = batchnorms(trainable)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    for number in range(passes):
-        show(number)
+    for number in range(batches):
+        forward(number)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -1,4 +1,4 @@
-"""The layout of maps in memory that convolutions are fastest in: channels last."""
+"""Channels-last memory format for convolutions, where the network supports it."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,36 +10,37 @@ from graftcli.graft.training.tasks import Pieces
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
-def lay_out(pieces: Pieces, images: Tensor) -> None:
-    """Give every convolution's weights the layout in which maps are to lie, which the maps then take over from them."""
-    _lay_out((*pieces.teacher, *pieces.student), lambda: _pass(pieces, images))
+def set_channels_last_pieces(pieces: Pieces, images: Tensor) -> None:
+    """Convert the convolution weights of both networks' pieces to channels-last; activations follow the weights."""
+    _set_channels_last((*pieces.teacher, *pieces.student), lambda: _forward(pieces, images))
 
 
-def lay_out_whole(network: nn.Module, images: Tensor) -> None:
-    """The same for a network that is in one piece."""
-    _lay_out((network,), lambda: network(images))
+def set_channels_last(network: nn.Module, images: Tensor) -> None:
+    """Convert the convolution weights of a network to channels-last; activations follow the weights."""
+    _set_channels_last((network,), lambda: network(images))
 
 
 @torch.no_grad()
-def _lay_out(modules: Iterable[nn.Module], show: Callable[[], object]) -> None:
-    """A network that reads its maps by `view` takes no other layout than the plain one: then all stays as it was."""
+def _set_channels_last(modules: Iterable[nn.Module], forward: Callable[[], object]) -> None:
+    """Revert to the contiguous format if the forward pass fails, as with networks that call `view` on a feature map."""
     layers = [layer for module in modules for layer in module.modules()]
     convolutions = [layer for layer in layers if isinstance(layer, _CONVOLUTIONS)]
-    _set(convolutions, torch.channels_last)
+    _convert(convolutions, torch.channels_last)
     try:
-        show()
+        forward()
     except RuntimeError:
-        _set(convolutions, torch.contiguous_format)
+        _convert(convolutions, torch.contiguous_format)
 
 
-def _set(convolutions: list[nn.Conv2d | nn.ConvTranspose2d], layout: torch.memory_format) -> None:
+def _convert(convolutions: list[nn.Conv2d | nn.ConvTranspose2d], memory_format: torch.memory_format) -> None:
     for convolution in convolutions:
-        convolution.weight.data = convolution.weight.data.contiguous(memory_format=layout)
+        convolution.weight.data = convolution.weight.data.contiguous(memory_format=memory_format)
 
 
-def _pass(pieces: Pieces, images: Tensor) -> None:
-    """The images through the teacher, and at each cut through the student's block."""
-    for ours, theirs in zip(pieces.teacher[:-1], pieces.student[:-1], strict=True):
-        given, images = theirs(images), ours(images)
-    pieces.student[-1](given)
-    pieces.teacher[-1](images)
+def _forward(pieces: Pieces, images: Tensor) -> None:
+    """Run the images through the teacher, and the student's pieces on the teacher's features at each cut."""
+    features = images
+    for teacher, student in zip(pieces.teacher[:-1], pieces.student[:-1], strict=True):
+        output, features = student(features), teacher(features)
+    pieces.student[-1](output)
+    pieces.teacher[-1](features)

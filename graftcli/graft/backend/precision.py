@@ -1,4 +1,4 @@
-"""On which device a run computes, and in which numbers."""
+"""Device and numeric precision of a run."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is remembered: no more than was computed."""
+        """The dtype of cached features: that of the computation."""
         return torch.bfloat16 if self.amp else torch.float32
 
     def autocast(self) -> torch.autocast:
-        """Within it, convolutions and the like compute in bfloat16 where the run is asked to."""
+        """Autocast to bfloat16 when `amp` is on."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)

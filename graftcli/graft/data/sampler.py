@@ -1,26 +1,27 @@
-"""Which views a step sees."""
+"""Draws the batch of views for each training step."""
 
 import torch
 from torch import Tensor
 
 
 class Sampler:
-    """The views in an order that depends on seed, task and step alone, in rounds of whole batches.
+    """Batches of view indices in an order that depends only on the seed, the task's name and the step.
 
-    None is seen twice in a round; in each one others are left out where the batch does not divide their number.
+    Each round is a new permutation without repeats. Views that do not fill the last batch of a round are dropped.
     """
 
     def __init__(self, views: int, batch: int, seed: int, name: str) -> None:
         self.views, self.batch = views, batch
-        # torch takes seeds below 2**64: there is room for the number of the round and of the step
+        # below 2**63, because torch takes seeds below 2**64 and the number of the round or step is added
         self.seed = (seed * 1_000_003 + sum(ord(c) * 257**i for i, c in enumerate(name)) % 2**31) % 2**63
         self._round = -1
         self._order = torch.empty(0, dtype=torch.long)
 
     def at(self, step: int) -> Tensor:
+        """Return the indices of the views of a step."""
         per_round = max(1, self.views // self.batch)
-        number, place = divmod(step, per_round)
+        number, position = divmod(step, per_round)
         if number != self._round:
             self._order = torch.randperm(self.views, generator=torch.Generator().manual_seed(self.seed + number))
             self._round = number
-        return self._order[place * self.batch : (place + 1) * self.batch]
+        return self._order[position * self.batch : (position + 1) * self.batch]

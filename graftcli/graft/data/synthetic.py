@@ -1,8 +1,8 @@
-"""More images than there are: views of them, changed until the teacher finds the statistics that it was trained on.
+"""Synthetic training images, optimised to match the teacher's BatchNorm statistics (DeepInversion).
 
-Where a few images are all there is, a student sees little of what the teacher knows. A synthetic image begins as a view
-and follows the teacher's gradient to a class drawn at random, and to the means and variances that its BatchNorms
-remember of their training images (Yin et al., "Dreaming to Distill", CVPR 2020). No label has a part in it.
+A few images show a student little of what the teacher knows. A synthetic image starts as a view of a training image and
+is optimised by gradient descent towards a randomly drawn class and towards the running means and variances of the
+teacher's BatchNorms (Yin et al., "Dreaming to Distill", CVPR 2020). No labels are used.
 """
 
 import copy
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
 from graftcli.graft.backend.batchnorm import batchnorms
-from graftcli.graft.backend.memory_format import lay_out_whole
+from graftcli.graft.backend.memory_format import set_channels_last
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.views import Views
 from graftcli.images import Preprocess, normalise
@@ -28,126 +28,133 @@ from graftcli.models.tracing.split import join, split
 from graftcli.recipe.values import Augment
 from graftcli.store.cache_files import Cache
 
-_MOST = 96  # images that share their statistics: the more the better, and the more memory
-_PIXELS = 16 * 224 * 224  # of theirs at most: of larger images fewer make as many values of a map
-_RATE = 6.0  # of 255 levels of a pixel, at first
-_CLASS = 0.3  # weight of the class beside the statistics
-_FAR = 100.0  # a channel that hardly varies would rule all others
-_SHIFT = 16  # a side is moved by up to this part of it between two steps
+_MOST = 96  # images per batch, over which statistics are taken: more are better and need more memory
+_PIXELS = 16 * 224 * 224  # per batch at most: large images need fewer for as many values per channel
+_LR = 6.0  # initial learning rate, in the 255 levels of a pixel
+_CLASS = 0.3  # weight of the cross-entropy relative to the statistics loss
+_MAX_CHANNEL_LOSS = 100.0  # keeps channels with almost no variance from dominating
+_SHIFT = 16  # images are shifted by up to 1/16 of each side per step
 
 
 class Synthesis:
-    """Synthetic images out of the teacher; the same for the same views."""
+    """Makes synthetic images from the teacher; deterministic for the same views and seed."""
 
     def __init__(self, teacher: Side, preprocess: Preprocess, precision: Precision, steps: int) -> None:
-        # in its pieces, as everything else sees it: what its own `forward` does around its layers is no part of it
-        whole = copy.deepcopy(join(split(teacher.traced, teacher.cuts)))
-        self.teacher = whole.eval().requires_grad_(False).to(precision.device)
+        # joined from its blocks, as in training: code of `forward` that the trace leaves out is left out here too
+        joined = copy.deepcopy(join(split(teacher.traced, teacher.cuts)))
+        self.teacher = joined.eval().requires_grad_(False).to(precision.device)
         self.preprocess, self.precision, self.steps = preprocess, precision, steps
         example = torch.zeros(2, preprocess.channels, *preprocess.size, device=precision.device)
-        lay_out_whole(self.teacher, example)
+        set_channels_last(self.teacher, example)
         self.norms = [norm for norm in batchnorms(self.teacher) if norm.running_mean is not None]
-        with torch.no_grad(), _differences(self.norms) as found:
+        with torch.no_grad(), _statistics_losses(self.norms) as losses:
             self.teacher(example)
-        self.is_possible = bool(found)  # a network may have norms that it does not use
+        self.is_possible = bool(losses)  # a network may have norms that its forward pass never calls
 
-    def of(
-        self, pixels: Tensor, augment: Augment, count: int, seed: int, cache: Cache, told: Callable[[int, int], None]
+    def make(
+        self,
+        pixels: Tensor,
+        augment: Augment,
+        count: int,
+        seed: int,
+        cache: Cache,
+        progress: Callable[[int, int], None],
     ) -> Tensor:
-        """So many out of views of the images. What an earlier session has made is taken from the cache."""
-        # as large as what is kept of an image, for they are looked at as images are
-        whole = replace(self.preprocess, size=self.preprocess.kept, crop_pct=1.0)
-        views = Views(pixels, whole, augment, -(-count // len(pixels)), seed)
-        most = max(1, min(_MOST, _PIXELS // math.prod(self.preprocess.size)))
-        made = []
-        told(0, count)
-        for number, index in enumerate(torch.arange(count).tensor_split(-(-count // most))):
+        """Make `count` images from views of `pixels`; batches that an earlier session made are read from the cache."""
+        # as large as the stored training images, because they are augmented in the same way
+        stored = replace(self.preprocess, size=self.preprocess.stored_size, crop_pct=1.0)
+        views = Views(pixels, stored, augment, -(-count // len(pixels)), seed)
+        batch = max(1, min(_MOST, _PIXELS // math.prod(self.preprocess.size)))
+        batches = []
+        progress(0, count)
+        for number, index in enumerate(torch.arange(count).tensor_split(-(-count // batch))):
             generator = torch.Generator().manual_seed(((seed << 20) + number) % 2**63)
-            make = partial(self._made, views, index, augment.flip, generator)
-            made.append(cache.pixels(f"synthetic-{number}", (len(index), *views.shape), make))
-            told(int(index[-1]) + 1, count)
-        return torch.cat(made)
+            make = partial(self._optimise, views, index, augment.flip, generator)
+            batches.append(cache.pixels(f"synthetic-{number}", (len(index), *views.shape), make))
+            progress(int(index[-1]) + 1, count)
+        return torch.cat(batches)
 
-    def _made(self, views: Views, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
+    def _optimise(self, views: Views, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
         start = views[index]
         pixels = start.float().to(self.precision.device).requires_grad_(True)
-        optimiser = torch.optim.Adam([pixels], _RATE, betas=(0.5, 0.9))
-        drawn = torch.rand(len(start), generator=generator).to(self.precision.device)
+        optimiser = torch.optim.Adam([pixels], _LR, betas=(0.5, 0.9))
+        class_draws = torch.rand(len(start), generator=generator).to(self.precision.device)
         for step in range(self.steps):
-            optimiser.param_groups[0]["lr"] = _RATE * (1 + math.cos(math.pi * step / self.steps)) / 2
-            shown = _moved(pixels, self.preprocess.size, generator)
+            optimiser.param_groups[0]["lr"] = _LR * (1 + math.cos(math.pi * step / self.steps)) / 2
+            shifted = _shift(pixels, self.preprocess.size, generator)
             optimiser.zero_grad()
-            self._error(shown.flip(3) if flip and step % 2 else shown, drawn).backward()
+            self._loss(shifted.flip(3) if flip and step % 2 else shifted, class_draws).backward()
             optimiser.step()
             pixels.data.clamp_(0, 255)
-        if not bool(torch.isfinite(pixels).all()):  # the teacher has no gradient to follow here
+        if not bool(torch.isfinite(pixels).all()):  # the teacher's gradient is not finite here
             return start
         return pixels.detach().round().to(torch.uint8).cpu()
 
-    def _error(self, pixels: Tensor, drawn: Tensor) -> Tensor:
-        """How far the statistics are from those that are remembered, and the answers from the classes that are drawn,
-        where the teacher knows classes."""
-        with _differences(self.norms) as found, self.precision.autocast():
-            scores = self.teacher(normalise(pixels, self.preprocess))
-        error = torch.stack(found).mean()
-        if scores.shape[1] < 2:
-            return error
-        return error + _CLASS * F.cross_entropy(scores.float(), (drawn * scores.shape[1]).long())
+    def _loss(self, pixels: Tensor, class_draws: Tensor) -> Tensor:
+        """The mean statistics loss, plus the cross-entropy to the drawn classes if the teacher has several classes.
+
+        `class_draws` are numbers in [0, 1), one per image, that select its class.
+        """
+        with _statistics_losses(self.norms) as losses, self.precision.autocast():
+            logits = self.teacher(normalise(pixels, self.preprocess))
+        loss = torch.stack(losses).mean()
+        if logits.shape[1] < 2:
+            return loss
+        return loss + _CLASS * F.cross_entropy(logits.float(), (class_draws * logits.shape[1]).long())
 
 
 @contextmanager
-def _differences(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
-    """Filled by what is computed within it: the difference at each norm, in the remembered variance."""
-    found: list[Tensor] = []
+def _statistics_losses(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
+    """Yield a list that forward passes in the context append to: the statistics loss of each norm."""
+    losses: list[Tensor] = []
 
-    def hear(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        found.append(_difference(cast(AnyBatchNorm, norm), given[0]))
+    def hook(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        losses.append(_statistics_loss(cast(AnyBatchNorm, norm), inputs[0]))
 
-    hooks = [norm.register_forward_pre_hook(hear) for norm in norms]
+    handles = [norm.register_forward_pre_hook(hook) for norm in norms]
     try:
-        yield found
+        yield losses
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _difference(norm: AnyBatchNorm, given: Tensor) -> Tensor:
-    assert norm.running_mean is not None and norm.running_var is not None  # without them it is not listened to
-    mean, spread = _Moments.apply(given)
-    remembered = norm.running_var + norm.eps
-    mean = (mean - norm.running_mean).square() / remembered
-    spread = (spread / remembered - 1).square()
-    error: Tensor = (mean + spread).clamp(max=_FAR).mean()
-    return error
+def _statistics_loss(norm: AnyBatchNorm, inputs: Tensor) -> Tensor:
+    """The squared differences of batch and running mean and variance, relative to the running variance."""
+    assert norm.running_mean is not None and norm.running_var is not None  # others have no hook
+    mean, variance = _Moments.apply(inputs)
+    running_var = norm.running_var + norm.eps
+    mean_loss = (mean - norm.running_mean).square() / running_var
+    variance_loss = (variance / running_var - 1).square()
+    loss: Tensor = (mean_loss + variance_loss).clamp(max=_MAX_CHANNEL_LOSS).mean()
+    return loss
 
 
 class _Moments(torch.autograd.Function):
-    """Mean and variance of each channel.
+    """Mean and variance of each channel, with a fused backward pass.
 
-    Their gradient is a straight line in what is given, and written down as one: with both put together out of PyTorch's
-    own operations an image takes half as long again.
+    The gradient is linear in the input. With PyTorch's built-in operations an image takes 1.5 times as long.
     """
 
     @staticmethod
-    def forward(ctx: Any, given: Tensor) -> tuple[Tensor, Tensor]:
-        over, whole = [0, *range(2, given.ndim)], given.float()
-        mean = whole.mean(over, keepdim=True)
-        ctx.save_for_backward(given, mean)
-        return mean.flatten(), (whole - mean).square().mean(over)
+    def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        dims, values = [0, *range(2, inputs.ndim)], inputs.float()
+        mean = values.mean(dims, keepdim=True)
+        ctx.save_for_backward(inputs, mean)
+        return mean.flatten(), (values - mean).square().mean(dims)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: Tensor) -> Tensor:
-        given, mean = ctx.saved_tensors
-        of_mean, of_spread = (slope.view_as(mean) * mean.numel() / given.numel() for slope in slopes)
-        offset, slope = of_mean - 2 * of_spread * mean, 2 * of_spread
-        return torch.addcmul(offset.to(given.dtype), slope.to(given.dtype), given)
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        inputs, mean = ctx.saved_tensors
+        to_mean, to_variance = (gradient.view_as(mean) * mean.numel() / inputs.numel() for gradient in gradients)
+        offset, slope = to_mean - 2 * to_variance * mean, 2 * to_variance
+        return torch.addcmul(offset.to(inputs.dtype), slope.to(inputs.dtype), inputs)
 
 
-def _moved(pixels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Shifted by a little: what only fits one grid of pixels is no image. As large as the network sees it, out of all
-    that is kept."""
-    spare = [kept - side for kept, side in zip(pixels.shape[2:], size, strict=True)]
-    reach = [max(side // _SHIFT, rest // 2) for side, rest in zip(size, spare, strict=True)]
-    shift = [int(torch.randint(-most, most + 1, (), generator=generator)) for most in reach]
-    top, left = (rest // 2 for rest in spare)
+def _shift(pixels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Shift the images at random and crop them to the network's size, so that they do not overfit one pixel grid."""
+    margins = [stored - side for stored, side in zip(pixels.shape[2:], size, strict=True)]
+    limits = [max(side // _SHIFT, margin // 2) for side, margin in zip(size, margins, strict=True)]
+    shift = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
+    top, left = (margin // 2 for margin in margins)
     return pixels.roll(shift, (2, 3))[:, :, top : top + size[0], left : left + size[1]]

@@ -1,1 +1,1 @@
-"""Weights before training: inherited, copied or solved by least squares."""
+"""Weight initialisation: inherited, copied, or solved by least squares."""

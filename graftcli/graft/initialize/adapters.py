@@ -1,4 +1,4 @@
-"""What adapters are before they are trained: the identity, the least-squares solution, or random numbers."""
+"""Initial weights of adapters: the identity, the least-squares solution, or random numbers."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -11,41 +11,41 @@ from graftcli.graft.training.tasks import Pieces
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.cuts.positions import Position
-from graftcli.models.derivation import kept_of
-from graftcli.models.least_squares import solved
+from graftcli.models.derivation import selections_of
+from graftcli.models.least_squares import solve
 
-_RIDGE = 1e-3  # of the mean of the diagonal: keeps few images from being fitted exactly
+_RIDGE = 1e-3  # relative to the mean of the diagonal: prevents an exact fit to few images
 
 
 @torch.no_grad()
-def start_adapters(
-    start: Literal["identity", "least-squares", "random"],
+def initialize_adapters(
+    method: Literal["identity", "least-squares", "random"],
     plan: Plan,
     seams: Sequence[Seam],
     pieces: Pieces,
     images: Tensor,
     seed: int,
-    reached: Callable[[int], None] = lambda block: None,
+    before_block: Callable[[int], None] = lambda block: None,
 ) -> None:
-    """Give every adapter its first weights; `images` are what the networks see.
+    """Set the initial weights of every adapter; `images` are normalised.
 
-    The identity of a student that is made from the teacher are the channels which it has kept: the way there and back
-    changes nothing for it. `reached` is called for each block in order, when what leads into it is as it will be, and
-    before anything is made of what it gives.
+    For a student that is derived from the teacher, the identity selects the channels that the student keeps, so that
+    `to_teacher` followed by `to_student` changes nothing. `before_block` is called for each block in order: after the
+    adapter that leads into the block is set, and before the block's output is used.
     """
-    if start == "least-squares":
-        _solve_all(plan, seams, pieces, images, reached)
+    if method == "least-squares":
+        _solve_all(plan, seams, pieces, images, before_block)
         return
-    if start == "identity":
+    if method == "identity":
         _select_all(plan, seams)
     else:
         generator = torch.Generator().manual_seed(seed)
         for seam in seams:
             for adapter in adapters(seam):
-                spread = torch.randn(adapter.weight.shape, generator=generator) / adapter.weight.shape[1] ** 0.5
-                adapter.weight.copy_(spread)
+                weight = torch.randn(adapter.weight.shape, generator=generator) / adapter.weight.shape[1] ** 0.5
+                adapter.weight.copy_(weight)
     for block in range(1, pieces.blocks + 1):
-        reached(block)
+        before_block(block)
 
 
 def adapters(module: nn.Module) -> list[Adapter]:
@@ -53,56 +53,57 @@ def adapters(module: nn.Module) -> list[Adapter]:
 
 
 def _select_all(plan: Plan, seams: Sequence[Seam]) -> None:
-    kept = {one.layer: one for one in kept_of(plan.student.network)}
+    selections = {selection.layer: selection for selection in selections_of(plan.student.network)}
     for seam in seams:
-        channels = _kept_at(seam.theirs, kept)
-        to_student, to_teacher = _both(seam)
+        channels = _kept_channels(seam.student_cut, selections)
+        to_student, to_teacher = _adapter_pair(seam)
         if channels is None or to_student is None or to_teacher is None:
             continue
-        selection = torch.eye(seam.ours.channels)[list(channels)].to(to_student.weight)
-        if selection.shape == to_student.weight.shape:
-            to_student.weight.copy_(selection)
-            to_teacher.weight.copy_(selection.T)
+        matrix = torch.eye(seam.teacher_cut.channels)[list(channels)].to(to_student.weight)
+        if matrix.shape == to_student.weight.shape:
+            to_student.weight.copy_(matrix)
+            to_teacher.weight.copy_(matrix.T)
 
 
-def _kept_at(place: Position, kept: Mapping[str, ChannelSelection]) -> tuple[int, ...] | None:
-    """The teacher's channels that a map of the student holds: those which the layers behind it read."""
-    found = [kept[layer.path].inputs for layer in place.forwards.layers if layer.path in kept]
-    return found[0] if found and not place.forwards.blocker else None
+def _kept_channels(cut: Position, selections: Mapping[str, ChannelSelection]) -> tuple[int, ...] | None:
+    """Return the teacher's channels at a cut of the student: those that the layers behind the cut read."""
+    inputs = [selections[layer.path].inputs for layer in cut.forwards.layers if layer.path in selections]
+    return inputs[0] if inputs and not cut.forwards.blocker else None
 
 
 def _solve_all(
-    plan: Plan, seams: Sequence[Seam], pieces: Pieces, images: Tensor, reached: Callable[[int], None]
+    plan: Plan, seams: Sequence[Seam], pieces: Pieces, images: Tensor, before_block: Callable[[int], None]
 ) -> None:
-    """Between each student block's first output, on the teacher's features, and what the teacher gives there."""
+    """Fit each adapter between the output of the student's block, run on teacher features, and the teacher's output."""
     value = images
     for k, seam in enumerate(seams, 1):
-        reached(k)
-        given = plan.student.blocks[k - 1](seams[k - 2].to_student(value) if k > 1 else value)
+        before_block(k)
+        output = plan.student.blocks[k - 1](seams[k - 2].to_student(value) if k > 1 else value)
         value = pieces.teacher[k - 1](value)
-        theirs, ours = rows(given, seam.theirs.channel_dim), rows(value, seam.ours.channel_dim)
-        for adapter, (source, goal) in zip(_both(seam), ((ours, theirs), (theirs, ours)), strict=True):
+        student, teacher = rows(output, seam.student_cut.channel_dim), rows(value, seam.teacher_cut.channel_dim)
+        pairs = ((teacher, student), (student, teacher))
+        for adapter, (source, target) in zip(_adapter_pair(seam), pairs, strict=True):
             if adapter is not None:
-                adapter.weight.copy_(_nearest(source, goal))
-    reached(pieces.blocks)
+                adapter.weight.copy_(_fit(source, target))
+    before_block(pieces.blocks)
     if pieces.last_maps is not None and (regressor := next(iter(adapters(pieces.regressor)), None)) is not None:
-        our_place, their_place = pieces.last_maps
-        given = rows(pieces.student[-2](value), their_place.channel_dim)
-        regressor.weight.copy_(_nearest(given, rows(pieces.teacher[len(seams)](value), our_place.channel_dim)))
+        teacher_maps, student_maps = pieces.last_maps
+        student = rows(pieces.student[-2](value), student_maps.channel_dim)
+        regressor.weight.copy_(_fit(student, rows(pieces.teacher[len(seams)](value), teacher_maps.channel_dim)))
 
 
-def _both(seam: Seam) -> tuple[Adapter | None, Adapter | None]:
-    found = [next(iter(adapters(side)), None) for side in (seam.to_student, seam.to_teacher)]
-    return found[0], found[1]
+def _adapter_pair(seam: Seam) -> tuple[Adapter | None, Adapter | None]:
+    to_student, to_teacher = (next(iter(adapters(side)), None) for side in (seam.to_student, seam.to_teacher))
+    return to_student, to_teacher
 
 
 def rows(value: Tensor, channel_dim: int) -> Tensor:
-    """One row of channels for each place of each map."""
-    last = value.movedim(channel_dim, -1)
-    return last.reshape(-1, last.shape[-1])
+    """Reshape features to a matrix with one row of channels per position."""
+    channels_last = value.movedim(channel_dim, -1)
+    return channels_last.reshape(-1, channels_last.shape[-1])
 
 
-def _nearest(source: Tensor, goal: Tensor) -> Tensor:
-    """The weight [out, in] that makes the goal of the source, as nearly as it goes."""
-    nothing = torch.zeros(goal.shape[1], source.shape[1], device=source.device)
-    return solved([(1.0, source, goal)], nothing, _RIDGE).weight
+def _fit(source: Tensor, target: Tensor) -> Tensor:
+    """Return the weight [out, in] that maps `source` to `target` by ridge regression towards zero."""
+    zeros = torch.zeros(target.shape[1], source.shape[1], device=source.device)
+    return solve([(1.0, source, target)], zeros, _RIDGE).weight

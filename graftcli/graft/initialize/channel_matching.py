@@ -1,7 +1,8 @@
-"""Which of the teacher's channels each channel of a student stands for, when the student inherits from it.
+"""Matches each channel of a student to a channel of the teacher, for students that inherit the teacher's weights.
 
-Channels that are one (`nets.channels`) go together: all layers that write into one sum take the same ones, and each
-reader takes on its input what the makers took on their output. Of more channels the most important stay, in order.
+Channels that belong together (`models.channels`) are matched together: all layers that write into one sum take the same
+teacher channels, and each reader takes at its input what the makers take at their output. If the teacher has more
+channels, the most important are kept, in order.
 """
 
 from collections import Counter
@@ -12,128 +13,136 @@ from torch import nn
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.channels.groups import IMAGES, ChannelGroups
 
-Role = tuple[str, str, int]  # where in the teacher a channel is made, read or taken out of a map; in which group
-Group = tuple[frozenset[Role], list[int]]  # channels that play the same roles, in the order in which they are made
+# the path of a teacher layer, whether it makes, reads or takes out the channel, and the index of the convolution group
+Role = tuple[str, str, int]
+RoleGroup = tuple[frozenset[Role], list[int]]  # channels with the same roles, in the order in which they are made
 
 
-def matched(
-    ours: ChannelGroups, theirs: ChannelGroups, layers: Mapping[str, str], importance: Mapping[int, float]
+def match_channels(
+    teacher: ChannelGroups, student: ChannelGroups, layers: Mapping[str, str], importance: Mapping[int, float]
 ) -> tuple[ChannelSelection, ...]:
-    """What each layer of the student takes of the teacher's layer in its place, where that is as wide or wider.
+    """Return what each student layer takes from the teacher layer in its place, if that is at least as wide.
 
-    `layers` has the teacher's module for each of the student's, by path. Channels that cannot be followed from one
-    network to the other are the first ones that are left.
+    `layers` maps the paths of the student's modules to the teacher's. Channels without a match get the first free ones.
     """
-    sources = {path: source for path in theirs.gives if (source := _source(path, layers)) in ours.gives}
-    parts = {path: source for path in theirs.parts if (source := _source(path, layers)) in ours.parts}
-    stands_for = _stands_for(ours, theirs, sources | parts, importance)
-    found = []
+    sources = {path: source for path in student.gives if (source := _source(path, layers)) in teacher.gives}
+    parts = {path: source for path in student.parts if (source := _source(path, layers)) in teacher.parts}
+    matches = _matches(teacher, student, sources | parts, importance)
+    selections = []
     for path, source in sources.items():
-        outputs = _places(theirs.gives[path], ours.gives[source], stands_for)
-        inputs = _places(theirs.reads.get(path, ()), ours.reads.get(source, ()), stands_for)
+        outputs = _positions(student.gives[path], teacher.gives[source], matches)
+        inputs = _positions(student.reads.get(path, ()), teacher.reads.get(source, ()), matches)
         if path != IMAGES and outputs is not None and inputs is not None:
-            found.append(ChannelSelection(path, source, outputs, inputs if path in theirs.reads else outputs))
-    return tuple(found)
+            selections.append(ChannelSelection(path, source, outputs, inputs if path in student.reads else outputs))
+    return tuple(selections)
 
 
 def _source(path: str, layers: Mapping[str, str]) -> str:
-    """What in the teacher stands at the place of a layer, or of a single parameter; nothing where there is none."""
+    """Return the teacher's path for a student layer or parameter; empty if there is none."""
     scope, dot, name = path.rpartition(".")
     if path == IMAGES or path in layers:
         return layers.get(path, path)
     return f"{layers[scope]}{dot if layers[scope] else ''}{name}" if scope in layers else ""
 
 
-def _places(names: Sequence[int], among: Sequence[int], stands_for: Mapping[int, int]) -> tuple[int, ...] | None:
-    """Where in the teacher's layer the channels of the student's layer lie, each place once; None if it has fewer."""
-    if len(names) > len(among):
+def _positions(student: Sequence[int], teacher: Sequence[int], matches: Mapping[int, int]) -> tuple[int, ...] | None:
+    """Return the distinct positions of the student's channels in the teacher's layer; None if that has fewer."""
+    if len(student) > len(teacher):
         return None
-    where = {key: place for place, key in enumerate(_numbered(among)) if key[0]}
-    wanted = [where.pop((stands_for.get(name, 0), nth), None) for name, nth in _numbered(names)]
-    return filled(wanted, len(among))
+    position_of = {key: position for position, key in enumerate(_with_occurrence(teacher)) if key[0]}
+    positions = [position_of.pop((matches.get(channel, 0), nth), None) for channel, nth in _with_occurrence(student)]
+    return fill_unmatched(positions, len(teacher))
 
 
-def filled(wanted: Sequence[int | None], count: int) -> tuple[int, ...]:
-    """These places, and where there is none the first of `count` that are left."""
-    taken = {place for place in wanted if place is not None}
-    left = (place for place in range(count) if place not in taken)
-    return tuple(next(left) if place is None else place for place in wanted)
+def fill_unmatched(positions: Sequence[int | None], count: int) -> tuple[int, ...]:
+    """Replace each None by the first free position below `count`."""
+    taken = {position for position in positions if position is not None}
+    free = (position for position in range(count) if position not in taken)
+    return tuple(next(free) if position is None else position for position in positions)
 
 
-def _numbered(names: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Each name, and how often it came before: a flattened channel has many entries."""
-    seen: Counter[int] = Counter()
-    for name in names:
-        yield name, seen[name]
-        seen[name] += 1
+def _with_occurrence(channels: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yield each channel and how often it came before; a flattened channel has several entries."""
+    counts: Counter[int] = Counter()
+    for channel in channels:
+        yield channel, counts[channel]
+        counts[channel] += 1
 
 
-# -- which channel stands for which -------------------------------------------------------------------------------
+# -- channels -----------------------------------------------------------------------------------------------------
 
 
-def _stands_for(
-    ours: ChannelGroups, theirs: ChannelGroups, sources: Mapping[str, str], importance: Mapping[int, float]
+def _matches(
+    teacher: ChannelGroups, student: ChannelGroups, sources: Mapping[str, str], importance: Mapping[int, float]
 ) -> dict[int, int]:
-    """The teacher's channel for each of the student's that has one."""
-    among = _groups(ours, {source: source for source in sources.values()})
-    found: dict[int, int] = {}
-    for roles, names in _groups(theirs, sources, ours.groups):
-        group = _nearest(roles, len(names), among)
+    """Map each student channel that has a match to its teacher channel."""
+    candidates = _by_role(teacher, {source: source for source in sources.values()})
+    matches: dict[int, int] = {}
+    for roles, channels in _by_role(student, sources, teacher.groups):
+        group = _most_similar(roles, len(channels), candidates)
         if group:
-            blind = not theirs.lost.isdisjoint(names) or not ours.lost.isdisjoint(group)
-            found |= zip(names, _chosen(group, len(names), {} if blind else importance), strict=True)
-    return found
+            is_lost = not student.lost.isdisjoint(channels) or not teacher.lost.isdisjoint(group)
+            matches |= zip(channels, _most_important(group, len(channels), {} if is_lost else importance), strict=True)
+    return matches
 
 
-def _chosen(names: Sequence[int], count: int, importance: Mapping[int, float]) -> list[int]:
-    """The most important ones, in their order; among equals the first."""
-    ranked = sorted(names, key=lambda name: -importance.get(name, 0.0))
+def _most_important(channels: Sequence[int], count: int, importance: Mapping[int, float]) -> list[int]:
+    """Return the `count` most important channels in their order; of equal ones the first."""
+    ranked = sorted(channels, key=lambda channel: -importance.get(channel, 0.0))
     chosen = set(ranked[:count])
-    return [name for name in names if name in chosen]
+    return [channel for channel in channels if channel in chosen]
 
 
-def _groups(net: ChannelGroups, sources: Mapping[str, str], counts: Mapping[str, int] | None = None) -> list[Group]:
-    """The channels of a network by their roles, told in the teacher's layers, of which `counts` has the groups."""
+def _by_role(
+    network: ChannelGroups, sources: Mapping[str, str], teacher_groups: Mapping[str, int] | None = None
+) -> list[RoleGroup]:
+    """Group the channels of a network by their roles in the teacher's layers, whose group counts are given."""
     roles: dict[int, set[Role]] = {}
     for path, source in sources.items():
-        count = net.groups.get(path, 1)
-        made = net.gives[path] if path in net.reads or path == IMAGES else ()
-        for side, names in (("makes", made), ("reads", net.reads.get(path, ())), ("part", net.parts.get(path, ()))):
-            for place, name in enumerate(names):
-                group = even(place * count // len(names), count, (counts or {}).get(source, count))
-                roles.setdefault(name, set()).add((source, side, group))
-    found: dict[frozenset[Role], list[int]] = {}
-    for name in sorted(roles):
-        found.setdefault(frozenset(roles[name]), []).append(name)
-    return list(found.items())
+        count = network.groups.get(path, 1)
+        made = network.gives[path] if path in network.reads or path == IMAGES else ()
+        sides = (("makes", made), ("reads", network.reads.get(path, ())), ("part", network.parts.get(path, ())))
+        for side, channels in sides:
+            for position, channel in enumerate(channels):
+                group = even(position * count // len(channels), count, (teacher_groups or {}).get(source, count))
+                roles.setdefault(channel, set()).add((source, side, group))
+    groups: dict[frozenset[Role], list[int]] = {}
+    for channel in sorted(roles):
+        groups.setdefault(frozenset(roles[channel]), []).append(channel)
+    return list(groups.items())
 
 
-def _nearest(roles: frozenset[Role], count: int, among: Collection[Group]) -> list[int]:
-    """The teacher's channels that share most roles with the student's, if they are as many or more."""
-    alike = [(len(roles & other) / len(roles | other), names) for other, names in among if len(names) >= count]
-    best = max((share for share, _ in alike), default=0.0)
-    return next((names for share, names in alike if share == best > 0), [])
+def _most_similar(roles: frozenset[Role], count: int, candidates: Collection[RoleGroup]) -> list[int]:
+    """Return the group of at least `count` channels with the largest overlap of roles (intersection over union)."""
+    overlaps = [
+        (len(roles & other_roles) / len(roles | other_roles), channels)
+        for other_roles, channels in candidates
+        if len(channels) >= count
+    ]
+    best = max((overlap for overlap, _ in overlaps), default=0.0)
+    return next((channels for overlap, channels in overlaps if overlap == best > 0), [])
 
 
-# -- which layer corresponds to which -----------------------------------------------------------------------------
+# -- modules ------------------------------------------------------------------------------------------------------
 
 
-def pairs(ours: nn.Module, theirs: nn.Module) -> Iterator[tuple[str, str]]:
-    """The paths of the modules that correspond, from the top of both trees down."""
-    yield from _pairs(("", ours), ("", theirs))
+def module_pairs(teacher: nn.Module, student: nn.Module) -> Iterator[tuple[str, str]]:
+    """Yield the paths of corresponding modules of teacher and student, from the root down."""
+    yield from _module_pairs(("", teacher), ("", student))
 
 
-def _pairs(ours: tuple[str, nn.Module], theirs: tuple[str, nn.Module]) -> Iterator[tuple[str, str]]:
-    yield ours[0], theirs[0]
-    children, others = _children(*ours), _children(*theirs)
-    if _is_row(ours[1]) and _is_row(theirs[1]) and len(children) != len(others):
-        sources = list(children.values())
-        for i, child in enumerate(others.values()):
-            yield from _pairs(sources[even(i, len(others), len(sources))], child)
+def _module_pairs(teacher: tuple[str, nn.Module], student: tuple[str, nn.Module]) -> Iterator[tuple[str, str]]:
+    yield teacher[0], student[0]
+    teacher_children, student_children = _children(*teacher), _children(*student)
+    both_rows = _is_row(teacher[1]) and _is_row(student[1])
+    if both_rows and len(teacher_children) != len(student_children):
+        sources = list(teacher_children.values())
+        for i, child in enumerate(student_children.values()):
+            yield from _module_pairs(sources[even(i, len(student_children), len(sources))], child)
         return
-    for name, child in others.items():
-        if name in children:
-            yield from _pairs(children[name], child)
+    for name, child in student_children.items():
+        if name in teacher_children:
+            yield from _module_pairs(teacher_children[name], child)
 
 
 def _children(path: str, module: nn.Module) -> dict[str, tuple[str, nn.Module]]:
@@ -141,11 +150,11 @@ def _children(path: str, module: nn.Module) -> dict[str, tuple[str, nn.Module]]:
 
 
 def _is_row(module: nn.Module) -> bool:
-    """Whether a container holds units of one kind, one after the other."""
-    kinds = {type(child) for child in module.children()}
-    return isinstance(module, nn.Sequential | nn.ModuleList) and len(kinds) == 1 and len(list(module.children())) > 0
+    """Whether a container holds a sequence of units of one type."""
+    types = {type(child) for child in module.children()}
+    return isinstance(module, nn.Sequential | nn.ModuleList) and len(types) == 1 and len(list(module.children())) > 0
 
 
-def even(i: int, count: int, of: int) -> int:
-    """Which of `of` things in a row corresponds to the `i`-th of `count`."""
-    return round(i * (of - 1) / (count - 1)) if count > 1 else 0
+def even(i: int, count: int, total: int) -> int:
+    """Return which of `total` items in a row corresponds to the i-th of `count`, at even distances."""
+    return round(i * (total - 1) / (count - 1)) if count > 1 else 0

@@ -1,4 +1,4 @@
-"""How much each of a network's channels matters to the layers that read it, on images."""
+"""Importance of each channel of a network to the layers that read it, measured on images."""
 
 import torch
 from torch import Tensor, nn
@@ -8,27 +8,27 @@ from graftcli.students.channel_groups import mean_squares
 
 
 @torch.no_grad()
-def importance(names: ChannelGroups, module: nn.Module, images: Tensor) -> dict[int, float]:
-    """Of each channel its share in what its readers make of what they read, added up over them.
+def importance(channels: ChannelGroups, module: nn.Module, images: Tensor) -> dict[int, float]:
+    """Return the importance of each channel: its share of the inputs of its readers, summed over them.
 
-    A channel's share in a reader is its mean square times the squares of the weights that read it. Measured against
-    the size of the filters, and of the activations alone, this leaves most of the teacher's predictions as they were.
+    Its share in a reader is its mean square times the sum of the squared weights that read it. Pruning by this measure
+    preserves more of the teacher's predictions than pruning by filter norm or by activations alone.
     """
-    found: dict[int, float] = {}
-    at = next(module.parameters()).device
-    for path, squares in mean_squares(module, images.to(at)):
-        if path not in names.reads:
+    total: dict[int, float] = {}
+    device = next(module.parameters()).device
+    for path, squares in mean_squares(module, images.to(device)):
+        if path not in channels.reads:
             continue
-        shares = squares.cpu() * _sizes(module.get_submodule(path), names.groups.get(path, 1))
+        shares = squares.cpu() * _squared_weights(module.get_submodule(path), channels.groups.get(path, 1))
         shares = shares / shares.sum().clamp(min=torch.finfo(torch.float64).tiny)
-        for name, share in zip(names.reads[path], shares.tolist(), strict=True):
-            found[name] = found.get(name, 0.0) + share
-    return found
+        for channel, share in zip(channels.reads[path], shares.tolist(), strict=True):
+            total[channel] = total.get(channel, 0.0) + share
+    return total
 
 
-def _sizes(layer: nn.Module, groups: int) -> Tensor:
-    """Of each channel that a layer reads the sum of the squares of its weights."""
-    assert isinstance(layer, nn.Conv2d | nn.Linear)  # no others read with weights
+def _squared_weights(layer: nn.Module, groups: int) -> Tensor:
+    """Return the sum of the squared weights for each input channel of a layer."""
+    assert isinstance(layer, nn.Conv2d | nn.Linear)  # the only layers that ChannelGroups.reads holds
     squares = layer.weight.double().square().reshape(*layer.weight.shape[:2], -1).sum(2).cpu()
-    sizes: Tensor = squares.unflatten(0, (groups, -1)).sum(1).flatten()
-    return sizes
+    sums: Tensor = squares.unflatten(0, (groups, -1)).sum(1).flatten()
+    return sums

@@ -1,8 +1,8 @@
-"""A student's first weights out of the teacher: whole units at even depth, and of wider layers what matters most.
+"""Initialises a student from the teacher's weights: units at even depth, and the most important channels.
 
-Two modules correspond where their place in the module tree does. In a row of units of one kind the student's first and
-last correspond to the teacher's first and last, the others at even distance between. Of a wider layer the student takes
-a subset of the channels, and each layer that reads them takes the same subset (`matched`).
+Modules correspond by their place in the module tree. In a row of units of one kind, the student's first and last unit
+correspond to the teacher's first and last, and the others to units at even distances between. Of a wider teacher layer
+the student takes a subset of the channels, and each layer that reads them takes the same subset (`match_channels`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft.initialize.channel_matching import filled, matched, pairs
+from graftcli.graft.initialize.channel_matching import fill_unmatched, match_channels, module_pairs
 from graftcli.graft.initialize.importance import importance
 from graftcli.models.channel_selection import ChannelSelection, reads_all
 from graftcli.models.channels.groups import channels
@@ -19,58 +19,59 @@ from graftcli.models.cuts.plan import Side
 
 @torch.no_grad()
 def inherit(teacher: Side, student: Side, images: Tensor) -> tuple[ChannelSelection, ...]:
-    """Copy what fits from the teacher into the student; returns which of its channels each layer was given.
+    """Copy the weights that fit from the teacher into the student, and return the channels that each layer takes.
 
-    On the images the teacher shows which of its channels matter.
+    `images` measure the importance of the teacher's channels.
     """
-    ours, theirs = teacher.network.module, student.network.module
-    layers = {path: source for source, path in pairs(ours, theirs)}
-    names = channels(teacher.traced)
-    kept = matched(names, channels(student.traced), layers, importance(names, ours, images))
-    known = {one.layer: one for one in kept}
-    for path, source in layers.items():
-        given = ours.get_submodule(source)
-        module = theirs.get_submodule(path)
-        if _fits(given, module):
-            _copy(given, module, path, known)
-    return kept
+    teacher_module, student_module = teacher.network.module, student.network.module
+    teacher_path = {path: source for source, path in module_pairs(teacher_module, student_module)}
+    teacher_channels = channels(teacher.traced)
+    importances = importance(teacher_channels, teacher_module, images)
+    selections = match_channels(teacher_channels, channels(student.traced), teacher_path, importances)
+    by_layer = {selection.layer: selection for selection in selections}
+    for path, source_path in teacher_path.items():
+        source, target = teacher_module.get_submodule(source_path), student_module.get_submodule(path)
+        if _fits(source, target):
+            _copy(source, target, path, by_layer)
+    return selections
 
 
-def _copy(ours: nn.Module, theirs: nn.Module, path: str, known: dict[str, ChannelSelection]) -> None:
-    sources = dict(_tensors(ours))
-    for name, target in _tensors(theirs):
-        kept = known.get(path) or known.get(f"{path}.{name}".lstrip("."))
-        source = sources[name]
-        if kept is None:
-            target.copy_(source[tuple(slice(extent) for extent in target.shape)])
-        elif name == "weight" and isinstance(ours, nn.Conv2d) and isinstance(theirs, nn.Conv2d):
-            target.copy_(_kernels(ours, theirs, kept))
-        elif name == "weight" and reads_all(theirs):
-            target.copy_(_chosen(_chosen(source, 0, kept.outputs), 1, kept.inputs))
-        elif source.numel() > 1:
-            dim = next(dim for dim, extent in enumerate(source.shape) if extent > 1)
-            target.copy_(_chosen(source, dim, kept.outputs))
+def _copy(source: nn.Module, target: nn.Module, path: str, selections: dict[str, ChannelSelection]) -> None:
+    source_tensors = dict(_tensors(source))
+    for name, target_tensor in _tensors(target):
+        selection = selections.get(path) or selections.get(f"{path}.{name}".lstrip("."))
+        tensor = source_tensors[name]
+        if selection is None:
+            target_tensor.copy_(tensor[tuple(slice(extent) for extent in target_tensor.shape)])
+        elif name == "weight" and isinstance(source, nn.Conv2d) and isinstance(target, nn.Conv2d):
+            target_tensor.copy_(_kernels(source, target, selection))
+        elif name == "weight" and reads_all(target):
+            target_tensor.copy_(_select(_select(tensor, 0, selection.outputs), 1, selection.inputs))
+        elif tensor.numel() > 1:
+            dim = next(dim for dim, extent in enumerate(tensor.shape) if extent > 1)
+            target_tensor.copy_(_select(tensor, dim, selection.outputs))
         else:
-            target.copy_(source)
+            target_tensor.copy_(tensor)
 
 
-def _chosen(source: Tensor, dim: int, places: Sequence[int]) -> Tensor:
-    return source.index_select(dim, torch.tensor(places, device=source.device))
+def _select(tensor: Tensor, dim: int, indices: Sequence[int]) -> Tensor:
+    return tensor.index_select(dim, torch.tensor(indices, device=tensor.device))
 
 
-def _kernels(ours: nn.Conv2d, theirs: nn.Conv2d, kept: ChannelSelection) -> Tensor:
-    """Of each kept output the kernels of the kept inputs; in groups, those that lie in its group."""
-    if ours.groups == theirs.groups == 1:
-        return _chosen(_chosen(ours.weight, 0, kept.outputs), 1, kept.inputs)
-    width, among = theirs.weight.shape[1], ours.weight.shape[1]
-    rows = []
-    for nth, place in enumerate(kept.outputs):
-        group = nth * theirs.groups // theirs.out_channels, place * ours.groups // ours.out_channels
-        inputs = [one - group[1] * among for one in kept.inputs[group[0] * width :][:width]]
-        rows.append(
-            _chosen(ours.weight[place], 0, filled([one if 0 <= one < among else None for one in inputs], among))
-        )
-    return torch.stack(rows)
+def _kernels(source: nn.Conv2d, target: nn.Conv2d, selection: ChannelSelection) -> Tensor:
+    """Select the kernels of the selected outputs and inputs; in grouped convolutions, only inputs of the same group."""
+    if source.groups == target.groups == 1:
+        return _select(_select(source.weight, 0, selection.outputs), 1, selection.inputs)
+    target_width, source_width = target.weight.shape[1], source.weight.shape[1]
+    kernels = []
+    for output, source_output in enumerate(selection.outputs):
+        target_group = output * target.groups // target.out_channels
+        source_group = source_output * source.groups // source.out_channels
+        group_inputs = selection.inputs[target_group * target_width :][:target_width]
+        offsets = [channel - source_group * source_width for channel in group_inputs]
+        inputs = fill_unmatched([i if 0 <= i < source_width else None for i in offsets], source_width)
+        kernels.append(_select(source.weight[source_output], 0, inputs))
+    return torch.stack(kernels)
 
 
 def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -78,15 +79,15 @@ def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(recurse=False)
 
 
-def _fits(ours: nn.Module, theirs: nn.Module) -> bool:
-    """One kind of layer, with one kernel, the teacher's being at least as wide."""
-    if type(ours) is not type(theirs):
+def _fits(source: nn.Module, target: nn.Module) -> bool:
+    """Whether both layers have the same type and kernel size, and no dimension of `source` is smaller."""
+    if type(source) is not type(target):
         return False
-    sources = dict(_tensors(ours))
+    tensors = dict(_tensors(source))
     return all(
-        name in sources
-        and sources[name].ndim == target.ndim
-        and sources[name].shape[2:] == target.shape[2:]
-        and all(a >= b for a, b in zip(sources[name].shape, target.shape, strict=True))
-        for name, target in _tensors(theirs)
+        name in tensors
+        and tensors[name].ndim == tensor.ndim
+        and tensors[name].shape[2:] == tensor.shape[2:]
+        and all(a >= b for a, b in zip(tensors[name].shape, tensor.shape, strict=True))
+        for name, tensor in _tensors(target)
     )

@@ -1,5 +1,7 @@
-"""What a run begins with: adapters that join the networks and, where a student's layers are the teacher's and some have
-lost something, each layer solved for, so that what one has lost is not lost in all that follow."""
+"""Initialises adapters and, for students that are derived from the teacher, solves narrowed layers by least squares.
+
+Each layer is solved behind the solved layers before it, so that the error of one layer does not add up in the next.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -9,22 +11,22 @@ from torch import Tensor
 
 from graftcli.errors import few
 from graftcli.events import Listener, Warned
-from graftcli.graft.data.view_counts import chunk_of
-from graftcli.graft.initialize.adapters import start_adapters
-from graftcli.graft.layerwise.layer_pairs import LayerPair, layers_of
-from graftcli.graft.layerwise.stage import left_of, numbers_of, side_by_side
+from graftcli.graft.data.chunking import chunk_size
+from graftcli.graft.initialize.adapters import initialize_adapters
+from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs
+from graftcli.graft.layerwise.stage import piece_numbers, run_side_by_side, unfitted_layers
 from graftcli.graft.layerwise.whole_layer import fits_in_rows, solve_whole
 from graftcli.graft.surgery.seams import Seam
 from graftcli.graft.training.tasks import Pieces
 from graftcli.models.cuts.plan import Plan
-from graftcli.models.derivation import kept_of
+from graftcli.models.derivation import selections_of
 from graftcli.recipe import Recipe
 
 
-def start(
+def initialize(
     recipe: Recipe,
     plan: Plan,
-    joined: Sequence[Seam],
+    seams: Sequence[Seam],
     pieces: Pieces,
     chosen: Sequence[int],
     images: Tensor,
@@ -33,42 +35,44 @@ def start(
     listen: Listener,
     frozen: Sequence[int] = (),
 ) -> None:
-    """Adapters as the recipe has them at first, from images as they are; layers from views of them.
+    """Initialise the adapters from `images` and, where the recipe asks for it, solve layers from `views()`.
 
-    Solved for are the chosen blocks and all before them: each begins behind the adapters that those before it led to.
-    `frozen` blocks are the teacher's and stay so.
+    Layers are solved in the chosen blocks and in all blocks before them, except in `frozen` ones. Each block is solved
+    on the teacher's features, behind the adapters that lead into it.
     """
-    kept = {one.layer: one for one in kept_of(plan.student.network)} if recipe.init == "least-squares" else {}
-    open_ = [block for block in range(1, max(chosen) + 1) if block not in frozen]
-    needed = numbers_of(open_, pieces) if open_ else []
-    layers = {k: list(layers_of(pieces, k, kept)) for k in needed}
-    if not any(map(_has_lost, chain.from_iterable(layers.values()))):
-        start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed)
+    solves = recipe.init == "least-squares"
+    selections = {selection.layer: selection for selection in selections_of(plan.student.network)} if solves else {}
+    unfrozen = [block for block in range(1, max(chosen) + 1) if block not in frozen]
+    numbers = piece_numbers(unfrozen, pieces) if unfrozen else []
+    layers = {k: list(layer_pairs(pieces, k, selections)) for k in numbers}
+    if not any(map(_is_reduced, chain.from_iterable(layers.values()))):
+        initialize_adapters(recipe.adapters.start, plan, seams, pieces, images, seed)
         return
-    blocks = _Blocks(pieces, layers, views())
-    start_adapters(recipe.adapters.start, plan, joined, pieces, images, seed, blocks.solve)
-    if left := left_of(pieces, layers, kept, fits_in_rows):
-        count = sum(map(len, blocks.layers.values()))
-        listen(Warned(f"{count} layers are solved for at first, and {len(left)} stay as they are: {few(left)}"))
+    solver = _BlockSolver(pieces, layers, views())
+    initialize_adapters(recipe.adapters.start, plan, seams, pieces, images, seed, solver.solve)
+    if unsolved := unfitted_layers(pieces, layers, selections, fits_in_rows):
+        solved = sum(map(len, solver.layers.values()))
+        text = f"least squares initialises {solved} of {solved + len(unsolved)} layers"
+        listen(Warned(f"{text}; skipped: {few(unsolved)}"))
 
 
-def _has_lost(layer: LayerPair) -> bool:
-    """Whether it has fewer channels than the teacher's, or is taken apart."""
-    return bool(layer.row) or layer.last.weight.shape != layer.theirs.weight.shape
+def _is_reduced(layer: LayerPair) -> bool:
+    """Whether the layer has fewer channels than the teacher's, or is a sequence of factors of it."""
+    return bool(layer.preceding) or layer.last.weight.shape != layer.teacher.weight.shape
 
 
-class _Blocks:
-    """The student's blocks, one after another, each on the teacher's features, as it is trained."""
+class _BlockSolver:
+    """Solves the layers of the student's blocks, one block after another, each on the teacher's features."""
 
     def __init__(self, pieces: Pieces, layers: Mapping[int, Sequence[LayerPair]], views: Tensor) -> None:
         self.pieces = pieces
-        self.layers = {k: [layer for layer in here if fits_in_rows(layer)] for k, here in layers.items()}
-        self.values: Sequence[Tensor] = views.split(chunk_of(pieces.shapes, views.device))
+        self.layers = {k: [pair for pair in pairs if fits_in_rows(pair)] for k, pairs in layers.items()}
+        self.values: Sequence[Tensor] = views.split(chunk_size(pieces.shapes, views.device))
 
     @torch.no_grad()
     def solve(self, block: int) -> None:
         if block in self.layers:
-            layers = {k: self.layers[k] for k in numbers_of((block,), self.pieces)}
-            self.values = side_by_side(self.pieces, layers, self.values, solve_whole)
+            layers = {k: self.layers[k] for k in piece_numbers((block,), self.pieces)}
+            self.values = run_side_by_side(self.pieces, layers, self.values, solve_whole)
         elif block < max(self.layers):
             self.values = [self.pieces.teacher[block - 1](value) for value in self.values]

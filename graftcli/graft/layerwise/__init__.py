@@ -1,1 +1,1 @@
-"""Methods that solve or train one layer after another."""
+"""Layer-wise methods: solve or train one layer after another."""

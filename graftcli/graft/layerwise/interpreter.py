@@ -1,4 +1,4 @@
-"""A part of a network, run node by node over many views, so that a layer can be changed before what follows has run."""
+"""Runs part of a network node by node over many views, so that a layer can be changed before later layers run."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -10,20 +10,21 @@ from graftcli.graft.surgery.seams import Scion
 
 
 class Interpreter:
-    """layers() stops before each module that is called in the part; behind the last one, `values` are what it gives.
+    """Runs a module on chunks of views; `layers()` pauses before each submodule call.
 
-    The views come in `chunks`, which bound what a step takes; what nobody reads any more is let go.
+    After the last one, `values` holds the outputs. Each node runs on one chunk at a time, and features are freed after
+    their last use.
     """
 
-    def __init__(self, part: nn.Module, chunks: Sequence[Tensor]) -> None:
-        self.part = part
+    def __init__(self, module: nn.Module, chunks: Sequence[Tensor]) -> None:
+        self.module = module
         self.values: list[Any] = list(chunks)
-        self.bytes = 0  # of all that was alive at once, at most
+        self.bytes = 0  # peak size of the features that are alive at once
 
     @torch.no_grad()
     def layers(self) -> Iterator[tuple[str, list[Tensor]]]:
-        """The path of each module about to be run, and what it reads."""
-        for module in _in_order(self.part):
+        """Yield the path of each submodule that is about to run, and its inputs."""
+        for module in _in_order(self.module):
             if isinstance(module, fx.GraphModule):
                 yield from self._graph(module)
             else:
@@ -44,23 +45,24 @@ class Interpreter:
             for run in runs:
                 run.env[node] = run.run_node(node)
             self.bytes = max(self.bytes, sum(map(_alive, runs)))
-            for past in runs[0].user_to_last_uses.get(node, []):
+            for unused in runs[0].user_to_last_uses.get(node, []):
                 for run in runs:
-                    run.env.pop(past, None)
+                    run.env.pop(unused, None)
 
 
-def _in_order(part: nn.Module) -> Iterator[nn.Module]:
-    if isinstance(part, Scion):
-        yield part.to_student
-        yield from _in_order(part.block)
-        yield part.to_teacher
-    elif isinstance(part, nn.Sequential):
-        for child in part:
+def _in_order(module: nn.Module) -> Iterator[nn.Module]:
+    if isinstance(module, Scion):
+        yield module.to_student
+        yield from _in_order(module.block)
+        yield module.to_teacher
+    elif isinstance(module, nn.Sequential):
+        for child in module:
             yield from _in_order(child)
     else:
-        yield part
+        yield module
 
 
 def _alive(run: fx.Interpreter) -> int:
-    held = {value.data_ptr(): value.nbytes for value in run.env.values() if isinstance(value, Tensor)}
-    return sum(held.values())
+    """Return the bytes of the tensors that a run holds; views of one tensor count once."""
+    sizes = {value.data_ptr(): value.nbytes for value in run.env.values() if isinstance(value, Tensor)}
+    return sum(sizes.values())

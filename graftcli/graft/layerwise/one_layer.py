@@ -1,4 +1,4 @@
-"""One layer of a student made from the teacher: solved at once by least squares, or trained step by step."""
+"""Fits one layer of a student that is derived from the teacher: by least squares, or by gradient steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,112 +8,123 @@ from torch import Tensor
 
 from graftcli.graft.data.sampler import Sampler
 from graftcli.graft.initialize.adapters import rows
-from graftcli.graft.layerwise.layer_pairs import LayerPair, folded, put
+from graftcli.graft.layerwise.layer_pairs import LayerPair, folded, set_folded
 from graftcli.graft.training.tasks import Task
 from graftcli.graft.training.trainer import TaskStore, TrainContext, Trainer
-from graftcli.models.least_squares import Equations, in_double, solved
+from graftcli.models.least_squares import Equations, solve, to_float64
 from graftcli.recipe import Stage
 
-_WIDEST = 8192  # channels of a layer whose inputs are solved: above it the equations alone fill the memory
+_MAX_INPUTS = 8192  # input channels of a layer that `solve: inputs` fits: the equations of more would fill the memory
 
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """What reaches a layer, in chunks: in the student and, with all its channels, in the teacher."""
+    """The inputs of a layer, in chunks: those of the student's layer and those of the teacher's."""
 
-    own: Sequence[Tensor]
-    theirs: Sequence[Tensor]
+    student: Sequence[Tensor]
+    teacher: Sequence[Tensor]
+
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return zip(self.student, self.teacher, strict=True)
 
 
-def sides(layer: LayerPair, own: Tensor, theirs: Tensor, stage: Stage) -> Iterator[Equations]:
-    """What the layer sees and what is wanted of it there, as `stage.input` says."""
+def equations(layer: LayerPair, student: Tensor, teacher: Tensor, stage: Stage) -> Iterator[Equations]:
+    """Yield weight, input and target of each loss term of the layer, as `stage.input` defines them."""
     if stage.input == "student":
-        yield 1.0, own, layer.wanted(theirs)
+        yield 1.0, student, layer.target(teacher)
         return
-    yield (1.0 if stage.mu is None else stage.mu), layer.kept_of(theirs), layer.wanted(theirs)
+    yield (1.0 if stage.mu is None else stage.mu), layer.select_inputs(teacher), layer.target(teacher)
     if stage.mu is not None:
-        yield 1 - stage.mu, own, layer.imitated(own)
+        yield 1 - stage.mu, student, layer.imitation_target(student)
 
 
-# -- at once ------------------------------------------------------------------------------------------------------
+# -- least squares ------------------------------------------------------------------------------------------------
 
 
 def is_solvable(layer: LayerPair, stage: Stage) -> bool:
-    """Whether the stage can treat the layer: what reads a row of convolutions is not what the teacher's layer reads."""
-    return stage.solve != "inputs" or (not layer.row and len(layer.inputs) <= _WIDEST)
+    """Whether the stage can fit the layer: `solve: inputs` needs a single module that is not too wide."""
+    return stage.solve != "inputs" or (not layer.preceding and len(layer.inputs) <= _MAX_INPUTS)
 
 
 @torch.no_grad()
-def solve(layer: LayerPair, seen: LayerInputs, stage: Stage) -> float:
-    """Multiply the best 1x1 into the layer, behind it or before it. Returns the share that it misses."""
-    assert stage.ridge is not None  # least squares has one
+def solve_layer(layer: LayerPair, inputs: LayerInputs, stage: Stage) -> float:
+    """Solve for a 1x1 behind or before the layer and merge it into the layer. Returns the remaining relative error."""
+    assert stage.ridge is not None  # every least-squares stage has one
     if stage.solve == "outputs":
         weight, bias = folded(layer)
-        behind = solved(_outputs(layer, seen, stage), torch.eye(len(weight), device=weight.device), stage.ridge)
-        put(layer, torch.tensordot(behind.weight, weight, 1), behind.weight @ bias, seen.own)
-        return behind.missed
-    before = solved(_inputs(layer, seen, stage), _selection(layer), stage.ridge)
-    weight = torch.einsum("oi...,ij->oj...", in_double(layer.theirs.weight[layer.outputs]), before.weight)
-    own = layer.theirs.bias
-    put(layer, weight, weight.new_zeros(len(weight)) if own is None else in_double(own[layer.outputs]), seen.own)
-    return before.missed
+        identity = torch.eye(len(weight), device=weight.device)
+        behind = solve(_output_equations(layer, inputs, stage), identity, stage.ridge)
+        set_folded(layer, torch.tensordot(behind.weight, weight, 1), behind.weight @ bias, inputs.student)
+        return behind.error
+    before = solve(_input_equations(layer, inputs, stage), _selection(layer), stage.ridge)
+    weight = torch.einsum("oi...,ij->oj...", to_float64(layer.teacher.weight[layer.outputs]), before.weight)
+    teacher_bias = layer.teacher.bias
+    bias = weight.new_zeros(len(weight)) if teacher_bias is None else to_float64(teacher_bias[layer.outputs])
+    set_folded(layer, weight, bias, inputs.student)
+    return before.error
 
 
-def _outputs(layer: LayerPair, seen: LayerInputs, stage: Stage) -> Iterator[Equations]:
-    """What the layer gives as it is, and what is wanted."""
-    for own, theirs in zip(seen.own, seen.theirs, strict=True):
-        for share, read, wanted in sides(layer, own, theirs, stage):
-            yield share, rows(layer.run(read), layer.channel_dim), rows(wanted, layer.channel_dim)
+def _output_equations(layer: LayerPair, inputs: LayerInputs, stage: Stage) -> Iterator[Equations]:
+    """Map the outputs of the student's layer to the target."""
+    for student, teacher in inputs.chunks():
+        for share, value, target in equations(layer, student, teacher, stage):
+            yield share, rows(layer.run(value), layer.channel_dim), rows(target, layer.channel_dim)
 
 
-def _inputs(layer: LayerPair, seen: LayerInputs, stage: Stage) -> Iterator[Equations]:
-    """The channels that are left, and all that the teacher's layer reads; imitated, the others are zero."""
+def _input_equations(layer: LayerPair, inputs: LayerInputs, stage: Stage) -> Iterator[Equations]:
+    """Map the student's input channels to all input channels of the teacher's layer, or to zeros for imitation."""
     dim = layer.channel_dim
-    for own, theirs in zip(seen.own, seen.theirs, strict=True):
+    for student, teacher in inputs.chunks():
         if stage.input == "student":
-            yield 1.0, rows(own, dim), rows(theirs, dim)
+            yield 1.0, rows(student, dim), rows(teacher, dim)
             continue
-        yield (1.0 if stage.mu is None else stage.mu), rows(layer.kept_of(theirs), dim), rows(theirs, dim)
+        yield (1.0 if stage.mu is None else stage.mu), rows(layer.select_inputs(teacher), dim), rows(teacher, dim)
         if stage.mu is not None:
-            yield 1 - stage.mu, rows(own, dim), rows(own, dim) @ _selection(layer).T.to(own)
+            yield 1 - stage.mu, rows(student, dim), rows(student, dim) @ _selection(layer).T.to(student)
 
 
 def _selection(layer: LayerPair) -> Tensor:
-    """[all channels, those that are left]: what puts each one where the teacher's layer reads it."""
-    every = layer.theirs.weight.shape[1]
-    return torch.eye(every, device=layer.theirs.weight.device)[:, layer.inputs]
+    """The matrix [teacher's inputs, student's inputs] that puts each channel in its place in the teacher's layer."""
+    count = layer.teacher.weight.shape[1]
+    return torch.eye(count, device=layer.teacher.weight.device)[:, layer.inputs]
 
 
-# -- step by step -------------------------------------------------------------------------------------------------
+# -- gradient steps -----------------------------------------------------------------------------------------------
 
 
 class LayerTrainer(Trainer):
-    """The layer on what was seen, its distance over that of nothing: the mean of the squares of what is wanted."""
+    """Trains one layer; the loss is the squared error relative to the mean square of the target."""
 
-    def __init__(self, task: Task, layer: LayerPair, seen: LayerInputs, context: TrainContext, unit: TaskStore) -> None:
+    def __init__(
+        self, task: Task, layer: LayerPair, inputs: LayerInputs, context: TrainContext, unit: TaskStore
+    ) -> None:
         super().__init__(f"{task.name}, {layer.path}", task, layer.modules, context, unit)
         self.layer = layer
         with torch.no_grad():
-            chunks = [sides(layer, own, theirs, task.stage) for own, theirs in zip(seen.own, seen.theirs, strict=True)]
-            self.sides = [_joined(parts) for parts in zip(*chunks, strict=True)]
-        _, _, wanted = self.sides[0]
-        self.order = Sampler(len(wanted), self.batch, context.seed, f"{task.name}-{layer.path}")
-        self.scale = max(float(wanted.square().mean()), 1e-12)
+            chunks = [equations(layer, student, teacher, task.stage) for student, teacher in inputs.chunks()]
+            self.terms = [_concatenated(term) for term in zip(*chunks, strict=True)]
+        _, _, target = self.terms[0]
+        self.order = Sampler(len(target), self.batch, context.seed, f"{task.name}-{layer.path}")
+        self.scale = max(float(target.square().mean()), 1e-12)
 
-    def error(self) -> Tensor:
+    def compute_loss(self) -> Tensor:
         index = self.order.at(self.train_state.step)
-        total = torch.zeros((), device=self.sides[0][1].device)
-        for share, read, wanted in self.sides:
+        total = torch.zeros((), device=self.terms[0][1].device)
+        for share, value, target in self.terms:
             with self.context.precision.autocast():
-                given = self.layer.run(read[index])
-            total = total + share * (given.float() - wanted[index]).square().mean()
+                output = self.layer.run(value[index])
+            total = total + share * (output.float() - target[index]).square().mean()
         return total / self.scale
 
-    def show(self, step: int) -> object:
-        _, read, _ = self.sides[-1]
+    def forward(self, step: int) -> object:
+        _, value, _ = self.terms[-1]
         with torch.no_grad():
-            return self.layer.run(read[self.order.at(step)])
+            return self.layer.run(value[self.order.at(step)])
 
 
-def _joined(parts: Sequence[Equations]) -> Equations:
-    return parts[0][0], torch.cat([read for _, read, _ in parts]), torch.cat([wanted for _, _, wanted in parts])
+def _concatenated(chunks: Sequence[Equations]) -> Equations:
+    return (
+        chunks[0][0],
+        torch.cat([value for _, value, _ in chunks]),
+        torch.cat([target for _, _, target in chunks]),
+    )

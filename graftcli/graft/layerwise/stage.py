@@ -1,4 +1,4 @@
-"""Layer after layer of a student made from the teacher: each is treated, then run, and the next sees it."""
+"""Runs a layer-wise stage: fits one layer of a derived student after another, each behind the layers already fitted."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,206 +12,214 @@ from graftcli.errors import few
 from graftcli.events import Event, Listener, TaskStarted, TaskStep, Warned
 from graftcli.graft.data.sampler import Sampler
 from graftcli.graft.layerwise.interpreter import Interpreter
-from graftcli.graft.layerwise.layer_pairs import LayerPair, layers_of, passed_over
-from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, is_solvable, solve
-from graftcli.graft.training.loop import Note, run_loop
-from graftcli.graft.training.state import copied
-from graftcli.graft.training.tasks import Pieces, Task, moving_modules
+from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs, unpaired_layers
+from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, is_solvable, solve_layer
+from graftcli.graft.training.loop import LossLog, run_loop
+from graftcli.graft.training.state import clone_tensors
+from graftcli.graft.training.tasks import Pieces, Task, trained_modules
 from graftcli.graft.training.trainer import TaskStore, TrainContext
 from graftcli.models.channel_selection import ChannelSelection
 
-_KEEP_EVERY = 8.0  # seconds between two layers behind which a resumed run goes on
-_ROOM = 2.0  # as much memory as what is alive in the two networks is taken for what is made of it
+_KEEP_EVERY = 8.0  # seconds between two saved states
+_MEMORY_FACTOR = 2.0  # memory for intermediate results, relative to the features alive in both networks
 
 
-def fit_layers(task: Task, context: TrainContext, unit: TaskStore, listen: Listener, note: Note) -> float:
-    """Treat the layers of the task's blocks, in the order of their calls. Returns the average of their last losses."""
-    work = _Layerwise(task, context, unit, listen, note)
-    work.walk()
-    return sum(work.losses) / max(1, len(work.losses))
+def fit_layers(task: Task, context: TrainContext, unit: TaskStore, listen: Listener, log_loss: LossLog) -> float:
+    """Fit the layers of the task's blocks in the order of their calls. Returns the mean of their final losses."""
+    stage = _LayerwiseStage(task, context, unit, listen, log_loss)
+    stage.run()
+    return sum(stage.losses) / max(1, len(stage.losses))
 
 
-def length(task: Task, images: int, pieces: Pieces, kept: Mapping[str, ChannelSelection]) -> int:
-    """In how many steps a task is told: those of all its layers."""
-    return _each(task, images) * sum(len(_treated(task, pieces, k, kept)) for k in numbers_of(task.blocks, pieces))
+def layerwise_steps(task: Task, images: int, pieces: Pieces, selections: Mapping[str, ChannelSelection]) -> int:
+    """Return the number of steps of a layer-wise task: the sum over its layers."""
+    numbers = piece_numbers(task.blocks, pieces)
+    return _steps_per_layer(task, images) * sum(len(_fitted_layers(task, pieces, k, selections)) for k in numbers)
 
 
-def _treated(task: Task, pieces: Pieces, number: int, kept: Mapping[str, ChannelSelection]) -> list[LayerPair]:
-    """The layers of a piece that the task treats."""
-    return [layer for layer in layers_of(pieces, number, kept) if is_solvable(layer, task.stage)]
+def _fitted_layers(
+    task: Task, pieces: Pieces, number: int, selections: Mapping[str, ChannelSelection]
+) -> list[LayerPair]:
+    return [layer for layer in layer_pairs(pieces, number, selections) if is_solvable(layer, task.stage)]
 
 
-def left_of(
+def unfitted_layers(
     pieces: Pieces,
     numbers: Iterable[int],
-    kept: Mapping[str, ChannelSelection],
-    is_treated: Callable[[LayerPair], bool],
+    selections: Mapping[str, ChannelSelection],
+    is_fitted: Callable[[LayerPair], bool],
 ) -> list[str]:
-    """The layers of these pieces that stay as they are."""
-    found: list[str] = []
+    """Return the paths of the layers in these pieces that are not fitted."""
+    paths: list[str] = []
     for k in numbers:
-        found += passed_over(pieces, k, kept)
-        found += [layer.path for layer in layers_of(pieces, k, kept) if not is_treated(layer)]
-    return found
+        paths += unpaired_layers(pieces, k, selections)
+        paths += [layer.path for layer in layer_pairs(pieces, k, selections) if not is_fitted(layer)]
+    return paths
 
 
-def _each(task: Task, images: int) -> int:
-    """The steps of one layer; what is solved at once is one."""
+def _steps_per_layer(task: Task, images: int) -> int:
     return 1 if task.stage.optimizer == "least-squares" else task.steps(images)
 
 
-def numbers_of(blocks: Sequence[int], pieces: Pieces) -> list[int]:
-    """The pieces of the student that blocks of it are: the last one's head is a piece of its own."""
+def piece_numbers(blocks: Sequence[int], pieces: Pieces) -> list[int]:
+    """Return the numbers of the pieces that make up these blocks; the head of the last block is a separate piece."""
     return [*blocks, *([pieces.blocks + 1] if blocks[-1] == pieces.blocks else [])]
 
 
-def side_by_side(
+def run_side_by_side(
     pieces: Pieces,
     layers: Mapping[int, Sequence[LayerPair]],
     values: Sequence[Tensor],
-    treat: Callable[[LayerPair, LayerInputs], None],
+    fit: Callable[[LayerPair, LayerInputs], None],
 ) -> Sequence[Tensor]:
-    """Lead chunks of what reaches the first of some pieces through both networks, and come by the layers of each.
+    """Run both networks on chunks of inputs of the first piece in `layers`, and fit each layer before later ones run.
 
-    What is between these pieces is the teacher's. A layer is treated before what follows it has run. Returns what the
-    teacher gives at the end.
+    Pieces that are not in `layers` are the teacher's in both networks. Returns the teacher's outputs.
     """
     numbers = sorted(layers)
-    own = theirs = values
+    student_values = teacher_values = values
     for k in range(numbers[0], numbers[-1] + 1):
-        teacher = _Beside(Interpreter(pieces.teacher[k - 1], theirs))
-        student = Interpreter(_stands(pieces, numbers, k), own)
-        here = {layer.entry: layer for layer in layers.get(k, ())}
-        for path, reads in student.layers():
-            if path in here:
-                treat(here[path], LayerInputs(reads, teacher.reads(here[path].teacher_layer)))
-        own, theirs = student.values, teacher.values()
-    return theirs
+        teacher = _TeacherRun(Interpreter(pieces.teacher[k - 1], teacher_values))
+        student = Interpreter(_student_piece(pieces, numbers, k), student_values)
+        by_entry = {layer.entry: layer for layer in layers.get(k, ())}
+        for path, inputs in student.layers():
+            if path in by_entry:
+                layer = by_entry[path]
+                fit(layer, LayerInputs(inputs, teacher.inputs_of(layer.teacher_layer)))
+        student_values, teacher_values = student.values, teacher.outputs()
+    return teacher_values
 
 
-class _Layerwise:
-    """How far the walk through both networks has come, and what is kept of it."""
+class _LayerwiseStage:
+    """The progress of a layer-wise task. It is the TaskStore of the layer that is being trained."""
 
-    def __init__(self, task: Task, context: TrainContext, unit: TaskStore, listen: Listener, note: Note) -> None:
-        self.task, self.context, self.unit, self.note = task, context, unit, note
-        self.moving = nn.ModuleList(moving_modules(task, context.pieces))
-        self.each = _each(task, context.images)
-        self.total = length(task, context.images, context.pieces, context.kept)
+    def __init__(self, task: Task, context: TrainContext, unit: TaskStore, listen: Listener, log_loss: LossLog) -> None:
+        self.task, self.context, self.unit, self.listen, self.log_loss = task, context, unit, listen, log_loss
+        self.trainable = nn.ModuleList(trained_modules(task, context.pieces))
+        self.steps_per_layer = _steps_per_layer(task, context.images)
+        self.total = layerwise_steps(task, context.images, context.pieces, context.kept)
         saved = unit.state
         self.done = 0 if saved is None else int(saved["layers"])
-        self.inner: dict[str, Any] | None = None if saved is None else saved["inner"]
+        self.layer_state: dict[str, Any] | None = None if saved is None else saved["inner"]
         self.losses: list[float] = [] if saved is None else list(saved["losses"])
         if saved is not None:
-            self.moving.load_state_dict(saved["weights"])
-        self.at, self.kept = 0, time.monotonic()
-        self.told = listen
-        stage, pieces = task.stage.name, context.pieces
-        treats = partial(is_solvable, stage=task.stage)
-        if left := left_of(pieces, numbers_of(task.blocks, pieces), context.kept, treats):
-            treated = self.total // self.each
-            listen(Warned(f"stage {stage} treats {treated} layers and leaves {len(left)} as they are: {few(left)}"))
-        listen(TaskStarted(stage, task.first, task.last, self.done * self.each, self.total, 0, 0))
+            self.trainable.load_state_dict(saved["weights"])
+        self.current, self.saved_at = 0, time.monotonic()
+        self._warn_of_unfitted()
+        first_step = self.done * self.steps_per_layer
+        listen(TaskStarted(task.stage.name, task.first, task.last, first_step, self.total, 0, 0))
 
-    # -- where a layer that is being trained keeps its state ------------------------------------------------------
+    def _warn_of_unfitted(self) -> None:
+        task, pieces = self.task, self.context.pieces
+        is_fitted = partial(is_solvable, stage=task.stage)
+        if unfitted := unfitted_layers(pieces, piece_numbers(task.blocks, pieces), self.context.kept, is_fitted):
+            fitted = self.total // self.steps_per_layer
+            text = f"stage {task.stage.name} trains {fitted} of {fitted + len(unfitted)} layers"
+            self.listen(Warned(f"{text}; skipped: {few(unfitted)}"))
+
+    # -- the state of the layer that is being trained -------------------------------------------------------------
 
     @property
     def state(self) -> dict[str, Any] | None:
-        return self.inner
+        return self.layer_state
 
     def keep(self, step: int, state: dict[str, Any] | None) -> None:
         facts = {"layers": self.done, "inner": state, "losses": list(self.losses)}
-        self.unit.keep(self.done * self.each + step, {"weights": copied(self.moving.state_dict()), **facts})
-        self.kept = time.monotonic()
+        weights = clone_tensors(self.trainable.state_dict())
+        self.unit.keep(self.done * self.steps_per_layer + step, {"weights": weights, **facts})
+        self.saved_at = time.monotonic()
 
-    # -- both networks, side by side ------------------------------------------------------------------------------
+    # -- fitting --------------------------------------------------------------------------------------------------
 
-    def walk(self) -> None:
-        pieces, numbers = self.context.pieces, numbers_of(self.task.blocks, self.context.pieces)
-        layers = {k: _treated(self.task, pieces, k, self.context.kept) for k in numbers}
-        side_by_side(pieces, layers, self._looked_at(), self._treat)
+    def run(self) -> None:
+        pieces, numbers = self.context.pieces, piece_numbers(self.task.blocks, self.context.pieces)
+        layers = {k: _fitted_layers(self.task, pieces, k, self.context.kept) for k in numbers}
+        run_side_by_side(pieces, layers, self._inputs(), self._fit)
 
-    def _looked_at(self) -> list[Tensor]:
-        """What reaches the first block of as many views as the stage asks for and there is room for."""
+    def _inputs(self) -> list[Tensor]:
+        """Return the first block's inputs in batches: as many views as the stage asks for and memory allows."""
         task, context = self.task, self.context
         batch, views = task.batch(context.images), len(context.teacher_cache.views)
         steps = task.steps(context.images)
         order = Sampler(views, batch, context.seed, task.name)
         first = context.teacher_cache.at(task.first - 1, order.at(0))
-        room = max(1, int(context.memory // (_ROOM * self._bytes(first) + 1)))
-        most = steps if task.stage.optimizer == "least-squares" else min(steps, max(1, views // batch))
-        if room < most:
-            seen = f"sees {room * batch:,} views and not {most * batch:,}"
-            self.told(Warned(f"stage {task.stage.name} {seen}: more do not fit {context.memory / 2**30:.1f} GiB"))
-        rest = (context.teacher_cache.at(task.first - 1, order.at(step)) for step in range(1, min(most, room)))
+        limit = max(1, int(context.memory // (_MEMORY_FACTOR * self._bytes(first) + 1)))
+        wanted = steps if task.stage.optimizer == "least-squares" else min(steps, max(1, views // batch))
+        if limit < wanted:
+            reduced = f"uses {limit * batch:,} views instead of {wanted * batch:,}"
+            memory = f"{context.memory / 2**30:.1f} GiB"
+            self.listen(Warned(f"stage {task.stage.name} {reduced}: more do not fit in {memory}"))
+        rest = (context.teacher_cache.at(task.first - 1, order.at(step)) for step in range(1, min(wanted, limit)))
         return [first, *rest]
 
     def _bytes(self, features: Tensor) -> int:
-        """What is alive in both networks, at most, with one batch."""
-        most, pieces = 0, self.context.pieces
-        numbers = numbers_of(self.task.blocks, pieces)
-        own = theirs = [features]
+        """Return the peak size of the features alive in both networks for one batch."""
+        peak, pieces = 0, self.context.pieces
+        numbers = piece_numbers(self.task.blocks, pieces)
+        student_values = teacher_values = [features]
         for k in range(self.task.first, numbers[-1] + 1):
-            teacher, student = Interpreter(pieces.teacher[k - 1], theirs), Interpreter(_stands(pieces, numbers, k), own)
-            _to_the_end(teacher)
-            _to_the_end(student)
-            most = max(most, teacher.bytes + student.bytes)
-            own, theirs = student.values, teacher.values
-        return most
+            teacher = Interpreter(pieces.teacher[k - 1], teacher_values)
+            student = Interpreter(_student_piece(pieces, numbers, k), student_values)
+            _run_to_end(teacher)
+            _run_to_end(student)
+            peak = max(peak, teacher.bytes + student.bytes)
+            student_values, teacher_values = student.values, teacher.values
+        return peak
 
-    def _treat(self, layer: LayerPair, seen: LayerInputs) -> None:
-        self.at += 1
-        if self.at <= self.done:
+    def _fit(self, layer: LayerPair, inputs: LayerInputs) -> None:
+        self.current += 1
+        if self.current <= self.done:
             return
-        loss = self._solve(layer, seen) if self.task.stage.optimizer == "least-squares" else self._train(layer, seen)
-        self.losses.append(loss)
-        self.done, self.inner = self.at, None
-        if time.monotonic() - self.kept > _KEEP_EVERY:
+        is_solved = self.task.stage.optimizer == "least-squares"
+        self.losses.append(self._solve(layer, inputs) if is_solved else self._train(layer, inputs))
+        self.done, self.layer_state = self.current, None
+        if time.monotonic() - self.saved_at > _KEEP_EVERY:
             self.keep(0, None)
 
-    def _train(self, layer: LayerPair, seen: LayerInputs) -> float:
-        done, total, task = self.done * self.each, self.total, self.task
+    def _train(self, layer: LayerPair, inputs: LayerInputs) -> float:
+        done, total, task = self.done * self.steps_per_layer, self.total, self.task
 
-        def told(event: Event) -> None:
+        def listen(event: Event) -> None:
             if isinstance(event, TaskStep):
-                self.told(replace(event, step=done + event.step, steps=total))
+                self.listen(replace(event, step=done + event.step, steps=total))
             elif not isinstance(event, TaskStarted):
-                self.told(event)
+                self.listen(event)
 
-        training = LayerTrainer(task, layer, seen, self.context, self)
-        return run_loop(training, told, lambda step, loss: self.note(done + step, loss))
+        trainer = LayerTrainer(task, layer, inputs, self.context, self)
+        return run_loop(trainer, listen, lambda step, loss: self.log_loss(done + step, loss))
 
-    def _solve(self, layer: LayerPair, seen: LayerInputs) -> float:
+    def _solve(self, layer: LayerPair, inputs: LayerInputs) -> float:
         task, began = self.task, time.monotonic()
-        loss = solve(layer, seen, task.stage)
-        self.note(self.at, loss)
-        speed = sum(map(len, seen.own)) / max(time.monotonic() - began, 1e-9)
-        self.told(TaskStep(task.stage.name, task.first, task.last, self.at, self.total, loss, speed))
+        loss = solve_layer(layer, inputs, task.stage)
+        self.log_loss(self.current, loss)
+        speed = sum(map(len, inputs.student)) / max(time.monotonic() - began, 1e-9)
+        self.listen(TaskStep(task.stage.name, task.first, task.last, self.current, self.total, loss, speed))
         return loss
 
 
-class _Beside:
-    """The teacher's walk, led to the layers that the student's asks for; both come by them in one order."""
+class _TeacherRun:
+    """A run of the teacher that advances to the layers that the student's run reaches; both call them in one order."""
 
-    def __init__(self, walk: Interpreter) -> None:
-        self._walk, self._stops = walk, walk.layers()
-        self._here: tuple[str, list[Tensor]] | None = None
+    def __init__(self, interpreter: Interpreter) -> None:
+        self._interpreter, self._calls = interpreter, interpreter.layers()
+        self._current: tuple[str, list[Tensor]] | None = None
 
-    def reads(self, path: str) -> list[Tensor]:
-        while self._here is None or self._here[0] != path:
-            self._here = next(self._stops)
-        return self._here[1]
+    def inputs_of(self, path: str) -> list[Tensor]:
+        while self._current is None or self._current[0] != path:
+            self._current = next(self._calls)
+        return self._current[1]
 
-    def values(self) -> list[Tensor]:
-        for _ in self._stops:
+    def outputs(self) -> list[Tensor]:
+        for _ in self._calls:
             pass
-        return self._walk.values
+        return self._interpreter.values
 
 
-def _stands(pieces: Pieces, numbers: Sequence[int], k: int) -> nn.Module:
-    """What stands at piece k while these are trained: the student's, or the teacher's between them."""
+def _student_piece(pieces: Pieces, numbers: Sequence[int], k: int) -> nn.Module:
+    """Return the student's piece k if `numbers` holds it, else the teacher's."""
     return (pieces.student if k in numbers else pieces.teacher)[k - 1]
 
 
-def _to_the_end(walk: Interpreter) -> None:
-    for _ in walk.layers():
+def _run_to_end(interpreter: Interpreter) -> None:
+    for _ in interpreter.layers():
         pass

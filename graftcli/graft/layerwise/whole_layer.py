@@ -1,4 +1,4 @@
-"""A layer of a student made from the teacher, solved for as a whole: its weights and bias anew, by least squares."""
+"""Solves all weights and the bias of a layer of a derived student by least squares."""
 
 import math
 from collections.abc import Iterator
@@ -7,92 +7,98 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from graftcli.graft.layerwise.layer_pairs import LayerPair, folded, put
+from graftcli.graft.layerwise.layer_pairs import LayerPair, folded, set_folded
 from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.surgery.fold import Plain
-from graftcli.models.least_squares import Equations, in_double, solved, solved_from_few
+from graftcli.models.least_squares import Equations, solve, solve_dual, to_float64
 
-_ENOUGH, _A_NUMBER = 2**13, 8  # places at which a layer is looked at: at least, and for each number that it reads there
-_MOST_NUMBERS = 8192  # that it reads at a place: above it the equations alone fill the memory
-_RIDGE, _FEW = 1e-2, 0.1  # of the mean of the diagonal: at least, and where there are as many places as numbers
+_MIN_ROWS, _ROWS_PER_INPUT = 2**13, 8  # sampled positions of all views: at least, and for each input of the layer
+_MAX_INPUTS = 8192  # inputs per position, kernel size included: the equations of more would fill the memory
+# relative to the mean of the diagonal: at least, and where there are as many positions as inputs
+_MIN_RIDGE, _RIDGE_PER_INPUT = 1e-2, 0.1
 
 
 def fits_in_rows(layer: LayerPair) -> bool:
-    """Whether what the layer and the teacher's see at a place can be laid out as rows, and is not too much."""
-    if layer.last.weight[0].numel() > _MOST_NUMBERS:
+    """Whether the inputs of both layers at a position can be laid out as a matrix row that is not too long."""
+    if layer.last.weight[0].numel() > _MAX_INPUTS:
         return False
-    convolutions = [one for one in (layer.last, layer.theirs) if isinstance(one, nn.Conv2d)]
-    return all(type(one) is nn.Conv2d and one.padding_mode == "zeros" for one in convolutions)
+    convolutions = [module for module in (layer.last, layer.teacher) if isinstance(module, nn.Conv2d)]
+    return all(type(conv) is nn.Conv2d and conv.padding_mode == "zeros" for conv in convolutions)
 
 
 @torch.no_grad()
-def solve_whole(layer: LayerPair, seen: LayerInputs, ridge: float | None = None) -> None:
-    """Give the layer the weights, and the bias if it has one, that come nearest to what the teacher's layer gives.
+def solve_whole(layer: LayerPair, inputs: LayerInputs, ridge: float | None = None) -> None:
+    """Set the layer's weight, and its bias if it has one, to the best fit of the teacher layer's outputs.
 
-    Without a ridge it is a stronger one the fewer places there are: a layer behind pooling has one a view.
+    The default ridge grows as positions become few: a layer behind global pooling has one per view.
     """
     weight, bias = folded(layer)
     has_bias = layer.norm is not None or layer.last.bias is not None
-    before = torch.cat([weight.flatten(1), bias[:, None]], 1) if has_bias else weight.flatten(1)
-    parts, rows = _patches(layer, seen, before.shape[1], has_bias)
-    ridge = max(_RIDGE, _FEW * before.shape[1] / rows) if ridge is None else ridge
-    if rows < before.shape[1]:
-        given, wanted = (torch.cat(both) for both in zip(*((given, wanted) for _, given, wanted in parts), strict=True))
-        found = solved_from_few(given, wanted, before, ridge)
+    start = torch.cat([weight.flatten(1), bias[:, None]], 1) if has_bias else weight.flatten(1)
+    equations, count = _sampled(layer, inputs, start.shape[1], has_bias)
+    ridge = max(_MIN_RIDGE, _RIDGE_PER_INPUT * start.shape[1] / count) if ridge is None else ridge
+    if count < start.shape[1]:
+        sources, targets = (torch.cat(both) for both in zip(*((x, y) for _, x, y in equations), strict=True))
+        solution = solve_dual(sources, targets, start, ridge)
     else:
-        found = solved(parts, before, ridge).weight
-    put(layer, found[:, : weight[0].numel()].reshape(weight.shape), found[:, -1] if has_bias else bias, seen.own)
+        solution = solve(equations, start, ridge).weight
+    new_weight = solution[:, : weight[0].numel()].reshape(weight.shape)
+    set_folded(layer, new_weight, solution[:, -1] if has_bias else bias, inputs.student)
 
 
-def _patches(layer: LayerPair, seen: LayerInputs, numbers: int, has_bias: bool) -> tuple[Iterator[Equations], int]:
-    """What the layer sees at places drawn at random, and what the teacher's gives there; at how many places."""
-    views, places = sum(map(len, seen.own)), _places(layer.last, layer.before(seen.own[0][:1]))
-    each = min(places, -(-max(_ENOUGH, _A_NUMBER * numbers) // views))
-    return _drawn(layer, seen, places, each, has_bias), views * each
+def _sampled(layer: LayerPair, inputs: LayerInputs, width: int, has_bias: bool) -> tuple[Iterator[Equations], int]:
+    """Return equations at random positions of each view, and their number of rows."""
+    views = sum(map(len, inputs.student))
+    positions = _position_count(layer.last, layer.input_of_last(inputs.student[0][:1]))
+    per_view = min(positions, -(-max(_MIN_ROWS, _ROWS_PER_INPUT * width) // views))
+    return _equations(layer, inputs, positions, per_view, has_bias), views * per_view
 
 
-def _drawn(layer: LayerPair, seen: LayerInputs, places: int, each: int, has_bias: bool) -> Iterator[Equations]:
-    source, theirs = torch.Generator().manual_seed(0), layer.theirs
-    weight = in_double(theirs.weight.detach()[layer.outputs].flatten(1))
-    bias = 0 if theirs.bias is None else in_double(theirs.bias.detach()[layer.outputs])
-    for own, their in zip(seen.own, seen.theirs, strict=True):
-        chosen = torch.randperm(places, generator=source)[:each].to(own.device)
-        given = _seen_at(layer.last, layer.before(own), chosen)
-        wanted = in_double(_seen_at(theirs, their, chosen)) @ weight.T + bias  # the same bits wherever it lies
-        yield 1.0, torch.cat([given, torch.ones_like(given[:, :1])], 1) if has_bias else given, wanted
+def _equations(
+    layer: LayerPair, inputs: LayerInputs, positions: int, per_view: int, has_bias: bool
+) -> Iterator[Equations]:
+    generator, teacher_layer = torch.Generator().manual_seed(0), layer.teacher
+    weight = to_float64(teacher_layer.weight.detach()[layer.outputs].flatten(1))
+    bias = 0 if teacher_layer.bias is None else to_float64(teacher_layer.bias.detach()[layer.outputs])
+    for student, teacher in inputs.chunks():
+        chosen = torch.randperm(positions, generator=generator)[:per_view].to(student.device)
+        source = _patches(layer.last, layer.input_of_last(student), chosen)
+        # in float64: float32 products depend on memory alignment, and a resumed run would differ
+        target = to_float64(_patches(teacher_layer, teacher, chosen)) @ weight.T + bias
+        yield 1.0, torch.cat([source, torch.ones_like(source[:, :1])], 1) if has_bias else source, target
 
 
-def _places(layer: Plain, read: Tensor) -> int:
-    """How many places there are in what it makes of one view."""
+def _position_count(layer: Plain, value: Tensor) -> int:
+    """Return the number of output positions of one view."""
     if isinstance(layer, nn.Conv2d):
-        return math.prod(_map_of(layer, _padded(layer, read)))
-    return read[0].numel() // read.shape[-1]
+        return math.prod(_output_size(layer, _padded(layer, value)))
+    return value[0].numel() // value.shape[-1]
 
 
-def _map_of(conv: nn.Conv2d, padded: Tensor) -> list[int]:
-    each = zip(padded.shape[2:], conv.dilation, conv.kernel_size, conv.stride, strict=True)
-    return [(side - dilation * (kernel - 1) - 1) // stride + 1 for side, dilation, kernel, stride in each]
+def _output_size(conv: nn.Conv2d, padded: Tensor) -> list[int]:
+    dims = zip(padded.shape[2:], conv.dilation, conv.kernel_size, conv.stride, strict=True)
+    return [(side - dilation * (kernel - 1) - 1) // stride + 1 for side, dilation, kernel, stride in dims]
 
 
-def _padded(conv: nn.Conv2d, read: Tensor) -> Tensor:
+def _padded(conv: nn.Conv2d, value: Tensor) -> Tensor:
     if conv.padding == "valid":
-        return read
-    if isinstance(conv.padding, str):  # "same": what is odd is added at the end
-        lost = [dilation * (kernel - 1) for dilation, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
-        return F.pad(read, [n for one in reversed(lost) for n in (one // 2, one - one // 2)])
-    up, left = conv.padding
-    return F.pad(read, (left, left, up, up))
+        return value
+    if isinstance(conv.padding, str):  # "same": an odd amount pads the end by one more
+        totals = [dilation * (kernel - 1) for dilation, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
+        return F.pad(value, [n for total in reversed(totals) for n in (total // 2, total - total // 2)])
+    vertical, horizontal = conv.padding
+    return F.pad(value, (horizontal, horizontal, vertical, vertical))
 
 
-def _seen_at(layer: Plain, read: Tensor, places: Tensor) -> Tensor:
-    """What the layer multiplies by its weights at these places of each view, as [views * places, numbers]."""
+def _patches(layer: Plain, value: Tensor, positions: Tensor) -> Tensor:
+    """Return the inputs of the layer at these positions of each view, as [views * positions, inputs]."""
     if not isinstance(layer, nn.Conv2d):
-        return read.reshape(len(read), -1, read.shape[-1])[:, places].flatten(0, 1)
-    (high, wide), (down, right) = layer.kernel_size, layer.dilation
-    padded = _padded(layer, read)
-    width = _map_of(layer, padded)[1]
-    rows, columns = places // width * layer.stride[0], places % width * layer.stride[1]
-    taps = [(rows + i * down) * padded.shape[3] + columns + j * right for i in range(high) for j in range(wide)]
-    channels_last = padded.flatten(2).transpose(1, 2).contiguous()  # what is read at a tap then lies side by side
-    found: Tensor = channels_last[:, torch.stack(taps, 1).flatten()].unflatten(1, (len(places), -1))
-    return found.transpose(2, 3).flatten(2).flatten(0, 1)
+        return value.reshape(len(value), -1, value.shape[-1])[:, positions].flatten(0, 1)
+    (height, width), (down, right) = layer.kernel_size, layer.dilation
+    padded = _padded(layer, value)
+    columns_out = _output_size(layer, padded)[1]
+    rows, columns = positions // columns_out * layer.stride[0], positions % columns_out * layer.stride[1]
+    taps = [(rows + i * down) * padded.shape[3] + columns + j * right for i in range(height) for j in range(width)]
+    channels_last = padded.flatten(2).transpose(1, 2).contiguous()  # the channels of a tap are then contiguous
+    patches: Tensor = channels_last[:, torch.stack(taps, 1).flatten()].unflatten(1, (len(positions), -1))
+    return patches.transpose(2, 3).flatten(2).flatten(0, 1)

@@ -1,1 +1,1 @@
-"""Grafting and folding: seams, adapters, merging, hybrids."""
+"""Grafting and merging: seams, adapters, folding, hybrids."""

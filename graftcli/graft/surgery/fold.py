@@ -1,7 +1,7 @@
-"""Layer arithmetic: a bias-free 1x1 multiplied into the convolution or linear layer beside it.
+"""Folds a bias-free 1x1 adapter into the convolution or linear layer next to it.
 
-Every function returns new layers, computed in float64 and kept in the precision of the old ones. An adapter is a matrix
-[outputs, inputs]; A(x) stands for it at each place of a map.
+Every function returns new layers, computed in float64 and stored in the precision of the originals. An adapter is a
+matrix A [outputs, inputs]; A(x) applies it at each position of a feature map.
 """
 
 import copy
@@ -16,9 +16,9 @@ L = TypeVar("L", bound=nn.Module)
 
 
 def into_reader(reader: Plain, adapter: Tensor) -> Plain:
-    """A copy of `reader` for which into_reader(reader, A)(x) == reader(A(x)).
+    """Return a copy of `reader` for which into_reader(reader, A)(x) == reader(A(x)).
 
-    A linear layer behind a flattened map holds several entries in a row for each channel, a convolution its kernel.
+    A linear layer behind a flattened feature map has several consecutive weights per channel, a convolution its kernel.
     """
     weight = reader.weight.detach().double()
     by_channel = weight.reshape(weight.shape[0], adapter.shape[0], -1)
@@ -27,58 +27,61 @@ def into_reader(reader: Plain, adapter: Tensor) -> Plain:
     return _with(reader, weight=folded.reshape(shape))
 
 
-def into_maker(maker: Plain, adapter: Tensor) -> Plain:
-    """A copy of `maker` for which into_maker(maker, A)(x) == A(maker(x))."""
+def into_producer(producer: Plain, adapter: Tensor) -> Plain:
+    """Return a copy of `producer` for which into_producer(producer, A)(x) == A(producer(x))."""
     matrix = adapter.detach().double()
-    weight = torch.tensordot(matrix, maker.weight.detach().double(), 1)
-    if maker.bias is None:
-        return _with(maker, weight=weight)
-    return _with(maker, weight=weight, bias=matrix @ maker.bias.detach().double())
+    weight = torch.tensordot(matrix, producer.weight.detach().double(), 1)
+    if producer.bias is None:
+        return _with(producer, weight=weight)
+    return _with(producer, weight=weight, bias=matrix @ producer.bias.detach().double())
 
 
-def past_batchnorm(maker: Plain, norm: nn.BatchNorm2d, adapter: Tensor) -> tuple[Plain, nn.BatchNorm2d]:
-    """Copies of both for which, in eval mode, norm'(maker'(x)) == A(norm(maker(x))).
+def past_batchnorm(producer: Plain, norm: nn.BatchNorm2d, adapter: Tensor) -> tuple[Plain, nn.BatchNorm2d]:
+    """Return copies of both for which, in eval mode, norm'(producer'(x)) == A(norm(producer(x))).
 
-    The scale goes into the maker; mean and bias stay with the norm, so that a maker without bias stays without one.
+    The scale moves into the producer. Mean and bias stay in the norm, so that a producer without a bias needs none.
     """
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError("a BatchNorm without running statistics is no linear layer")
+        raise ValueError("cannot fold past a BatchNorm without running statistics: it is not linear in eval mode")
     matrix = adapter.detach().double()
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.affine:
         scale = scale * norm.weight.detach().double()
     ones = torch.ones(len(matrix), dtype=torch.float64, device=matrix.device)
-    # what the norm divides by is its weight, or one
-    numbers = {
+    # the new variance makes the norm's scale 1: its weight equals its divisor, or the divisor is 1 without a weight
+    tensors = {
         "running_mean": matrix @ (scale * norm.running_mean.double()),
         "running_var": ones if norm.affine else ones - norm.eps,
     }
     if norm.affine:
-        numbers["weight"] = (ones + norm.eps).sqrt()
+        tensors["weight"] = (ones + norm.eps).sqrt()
     if norm.bias is not None:
-        numbers["bias"] = matrix @ norm.bias.detach().double()
-    return into_maker(maker, matrix * scale), _with(norm, **numbers)
+        tensors["bias"] = matrix @ norm.bias.detach().double()
+    return into_producer(producer, matrix * scale), _with(norm, **tensors)
 
 
 def resized(layer: nn.Module, shape: Sequence[int]) -> nn.Module:
-    """A copy of a layer whose largest tensors have another shape; its numbers mean nothing until they are loaded."""
+    """Return a copy of a layer whose weight has another shape; its values are zeros until weights are loaded.
+
+    The other tensors take the leading dimensions of `shape`.
+    """
     if not isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-        raise TypeError(f"a {type(layer).__name__} takes no adapter in")
-    held = {name: t.ndim for name, t in (*layer.named_parameters(), *layer.named_buffers()) if t.ndim}
-    return _with(layer, **{name: torch.zeros(shape[:ndim]) for name, ndim in held.items()})
+        raise TypeError(f"an adapter cannot be folded into a {type(layer).__name__}")
+    ndims = {name: t.ndim for name, t in (*layer.named_parameters(), *layer.named_buffers()) if t.ndim}
+    return _with(layer, **{name: torch.zeros(shape[:ndim]) for name, ndim in ndims.items()})
 
 
 def _with(layer: L, **tensors: Tensor) -> L:
-    """A copy of a layer with other numbers, and as many inputs and outputs as they say."""
-    made = copy.deepcopy(layer)
+    """Return a copy of a layer with these tensors, and with its numbers of inputs and outputs updated."""
+    result = copy.deepcopy(layer)
     for name, tensor in tensors.items():
         old = getattr(layer, name)
         value = tensor.to(old)
-        setattr(made, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
-    if isinstance(made, nn.Conv2d):
-        made.out_channels, made.in_channels = made.weight.shape[:2]
-    elif isinstance(made, nn.Linear):
-        made.out_features, made.in_features = made.weight.shape
-    elif isinstance(made, nn.BatchNorm2d) and made.running_mean is not None:
-        made.num_features = len(made.running_mean)
-    return made
+        setattr(result, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+    if isinstance(result, nn.Conv2d):
+        result.out_channels, result.in_channels = result.weight.shape[:2]
+    elif isinstance(result, nn.Linear):
+        result.out_features, result.in_features = result.weight.shape
+    elif isinstance(result, nn.BatchNorm2d) and result.running_mean is not None:
+        result.num_features = len(result.running_mean)
+    return result

@@ -1,6 +1,6 @@
-"""Hybrids: networks that are partly teacher and partly student, saved and made again.
+"""Hybrids: networks that are partly teacher and partly student, and their JSON description.
 
-A hybrid is one graph over copies of the two networks' modules. Its keys say where each tensor comes from:
+A hybrid is one graph over copies of the two networks' modules. Its keys name the origin of each tensor:
 `teacher.layer1.0.conv1.weight`, `student.layer3.0.conv1.weight`, `seams.2.to_student.weight`.
 
 facts(plan, …)  ->  JSON  ->  rebuild(teacher, student, facts)  ->  load_state_dict(strict=True)
@@ -30,20 +30,20 @@ Blocks = Sequence[tuple[Role, fx.GraphModule]]
 
 
 class Hybrid(fx.GraphModule):
-    """A graph over `teacher`, `student` and `seams`; it holds only what it uses."""
+    """A graph over the modules `teacher`, `student` and `seams`; it holds only the modules that it calls."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickled, super().__reduce__()
 
 
-def _unpickled(make: Callable[..., fx.GraphModule], content: tuple[Any, ...]) -> Hybrid:
-    module = make(*content)
+def _unpickled(reconstruct: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Hybrid:
+    module = reconstruct(*arguments)
     return Hybrid(module, module.graph)
 
 
 @dataclass(frozen=True)
 class Joint:
-    """What a hybrid has between two of its blocks: an adapter, or a change of the layout alone."""
+    """An adapter or a layout change between two blocks of a hybrid."""
 
     cut: int  # between blocks `cut` and `cut` + 1
     name: Literal["to_student", "to_teacher", "both"]
@@ -57,22 +57,22 @@ class Joint:
         return f"seams.{self.cut}.{self.name}"
 
     def empty(self) -> nn.Module:
-        """A module of this kind, its weight to be loaded."""
+        """Make the module; its weight has yet to be loaded."""
         if self.shape is None:
             return Relayout(self.source, self.target, self.size)
         return Adapter(self.shape[1], self.shape[0], self.source, self.target, self.size)
 
 
 def compose(blocks: Blocks, joints: Mapping[Joint, nn.Module], layers: Mapping[str, nn.Module]) -> Hybrid:
-    """Copies of the blocks with the joints between them, as one network; `layers` stand for those at their paths."""
+    """Join copies of the blocks and the joints between them into one network; `layers` replace those at their paths."""
     names, modules = zip(*_in_order(blocks, joints), strict=True)
-    own = copy.deepcopy(nn.Sequential(*modules))  # together: what two blocks share stays shared
-    graph, held = fx.Graph(), dict[str, Any]()
+    copies = copy.deepcopy(nn.Sequential(*modules))  # in one call, so that shared tensors stay shared
+    graph, modules_by_path = fx.Graph(), dict[str, Any]()
     value = graph.placeholder("images")
-    for name, part in zip(names, own, strict=True):
-        value = _append(graph, value, name, part, held)
+    for name, module in zip(names, copies, strict=True):
+        value = _append(graph, value, name, module, modules_by_path)
     graph.output(value)
-    hybrid = Hybrid(held, graph, "Hybrid")
+    hybrid = Hybrid(modules_by_path, graph, "Hybrid")
     for path, layer in layers.items():
         hybrid.set_submodule(path, layer, strict=True)
     return hybrid.eval()
@@ -84,65 +84,66 @@ def _in_order(blocks: Blocks, joints: Mapping[Joint, nn.Module]) -> Iterator[tup
         yield from ((joint.key, module) for joint, module in joints.items() if joint.cut == number)
 
 
-def _append(graph: fx.Graph, value: fx.Node, name: str, part: nn.Module, held: dict[str, Any]) -> fx.Node:
-    """The part at the graph's end, reading `value`; what it uses is written down in `held` by path."""
-    if not isinstance(part, fx.GraphModule):
-        held[name] = part
+def _append(graph: fx.Graph, value: fx.Node, name: str, module: nn.Module, modules: dict[str, Any]) -> fx.Node:
+    """Append a module that reads `value` to the graph; everything that it uses is added to `modules` by path."""
+    if not isinstance(module, fx.GraphModule):
+        modules[name] = module
         return graph.call_module(name, (value,))
-    known = {next(node for node in part.graph.nodes if node.op == "placeholder"): value}
-    result = graph.graph_copy(part.graph, known)
-    for node, copied in known.items():
+    node_map = {next(node for node in module.graph.nodes if node.op == "placeholder"): value}
+    result = graph.graph_copy(module.graph, node_map)
+    for node, copied in node_map.items():
         if node.op in ("call_module", "get_attr"):
             copied.target = f"{name}.{node.target}"
-            held[copied.target] = attrgetter(str(node.target))(part)
+            modules[copied.target] = attrgetter(str(node.target))(module)
     assert isinstance(result, fx.Node)  # a block returns one tensor
     return result
 
 
-# -- as JSON, and back --------------------------------------------------------------------------------------------
+# -- JSON description ---------------------------------------------------------------------------------------------
 
 
 def facts(
     plan: Plan, blocks: Collection[int], joints: Iterable[Joint], layers: Mapping[str, nn.Module]
 ) -> dict[str, Any]:
-    """What `rebuild` needs beside the two networks; `layers` are those whose shape is another than the network's."""
-    found = {
+    """Describe a hybrid for `rebuild`; `layers` are those whose shape differs from the original."""
+    description = {
         "input_size": list(plan.teacher.network.input_size),
         "blocks": ["student" if block.index in blocks else "teacher" for block in plan.blocks],
         "cuts": {"teacher": _cut_facts(plan.teacher), "student": _cut_facts(plan.student)},
         "seams": [asdict(joint) for joint in joints],
         "reshaped": {path: list(_shape(layer)) for path, layer in layers.items()},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(found))  # lists for tuples, as they are when read back
+    plain: dict[str, Any] = json.loads(json.dumps(description))  # lists for tuples, as when it is read back
     return plain
 
 
 def _cut_facts(side: Side) -> list[dict[str, Any]]:
-    """Each cut by its name, and by which of the places of that name it is: a layer may run more than once."""
-    places = positions(side.traced)
-    found = []
+    """Describe each cut by its name and its number among the positions of that name: a layer may run repeatedly."""
+    all_positions = positions(side.traced)
+    facts = []
     for cut in side.cuts:
-        same = [place.index for place in places if place.name == cut.name]
-        found.append({"name": cut.name, "which": same.index(cut.index), "shape": list(cut.shape), "layout": cut.layout})
-    return found
+        same_name = [position.index for position in all_positions if position.name == cut.name]
+        which = same_name.index(cut.index)
+        facts.append({"name": cut.name, "which": which, "shape": list(cut.shape), "layout": cut.layout})
+    return facts
 
 
 def _shape(layer: nn.Module) -> torch.Size:
     tensor = layer.running_mean if isinstance(layer, nn.BatchNorm2d) else layer.weight
-    assert isinstance(tensor, torch.Tensor)  # what takes an adapter in has it
+    assert isinstance(tensor, torch.Tensor)  # layers that adapters are folded into have one
     return tensor.shape
 
 
 def rebuild(
     teacher: Network | nn.Module | None, student: Network | nn.Module | None, facts: Mapping[str, Any]
 ) -> Hybrid:
-    """The hybrid of these facts over copies of the networks, whose weights mean nothing until they are loaded.
+    """Rebuild a hybrid from its description over copies of the networks; its weights have yet to be loaded.
 
-    A network that no block comes from may be None.
+    A network that contributes no block may be None.
     """
     networks = {"teacher": teacher, "student": student}
     roles: list[Role] = facts["blocks"]
-    pieces = {role: _cut_again(role, networks[role], facts) for role in sorted(set(roles))}
+    pieces = {role: _split_again(role, networks[role], facts) for role in sorted(set(roles))}
     blocks = [(role, pieces[role][k]) for k, role in enumerate(roles)]
     joints = {joint: joint.empty() for joint in map(_joint, facts["seams"])}
     hybrid = compose(blocks, joints, {})
@@ -152,33 +153,34 @@ def rebuild(
 
 
 def _joint(fact: Mapping[str, Any]) -> Joint:
-    """A joint again: JSON has lists for tuples."""
+    """Restore a joint; JSON has lists for tuples."""
     tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fact.items()}
     return Joint(**tuples)
 
 
-def _cut_again(role: str, network: Network | nn.Module | None, facts: Mapping[str, Any]) -> list[fx.GraphModule]:
+def _split_again(role: str, network: Network | nn.Module | None, facts: Mapping[str, Any]) -> list[fx.GraphModule]:
     if network is None:
-        raise PairError(f"the network holds blocks of the {role}.", f"Give the {role} that it was made with.")
+        raise PairError(f"this hybrid contains blocks of the {role}.", f"Give the {role} that it was built from.")
     module = network.module if isinstance(network, Network) else network
     images = torch.randn(2, *facts["input_size"], generator=torch.Generator().manual_seed(0))
     traced = trace(module, images)
-    places = positions(traced)
-    return split(traced, [_same_place(role, k, places, fact) for k, fact in enumerate(facts["cuts"][role], 1)])
+    all_positions = positions(traced)
+    return split(traced, [_find_cut(role, k, all_positions, fact) for k, fact in enumerate(facts["cuts"][role], 1)])
 
 
-def _same_place(role: str, number: int, places: Sequence[Position], fact: Mapping[str, Any]) -> Position:
-    """The place of a recorded cut, which has to be what it was."""
-    mend = f"Give the {role} that the network was made with, in the version of its library that `run.json` names."
-    same = [place for place in places if place.name == fact["name"]]
-    if len(same) <= fact["which"]:
-        raise PairError(f"cut {number} of the {role}, `{fact['name']}`, is no place of this {role}.", mend)
-    place: Position = same[fact["which"]]
-    if (list(place.shape), place.layout) != (fact["shape"], fact["layout"]):
-        found = f"cut {number} of the {role}, `{place.name}`, was {fact['layout']} of {_times(fact['shape'])}"
-        raise PairError(f"{found}; this {role} has {place.layout} of {_times(place.shape)}.", mend)
-    return place
+def _find_cut(role: str, number: int, candidates: Sequence[Position], fact: Mapping[str, Any]) -> Position:
+    """Return the position of a recorded cut; raise if it is missing or has another shape."""
+    remedy = f"Give the {role} that the hybrid was built from, in the library version that `run.json` names."
+    same_name = [position for position in candidates if position.name == fact["name"]]
+    if len(same_name) <= fact["which"]:
+        raise PairError(f"cut {number} of the {role}, `{fact['name']}`, does not exist in this {role}.", remedy)
+    position: Position = same_name[fact["which"]]
+    if (list(position.shape), position.layout) != (fact["shape"], fact["layout"]):
+        recorded = f"cut {number} of the {role}, `{position.name}`, was {fact['layout']} of {_format(fact['shape'])}"
+        actual = f"in this {role} it is {position.layout} of {_format(position.shape)}"
+        raise PairError(f"{recorded}; {actual}.", remedy)
+    return position
 
 
-def _times(shape: Sequence[int]) -> str:
+def _format(shape: Sequence[int]) -> str:
     return "x".join(map(str, shape))

@@ -1,8 +1,8 @@
-"""Merging: the adapters go into the networks' own layers. New modules, never the caller's.
+"""Merging: folds the adapters into the layers of the networks. Returns new modules.
 
     merge(plan, seams).exact(x) == graft(plan, seams, all blocks)(x)
 
-in float64, and `check` measures by how much it is not.
+in float64; `check` measures the remaining difference.
 """
 
 import copy
@@ -15,18 +15,26 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from graftcli.errors import GateError
-from graftcli.graft.surgery.fold_plan import AdapterSite, FoldedLayer, FoldOption, LayerCopies, betweens, side_of, ways
+from graftcli.graft.surgery.fold_plan import (
+    AdapterSite,
+    FoldedLayer,
+    FoldOption,
+    LayerCopies,
+    adapter_sites,
+    fold_options,
+    network_side,
+)
 from graftcli.graft.surgery.hybrid import Joint, Role, compose, facts
 from graftcli.graft.surgery.seams import Adapter, Scion, Seam, check_blocks, graft
 from graftcli.models.cuts.plan import Plan, count_parameters, example
 
 EXACT_LIMIT = 1e-9  # of the largest logit, in float64
-ROUNDED_LIMIT = 1e-4  # the same for the weights that are written, in float32
+ROUNDED_LIMIT = 1e-4  # the same in float32, the precision of the written weights
 
 
 @dataclass(frozen=True)
 class KeptAdapter:
-    """An adapter that stays as a layer of its own."""
+    """An adapter that stays in the network as a layer."""
 
     cut: int
     adapter: str
@@ -36,44 +44,44 @@ class KeptAdapter:
 
 @dataclass(frozen=True)
 class Merged:
-    """The network that is written, and what became of the adapters."""
+    """The merged network, and what was folded and kept."""
 
     module: nn.Module  # float32, on the CPU
-    exact: nn.Module  # the same before it was rounded: float64
-    stock: bool  # whether it is the student's architecture and nothing else
+    exact: nn.Module  # the same in float64
+    stock: bool  # whether it has exactly the student's architecture
     folded: tuple[FoldedLayer, ...]
     kept: tuple[KeptAdapter, ...]
     params: int
     macs: int  # for one image
     unmerged_params: int
     unmerged_macs: int
-    facts: Mapping[str, Any] | None  # from which `hybrid.rebuild` makes it again; None where it is stock
+    facts: Mapping[str, Any] | None  # for `hybrid.rebuild`; None if stock
 
 
 def merge(plan: Plan, seams: Sequence[Seam]) -> Merged:
-    """The whole student: in its stock architecture, unless an adapter has no layer to go into."""
+    """Merge the whole student: into its stock architecture, unless an adapter cannot be folded."""
     return merge_hybrid(plan, seams, range(1, len(plan.blocks) + 1))
 
 
 def merge_hybrid(plan: Plan, seams: Sequence[Seam], blocks: Collection[int]) -> Merged:
-    """The teacher with the student's `blocks` in it; an adapter is folded where neither parameters nor MACs grow."""
+    """Merge the teacher with these student blocks; adapters are folded unless parameters or MACs would grow."""
     check_blocks(plan, blocks)
     unmerged = copy.deepcopy(graft(plan, seams, blocks)).cpu().eval()
-    work = _work(unmerged, plan)
-    done = _fold(betweens(plan, seams, blocks), LayerCopies(plan), _by_path(work, unmerged))
-    exact, made_of = _assembled(plan, blocks, done)
-    module = _plain(copy.deepcopy(exact).float())
+    unmerged_macs = _macs(unmerged, plan)
+    folding = _fold(adapter_sites(plan, seams, blocks), LayerCopies(plan), _by_hybrid_path(unmerged_macs, unmerged))
+    exact, hybrid_facts = _assemble(plan, blocks, folding)
+    module = _contiguous(copy.deepcopy(exact).float())
     return Merged(
         module=module,
         exact=exact,
-        stock=made_of is None,
-        folded=tuple(done.folded),
-        kept=tuple(done.kept),
+        stock=hybrid_facts is None,
+        folded=tuple(folding.folded),
+        kept=tuple(folding.kept),
         params=count_parameters(module),
-        macs=_work(module, plan)[""],
+        macs=_macs(module, plan)[""],
         unmerged_params=count_parameters(unmerged),
-        unmerged_macs=work[""],
-        facts=made_of,
+        unmerged_macs=unmerged_macs[""],
+        facts=hybrid_facts,
     )
 
 
@@ -81,8 +89,8 @@ def merge_hybrid(plan: Plan, seams: Sequence[Seam], blocks: Collection[int]) -> 
 
 
 @dataclass
-class _Done:
-    """What folding has come to."""
+class _Folding:
+    """The layers that were changed, and the joints that remain."""
 
     layers: LayerCopies
     joints: dict[Joint, nn.Module]
@@ -90,112 +98,115 @@ class _Done:
     kept: list[KeptAdapter]
 
 
-def _fold(found: Iterable[AdapterSite], layers: LayerCopies, work: Mapping[str, int]) -> _Done:
-    """Each adapter goes the way that makes the smallest network, if it grows in nothing; else it stays."""
-    done = _Done(layers, {}, [], [])
-    for between in found:
-        joint, possible = between.joint, ways(between, layers, work)
-        way = next((way for way in possible if not way.grows), None)
-        if way is not None:
-            layers.update(way.layers)
-            done.folded += way.folded
-        elif between.weight is not None:
-            done.joints[joint] = _adapter(joint, between.weight)
-            done.kept.append(
-                KeptAdapter(joint.cut, joint.name, tuple(between.weight.shape), _reason(between, possible))
-            )
-        if joint.source != joint.target and joint not in done.joints:
+def _fold(sites: Iterable[AdapterSite], layers: LayerCopies, macs: Mapping[str, int]) -> _Folding:
+    """Fold each adapter in the way that gives the smallest network; keep it if the network would grow."""
+    folding = _Folding(layers, {}, [], [])
+    for site in sites:
+        joint, options = site.joint, fold_options(site, layers, macs)
+        option = next((option for option in options if not option.grows), None)
+        if option is not None:
+            layers.update(option.layers)
+            folding.folded += option.folded
+        elif site.weight is not None:
+            folding.joints[joint] = _adapter(joint, site.weight)
+            shape = tuple(site.weight.shape)
+            folding.kept.append(KeptAdapter(joint.cut, joint.name, shape, _reason(site, options)))
+        if joint.source != joint.target and joint not in folding.joints:
             relayout = replace(joint, shape=None)
-            done.joints[relayout] = relayout.empty()
-    return done
+            folding.joints[relayout] = relayout.empty()
+    return folding
 
 
 def _adapter(joint: Joint, weight: Tensor) -> nn.Module:
     adapter = joint.empty()
-    assert isinstance(adapter, Adapter)  # for there is a weight
+    assert isinstance(adapter, Adapter)  # the joint has a weight
     adapter.weight = nn.Parameter(weight)
     return adapter
 
 
-def _reason(between: AdapterSite, possible: Sequence[FoldOption]) -> str:
-    if possible:
-        way = possible[0]
-        return f"folded it would change the network by {way.params:+,} parameters and {way.macs:+,} multiply-adds"
-    return "; ".join(dict.fromkeys(str(end.fold.blocker) for end in between.ends))
+def _reason(site: AdapterSite, options: Sequence[FoldOption]) -> str:
+    if options:
+        option = options[0]
+        return f"folding would change the network by {option.params:+,} parameters and {option.macs:+,} multiply-adds"
+    return "; ".join(dict.fromkeys(str(side.fold.blocker) for side in site.sides))
 
 
-def _assembled(plan: Plan, blocks: Collection[int], done: _Done) -> tuple[nn.Module, dict[str, Any] | None]:
-    """The network in float64: the student's own module if nothing else is in it, else a hybrid with its facts."""
+def _assemble(plan: Plan, blocks: Collection[int], folding: _Folding) -> tuple[nn.Module, dict[str, Any] | None]:
+    """Build the network in float64: a copy of the student's module if nothing else remains, else a hybrid."""
     roles: list[Role] = ["student" if block.index in blocks else "teacher" for block in plan.blocks]
-    if "teacher" not in roles and not done.joints:
+    if "teacher" not in roles and not folding.joints:
         module = copy.deepcopy(plan.student.network.module).cpu().double().eval()
-        for path, layer in done.layers.items():
+        for path, layer in folding.layers.items():
             module.set_submodule(path.removeprefix("student."), layer, strict=True)
         return module, None
-    pieces = [(role, side_of(plan, role).blocks[k]) for k, role in enumerate(roles)]
-    hybrid = compose(pieces, done.joints, done.layers).cpu().double()
-    reshaped = {path: layer for path, layer in done.layers.items() if _reshaped(layer, done.layers.original(path))}
-    return hybrid, facts(plan, blocks, done.joints, reshaped)
+    pieces = [(role, network_side(plan, role).blocks[k]) for k, role in enumerate(roles)]
+    hybrid = compose(pieces, folding.joints, folding.layers).cpu().double()
+    reshaped = {
+        path: layer for path, layer in folding.layers.items() if _reshaped(layer, folding.layers.original(path))
+    }
+    return hybrid, facts(plan, blocks, folding.joints, reshaped)
 
 
-def _plain(module: nn.Module) -> nn.Module:
-    """The module with plain strides, as it will have when it is read back: layers round otherwise on others."""
+def _contiguous(module: nn.Module) -> nn.Module:
+    """Make all tensors contiguous, as they are when read from a file: layers round differently for other strides."""
     for tensor in (*module.parameters(), *module.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
     return module
 
 
 def _reshaped(layer: nn.Module, original: nn.Module) -> bool:
-    before = {name: tensor.shape for name, tensor in original.state_dict().items()}
-    return before != {name: tensor.shape for name, tensor in layer.state_dict().items()}
+    original_shapes = {name: tensor.shape for name, tensor in original.state_dict().items()}
+    return original_shapes != {name: tensor.shape for name, tensor in layer.state_dict().items()}
 
 
-def _work(module: nn.Module, plan: Plan) -> dict[str, int]:
-    """The multiply-adds of every module for one image, by its path; the whole network's is empty."""
+def _macs(module: nn.Module, plan: Plan) -> dict[str, int]:
+    """Count the multiply-adds of every module for one image, by path; the empty path is the whole network."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(example(plan.teacher.network)[:1])
     counts = counter.get_flop_counts()
-    found = {name.partition(".")[2]: sum(operations.values()) // 2 for name, operations in counts.items()}
-    return {**found, "": counter.get_total_flops() // 2}
+    macs = {name.partition(".")[2]: sum(operations.values()) // 2 for name, operations in counts.items()}
+    return {**macs, "": counter.get_total_flops() // 2}
 
 
-def _by_path(work: Mapping[str, int], grafted: nn.Sequential) -> dict[str, int]:
-    """The same by the paths that layers have in a hybrid."""
-    found = {}
-    for name, count in work.items():
+def _by_hybrid_path(macs: Mapping[str, int], grafted: nn.Sequential) -> dict[str, int]:
+    """Rename the layers of a grafted network to their paths in a hybrid."""
+    renamed = {}
+    for name, count in macs.items():
         number, _, rest = name.partition(".")
         if rest:
             is_scion = isinstance(grafted[int(number)], Scion)
-            found[f"student.{rest.removeprefix('block.')}" if is_scion else f"teacher.{rest}"] = count
-    return found
+            renamed[f"student.{rest.removeprefix('block.')}" if is_scion else f"teacher.{rest}"] = count
+    return renamed
 
 
 # -- the gate -----------------------------------------------------------------------------------------------------
 
 
 def check(merged: Merged, unmerged: nn.Module, images: Tensor) -> tuple[float, float]:
-    """The largest difference as a share of the largest logit: in float64, and of what is written, which is float32.
+    """Return the largest difference of the logits, relative to the largest logit, in float64 and in float32.
 
-    Past their limits nothing may be written. On the CPU: not every device has float64, and some round float32 further.
+    Raises if one exceeds its limit. Runs on the CPU: other devices may lack float64 or round float32 more coarsely.
     """
-    expected = _answers(copy.deepcopy(unmerged).cpu().double().eval(), images.detach().cpu().double())
+    expected = _logits(copy.deepcopy(unmerged).cpu().double().eval(), images.detach().cpu().double())
     if not bool(torch.isfinite(expected).all()):
-        mend = "Nothing was written. Train again with a smaller learning rate, or check the checkpoints."
-        raise GateError("the trained network answers these images with numbers that are not finite.", mend)
-    exact = _share(_answers(merged.exact, images.detach().cpu().double()), expected)
-    rounded = _share(_answers(merged.module, images.detach().cpu().float()), expected)
-    for share, limit, precision in ((exact, EXACT_LIMIT, "float64"), (rounded, ROUNDED_LIMIT, "float32")):
-        if not share <= limit:  # nor is NaN
-            found = f"the merged network answers otherwise than the unmerged one: in {precision} by {share:.1e}"
-            mend = "Nothing was written. Please report this with the names of both networks; other cuts may merge."
-            raise GateError(f"{found} of the largest logit, where at most {limit:.0e} is rounding.", mend)
+        remedy = "Nothing was written. Train again with a lower learning rate, or check the checkpoints."
+        raise GateError("the trained network gives logits that are not finite on these images.", remedy)
+    exact = _difference(_logits(merged.exact, images.detach().cpu().double()), expected)
+    rounded = _difference(_logits(merged.module, images.detach().cpu().float()), expected)
+    for difference, limit, precision in ((exact, EXACT_LIMIT, "float64"), (rounded, ROUNDED_LIMIT, "float32")):
+        if not difference <= limit:  # true for NaN
+            message = (
+                f"the output of the merged network differs from the unmerged one in {precision} by {difference:.1e}"
+            )
+            remedy = "Nothing was written. Please report this with the names of both networks; other cuts may merge."
+            raise GateError(f"{message} of the largest logit, where rounding explains at most {limit:.0e}.", remedy)
     return exact, rounded
 
 
 @torch.no_grad()
-def _answers(module: nn.Module, images: Tensor) -> Tensor:
-    return torch.cat([module(few) for few in torch.split(images, 8)])
+def _logits(module: nn.Module, images: Tensor) -> Tensor:
+    return torch.cat([module(batch) for batch in torch.split(images, 8)])
 
 
-def _share(teacher_cache: Tensor, expected: Tensor) -> float:
-    return float((teacher_cache.double() - expected).abs().max() / expected.abs().max())
+def _difference(logits: Tensor, expected: Tensor) -> float:
+    return float((logits.double() - expected).abs().max() / expected.abs().max())

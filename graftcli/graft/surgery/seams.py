@@ -1,4 +1,4 @@
-"""Seams and scions: what joins two networks at a cut, and the teacher with blocks of the student in it."""
+"""Seams and scions: join two networks at a cut, and graft blocks of the student into the teacher."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -14,7 +14,7 @@ from graftcli.models.cuts.positions import Layout, Position
 
 
 class Relayout(nn.Module):
-    """The same map in another layout; a layout change has no weights."""
+    """Converts features from one layout to another; has no weights."""
 
     def __init__(self, source: Layout, target: Layout, size: tuple[int, int]) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Relayout(nn.Module):
         elif self.source == "tokens":
             features = features.reshape(features.shape[0], *self.size, features.shape[2])
         if self.target == "NCHW":
-            return features.permute(0, 3, 1, 2)  # as it lies in memory this is channels-last, which convolutions like
+            return features.permute(0, 3, 1, 2)  # channels-last in memory, the faster format for convolutions
         return features.flatten(1, 2) if self.target == "tokens" else features.contiguous()
 
     def extra_repr(self) -> str:
@@ -36,7 +36,7 @@ class Relayout(nn.Module):
 
 
 class Adapter(Relayout):
-    """A bias-free 1x1 from one map to another, in the other's layout: each place becomes `weight @ place`."""
+    """A bias-free 1x1 convolution with a layout change: each position x becomes `weight @ x`."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Adapter(Relayout):
 
     @classmethod
     def between(cls, source: Position, target: Position) -> "Adapter":
-        """From the maps at one place to those at another, at first a rectangular identity."""
+        """Make an adapter from the features at one cut to those at another, initialised to a rectangular identity."""
         return cls(source.channels, target.channels, source.layout, target.layout, source.size)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -64,38 +64,42 @@ class Adapter(Relayout):
 
 
 class Seam(nn.Module):
-    """What joins the networks at one cut: a way into the student's space and a way back into the teacher's."""
+    """Joins the networks at one cut: `to_student` maps teacher features to the student's space, `to_teacher` back."""
 
     to_student: nn.Module
     to_teacher: nn.Module
 
-    def __init__(self, ours: Position, theirs: Position, to_student: nn.Module, to_teacher: nn.Module) -> None:
+    def __init__(
+        self, teacher_cut: Position, student_cut: Position, to_student: nn.Module, to_teacher: nn.Module
+    ) -> None:
         super().__init__()
-        self.ours, self.theirs = ours, theirs
+        self.teacher_cut, self.student_cut = teacher_cut, student_cut
         self.to_student, self.to_teacher = to_student, to_teacher
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
-        """The positions are facts and are shared: behind them lie whole networks."""
-        return Seam(self.ours, self.theirs, *(copy.deepcopy(way, memo) for way in (self.to_student, self.to_teacher)))
+        """Copy the adapters and share the positions, which refer to whole networks."""
+        to_student, to_teacher = copy.deepcopy(self.to_student, memo), copy.deepcopy(self.to_teacher, memo)
+        return Seam(self.teacher_cut, self.student_cut, to_student, to_teacher)
 
 
 def seams(plan: Plan, where: Literal["auto", "always"] = "auto") -> list[Seam]:
-    """One seam a cut, with adapters where the channels differ, or always; they start as rectangular identities."""
-    found = []
-    for ours, theirs in zip(plan.teacher.cuts, plan.student.cuts, strict=True):
-        adapted = where == "always" or ours.channels != theirs.channels
-        found.append(Seam(ours, theirs, _way(ours, theirs, adapted), _way(theirs, ours, adapted)))
-    return found
+    """Make one seam per cut, with adapters where the channels differ or always; they start as identity matrices."""
+    result = []
+    for teacher, student in zip(plan.teacher.cuts, plan.student.cuts, strict=True):
+        has_adapters = where == "always" or teacher.channels != student.channels
+        to_student, to_teacher = _join(teacher, student, has_adapters), _join(student, teacher, has_adapters)
+        result.append(Seam(teacher, student, to_student, to_teacher))
+    return result
 
 
-def _way(source: Position, target: Position, adapted: bool) -> nn.Module:
-    if adapted:
+def _join(source: Position, target: Position, has_adapter: bool) -> nn.Module:
+    if has_adapter:
         return Adapter.between(source, target)
     return nn.Identity() if source.layout == target.layout else Relayout(source.layout, target.layout, source.size)
 
 
 class Scion(nn.Module):
-    """A student block with the seams at its two ends: it takes and gives the teacher's features."""
+    """A student block between the adapters of its two seams: maps teacher features to teacher features."""
 
     def __init__(self, to_student: nn.Module, block: nn.Module, to_teacher: nn.Module) -> None:
         super().__init__()
@@ -107,23 +111,23 @@ class Scion(nn.Module):
 
 
 def scion(plan: Plan, seams: Sequence[Seam], block: int) -> Scion:
-    """The student's block of this number, from 1, between its seams; none lies before the first or after the last."""
-    inwards = [nn.Identity(), *(seam.to_student for seam in seams)]
-    outwards = [*(seam.to_teacher for seam in seams), nn.Identity()]
-    return Scion(inwards[block - 1], plan.student.blocks[block - 1], outwards[block - 1])
+    """Return student block number `block`, counted from 1, between its seams; the first and last have only one."""
+    to_student = [nn.Identity(), *(seam.to_student for seam in seams)]
+    to_teacher = [*(seam.to_teacher for seam in seams), nn.Identity()]
+    return Scion(to_student[block - 1], plan.student.blocks[block - 1], to_teacher[block - 1])
 
 
 def graft(plan: Plan, seams: Sequence[Seam], blocks: Collection[int]) -> nn.Sequential:
-    """The teacher with the student's `blocks` in place of its own, over the networks' modules; item k-1 is block k."""
+    """Return the teacher with these blocks replaced by the student's; item k-1 is block k. Modules are not copied."""
     check_blocks(plan, blocks)
-    own = enumerate(plan.teacher.blocks, 1)
-    return nn.Sequential(*(scion(plan, seams, k) if k in blocks else block for k, block in own))
+    teacher_blocks = enumerate(plan.teacher.blocks, 1)
+    return nn.Sequential(*(scion(plan, seams, k) if k in blocks else block for k, block in teacher_blocks))
 
 
 def check_blocks(plan: Plan, blocks: Collection[int]) -> None:
-    """Blocks that the plan does not have are refused."""
+    """Raise if the plan does not have one of these blocks."""
     count = len(plan.blocks)
     unknown = sorted(k for k in blocks if not 1 <= k <= count)
     if unknown:
-        found = f"The plan has blocks 1 to {count}; asked for {', '.join(map(str, unknown))}."
-        raise UsageError(found, "`graftcli plan` shows the blocks of these two networks.")
+        message = f"The plan has blocks 1 to {count}, not {', '.join(map(str, unknown))}."
+        raise UsageError(message, "`graftcli plan` shows the blocks of these two networks.")

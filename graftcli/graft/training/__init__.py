@@ -1,1 +1,1 @@
-"""Training tasks: what moves, towards which target, and how it is judged."""
+"""Training: tasks, trainers, losses, optimisers, and the judging of results."""

@@ -1,6 +1,6 @@
-"""Whether training made the student better: scores on views that nothing is trained on, before a task and after it.
+"""Scores the student before and after each task on views that are not trained on, and keeps what is no worse.
 
-The views are of held-out images; where there are none, they are unseen views of the training images.
+The views are of held-out images where there are enough of them; else they are unseen views of all images.
 """
 
 import math
@@ -17,41 +17,50 @@ from torch import Tensor, nn
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.training.tasks import Grafted, Pieces, Task
 
-_MOST_MARKS, _LEAST_MARKS = 7, 4
-_SCORING = 0.03  # of a task's work, that scoring may take
-_FEWEST_VIEWS, _MOST_VIEWS = 128, 512
-_FRACTIONS = (0.75, 0.5, 0.25)  # of the way from the weights before a task to those after it, that are tried
+_MAX_SCORINGS, _MIN_SCORINGS = 7, 4  # during a task
+_SCORING_SHARE = 0.03  # of a task's cost that scoring may take
+_MIN_VIEWS, _MAX_VIEWS = 128, 512
+_FRACTIONS = (0.75, 0.5, 0.25)  # points tried on the line from the weights before a task to those after it
 
 
 @dataclass(frozen=True)
 class Score:
-    """How near a network's answers are to the teacher's."""
+    """How close a network's predictions are to the teacher's."""
 
-    agreement: float  # the share of views with the same first answer
+    agreement: float  # share of views with the same top-1 prediction
     kl: float  # KL(teacher || network), averaged over the views, in nats
 
+    def is_better(self, other: "Score", margin: float) -> bool:
+        """Whether this is nearer to the teacher: by agreement where it differs by more than `margin`, else by KL.
+
+        With few images, agreement on one more may be chance; the KL divergence reflects every image.
+        """
+        if abs(self.agreement - other.agreement) > margin:
+            return self.agreement > other.agreement
+        return self._divergence < other._divergence
+
     @property
-    def rank(self) -> tuple[float, float]:
-        return self.agreement, -math.inf if math.isnan(self.kl) else -self.kl
+    def _divergence(self) -> float:
+        return math.inf if math.isnan(self.kl) else self.kl
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a task began with, what it ended with, and what is kept of it."""
+    """The scores before and after a task, and what is kept of its change."""
 
     before: Score
     after: Score
     kept: Score
-    fraction: float  # of the way from the weights before to those after: 1 where training made nothing worse
-    stopped: int | None = None  # the step at which a task that only lost ground was ended
+    fraction: float  # of the change that is kept: 1 unless training made the student worse
+    stopped: int | None = None  # the step at which a task that only made the student worse was ended
 
     @property
     def is_setback(self) -> bool:
         return self.fraction < 1
 
 
-def verdict_of(facts: Mapping[str, Any]) -> Verdict:
-    """A verdict out of the facts of a finished task."""
+def verdict_from_facts(facts: Mapping[str, Any]) -> Verdict:
+    """Restore a verdict from the record of a finished task."""
     before, after, kept = (Score(**facts[name]) for name in ("before", "after", "kept"))
     return Verdict(before, after, kept, facts["fraction"], facts["stopped"])
 
@@ -61,6 +70,7 @@ class Judge:
 
     def __init__(self, pieces: Pieces, teacher_cache: TeacherCache) -> None:
         self.pieces, self.teacher_cache = pieces, teacher_cache
+        self.margin = 1 / math.sqrt(len(teacher_cache.views.pixels))  # two standard errors of a share of the images
 
     @torch.no_grad()
     def measured(self, blocks: Sequence[int], views: int) -> Score:
@@ -68,15 +78,15 @@ class Judge:
         grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
         same, kl, views = 0, 0.0, min(views, len(self.teacher_cache.views))
         with _in_eval_mode(grafted):
-            for index in self._drawn(views).split(self.teacher_cache.chunk):
-                given = grafted(self.teacher_cache.at(grafted.first - 1, index), {last})[last].float()
-                wanted = self.teacher_cache.at(last, index)
-                same += int((given.argmax(1) == wanted.argmax(1)).sum())
-                soft = F.log_softmax(given, 1), F.log_softmax(wanted, 1)
+            for index in self._sample(views).split(self.teacher_cache.chunk):
+                student = grafted(self.teacher_cache.at(grafted.first - 1, index), {last})[last].float()
+                teacher = self.teacher_cache.at(last, index)
+                same += int((student.argmax(1) == teacher.argmax(1)).sum())
+                soft = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
                 kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
         return Score(same / views, kl / views)
 
-    def _drawn(self, views: int) -> Tensor:
+    def _sample(self, views: int) -> Tensor:
         """The indices of a fixed random sample of views; evenly spaced indices could show few images."""
         order = torch.randperm(len(self.teacher_cache.views), generator=torch.Generator().manual_seed(0))
         return order[:views].sort().values
@@ -85,41 +95,57 @@ class Judge:
 @contextmanager
 def _in_eval_mode(module: nn.Module) -> Iterator[None]:
     """Put the module in eval mode, and restore each submodule's own mode on exit."""
-    training = [one for one in module.modules() if one.training]
+    training = [m for m in module.modules() if m.training]
     module.eval()
     try:
         yield
     finally:
-        for one in training:
-            one.training = True
+        for m in training:
+            m.training = True
 
 
-def judged(
-    moving: nn.Module, start: dict[str, Tensor], before: Score, measure: Callable[[], Score], stopped: int | None = None
+def keep_best(
+    trainable: nn.Module,
+    start: dict[str, Tensor],
+    before: Score,
+    measure: Callable[[], Score],
+    margin: float,
+    stopped: int | None = None,
 ) -> Verdict:
-    """Keep what training made of the weights where it made nothing worse; else the best point on the straight line from
-    the weights before (`start`), of equal ones the one that is nearest to the end."""
+    """Keep the trained weights if they are no worse than those before, else the best point on the line between them.
+
+    No point is kept whose agreement is lower than `before`; of equal points the one nearest to the end is kept.
+    """
     after = measure()
-    if after.rank >= before.rank:
+    if after.agreement >= before.agreement and not before.is_better(after, margin):
         return Verdict(before, after, after, 1.0, stopped)
-    end = {name: tensor.detach().clone() for name, tensor in moving.state_dict().items()}
-    found = [(after, 1.0)]
+    end = {name: tensor.detach().clone() for name, tensor in trainable.state_dict().items()}
+    points = [(after, 1.0)]
     for fraction in _FRACTIONS:
-        _place(moving, start, end, fraction)
-        found.append((measure(), fraction))
-    found.append((before, 0.0))
-    kept, fraction = max(found, key=lambda one: one[0].rank)
-    _place(moving, start, end, fraction)
+        _place(trainable, start, end, fraction)
+        points.append((measure(), fraction))
+    points.append((before, 0.0))
+    kept, fraction = _best([point for point in points if point[0].agreement >= before.agreement], margin)
+    _place(trainable, start, end, fraction)
     return Verdict(before, after, kept, fraction, stopped)
 
 
+def _best(points: Sequence[tuple[Score, float]], margin: float) -> tuple[Score, float]:
+    """The first point that none after it is better than."""
+    best = points[0]
+    for point in points[1:]:
+        if point[0].is_better(best[0], margin):
+            best = point
+    return best
+
+
 def setback(task: Task, verdict: Verdict, on: str, factor: float) -> str:
-    """What the user should know of a task that made the student worse, and what to change."""
+    """Describe a task that made the student worse, and say what to change."""
     before, after = (f"{score.agreement:.1%} (KL {score.kl:.3g})" for score in (verdict.before, verdict.after))
     kept = f"{verdict.fraction:.0%} of the change is kept" if verdict.fraction else "the weights before it are kept"
     what = f"stage {task.name}, its blocks joined," if task.name == task.stage.name else task.name
-    said = f"{what} lowered the agreement on {on}: {before} before, {after} after; {kept}"
-    return f"{said}, {verdict.kept.agreement:.1%}. {_advice(task, factor)}"
+    change = f"{what} made the student worse on {on}: agreement {before} before, {after} after"
+    return f"{change}; {kept}, {verdict.kept.agreement:.1%}. {_advice(task, factor)}"
 
 
 def _advice(task: Task, factor: float) -> str:
@@ -135,9 +161,9 @@ def _advice(task: Task, factor: float) -> str:
 
 
 @torch.no_grad()
-def _place(moving: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], fraction: float) -> None:
-    """Move the weights to a point on the line; counters, which have none between, are the later ones."""
-    for name, tensor in moving.state_dict().items():
+def _place(trainable: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], fraction: float) -> None:
+    """Set the weights to a point on the line from start to end; integer counters are taken from the end."""
+    for name, tensor in trainable.state_dict().items():
         if fraction == 0 or not tensor.is_floating_point():
             tensor.copy_(start[name] if fraction == 0 else end[name])
         else:
@@ -146,25 +172,29 @@ def _place(moving: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], 
 
 @dataclass(frozen=True)
 class Watch:
-    """A task is scored at some of its steps, so that one which only loses ground is ended early."""
+    """The steps at which a task is scored, so that a task that only makes the student worse is ended early."""
 
     before: Score
-    marks: tuple[int, ...]
-    measure: Callable[[], Score]  # with the weights as they are
+    steps: tuple[int, ...]
+    measure: Callable[[], Score]  # with the current weights
 
-    def only_falls(self, scores: Mapping[int, Score]) -> bool:
-        """Whether the task lost ground at each of its marks so far, and there were enough of them to tell."""
-        seen = [self.before, *(scores[mark] for mark in self.marks if mark in scores)]
-        return len(seen) > _LEAST_MARKS and all(b.rank < a.rank and b.kl > a.kl for a, b in pairwise(seen))
-
-
-def views_of(work: float, look: float) -> int:
-    """On how many views a task is scored before it and after it, so that both take some hundredths of its own work."""
-    return max(_FEWEST_VIEWS, min(_MOST_VIEWS, int(_SCORING * work / (2 * look))))
+    def is_falling(self, scores: Mapping[int, Score]) -> bool:
+        """Whether every score so far is worse than the one before, with enough scores to tell."""
+        ordered = [self.before, *(scores[step] for step in self.steps if step in scores)]
+        return len(ordered) > _MIN_SCORINGS and all(
+            after.agreement <= before.agreement and after.kl > before.kl for before, after in pairwise(ordered)
+        )
 
 
-def marks_of(steps: int, work: float, look: float) -> tuple[int, ...]:
-    """The steps at which a task is scored while it is trained: up to seven, evenly spread; none where that would take
-    more than 3% of its work. Both costs are in one unit."""
-    count = min(_MOST_MARKS, int(_SCORING * work / look))
-    return tuple(steps * (i + 1) // (count + 1) for i in range(count)) if count >= _LEAST_MARKS else ()
+def scoring_views(task_cost: float, view_cost: float) -> int:
+    """Return the number of views to score before and after a task, so that both take about 3% of its cost."""
+    return max(_MIN_VIEWS, min(_MAX_VIEWS, int(_SCORING_SHARE * task_cost / (2 * view_cost))))
+
+
+def scoring_steps(steps: int, task_cost: float, scoring_cost: float) -> tuple[int, ...]:
+    """Return the steps at which a task is scored during training: up to seven, evenly spaced.
+
+    There are none if four scorings would take more than 3% of the task's cost.
+    """
+    count = min(_MAX_SCORINGS, int(_SCORING_SHARE * task_cost / scoring_cost))
+    return tuple(steps * (i + 1) // (count + 1) for i in range(count)) if count >= _MIN_SCORINGS else ()

@@ -1,87 +1,85 @@
-"""The only training loop."""
+"""The training loop of every task."""
 
 import time
 from collections.abc import Callable
 
 from graftcli.events import Listener, TaskStarted, TaskStep, Warned
-from graftcli.graft.backend.batchnorm import recalibrate, trained_as
+from graftcli.graft.backend.batchnorm import recalibrate, training_mode
 from graftcli.graft.training.trainer import Trainer
 
-_KEEP_EVERY = 8.0  # seconds between two states that a resumed run goes on from
-_TELL_EVERY = 0.2  # seconds between two events
-_MARKS = 50  # in each task: steps at which its state is copied and its loss is noted
-_RECALIBRATING = 16  # batches on which BatchNorm statistics are measured anew
+_KEEP_EVERY = 8.0  # seconds between two saved states
+_TELL_EVERY = 0.2  # seconds between two progress events
+_CHECKPOINTS = 50  # per task: steps at which its state is copied and its loss is logged
+_RECALIBRATION_BATCHES = 16
 
 
-Note = Callable[[int, float], None]
+LossLog = Callable[[int, float], None]
 
 
-def run_loop(training: Trainer, listen: Listener, note: Note = lambda *_: None) -> float:
-    """Train what is to be trained; it ends with the last or the averaged weights. Returns the loss's last average.
+def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: None) -> float:
+    """Train a task; it ends with the last or the averaged weights. Returns the running average of the loss.
 
-    `note` is told the loss at the same steps whenever the run is broken off; `listen` at moments that please the eye.
+    `log_loss` is called at the same steps whether or not the run is interrupted; `listen` at most every 0.2 s.
     """
-    pace, task = _Pace(), training.task
-    stage, steps = task.stage, training.steps
-    marked = training.train_state.step
-    listen(TaskStarted(stage.name, task.first, task.last, marked, steps, 0, 0))
-    with trained_as(stage, training.moving):
-        while training.train_state.step < steps or not training.is_finite():
-            train_state = training.train_state
-            training.score()
-            if training.only_falls:
-                listen(
-                    Warned(f"{training.name} lost agreement at each mark: ended at step {train_state.step} of {steps}")
-                )
+    pace, task = _Pace(), trainer.task
+    stage, steps = task.stage, trainer.steps
+    last_checkpoint = trainer.train_state.step
+    listen(TaskStarted(stage.name, task.first, task.last, last_checkpoint, steps, 0, 0))
+    with training_mode(stage, trainer.trainable):
+        while trainer.train_state.step < steps or not trainer.is_finite():
+            train_state = trainer.train_state
+            trainer.score()
+            if trainer.is_falling:
+                text = f"{trainer.name} lost agreement at every score: training ended at step {train_state.step}"
+                listen(Warned(f"{text} of {steps}"))
                 break
-            # at a mark and nowhere else: where a diverging run turns back to must not depend on the clock
-            at_mark = train_state.step % max(1, steps // _MARKS) == 0 and train_state.step != marked
-            # before the loss, whose forward pass moves the statistics of a BatchNorm that is trained
-            state = training.state() if at_mark else None
-            error = training.error()
-            if train_state.step == steps or train_state.loss.has_run_away(train_state.step, float(error.detach())):
-                training.turn_back(float(error.detach()), listen)
+            # never by the clock: the state that a diverged task rolls back to must not depend on it
+            is_checkpoint = (
+                train_state.step % max(1, steps // _CHECKPOINTS) == 0 and train_state.step != last_checkpoint
+            )
+            # before the forward pass, which updates the statistics of BatchNorms in train mode
+            state = trainer.state() if is_checkpoint else None
+            loss = trainer.compute_loss()
+            if train_state.step == steps or train_state.loss.has_diverged(train_state.step, float(loss.detach())):
+                trainer.roll_back(float(loss.detach()), listen)
                 continue
             if state is not None:
-                note(train_state.step, train_state.loss.average)
-                training.mark(state)
-                if pace.keeps():
-                    training.keep()
-                marked = train_state.step
-            training.step(error)
-            if (speed := pace.tells(training.batch, at_once=train_state.step == steps)) is not None:
-                listen(
-                    TaskStep(
-                        stage.name, task.first, task.last, train_state.step, steps, train_state.loss.average, speed
-                    )
-                )
-    training.train_state.settle(training.moving)
+                log_loss(train_state.step, train_state.loss.average)
+                trainer.accept(state)
+                if pace.is_save_due():
+                    trainer.keep()
+                last_checkpoint = train_state.step
+            trainer.step(loss)
+            if (speed := pace.speed(trainer.batch, at_once=train_state.step == steps)) is not None:
+                average = train_state.loss.average
+                listen(TaskStep(stage.name, task.first, task.last, train_state.step, steps, average, speed))
+    trainer.train_state.use_average(trainer.trainable)
     if stage.batchnorm == "recalibrate":
-        passes = max(1, min(len(training.context.teacher_cache.views) // training.batch, _RECALIBRATING))
-        recalibrate(training.moving, passes, training.show)
-    return training.train_state.loss.average
+        batches = max(1, min(len(trainer.context.teacher_cache.views) // trainer.batch, _RECALIBRATION_BATCHES))
+        recalibrate(trainer.trainable, batches, trainer.forward)
+    return trainer.train_state.loss.average
 
 
 class _Pace:
-    """When a state is kept and when an event is told: by the clock, on which no number of the result depends."""
+    """Decides by the clock when to save a state and when to send an event; no result depends on it."""
 
     def __init__(self) -> None:
-        self.kept = self.marked = self.told = time.monotonic()
-        self.seen = 0
+        self.saved = self.checkpoint = self.sent = time.monotonic()
+        self.images = 0
 
-    def keeps(self) -> bool:
-        """At a mark: whether the next one would come too late."""
+    def is_save_due(self) -> bool:
+        """At a checkpoint: whether waiting for the next one would exceed the interval."""
         now = time.monotonic()
-        due = now - self.kept + (now - self.marked) > _KEEP_EVERY
-        self.kept, self.marked = now if due else self.kept, now
+        due = now - self.saved + (now - self.checkpoint) > _KEEP_EVERY
+        self.saved, self.checkpoint = now if due else self.saved, now
         return due
 
-    def tells(self, images: int, *, at_once: bool) -> float | None:
-        """So many more images have been seen: the images a second, if it is time to tell."""
+    def speed(self, images: int, *, at_once: bool) -> float | None:
+        """Count the images of a step; return images/s if an event is due."""
         now = time.monotonic()
-        self.seen += images
-        if now - self.told <= _TELL_EVERY and not at_once:
+        self.images += images
+        if now - self.sent <= _TELL_EVERY and not at_once:
             return None
-        speed = self.seen / max(now - self.told, 1e-9)
-        self.told, self.seen = now, 0
+        speed = self.images / max(now - self.sent, 1e-9)
+        self.sent, self.images = now, 0
         return speed

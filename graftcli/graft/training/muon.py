@@ -1,7 +1,7 @@
-"""Muon (Jordan et al., 2024): matrices move by their momentum with all of its directions made equally long.
+"""Muon (Jordan et al., 2024): momentum for matrices, orthogonalised so that all directions move equally fast.
 
-What a matrix has to learn lies also in directions whose gradients are small, and these move as fast as the others.
-Everything that is no matrix moves as with AdamW. What it gave here: recipes/results/ablation.md.
+Matrices also have to learn in directions with small gradients, which other optimisers move slowly. Parameters that are
+not matrices are optimised by AdamW. Ablation: recipes/results/ablation.md.
 """
 
 import math
@@ -11,93 +11,92 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_BETAS = (0.9, 0.999)  # of Adam, for what is no matrix
-_SMALL = 1e-8  # of gradients, as Adam's: smaller ones move nothing
-# x -> ax + bx^3 + cx^5, five times: brings singular values from 0 to 1 near 1 (Jordan's coefficients)
-_A, _B, _C, _TIMES = 3.4445, -4.7750, 2.0315, 5
-_FEW = 2**16  # numbers of a matrix that is small
-_AS_ADAM = 0.2  # the usual size of a number in a step of Adam, in rates: so one rate serves both (Liu et al., 2025)
+_BETAS = (0.9, 0.999)  # of AdamW, for parameters that are not matrices
+_EPS = 1e-8
+# x -> ax + bx^3 + cx^5, five times: moves singular values in (0, 1] towards 1 (Jordan's coefficients)
+_A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
+_BATCHED_NUMEL = 2**16  # matrices of at most this many elements are batched by shape
+_ADAM_RMS = 0.2  # the usual RMS of Adam's update; matching it lets both share one learning rate (Liu et al., 2025)
 
 
 class Muon(torch.optim.Optimizer):
-    """`weight_decay` is AdamW's. Filters are matrices with a row for each channel that they give."""
+    """Muon with decoupled weight decay, as in AdamW. A convolution is a matrix with one row per output channel."""
 
     def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(groups, {"momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no stage computes a gradient twice
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
-            gradients = {one: one.grad for one in group["params"] if one.grad is not None}
+            gradients = {p: p.grad for p in group["params"] if p.grad is not None}
             for parameter, gradient in gradients.items():
                 parameter.mul_(1 - rate * group["weight_decay"])
                 if not is_matrix(parameter):
-                    parameter.sub_(_scaled(self.state[parameter], gradient), alpha=rate)
-            for alike in _alike(filter(is_matrix, gradients)):
-                ahead = [_ahead(self.state[one], gradients[one], momentum).flatten(1) for one in alike]
-                turned = orthogonal(torch.stack(ahead))
-                size = _AS_ADAM * math.sqrt(max(turned.shape[1:]))
-                for parameter, move in zip(alike, turned, strict=True):
-                    parameter.sub_(move.reshape(parameter.shape), alpha=rate * size)
+                    parameter.sub_(_adam_update(self.state[parameter], gradient), alpha=rate)
+            for batch in _batched(filter(is_matrix, gradients)):
+                momenta = [_nesterov(self.state[p], gradients[p], momentum).flatten(1) for p in batch]
+                updates = orthogonal(torch.stack(momenta))
+                scale = _ADAM_RMS * math.sqrt(max(updates.shape[1:]))
+                for parameter, update in zip(batch, updates, strict=True):
+                    parameter.sub_(update.reshape(parameter.shape), alpha=rate * scale)
 
 
-def _alike(matrices: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Small matrices of one shape together: of these the calls take longer than the numbers in them."""
-    found: dict[object, list[Tensor]] = {}
+def _batched(matrices: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Group small matrices by shape, because kernel launches dominate their cost; large ones stay single."""
+    batches: dict[object, list[Tensor]] = {}
     for matrix in matrices:
-        found.setdefault(matrix.shape if matrix.numel() <= _FEW else id(matrix), []).append(matrix)
-    return found.values()
+        batches.setdefault(matrix.shape if matrix.numel() <= _BATCHED_NUMEL else id(matrix), []).append(matrix)
+    return batches.values()
 
 
 def is_matrix(parameter: Tensor) -> bool:
-    """Whether it has rows and columns: weights of linear layers, of 2d convolutions over several channels, tables.
+    """Whether a parameter is optimised as a matrix: linear and embedding weights, 2d convolutions of several channels.
 
-    Of a grouped convolution the groups lie below one another in one matrix.
+    The groups of a grouped convolution are stacked in one matrix.
     """
     return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
 
 
-def _ahead(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tensor:
-    """The momentum with a look ahead, as Nesterov's."""
+def _nesterov(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tensor:
     if not state:
         state["average"] = torch.zeros_like(gradient)
     state["average"].lerp_(gradient, 1 - momentum)
-    found: Tensor = gradient.lerp(state["average"], momentum)
-    return found
+    result: Tensor = gradient.lerp(state["average"], momentum)
+    return result
 
 
-def _scaled(state: dict[str, Any], gradient: Tensor) -> Tensor:
+def _adam_update(state: dict[str, Any], gradient: Tensor) -> Tensor:
     if not state:
         state.update(step=torch.zeros(()), average=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
     state["step"] += 1
     state["average"].lerp_(gradient, 1 - _BETAS[0])
     state["square"].lerp_(gradient.square(), 1 - _BETAS[1])
     first, second = (1 - beta ** float(state["step"]) for beta in _BETAS)
-    move: Tensor = state["average"] / first / ((state["square"] / second).sqrt() + _SMALL)
-    return move
+    update: Tensor = state["average"] / first / ((state["square"] / second).sqrt() + _EPS)
+    return update
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """U V' of each matrix = U S V', nearly: 0.68 to 1.17 for the singular values above 0.5% of the matrix's norm.
+    """Approximate U Vᵀ of each matrix U S Vᵀ: singular values above 0.5% of the Frobenius norm become 0.68 to 1.17.
 
-    Every iterate is a small square matrix times the one at the start, so only the small ones are multiplied.
+    Every iterate is a small square matrix times the input, so only the small matrices are multiplied.
     """
     is_wide = matrices.shape[-2] <= matrices.shape[-1]
     wide = matrices if is_wide else matrices.mT
-    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + _SMALL)  # what has no gradient any more comes to rest
+    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + _EPS)  # matrices without gradient stay at rest
     gram = wide @ wide.mT
-    unity = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-    factor = turn = _turn(gram, unity)
-    for _ in range(_TIMES - 1):
-        gram = turn @ gram @ turn
-        turn = _turn(gram, unity)
-        factor = turn @ factor
-    found: Tensor = factor @ wide
-    return found if is_wide else found.mT
+    eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    product = factor = _factor(gram, eye)
+    for _ in range(_ITERATIONS - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram, eye)
+        product = factor @ product
+    result: Tensor = product @ wide
+    return result if is_wide else result.mT
 
 
-def _turn(gram: Tensor, unity: Tensor) -> Tensor:
-    """What an iterate with this gram matrix is multiplied by to be the next one."""
-    found: Tensor = torch.baddbmm(_A * unity + _B * gram, gram, gram, alpha=_C)
-    return found
+def _factor(gram: Tensor, eye: Tensor) -> Tensor:
+    """Return the factor that turns an iterate with this Gram matrix into the next."""
+    factor: Tensor = torch.baddbmm(_A * eye + _B * gram, gram, gram, alpha=_C)
+    return factor

@@ -1,4 +1,4 @@
-"""What moves the weights: an optimiser over the blocks and the adapters, and how their rates go over a task's steps."""
+"""Optimisers, learning rates per parameter group, and learning-rate schedules."""
 
 import math
 from dataclasses import dataclass
@@ -18,27 +18,28 @@ class LayerRate:
     value: float
 
 
-def rates_of(task: Task, moving: nn.Module, images: int) -> dict[str, LayerRate]:
-    """The blocks' parameters and the adapters', each with its rate, and the batch that the rates are meant for."""
+def rates_of(task: Task, trainable: nn.Module, images: int) -> dict[str, LayerRate]:
+    """Return the parameters and learning rates of the blocks and the adapters, scaled by the batch size if asked."""
     stage = task.stage
     scale = task.batch(images) / stage.lr_scale_with_batch if stage.lr_scale_with_batch is not None else 1.0
-    adapters = {id(p): p for m in moving.modules() if isinstance(m, Adapter) for p in m.parameters()}
-    others = {id(p): p for p in moving.parameters() if id(p) not in adapters}
+    adapters = {id(p): p for m in trainable.modules() if isinstance(m, Adapter) for p in m.parameters()}
+    others = {id(p): p for p in trainable.parameters() if id(p) not in adapters}
     rate = rate_of(task)
     adapter_rate = nth(stage.adapter_lr, task.unit) if stage.adapter_lr is not None else rate
-    found = {"blocks": LayerRate(list(others.values()), rate * scale)}
+    rates = {"blocks": LayerRate(list(others.values()), rate * scale)}
     if adapters:
-        found["adapters"] = LayerRate(list(adapters.values()), adapter_rate * scale)
-    return found
+        rates["adapters"] = LayerRate(list(adapters.values()), adapter_rate * scale)
+    return rates
 
 
 def rate_of(task: Task) -> float:
-    """The rate of the task's blocks, as the recipe has it."""
-    assert task.stage.lr is not None  # only least squares has none
+    """Return the recipe's learning rate for the task's blocks."""
+    assert task.stage.lr is not None  # only least-squares stages have none
     return nth(task.stage.lr, task.unit)
 
 
 def optimiser_of(stage: Stage, rates: dict[str, LayerRate]) -> torch.optim.Optimizer:
+    """Make the stage's optimiser, and enable gradients for its parameters."""
     groups = [{"params": rate.parameters, "lr": rate.value} for rate in rates.values()]
     for rate in rates.values():
         for parameter in rate.parameters:
@@ -52,11 +53,11 @@ def optimiser_of(stage: Stage, rates: dict[str, LayerRate]) -> torch.optim.Optim
 
 
 def factor_at(stage: Stage, step: int, steps: int) -> float:
-    """The share of the rate at a step: a linear rise, then the schedule over what is left."""
-    rise = round(stage.warmup * steps)
-    if step < rise:
-        return (step + 1) / (rise + 1)
-    share = (step - rise) / max(1, steps - rise)
+    """Return the factor of the learning rate at a step: linear warmup, then the stage's schedule."""
+    warmup = round(stage.warmup * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    share = (step - warmup) / max(1, steps - warmup)
     if stage.schedule == "cosine":
         return 0.5 * (1 + math.cos(math.pi * share))
     return 0.1 ** sum(share >= at for at in stage.step_at or ()) if stage.schedule == "step" else 1.0

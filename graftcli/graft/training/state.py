@@ -1,4 +1,4 @@
-"""How far a task has come, and the states that it can go on from."""
+"""The state of a task in training: saving, restoring, and weight averaging."""
 
 import math
 from collections.abc import Iterator
@@ -11,75 +11,75 @@ from torch import Tensor, nn
 
 from graftcli.graft.training.judge import Score
 
-_SETTLING = 20  # steps over which the loss at the start is averaged
-_DIVERGED = 20.0  # a loss so many times the one at the start has run away
-SMALL = 1e-3  # of losses that are 1 for an answer worth nothing: below it no loss has run away
+_START_STEPS = 20  # steps over which the initial loss is averaged
+_DIVERGED = 20.0  # a loss above this multiple of the initial loss has diverged
+NEGLIGIBLE_LOSS = 1e-3  # losses are about 1 for outputs of zeros; a loss below this has not diverged
 
 
 @dataclass(frozen=True)
 class LossTracker:
-    """What is known of a task's loss so far."""
+    """The running average of a task's loss, and its initial value."""
 
     average: float = math.nan  # over about the last fifty steps
     at_start: float = math.nan
 
     def after(self, step: int, value: float) -> "LossTracker":
         average = value if math.isnan(self.average) else 0.98 * self.average + 0.02 * value
-        return LossTracker(average, average if step < _SETTLING else self.at_start)
+        return LossTracker(average, average if step < _START_STEPS else self.at_start)
 
-    def has_run_away(self, step: int, value: float) -> bool:
+    def has_diverged(self, step: int, value: float) -> bool:
         if not math.isfinite(value):
             return True
-        return step > 2 * _SETTLING and self.average > _DIVERGED * max(self.at_start, SMALL)
+        return step > 2 * _START_STEPS and self.average > _DIVERGED * max(self.at_start, NEGLIGIBLE_LOSS)
 
 
 @dataclass
 class TrainState:
-    """How far a task has come; what a resumed run needs beside weights and optimiser."""
+    """The progress of a task: what a resumed run needs besides the weights and the optimiser."""
 
     step: int = 0
     loss: LossTracker = field(default_factory=LossTracker)
-    halved: bool = False
-    slow: dict[str, Tensor] = field(default_factory=dict)  # averaged weights
-    factor: float = 1.0  # of the rate
-    scores: dict[int, Score] = field(default_factory=dict)  # by step, on views that nothing is trained on
+    halved: bool = False  # whether the learning rate was halved after a divergence
+    ema: dict[str, Tensor] = field(default_factory=dict)  # the moving average of the weights
+    factor: float = 1.0  # of the learning rate
+    scores: dict[int, Score] = field(default_factory=dict)  # by step, on views that are not trained on
 
     @torch.no_grad()
-    def average(self, decay: float | None, moving: nn.Module) -> None:
-        """The weights as they are, added to the averaged ones; at first these are hardly more than the last."""
+    def average(self, decay: float | None, trainable: nn.Module) -> None:
+        """Update the moving average of the weights; the first steps use a smaller decay."""
         if decay is None:
             return
         share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        for name, parameter in moving.named_parameters():
-            if name in self.slow:
-                self.slow[name].lerp_(parameter, share)
+        for name, parameter in trainable.named_parameters():
+            if name in self.ema:
+                self.ema[name].lerp_(parameter, share)
             else:
-                self.slow[name] = parameter.clone()
+                self.ema[name] = parameter.clone()
 
     @contextmanager
-    def averaged(self, moving: nn.Module) -> Iterator[None]:
-        """Within it, the averaged weights in place of the last, where there are any."""
-        last = {name: p.detach().clone() for name, p in moving.named_parameters() if name in self.slow}
-        self.settle(moving)
+    def averaged(self, trainable: nn.Module) -> Iterator[None]:
+        """Use the averaged weights, if there are any, within the context."""
+        last = {name: p.detach().clone() for name, p in trainable.named_parameters() if name in self.ema}
+        self.use_average(trainable)
         try:
             yield
         finally:
             with torch.no_grad():
-                for name, parameter in moving.named_parameters():
+                for name, parameter in trainable.named_parameters():
                     if name in last:
                         parameter.copy_(last[name])
 
     @torch.no_grad()
-    def settle(self, moving: nn.Module) -> None:
-        """The averaged weights in place of the last, where there are any."""
-        for name, parameter in moving.named_parameters():
-            if name in self.slow:
-                parameter.copy_(self.slow[name])
+    def use_average(self, trainable: nn.Module) -> None:
+        """Copy the averaged weights, if there are any, into the module."""
+        for name, parameter in trainable.named_parameters():
+            if name in self.ema:
+                parameter.copy_(self.ema[name])
 
 
-def state_of(moving: nn.Module, optimiser: torch.optim.Optimizer, train_state: TrainState) -> dict[str, Any]:
-    """A copy of everything that the task goes on from."""
-    parts = {"weights": moving.state_dict(), "optimiser": optimiser.state_dict(), "slow": train_state.slow}
+def state_of(trainable: nn.Module, optimiser: torch.optim.Optimizer, train_state: TrainState) -> dict[str, Any]:
+    """Copy everything that a task needs to resume. The keys are those of the state file."""
+    tensors = {"weights": trainable.state_dict(), "optimiser": optimiser.state_dict(), "slow": train_state.ema}
     facts = {
         "step": train_state.step,
         "loss": asdict(train_state.loss),
@@ -87,34 +87,27 @@ def state_of(moving: nn.Module, optimiser: torch.optim.Optimizer, train_state: T
         "factor": train_state.factor,
     }
     facts["scores"] = {str(step): asdict(score) for step, score in train_state.scores.items()}
-    return {**copied(parts), "course": facts}
+    return {**clone_tensors(tensors), "course": facts}
 
 
-def restore(state: dict[str, Any] | None, moving: nn.Module, optimiser: torch.optim.Optimizer) -> TrainState:
-    """Weights and optimiser as the state has them, and how far it had come; the state itself stays as it is."""
+def restore(state: dict[str, Any] | None, trainable: nn.Module, optimiser: torch.optim.Optimizer) -> TrainState:
+    """Load a state, which is not modified, into the weights and the optimiser, and return the progress."""
     if state is None:
         return TrainState()
-    own = copied(state)
-    moving.load_state_dict(own["weights"])
-    optimiser.load_state_dict(own["optimiser"])
-    devices = {name: parameter.device for name, parameter in moving.named_parameters()}
-    slow = {name: tensor.to(devices[name]) for name, tensor in own["slow"].items()}  # what was read lies on the CPU
-    train_state = own["course"]
-    scores = {int(step): Score(**score) for step, score in train_state["scores"].items()}
-    return TrainState(
-        train_state["step"],
-        LossTracker(**train_state["loss"]),
-        train_state["halved"],
-        slow,
-        train_state["factor"],
-        scores,
-    )
+    copy = clone_tensors(state)
+    trainable.load_state_dict(copy["weights"])
+    optimiser.load_state_dict(copy["optimiser"])
+    devices = {name: parameter.device for name, parameter in trainable.named_parameters()}
+    ema = {name: tensor.to(devices[name]) for name, tensor in copy["slow"].items()}  # tensors of a file are on the CPU
+    facts = copy["course"]
+    scores = {int(step): Score(**score) for step, score in facts["scores"].items()}
+    return TrainState(facts["step"], LossTracker(**facts["loss"]), facts["halved"], ema, facts["factor"], scores)
 
 
-def copied(value: Any) -> Any:
-    """A nest of dicts and lists with clones of its tensors."""
+def clone_tensors(value: Any) -> Any:
+    """Copy nested dicts and lists with clones of their tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: copied(item) for key, item in value.items()}
-    return [copied(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: clone_tensors(item) for key, item in value.items()}
+    return [clone_tensors(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,7 +1,7 @@
-"""A stage of a recipe -> tasks: which blocks are trained together, on what input, towards which targets.
+"""Tasks of a recipe: which blocks are trained together, on which inputs and targets.
 
-Both networks stand here in L + 1 pieces: blocks 1 to L, the last one up to its last feature map, then the head. Value k
-is what piece k hands on; value 0 is the view.
+Both networks are split into L + 1 pieces: blocks 1 to L, of which the last ends at its last feature map, and the head.
+Value k is the output of piece k; value 0 is the view.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from graftcli.errors import UsageError
 from graftcli.graft.backend.frozen import frozen
 from graftcli.graft.surgery.seams import Adapter, Relayout, Seam, scion
-from graftcli.graft.training.losses import distance
+from graftcli.losses import LOSSES
 from graftcli.models.cuts.automatic_cuts import Position, before_head, positions
 from graftcli.models.cuts.plan import Plan, Side
 from graftcli.models.tracing.split import split
@@ -27,9 +27,9 @@ class Task:
 
     name: str  # "graft-3"
     stage: Stage
-    unit: int  # which unit of its stage, from 0
+    unit: int  # index of the unit in its stage
     blocks: tuple[int, ...]
-    before: tuple[int, ...] = ()  # the student's blocks that stand before them, where their features are its input
+    before: tuple[int, ...] = ()  # student blocks that compute the input; (): the teacher computes it
 
     @property
     def first(self) -> int:
@@ -40,56 +40,56 @@ class Task:
         return self.blocks[-1]
 
     def steps(self, images: int) -> int:
-        """How many steps there are, where an epoch is one view of each image."""
+        """Number of steps; an epoch is one view of each image."""
         if self.stage.steps is not None:
             return nth(self.stage.steps, self.unit)
-        assert self.stage.epochs is not None  # a recipe gives one of the two
+        assert self.stage.epochs is not None  # a stage has steps or epochs
         return nth(self.stage.epochs, self.unit) * max(1, -(-images // self.batch(images)))
 
     def batch(self, images: int) -> int:
-        """The recipe's batch, or fewer where one look at each image is less and an epoch is what counts."""
+        """Batch size of the recipe; with epochs, at most the number of images."""
         return self.stage.batch if self.stage.steps is not None else min(self.stage.batch, images)
 
 
 def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> list[Task]:
-    """Everything that is to be trained, in order. Where only some blocks are `chosen`, neighbours among them are
-    connected, and the whole is finished, without the others. `frozen` blocks equal the teacher's and are never trained.
+    """Return the tasks of a recipe in order, for the `chosen` blocks only.
+
+    `frozen` blocks equal those of the teacher and are never trained.
     """
-    found: list[Task] = []
+    scheduled: list[Task] = []
     for stage in recipe.stages:
-        grows = stage.train == "growing"
-        whole = _connections(sorted(chosen)) if grows else stage.units(blocks)
-        units = [tuple(b for b in unit if b in chosen and b not in frozen) for unit in whole]
-        found += [
+        is_growing = stage.train == "growing"
+        all_units = _growing_units(sorted(chosen)) if is_growing else stage.units(blocks)
+        units = [tuple(b for b in unit if b in chosen and b not in frozen) for unit in all_units]
+        scheduled += [
             Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
             for i, unit in enumerate(units)
-            if len(unit) > grows and unit not in units[:i]
+            if len(unit) > is_growing and unit not in units[:i]
         ]
-    return found
+    return scheduled
 
 
-def joined(of_stage: Sequence[Task]) -> Task | None:
-    """The tasks of a stage as one, where they train blocks apart from each other; else None."""
-    first = of_stage[0]
-    if len(of_stage) == 1 or first.stage.train == "growing":
+def join_tasks(stage_tasks: Sequence[Task]) -> Task | None:
+    """Return one task for all blocks of a stage that trains them separately; None for other stages."""
+    first = stage_tasks[0]
+    if len(stage_tasks) == 1 or first.stage.train == "growing":
         return None
-    return Task(first.stage.name, first.stage, 0, tuple(block for task in of_stage for block in task.blocks))
+    return Task(first.stage.name, first.stage, 0, tuple(block for task in stage_tasks for block in task.blocks))
 
 
 def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> None:
-    """A recipe has something to train in the blocks that are chosen."""
+    """Raise unless the recipe trains at least one of the chosen blocks."""
+    numbers = ", ".join(map(str, sorted(chosen)))
     if all(block in frozen for block in chosen):
-        asked, verb = ", ".join(map(str, sorted(chosen))), "are" if len(chosen) > 1 else "is"
+        identical = f"blocks {numbers} are" if len(chosen) > 1 else f"block {numbers} is"
         raise UsageError(
-            f"{'blocks' if len(chosen) > 1 else 'block'} {asked} {verb} to be replaced, and {verb} the same as the"
-            " teacher: there is nothing to train.",
-            "Choose a smaller student, or other blocks; --set freeze=none trains these too.",
+            f"{identical} identical to the teacher's: there is nothing to train.",
+            "Choose a smaller student or other blocks, or train them too with --set freeze=none.",
         )
     if not tasks(recipe, blocks, chosen, frozen):
-        asked, verb = ", ".join(map(str, sorted(chosen))), "are" if len(chosen) > 1 else "is"
         raise UsageError(
-            f"recipe {recipe.name} connects neighbouring blocks, and of {blocks} only {asked} {verb} to be replaced.",
-            "Choose neighbours, as --blocks 1-2, or a recipe that trains each block alone or the whole: graft, kd.",
+            f"recipe {recipe.name} trains groups of neighbouring blocks, and --blocks selects {numbers} of {blocks}.",
+            "Choose neighbours, such as --blocks 1-2, or a recipe that trains blocks alone or all together: graft, kd.",
         )
 
 
@@ -101,24 +101,24 @@ def _name(stage: Stage, unit: Sequence[int]) -> str:
     return f"{stage.name}-{'-'.join(map(str, unit))}"
 
 
-def _connections(chosen: Sequence[int]) -> list[tuple[int, ...]]:
-    """Each run of neighbours, growing by one block at a time: 2, 3, 4 -> (2, 3), (2, 3, 4)."""
+def _growing_units(chosen: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return growing groups of neighbours: 2, 3, 4 -> (2, 3), (2, 3, 4)."""
     runs = [[b for _, b in run] for _, run in groupby(enumerate(chosen), key=lambda pair: pair[1] - pair[0])]
     return [tuple(run[: k + 1]) for run in runs for k in range(1, len(run))]
 
 
-# -- both networks in pieces --------------------------------------------------------------------------------------
+# -- pieces of both networks --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Pieces:
-    """`teacher` is a frozen copy; `student` are the scions over the student's own modules."""
+    """Both networks split into pieces: a frozen copy of the teacher, and scions that share the student's modules."""
 
     teacher: tuple[nn.Module, ...]
     student: tuple[nn.Module, ...]
-    shapes: tuple[tuple[int, ...], ...]  # of the teacher's values 1 to L + 1
-    last_maps: tuple[Position, Position] | None  # the teacher's and the student's, where both have one of one size
-    regressor: nn.Module  # the student's last maps -> the teacher's; serves training alone
+    shapes: tuple[tuple[int, ...], ...]  # shapes of the teacher's values 1 to L + 1
+    last_maps: tuple[Position, Position] | None  # of the teacher and the student, if they have equal sizes
+    regressor: nn.Module  # student's last map -> teacher's last map; used in training only
 
     @property
     def blocks(self) -> int:
@@ -130,64 +130,69 @@ class Pieces:
 
 
 def pieces(plan: Plan, seams: Sequence[Seam]) -> Pieces:
+    """Split both networks of a plan into pieces."""
     last_maps = _last_maps(plan)
-    ours, theirs = last_maps or (None, None)
-    teacher, student = _cut(plan.teacher, ours), _cut(plan.student, theirs)
+    teacher_map, student_map = last_maps or (None, None)
+    teacher, student = _cut(plan.teacher, teacher_map), _cut(plan.student, student_map)
     scions: list[nn.Module] = [scion(plan, seams, k) for k in range(1, len(plan.blocks))]
-    last = student[-2] if theirs else student[-1]
-    scions += [nn.Sequential(seams[-1].to_student, last), student[-1] if theirs else nn.Identity()]
+    last = student[-2] if student_map else student[-1]
+    scions += [nn.Sequential(seams[-1].to_student, last), student[-1] if student_map else nn.Identity()]
     shapes = [tuple(cut.shape) for cut in plan.teacher.cuts]
-    scores = plan.blocks[-1].teacher.outputs
-    shapes += [tuple(ours.shape) if ours else scores, scores]
-    whole = [frozen(piece) for piece in teacher]
+    logits = plan.blocks[-1].teacher.outputs
+    shapes += [tuple(teacher_map.shape) if teacher_map else logits, logits]
+    frozen_teacher = [frozen(piece) for piece in teacher]
     return Pieces(
-        teacher=(*whole, *([] if ours else [nn.Identity()])),
+        teacher=(*frozen_teacher, *([] if teacher_map else [nn.Identity()])),
         student=tuple(scions),
         shapes=tuple(shapes),
         last_maps=last_maps,
-        regressor=_way_back(*last_maps) if last_maps else nn.Identity(),
+        regressor=_regressor(*last_maps) if last_maps else nn.Identity(),
     )
 
 
 def _last_maps(plan: Plan) -> tuple[Position, Position] | None:
-    """The last places before maps are pooled away where both networks have maps of one size, if they do behind the last
-    cut; maps of classes, as SqueezeNet ends with, only where there are none before them."""
-    both = [_map_places(side) for side in (plan.teacher, plan.student)]
-    of_features = [[p for p in places if not _is_of_classes(p, plan)] for places in both]
-    pairs = [(ours[-1], theirs[-1]) for ours, theirs in (of_features, both) if ours and theirs]
-    return next((pair for pair in pairs if _form(pair[0]) == _form(pair[1])), None)
+    """Return the last feature maps of both networks behind the last cut, or None if their sizes differ.
+
+    Maps with one channel per class, as at the end of SqueezeNet, are used only if there are no others.
+    """
+    maps = [_map_positions(side) for side in (plan.teacher, plan.student)]
+    feature_maps = [[p for p in side if not _is_class_map(p, plan)] for side in maps]
+    pairs = [(teacher[-1], student[-1]) for teacher, student in (feature_maps, maps) if teacher and student]
+    return next((pair for pair in pairs if _spatial_shape(pair[0]) == _spatial_shape(pair[1])), None)
 
 
-def _map_places(side: Side) -> list[Position]:
+def _map_positions(side: Side) -> list[Position]:
     return [p for p in before_head(side.traced, positions(side.traced)) if p.index > side.cuts[-1].index]
 
 
-def _is_of_classes(place: Position, plan: Plan) -> bool:
-    """Whether its channels are the classes: there are as many, and behind it nothing has weights."""
-    behind = place.traced.nodes[place.index :]
-    return place.channels == plan.teacher.network.num_classes and not any(map(place.traced.macs.get, behind))
+def _is_class_map(position: Position, plan: Plan) -> bool:
+    """Whether the channels are classes: their number is equal, and no later layer has weights."""
+    behind = position.traced.nodes[position.index :]
+    return position.channels == plan.teacher.network.num_classes and not any(map(position.traced.macs.get, behind))
 
 
-def _form(place: Position) -> tuple[tuple[int, int], int]:
-    return place.size, place.prefix
+def _spatial_shape(position: Position) -> tuple[tuple[int, int], int]:
+    return position.size, position.prefix
 
 
-def _way_back(ours: Position, theirs: Position) -> nn.Module:
-    """From the student's last maps to the teacher's, where they differ."""
-    if theirs.channels != ours.channels:
-        return Adapter(theirs.channels, ours.channels, theirs.layout, ours.layout, theirs.size)
-    return nn.Identity() if theirs.layout == ours.layout else Relayout(theirs.layout, ours.layout, theirs.size)
+def _regressor(teacher: Position, student: Position) -> nn.Module:
+    """Return the module that maps the student's last feature map to the teacher's channels and layout."""
+    if student.channels != teacher.channels:
+        return Adapter(student.channels, teacher.channels, student.layout, teacher.layout, student.size)
+    if student.layout == teacher.layout:
+        return nn.Identity()
+    return Relayout(student.layout, teacher.layout, student.size)
 
 
 def _cut(side: Side, maps: Position | None) -> list[fx.GraphModule]:
     return split(side.traced, [*side.cuts, *([maps] if maps is not None else [])])
 
 
-# -- what one task computes ---------------------------------------------------------------------------------------
+# -- forward pass and loss of a task ----------------------------------------------------------------------------------
 
 
 class Grafted(nn.Module):
-    """Blocks of the student with what of the teacher stands between and behind them."""
+    """The student's `blocks`, and the teacher's blocks between and behind them."""
 
     def __init__(self, pieces: Pieces, blocks: Sequence[int]) -> None:
         super().__init__()
@@ -201,50 +206,54 @@ class Grafted(nn.Module):
         self.regressor = pieces.regressor
 
     def forward(self, x: Tensor, values: Collection[int]) -> dict[int, Tensor]:
-        """The wanted values, out of value `first` - 1."""
-        found = {}
+        """Compute the given values from `x`, which is value `first` - 1."""
+        computed = {}
         for k, piece in enumerate(self.chain, self.first):
             if k > max(values):
                 break
             x = piece(x)
             if k in values:
-                found[k] = self.regressor(x) if self.whole and k == self.blocks else x
-        return found
+                computed[k] = self.regressor(x) if self.whole and k == self.blocks else x
+        return computed
 
 
-def values_of(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
-    """Which values a target is met at: none for the head of a unit that has none; where there are no last maps, the
-    logits stand for them."""
-    scores = pieces.blocks + 1
+def target_values(target: Target, task: Task, pieces: Pieces) -> tuple[int, ...]:
+    """Return the values that a target compares; without last maps, the logits replace them.
+
+    A target on the head has no values in a task that does not train the last block.
+    """
+    logits = pieces.blocks + 1
     if target.at in ("logits", "head"):
-        return (scores,) if target.at == "logits" or task.last == pieces.blocks else ()
+        return (logits,) if target.at == "logits" or task.last == pieces.blocks else ()
     ends = {"output": task.blocks[-1:], "outputs": task.blocks, "features": (pieces.blocks,)}[target.at]
-    return tuple(scores if end == pieces.blocks and not pieces.has_maps else end for end in ends)
+    return tuple(logits if end == pieces.blocks and not pieces.has_maps else end for end in ends)
 
 
-def wanted(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
-    """The teacher's values that a task reads: its targets and, where they are no views, its inputs."""
+def teacher_values(task: Task, pieces: Pieces, *, with_input: bool = True) -> set[int]:
+    """Return the teacher's values that a task reads: its targets, and its inputs unless they are views."""
     inputs = {task.before[0] - 1} if task.before else set()
     if task.stage.input != "student" or not task.before:
         inputs.add(task.first - 1)
-    # a layer's target lies between two cuts: it is computed when it is its turn
+    # targets of single layers lie between cuts and are computed when a layer is trained
     ends = () if task.stage.train == "layers" else task.stage.targets
-    targets = {value for target in ends for value in values_of(target, task, pieces)}
+    targets = {value for target in ends for value in target_values(target, task, pieces)}
     return (inputs - {0} if with_input else set()) | targets
 
 
-def loss(task: Task, pieces: Pieces, given: dict[int, Tensor], answer: dict[int, Tensor]) -> Tensor:
-    """The targets' distances with their weights; of several values of one target, the average."""
-    total = torch.zeros((), device=next(iter(given.values())).device)
+def loss(task: Task, pieces: Pieces, student: dict[int, Tensor], teacher: dict[int, Tensor]) -> Tensor:
+    """Return the weighted sum of the losses of all targets, each averaged over its values."""
+    total = torch.zeros((), device=next(iter(student.values())).device)
     for target in task.stage.targets:
-        values = values_of(target, task, pieces)
+        values = target_values(target, task, pieces)
         for value in values:
-            total = total + target.weight / len(values) * distance(target, given[value].float(), answer[value])
+            compute, temperature = LOSSES[target.loss].compute, target.temperature
+            loss = compute(student[value].float(), teacher[value], temperature)
+            total = total + target.weight / len(values) * loss
     return total
 
 
-def moving_modules(task: Task, pieces: Pieces) -> Iterator[nn.Module]:
-    """The modules whose parameters a task trains."""
+def trained_modules(task: Task, pieces: Pieces) -> Iterator[nn.Module]:
+    """Yield the modules whose parameters a task trains."""
     for block in task.blocks:
         yield pieces.student[block - 1]
     if task.last == pieces.blocks:

@@ -1,1 +1,1 @@
-"""ONNX files, described and run in a child process with limits."""
+"""Describe and run ONNX files, in a child process with limits."""

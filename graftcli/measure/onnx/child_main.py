@@ -1,7 +1,7 @@
-"""What the child process of an ONNX file does: describe its graph, load it, run it.
+"""The child process for an ONNX file: describes its graph, loads it, runs it.
 
-This file is a script that is started by its path. It imports nothing of graftcli, so that a child starts in a fraction
-of a second; `child.Child` speaks with it. A crash, a loop without end or a lack of memory ends this process alone.
+This script is started by its path and imports nothing from graftcli, so that it starts in a fraction of a second.
+`child_process.Child` is its parent. A crash, an endless loop or a lack of memory ends this process only.
 """
 
 import importlib.util
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-_GRACE = 5.0  # seconds beyond the limit, at which this process ends where its parent has not ended it
+_GRACE = 5.0  # seconds beyond the limit after which this process ends, if its parent has not ended it
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "BFCArena", "AllocateRawInternal", "vector::_M_default_append")
-_MOST_BACK = 256 << 20  # bytes of what a network gives
+_MAX_OUTPUT = 256 << 20  # bytes
 
 
 class _Session:
-    """A file in onnxruntime, on the CPU, with the input that it was given last."""
+    """An onnxruntime session on the CPU, and its current input."""
 
     def __init__(self, path: str, threads: int) -> None:
         import onnxruntime
@@ -31,46 +31,47 @@ class _Session:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        # threads that wait for the next image would take the cores from the rung whose turn is next
+        # spinning threads would take cores from the next candidate
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.given: Any = None
+        self.images: Any = None
 
     def run(self) -> tuple[float, Any]:
-        """The seconds that one run takes, and what the first output holds."""
-        began = time.perf_counter()
-        found = self.session.run([self.output], {self.input: self.given})
-        return time.perf_counter() - began, found[0]
+        """Run once; return the seconds and the first output."""
+        start = time.perf_counter()
+        outputs = self.session.run([self.output], {self.input: self.images})
+        return time.perf_counter() - start, outputs[0]
 
 
-def _answer(request: dict[str, Any], data: bytes, held: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _handle(request: dict[str, Any], data: bytes, state: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     if request["do"] == "describe":
-        macs = _beside("macs").macs
-        return {"facts": _beside("description").describe(Path(request["path"]), macs)}, b""
+        macs = _load_module("macs").macs
+        return {"facts": _load_module("description").describe(Path(request["path"]), macs)}, b""
     if request["do"] == "open":
-        held["session"] = _Session(request["path"], request["threads"])
+        state["session"] = _Session(request["path"], request["threads"])
         return {}, b""
-    if request["do"] == "give":
-        held["session"].given = np.frombuffer(data, request["type"]).reshape(request["shape"])
+    if request["do"] == "set_input":
+        state["session"].images = np.frombuffer(data, request["type"]).reshape(request["shape"])
         return {}, b""
-    seconds, found = held["session"].run()
-    return {"seconds": seconds, **_shape(found)}, _bytes(found) if request["wanted"] else b""
+    seconds, output = state["session"].run()
+    return {"seconds": seconds, **_shape(output)}, _bytes(output) if request["output"] else b""
 
 
-def _shape(found: Any) -> dict[str, Any]:
-    array = isinstance(found, np.ndarray)
-    return {"type": str(found.dtype) if array else type(found).__name__, "shape": list(found.shape) if array else None}
+def _shape(output: Any) -> dict[str, Any]:
+    is_array = isinstance(output, np.ndarray)
+    kind = str(output.dtype) if is_array else type(output).__name__
+    return {"type": kind, "shape": list(output.shape) if is_array else None}
 
 
-def _bytes(found: Any) -> bytes:
-    """The numbers of what a network gives; nothing where they are none, or far more than logits."""
-    is_numeric = isinstance(found, np.ndarray) and found.dtype.kind in "fiu" and found.nbytes <= _MOST_BACK
-    return np.ascontiguousarray(found).tobytes() if is_numeric else b""
+def _bytes(output: Any) -> bytes:
+    """The values of an output; empty if it is not numeric, or far larger than logits."""
+    is_numeric = isinstance(output, np.ndarray) and output.dtype.kind in "fiu" and output.nbytes <= _MAX_OUTPUT
+    return np.ascontiguousarray(output).tobytes() if is_numeric else b""
 
 
-def _beside(name: str) -> Any:
-    """A module beside this script, loaded by its path: neither is part of a package here."""
+def _load_module(name: str) -> Any:
+    """Load a sibling of this script by its path: there is no package here."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -78,31 +79,31 @@ def _beside(name: str) -> Any:
     return module
 
 
-def _refusal(error: BaseException) -> dict[str, Any]:
+def _error_response(error: BaseException) -> dict[str, Any]:
     reason = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(word in reason for word in _NO_MEMORY):
         return {"error": "memory", "fix": ""}
-    told = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)[:300]
-    return {"error": told or type(error).__name__, "fix": getattr(error, "fix", "")}
+    message = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)[:300]
+    return {"error": message or type(error).__name__, "fix": getattr(error, "fix", "")}
 
 
 # ---- limits ----
 
 
-def _limit(request: dict[str, Any], started: int) -> None:
-    """End this process some seconds after its time is over, and refuse it more memory, where the system can."""
+def _limit(request: dict[str, Any], base_memory: int) -> None:
+    """Limit the time and, where the system can, the memory of a request."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE)
     with suppress(ImportError, ValueError, OSError):
         import resource
 
-        most = resource.getrlimit(resource.RLIMIT_DATA)[1]
-        resource.setrlimit(resource.RLIMIT_DATA, (started + request["memory"], most))
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        resource.setrlimit(resource.RLIMIT_DATA, (base_memory + request["memory"], hard))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _held() -> int:
-    """The bytes that the limit of memory counts already."""
+def _data_memory() -> int:
+    """The bytes that already count towards the memory limit."""
     with suppress(OSError, ValueError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmData:")) * 1024
@@ -110,24 +111,24 @@ def _held() -> int:
 
 
 def _main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent is interrupted, and ends this process
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for number in (0, 1, 2):  # what a library says there is no answer
-        os.dup2(nothing, number)
-    started, held = _held(), dict[str, Any]()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles interrupts and ends this process
+    requests, responses = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    devnull = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # keeps the output of libraries out of the responses
+        os.dup2(devnull, descriptor)
+    base_memory, state = _data_memory(), dict[str, Any]()
     while line := requests.readline():
         request = json.loads(line)
         data = requests.read(request["bytes"])
-        _limit(request, started)
+        _limit(request, base_memory)
         try:
-            answer, more = _answer(request, data, held)
+            response, payload = _handle(request, data, state)
         except Exception as error:
-            answer, more = _refusal(error), b""
+            response, payload = _error_response(error), b""
         if hasattr(signal, "setitimer"):
             signal.setitimer(signal.ITIMER_REAL, 0)
-        answers.write(json.dumps({**answer, "bytes": len(more)}).encode() + b"\n" + more)
-        answers.flush()
+        responses.write(json.dumps({**response, "bytes": len(payload)}).encode() + b"\n" + payload)
+        responses.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""The graph of an ONNX file -> what it holds: precision, parameters, multiply-adds, its input. Nothing is run.
+"""Read precision, parameters, multiply-adds and input of an ONNX graph, without running it.
 
-`child_main` runs this in a process with limits, for reading a hostile graph may take all memory or never end. It
-imports nothing of graftcli.
+`child_main` runs this in a process with limits: reading a hostile graph may take all memory or never end. It imports
+nothing from graftcli.
 """
 
 import json
@@ -20,89 +20,91 @@ _INTEGER = (
 )
 _SCALES = {"QuantizeLinear": (1, 2), "DequantizeLinear": (1, 2), "QLinearConv": (1, 2, 4, 5, 6, 7), "Resize": (1, 2)}
 _INPUTS = ("float32", "float16", "float64", "uint8")
-_MOST = 1 << 53  # parameters
-_AGAIN = "Export it again."
+_MAX_PARAMS = 1 << 53
+_EXPORT_AGAIN = "Export it again."
 
 
-class Unfit(Exception):
-    """What is wrong with a file, as the end of a sentence that begins with its name, and the fix."""
+class UnusableFile(Exception):
+    """What is wrong with a file, as the predicate of a sentence whose subject is the file, and the fix."""
 
-    def __init__(self, found: str, fix: str = _AGAIN) -> None:
-        super().__init__(found)
+    def __init__(self, message: str, fix: str = _EXPORT_AGAIN) -> None:
+        super().__init__(message)
         self.fix = fix
 
 
 def describe(path: Path, macs: Callable[[Any], int | None]) -> dict[str, Any]:
-    """The fields of `OnnxFacts`, as JSON has them."""
+    """The fields of `OnnxFacts`, as JSON values."""
     try:
         model = onnx.load(str(path), load_external_data=False)
     except MemoryError:
         raise
-    except Exception as error:  # whatever its protobuf parser raises
+    except Exception as error:  # the protobuf parser can raise anything
         if "alloc failed" in str(error):
             raise MemoryError from error
-        raise Unfit(f"cannot be read as ONNX: {' '.join(str(error).split())[:200]}") from error
+        raise UnusableFile(f"cannot be read as ONNX: {' '.join(str(error).split())[:200]}") from error
     graph = model.graph
     weights = {tensor.name for tensor in graph.initializer}
-    inputs = [given for given in graph.input if given.name not in weights]
+    inputs = [value for value in graph.input if value.name not in weights]
     if len(inputs) != 1 or not graph.output:
-        found = f"has {len(inputs)} inputs and {len(graph.output)} outputs; one of each is needed."
-        raise Unfit(found, "Give a file that takes images and gives logits.")
-    beside = _beside(model, path)
+        message = f"has {len(inputs)} inputs and {len(graph.output)} outputs; one of each is needed."
+        raise UnusableFile(message, "Give a file that takes images and returns logits.")
+    external = _external_files(model, path)
     facts = {
         "precision": _precision(graph),
-        "bytes": path.stat().st_size + sum(file.stat().st_size for file in beside),
+        "bytes": path.stat().st_size + sum(file.stat().st_size for file in external),
         "params": _params(graph),
         "input_type": _type(inputs[0]),
-        "input_shape": _sides(inputs[0]),
-        "told": _told(model),
+        "input_shape": _shape(inputs[0]),
+        "metadata": _metadata(model),
     }
-    return {**facts, "macs": macs(model)}  # last, for it changes the model
+    return {**facts, "macs": macs(model)}  # last, because it changes the model
 
 
-def _type(given: Any) -> str:
-    number = given.type.tensor_type.elem_type
+def _type(value: Any) -> str:
+    number = value.type.tensor_type.elem_type
     try:
         name = str(onnx.helper.tensor_dtype_to_np_dtype(number).name)
     except KeyError:
         name = f"type {number}"
     if name not in _INPUTS:
-        raise Unfit(f"takes {name}, and images are given as {', '.join(_INPUTS)}.")
+        raise UnusableFile(f"takes {name}; images are given as {', '.join(_INPUTS)}.")
     return name
 
 
-def _sides(given: Any) -> list[int | None]:
-    sides = [side.dim_value or None for side in given.type.tensor_type.shape.dim]
+def _shape(value: Any) -> list[int | None]:
+    sides = [side.dim_value or None for side in value.type.tensor_type.shape.dim]
     if any(side is not None and side < 1 for side in sides):
-        raise Unfit(f"takes images of {'x'.join(map(str, sides[:8]))}: each side must be at least 1.")
+        raise UnusableFile(f"takes images of {'x'.join(map(str, sides[:8]))}: each side must be at least 1.")
     return sides
 
 
-# ---- what it says of its images ----
+# ---- metadata ----
 
 
-def _told(model: Any) -> dict[str, Any]:
-    """What can be read of its `metadata_props`: the keys are those of graftcli's exports, and others' may hold
-    anything. What has the form of a setting and cannot be one is refused."""
-    said = {one.key: one.value for one in model.metadata_props}
-    known: dict[str, Any] = {key: kind(_parsed(said[key])) for key, kind in _KINDS.items() if key in said}
-    known = {key: value for key, value in known.items() if value is not None}
-    for key, value in known.items():
+def _metadata(model: Any) -> dict[str, Any]:
+    """The readable settings in `metadata_props`, by the keys of graftcli's exports; an impossible setting is refused.
+
+    In files of other tools these keys may hold anything, so values of another form are ignored.
+    """
+    texts = {entry.key: entry.value for entry in model.metadata_props}
+    parsed: dict[str, Any] = {key: parse(_parse_json(texts[key])) for key, parse in _PARSERS.items() if key in texts}
+    settings = {key: value for key, value in parsed.items() if value is not None}
+    for key, value in settings.items():
         numbers = value if isinstance(value, list) else [value]
         if key in _POSITIVE and not all(number > 0 for number in numbers):
-            raise Unfit(f"says {key} = {said[key][:80]} in its metadata: each must be above 0.", _METADATA)
+            raise UnusableFile(f"has {key} = {texts[key][:80]} in its metadata: each must be above 0.", _FIX_METADATA)
         if key != "classes" and not all(math.isfinite(number) for number in numbers):
-            raise Unfit(f"says {key} = {said[key][:80]} in its metadata: each must be a finite number.", _METADATA)
-    if "interpolation" in said:
-        known["interpolation"] = said["interpolation"][:64]
-    return {**known, "squash": said.get("crop_mode") == "squash"}
+            raise UnusableFile(f"has {key} = {texts[key][:80]} in its metadata: each must be finite.", _FIX_METADATA)
+    if "interpolation" in texts:
+        settings["interpolation"] = texts["interpolation"][:64]
+    return {**settings, "squash": texts.get("crop_mode") == "squash"}
 
 
-_METADATA = "Export it again, or remove that entry of its metadata."
+_FIX_METADATA = "Export it again, or remove that metadata entry."
 _POSITIVE = ("std", "size", "crop_pct")
 
 
-def _parsed(text: str) -> Any:
+def _parse_json(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -110,27 +112,27 @@ def _parsed(text: str) -> Any:
 
 
 def _numbers(value: Any) -> list[float] | None:
-    """One number for each channel."""
-    if not isinstance(value, list) or not 0 < len(value) <= 64 or not all(_is_number(one) for one in value):
+    """One number per channel."""
+    if not isinstance(value, list) or not 0 < len(value) <= 64 or not all(map(_is_number, value)):
         return None
-    return [_float(one) for one in value]
+    return [_float(number) for number in value]
 
 
 def _pair(value: Any) -> list[int] | None:
-    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(one, int) for one in value):
+    if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) for side in value):
         return None
-    return [max(-1, min(one, 1 << 31)) for one in value]
+    return [max(-1, min(side, 1 << 31)) for side in value]
 
 
 def _names(value: Any) -> list[str] | None:
-    if not isinstance(value, list) or not all(isinstance(one, str) or _is_number(one) for one in value):
+    if not isinstance(value, list) or not all(isinstance(name, str) or _is_number(name) for name in value):
         return None
-    return [str(one) for one in value]
+    return [str(name) for name in value]
 
 
 def _number(value: Any) -> float | None:
     if isinstance(value, str):
-        value = _parsed(value)
+        value = _parse_json(value)
     return _float(value) if _is_number(value) else None
 
 
@@ -145,7 +147,7 @@ def _float(value: float) -> float:
         return math.inf
 
 
-_KINDS: dict[str, Callable[[Any], Any]] = {
+_PARSERS: dict[str, Callable[[Any], Any]] = {
     "mean": _numbers,
     "std": _numbers,
     "size": _pair,
@@ -154,37 +156,40 @@ _KINDS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-# ---- its tensors ----
+# ---- tensors ----
 
 
-def _beside(model: Any, path: Path) -> list[Path]:
-    """The files that hold a model's weights where it does not hold them itself: plain files in its own folder."""
-    places: dict[str, Any] = {}
+def _external_files(model: Any, path: Path) -> list[Path]:
+    """The external data files of a model: regular files in its folder."""
+    locations: dict[str, Any] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-            told = {entry.key: entry.value for entry in tensor.external_data}
-            places.setdefault(told.get("location", ""), tensor.name)
-    return [_checked(place, name, path) for place, name in sorted(places.items())]
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            locations.setdefault(entries.get("location", ""), tensor.name)
+    return [_check_external(location, name, path) for location, name in sorted(locations.items())]
 
 
-def _checked(place: str, tensor: str, path: Path) -> Path:
-    file = path.parent / place
-    homes = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}  # a file may be linked to
-    inside = not Path(place).is_absolute() and ".." not in Path(place.replace("\\", "/")).parts and place != ""
+def _check_external(location: str, tensor: str, path: Path) -> Path:
+    file = path.parent / location
+    folders = {Path(os.path.realpath(path.parent)), Path(os.path.realpath(path)).parent}  # `path` may be a link
+    parts = Path(location.replace("\\", "/")).parts
+    inside = not Path(location).is_absolute() and ".." not in parts and location != ""
     try:
-        inside = inside and any(Path(os.path.realpath(file)).is_relative_to(home) for home in homes)
+        inside = inside and any(Path(os.path.realpath(file)).is_relative_to(folder) for folder in folders)
         kind = file.stat().st_mode if inside else 0
     except (OSError, ValueError) as error:
-        fix = "Copy that file beside it, or export it again."
-        raise Unfit(f"keeps `{tensor[:80]}` in the file `{place[:200]}`, which is not there.", fix) from error
+        fix = "Copy that file next to it, or export it again."
+        raise UnusableFile(
+            f"keeps `{tensor[:80]}` in the file `{location[:200]}`, which does not exist.", fix
+        ) from error
     if not inside or not stat.S_ISREG(kind):
-        found = f"keeps `{tensor[:80]}` in `{place[:200]}`, which is no plain file in its own folder."
-        raise Unfit(found, "Export it again, with its weights in itself or beside it.")
+        message = f"keeps `{tensor[:80]}` in `{location[:200]}`, which is not a regular file in its folder."
+        raise UnusableFile(message, "Export it again, with its weights inside the file or next to it.")
     return file
 
 
 def _tensors(model: Any) -> Iterator[Any]:
-    """Every tensor of the model: of its graph, of graphs in its nodes, of its functions."""
+    """Every tensor of the model: in its graph, its subgraphs and its functions."""
     nodes = [node for function in model.functions for node in function.node]
     graphs = [model.graph]
     while graphs or nodes:
@@ -202,33 +207,33 @@ def _tensors(model: Any) -> Iterator[Any]:
             graphs += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
-def _kept(graph: Any) -> dict[str, Any]:
-    """Every tensor that the graph holds, by its name: initializers, and arrays that some exporters keep in nodes."""
-    found = {tensor.name: tensor for tensor in graph.initializer}
+def _constants(graph: Any) -> dict[str, Any]:
+    """The tensors of a graph by name: initializers, and the arrays of `Constant` nodes, which some exporters write."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
             arrays = (attribute.t for attribute in node.attribute if attribute.name == "value")
-            found.update((node.output[0], tensor) for tensor in arrays if node.output and math.prod(tensor.dims) > 1)
-    return found
+            tensors.update((node.output[0], tensor) for tensor in arrays if node.output and math.prod(tensor.dims) > 1)
+    return tensors
 
 
 def _precision(graph: Any) -> str:
     if any(node.op_type in _INTEGER for node in graph.node):
         return "int8"
-    types = {tensor.data_type for tensor in _kept(graph).values() if math.prod(tensor.dims) > 1}
+    types = {tensor.data_type for tensor in _constants(graph).values() if math.prod(tensor.dims) > 1}
     if onnx.TensorProto.FLOAT16 in types:
         return "fp16"
     return "bf16" if onnx.TensorProto.BFLOAT16 in types else "fp32"
 
 
 def _params(graph: Any) -> int:
-    """The weights; no shapes of maps, which are int64, and no scales of a quantised graph or of maps."""
+    """The number of weights. Excludes shapes, which are int64, and the scales of quantisation and resizing."""
     scales = {node.input[i] for node in graph.node for i in _SCALES.get(node.op_type, ()) if i < len(node.input)}
-    found: int = sum(
+    count: int = sum(
         math.prod(tensor.dims)
-        for name, tensor in _kept(graph).items()
+        for name, tensor in _constants(graph).items()
         if tensor.data_type != onnx.TensorProto.INT64 and name not in scales
     )
-    if not 0 <= found < _MOST:
-        raise Unfit("has tensors of more numbers than any file holds, or of a negative number.")
-    return found
+    if not 0 <= count < _MAX_PARAMS:
+        raise UnusableFile("has tensors whose sizes are impossible.")
+    return count

@@ -1,8 +1,7 @@
-"""ONNX files as rungs of the ladder: onnxruntime runs each in a child process, whose time and memory are limited.
+"""Benchmark ONNX files with onnxruntime, each in a child process with limited time and memory.
 
-A file may come from anywhere, and a graph can loop without end or ask for all memory in any run, depending on the
-pixels alone. So this process never loads one. The child measures its own runs: what crosses between the processes is
-not timed.
+A file may come from anywhere, and its graph can loop forever or request all memory in any run, depending on the pixels.
+So this process never loads one. The child times its runs, which excludes the communication between the processes.
 """
 
 import math
@@ -19,77 +18,77 @@ from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess, normalise
 from graftcli.measure.benchmark import Candidate
 from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits
-from graftcli.measure.onnx.facts import MEMORY, SCRIPT, SECONDS, OnnxFacts, limits_of, read_onnx, refused
+from graftcli.measure.onnx.facts import MEMORY, SCRIPT, SECONDS, OnnxFacts, checkpoint_error, read_onnx, request_limits
 
-_MOST_INPUT = 1 << 26  # numbers that a network is given at once
+_MAX_INPUT = 1 << 26  # input values per batch
 _COPIES = 4  # of the weights, in memory
-_PER_NUMBER = 512  # bytes of feature maps for each number of the input
-_NUMBERS_PER_SECOND = 2e6  # of a first image: a large one may take long
-_PER_THREAD = 16 << 20  # bytes
-_SLOWER = 3.0  # times as long as the first run suggests is the most that a run may take
+_BYTES_PER_VALUE = 512  # of feature maps, per input value
+_VALUES_PER_SECOND = 2e6  # in the first run: extra time for large images
+_BYTES_PER_THREAD = 16 << 20
+_SLOWDOWN = 3.0  # a run may take this many times what the first run predicts
 
 _NUMERIC = ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64")
 
 
 class _Session:
-    """A file in a child process, loaded and run once on black images."""
+    """An ONNX file in a child process, loaded and run once on black images."""
 
     def __init__(self, path: Path, facts: OnnxFacts, shape: tuple[int, ...], threads: int, seconds: float) -> None:
         self.path, self.batch, self.input_type = path, facts.input_shape[0], facts.input_type
         self.channels_last = _is_channels_last(facts)
-        self._memory = MEMORY + _COPIES * facts.bytes + threads * _PER_THREAD
-        self._given: NDArray[Any] | None = None  # what the child holds
-        self._each = 0.0  # seconds of an image
+        self._memory = MEMORY + _COPIES * facts.bytes + threads * _BYTES_PER_THREAD
+        self._inputs: NDArray[Any] | None = None  # the child's current input
+        self._seconds_per_image = 0.0
         self._child = Child(SCRIPT)
-        limits = limits_of(seconds + math.prod(shape) / _NUMBERS_PER_SECOND, self._memory, facts.bytes)
-        ends = time.monotonic() + limits.seconds  # for loading the file and running it once
+        limits = request_limits(seconds + math.prod(shape) / _VALUES_PER_SECOND, self._memory, facts.bytes)
+        deadline = time.monotonic() + limits.seconds  # to load the file and run it once
         request = {"do": "open", "path": str(path.absolute()), "threads": threads}
-        self._ask("Loading it", request, limits)
-        self._seconds = max(1.0, ends - time.monotonic())
-        self._each = self.seconds(np.zeros(shape, self.input_type)) / shape[0]
+        self._send("Loading it", request, limits)
+        self._seconds = max(1.0, deadline - time.monotonic())
+        self._seconds_per_image = self.seconds(np.zeros(shape, self.input_type)) / shape[0]
         self._seconds = seconds
 
-    def ready(self, pixels: Tensor, preprocess: Preprocess) -> NDArray[Any]:
-        raw = self.input_type == "uint8"  # its own graph normalises
-        given = pixels if raw else normalise(pixels, preprocess)
-        given = given.permute(0, 2, 3, 1) if self.channels_last else given
-        return np.ascontiguousarray(given.numpy().astype(self.input_type, copy=False))
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> NDArray[Any]:
+        images = pixels if self.input_type == "uint8" else normalise(pixels, preprocess)  # uint8: the graph normalises
+        images = images.permute(0, 2, 3, 1) if self.channels_last else images
+        return np.ascontiguousarray(images.numpy().astype(self.input_type, copy=False))
 
-    def run(self, given: NDArray[Any]) -> NDArray[Any]:
-        answer, data = self._run(given, wanted=True)
-        kind, shape = answer["type"], answer["shape"] or ()
+    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        response, data = self._run(inputs, output=True)
+        kind, shape = response["type"], response["shape"] or ()
         if kind not in _NUMERIC or len(data) != math.prod(shape) * np.dtype(kind).itemsize:
-            found = f"`{self.path}` gives {kind} of {'x'.join(map(str, shape)) or 'no shape'}, which are no logits."
-            raise CheckpointError(found, "Give a network that classifies images.")
+            size = "x".join(map(str, shape)) or "no shape"
+            message = f"`{self.path}` gives {kind} of {size}, which are not logits."
+            raise CheckpointError(message, "Give a network that classifies images.")
         return np.frombuffer(data, kind).reshape(shape)
 
-    def seconds(self, given: NDArray[Any]) -> float:
-        return float(self._run(given, wanted=False)[0]["seconds"])
+    def seconds(self, inputs: NDArray[Any]) -> float:
+        return float(self._run(inputs, output=False)[0]["seconds"])
 
-    def _run(self, given: NDArray[Any], *, wanted: bool) -> tuple[dict[str, Any], bytes]:
-        count = len(given)
-        doing = f"Running it on {count} image{'s' * (count > 1)}"
-        if given is not self._given:
-            seconds = self._seconds + _SLOWER * self._each * count
-            self._limits = limits_of(seconds, self._memory + _PER_NUMBER * given.size, 0)
-            request = {"do": "give", "type": self.input_type, "shape": given.shape}
-            self._ask(doing, request, self._limits, given)
-            self._given = given
-        return self._ask(doing, {"do": "run", "wanted": wanted}, self._limits)
+    def _run(self, inputs: NDArray[Any], *, output: bool) -> tuple[dict[str, Any], bytes]:
+        count = len(inputs)
+        action = f"Running it on {count} image{'s' * (count > 1)}"
+        if inputs is not self._inputs:
+            seconds = self._seconds + _SLOWDOWN * self._seconds_per_image * count
+            self._limits = request_limits(seconds, self._memory + _BYTES_PER_VALUE * inputs.size, 0)
+            request = {"do": "set_input", "type": self.input_type, "shape": inputs.shape}
+            self._send(action, request, self._limits, inputs)
+            self._inputs = inputs
+        return self._send(action, {"do": "run", "output": output}, self._limits)
 
-    def _ask(
-        self, doing: str, request: dict[str, Any], limits: ChildLimits, data: NDArray[Any] | bytes = b""
+    def _send(
+        self, action: str, request: dict[str, Any], limits: ChildLimits, data: NDArray[Any] | bytes = b""
     ) -> tuple[dict[str, Any], bytes]:
         try:
-            return self._child.ask(request, limits, data)
+            return self._child.send(request, limits, data)
         except ChildError as error:
-            raise refused(self.path, doing, error, limits) from error
+            raise checkpoint_error(self.path, action, error, limits) from error
 
 
 _sessions: "weakref.WeakValueDictionary[tuple[Any, ...], _Session]" = weakref.WeakValueDictionary()
 
 
-def of_file(
+def onnx_candidate(
     path: Path,
     threads: int,
     *,
@@ -97,27 +96,26 @@ def of_file(
     size: tuple[int, int, int] | None = None,
     seconds: float = SECONDS,
 ) -> Candidate:
-    """A rung that onnxruntime runs with `threads` threads; `size` is its input where the file leaves it open.
+    """A candidate that onnxruntime runs with `threads` threads; `size` is its input where the file leaves it open.
 
-    The file is loaded and run once here, in at most `seconds` for a small file, so that one that cannot be run is
-    refused at once.
+    Loads and runs the file once, within `seconds` for a small file, so that an unusable one is refused at once.
     """
     facts = read_onnx(path, seconds)
     shape = facts.input_shape
     if len(shape) != 4:
-        found = f"`{path}` takes {len(shape)} dimensions, not images of four."
-        raise CheckpointError(found, "Give a network that takes batches of images.")
-    last = _is_channels_last(facts)
-    own = (shape[3], *shape[1:3]) if last else shape[1:]
-    full = tuple(side or open_ for side, open_ in zip(own, size or (3, 224, 224), strict=True))
-    given = (shape[0] or 1, *full[1:], full[0]) if last else (shape[0] or 1, *full)
-    if math.prod(given) > _MOST_INPUT:
-        found = f"`{path}` takes {'x'.join(map(str, given))} numbers at once; {_MOST_INPUT:,} is the most."
-        raise CheckpointError(found, "Export it for a smaller batch or smaller images, or give --img-size.")
+        message = f"`{path}` takes {len(shape)} dimensions; a batch of images has four."
+        raise CheckpointError(message, "Give a network that takes batches of images.")
+    channels_last = _is_channels_last(facts)
+    declared = (shape[3], *shape[1:3]) if channels_last else shape[1:]
+    channels, height, width = (side or default for side, default in zip(declared, size or (3, 224, 224), strict=True))
+    batch = shape[0] or 1
+    inputs = (batch, height, width, channels) if channels_last else (batch, channels, height, width)
+    if math.prod(inputs) > _MAX_INPUT:
+        message = f"`{path}` takes {'x'.join(map(str, inputs))} values per batch; the limit is {_MAX_INPUT:,}."
+        raise CheckpointError(message, "Export it for a smaller batch or smaller images, or give --img-size.")
     described = ("onnx", facts.precision, facts.bytes, facts.params, facts.macs)
-    return Candidate(
-        name or path.name, *described, (full[0], full[1], full[2]), _session(path, facts, given, threads, seconds)
-    )
+    session = _session(path, facts, inputs, threads, seconds)
+    return Candidate(name or path.name, *described, (channels, height, width), session)
 
 
 def _is_channels_last(facts: OnnxFacts) -> bool:
@@ -125,7 +123,7 @@ def _is_channels_last(facts: OnnxFacts) -> bool:
 
 
 def _session(path: Path, facts: OnnxFacts, shape: tuple[int, ...], threads: int, seconds: float) -> _Session:
-    """The session of a file in this state; one that is still held somewhere is used again."""
+    """The session of a file; one that is still in use is shared until the file changes."""
     state = path.stat()
     key = (path.absolute(), state.st_mtime_ns, state.st_size, state.st_ino, shape, threads, seconds)
     if (session := _sessions.get(key)) is None:

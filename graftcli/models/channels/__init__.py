@@ -1,1 +1,1 @@
-"""Which channels of a network belong together."""
+"""Find the channels of a network that belong together."""

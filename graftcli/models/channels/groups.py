@@ -1,8 +1,8 @@
-"""Which channels of a network are one and the same: its graph is run on the names of channels in place of numbers.
+"""Find the channels of a network that are coupled, by running its graph on channel names instead of activations.
 
-A layer that mixes what it reads makes channels of its own. Where two maps are added, or one scales the other, their
-channels become one. Everything else hands channels on, wherever it puts them: behind a concatenation, a flatten or a
-shuffle a reader still reads whoever made them.
+A layer that mixes its inputs creates new channels. Adding two feature maps, or scaling one by the other, couples their
+channels. All other operations only move channels, so a layer after a concatenation, flatten or shuffle still reads the
+channels of the layers before it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,26 +16,29 @@ __all__ = ["IMAGES", "ChannelGroups", "channels"]
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """The channels of a network by number, from 1; 0 stands for one that nobody could follow."""
+    """The channels of a network, numbered from 1; 0 is a channel that could not be followed."""
 
-    gives: Mapping[str, tuple[int, ...]]  # by layer; of a single parameter, which channels its numbers belong to
-    reads: Mapping[str, tuple[int, ...]]  # of layers that mix what they read
-    groups: Mapping[str, int]  # of layers that mix what they read in groups
-    parts: Mapping[str, tuple[int, ...]]  # what is taken out of a map, by the place where it is
-    lost: frozenset[int]  # channels that also go where nobody could follow
+    gives: Mapping[str, tuple[int, ...]]  # output channels by layer; for a parameter, the channel of each entry
+    reads: Mapping[str, tuple[int, ...]]  # input channels of layers that mix their inputs
+    groups: Mapping[str, int]  # groups of grouped layers that mix their inputs
+    parts: Mapping[str, tuple[int, ...]]  # channels of a slice, by the path of the slicing operation
+    lost: frozenset[int]  # channels that also reach operations that could not be followed
 
 
 def channels(traced: Traced) -> ChannelGroups:
-    """Who makes, carries and reads which channels."""
-    run = ChannelPropagation(traced)
-    run.run(traced.example)
-    roots = run.names.roots()
+    """Find which layers produce, carry and read which channels."""
+    propagation = ChannelPropagation(traced)
+    propagation.run(traced.example)
+    roots = propagation.names.roots()
 
-    def final(lists: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-        inside = (path for path in lists if path.rpartition(".")[0] in lists)  # a bias of a layer, beside the layer
-        apart = lists.keys() - set(inside)
-        return {path: tuple(roots[name] for name in lists[path]) for path in lists if path in apart}
+    def resolve(names_by_path: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
+        # parameters of a layer that is listed too
+        nested = (path for path in names_by_path if path.rpartition(".")[0] in names_by_path)
+        independent = names_by_path.keys() - set(nested)
+        return {
+            path: tuple(roots[name] for name in names_by_path[path]) for path in names_by_path if path in independent
+        }
 
-    parts = {path: tuple(sorted({roots[name] for name in names} - {0})) for path, names in run.parts.items()}
-    lost = frozenset(roots[name] for name in run.lost) - {0}
-    return ChannelGroups(final(run.gives), final(run.reads), run.groups, parts, lost)
+    parts = {path: tuple(sorted({roots[name] for name in names} - {0})) for path, names in propagation.parts.items()}
+    lost = frozenset(roots[name] for name in propagation.lost) - {0}
+    return ChannelGroups(resolve(propagation.gives), resolve(propagation.reads), propagation.groups, parts, lost)

@@ -1,1 +1,1 @@
-"""Where a network can be cut, what its blocks cost, and the plan that pairs two networks."""
+"""Find cuts, measure the cost of blocks, and plan how two networks are paired."""

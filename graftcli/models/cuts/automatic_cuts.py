@@ -1,7 +1,7 @@
-"""positions -> cuts: the best of them around each place where the map shrinks, or at equal shares of the work.
+"""Choose cuts among positions: the best position beside each downsampling layer, or cuts into blocks of equal MACs.
 
-The position is preferred where adapters can fold, then the one nearest to the top of the module tree, then the nearest
-to the shrinking layer.
+Positions where adapters fold are preferred, then those highest in the module tree, then those nearest to the
+downsampling layer.
 """
 
 from collections.abc import Sequence
@@ -13,70 +13,81 @@ from torch import fx, nn
 from graftcli.models.cuts.positions import Layout, Position, as_map, positions
 from graftcli.models.tracing.trace import Traced
 
-__all__ = ["Layout", "Position", "Shrink", "before_head", "beside", "by_work", "cuts", "positions", "shrinks"]
+__all__ = [
+    "Layout",
+    "Position",
+    "Shrink",
+    "before_head",
+    "cuts",
+    "equal_work_cuts",
+    "positions",
+    "positions_beside",
+    "shrinks",
+]
 
 
 @dataclass(frozen=True)
 class Shrink:
-    """The layer at which the map becomes smaller, with the positions on both sides of it, in order."""
+    """A downsampling layer, with the positions of the resolution before it and of the resolution after it, in order."""
 
     node: fx.Node
     before: tuple[Position, ...]
     after: tuple[Position, ...]
-    stage: bool  # whether the side before it is a stage, not only a stem that shrinks the image
+    stage: bool  # whether the resolution before it is a stage, not part of the stem
 
 
-_STEM_STRIDE = 4  # from this stride on everything is a stage
-_STEM_SHARE = 0.1  # below it, only what does this share of the work, in a network whose first layer does not shrink
-_NEARLY = 0.65  # a map that keeps this share of its area was trimmed by a layer without padding, not shrunk
-_BESIDE = 2  # how many layers may lie between a cut and the shrinking layer
+_STEM_STRIDE = 4  # every resolution from this stride on is a stage
+_STEM_SHARE = 0.1  # a smaller stride is a stage with this share of the MACs, if the first layer keeps the resolution
+_TRIMMED_AREA = 0.65  # a feature map that keeps this share of its area lost its border to a layer without padding
+_MAX_LAYERS_BESIDE = 2  # largest number of layers between a cut and the downsampling layer
 
 
 def shrinks(traced: Traced) -> list[Shrink]:
-    """The places where the map becomes smaller, the stem's included, the last pooling not."""
-    places = before_head(traced, positions(traced))
+    """The downsampling layers of a network, including the stem's, without the final pooling."""
+    candidates = before_head(traced, positions(traced))
     total = max(1, sum(traced.macs.values()))
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
-    found: list[Shrink] = []
+    downsampling: list[Shrink] = []
     width = traced.shapes[traced.source][2]
-    works_at_once = bool(places) and width == places[0].size[0]  # the first layer keeps the image's size
-    for before, after in pairwise(_runs(places)):
+    keeps_resolution = bool(candidates) and width == candidates[0].size[0]  # the first layer keeps the resolution
+    for before, after in pairwise(_by_resolution(candidates)):
         node = _shrinking_node(traced, before[-1], after[0])
         if _area(after[0]) >= _area(before[-1]) or _is_only_head(traced, order[node] + 1):
             continue
-        entered = order[found[-1].node] + 1 if found else 0  # the layer that made this size is no work at it
-        work = sum(traced.macs.get(n, 0) for n in traced.nodes[entered : before[-1].index])
+        # MACs of the downsampling layer itself do not count
+        stage_start = order[downsampling[-1].node] + 1 if downsampling else 0
+        work = sum(traced.macs.get(n, 0) for n in traced.nodes[stage_start : before[-1].index])
         is_large = width / before[0].size[0] < _STEM_STRIDE - 0.5
-        stage = not is_large or (works_at_once and work >= _STEM_SHARE * total)
-        found.append(Shrink(node, tuple(before), tuple(after), stage))
-    return found
+        stage = not is_large or (keeps_resolution and work >= _STEM_SHARE * total)
+        downsampling.append(Shrink(node, tuple(before), tuple(after), stage))
+    return downsampling
 
 
 def _area(position: Position) -> int:
     return position.size[0] * position.size[1]
 
 
-def _runs(places: Sequence[Position]) -> list[list[Position]]:
+def _by_resolution(candidates: Sequence[Position]) -> list[list[Position]]:
     runs: list[list[Position]] = []
-    for place in places:
-        if runs and _NEARLY * _area(runs[-1][-1]) <= _area(place) <= _area(runs[-1][-1]):
-            runs[-1].append(place)
+    for position in candidates:
+        if runs and _TRIMMED_AREA * _area(runs[-1][-1]) <= _area(position) <= _area(runs[-1][-1]):
+            runs[-1].append(position)
         else:
-            runs.append([place])
+            runs.append([position])
     return runs
 
 
-def before_head(traced: Traced, places: Sequence[Position]) -> list[Position]:
-    """The positions up to the last one whose map has still to be looked at by a layer that sees more than one place."""
+def before_head(traced: Traced, candidates: Sequence[Position]) -> list[Position]:
+    """The positions before the head: up to the last spatial layer, or with a feature map larger than 1x1."""
     last = 0
     for i, node in enumerate(traced.graph.nodes):
-        if _looks_around(traced, node):
+        if _is_spatial(traced, node):
             last = i
-    return [place for place in places if place.index <= last or _area(place) > 1]
+    return [position for position in candidates if position.index <= last or _area(position) > 1]
 
 
-def _looks_around(traced: Traced, node: fx.Node) -> bool:
-    """Whether a layer sees more than one place of a map, and is not the one that reads the whole map at once."""
+def _is_spatial(traced: Traced, node: fx.Node) -> bool:
+    """Whether a layer combines several spatial locations, without reducing the feature map to one."""
     module = traced.module_of(node)
     if module is None or not node.all_input_nodes or len(traced.shapes.get(node.all_input_nodes[0], ())) != 4:
         return False
@@ -88,18 +99,18 @@ def _looks_around(traced: Traced, node: fx.Node) -> bool:
 
 
 def _shrinking_node(traced: Traced, before: Position, after: Position) -> fx.Node:
-    """The first node behind `before` whose map is as small as that of `after`."""
+    """The first node after `before` with the resolution of `after`."""
     image = traced.shapes[traced.source]
     for node in traced.nodes[before.index : after.index]:
         shape = traced.shapes.get(node)
-        seen = as_map(traced, node, shape, image) if shape and shape[0] == image[0] else None
-        if seen is not None and seen[1] == after.size:
+        feature_map = as_map(traced, node, shape, image) if shape and shape[0] == image[0] else None
+        if feature_map is not None and feature_map[1] == after.size:
             return node
     return after.node
 
 
 def _layers_between(traced: Traced, start: int, stop: int) -> list[str]:
-    """The paths of the layers with weights between two nodes, those inside modules that are kept whole too."""
+    """The paths of the layers with weights between two nodes, once per layer inside a leaf module."""
     modules = [(str(n.target), traced.module_of(n)) for n in traced.nodes[start:stop]]
     return [path for path, module in modules if module is not None for _ in range(_count_layers(module))]
 
@@ -109,7 +120,7 @@ def _count_layers(module: nn.Module) -> int:
 
 
 def _unit(traced: Traced, node: fx.Node) -> str:
-    """The path, with a final dot, of the module that was written around a node: no container, no wrapped layer."""
+    """The path, with a trailing dot, of the innermost module around a node that is no container and no single layer."""
     path = traced.paths[node]
     while path:
         path = path.rpartition(".")[0]
@@ -119,29 +130,31 @@ def _unit(traced: Traced, node: fx.Node) -> str:
     return f"{path}." if path else ""
 
 
-def beside(shrink: Shrink) -> list[Position]:
-    """The positions near a shrinking layer, the best one first: after a max-pool, before anything else."""
+def positions_beside(shrink: Shrink) -> list[Position]:
+    """The positions beside a downsampling layer, best first: after a max-pool, before any other layer."""
     traced = shrink.before[0].traced
-    at = traced.nodes.index(shrink.node)
+    index = traced.nodes.index(shrink.node)
     unit = _unit(traced, shrink.node)
-    after_first = is_max_pool(traced, shrink.node) and not _layers_between(traced, at + 1, shrink.after[0].index)
+    after_first = is_max_pool(traced, shrink.node) and not _layers_between(traced, index + 1, shrink.after[0].index)
     ranked: list[tuple[tuple[int, ...], Position]] = []
     for other_side, group in ((after_first, shrink.before), (not after_first, shrink.after)):
-        for place in group:
-            start, stop = sorted((place.index, at if place.index <= at else at + 1))
-            between = _layers_between(traced, start, stop)
-            apart = not all(f"{path}.".startswith(unit) for path in between)
-            nearest = place in (shrink.before[-1], shrink.after[0])  # however far: there is no other
-            near = nearest or (len(between) <= _BESIDE and not apart)
-            if near and not _is_only_head(traced, place.index):
-                ranked.append(((apart, *_rank(place, other_side), len(between), abs(place.index - at)), place))
-    return [place for _, place in sorted(ranked, key=lambda pair: pair[0])]
+        for position in group:
+            start, stop = sorted((position.index, index if position.index <= index else index + 1))
+            layers = _layers_between(traced, start, stop)
+            outside = not all(f"{path}.".startswith(unit) for path in layers)
+            nearest = position in (shrink.before[-1], shrink.after[0])  # the nearest position counts at any distance
+            near = nearest or (len(layers) <= _MAX_LAYERS_BESIDE and not outside)
+            if near and not _is_only_head(traced, position.index):
+                ranked.append(
+                    ((outside, *_rank(position, other_side), len(layers), abs(position.index - index)), position)
+                )
+    return [position for _, position in sorted(ranked, key=lambda pair: pair[0])]
 
 
-def _rank(place: Position, other_side: bool) -> tuple[int, ...]:
-    """The lower the better: what folds, on the better side, without a token of no place, where a module ends."""
-    stays, inside = not place.foldable, place.node not in place.traced.ends
-    return stays, stays and inside, other_side, place.prefix, inside, place.depth
+def _rank(position: Position, other_side: bool) -> tuple[int, ...]:
+    """Sort key, lowest first: foldable, on the preferred side, without prefix tokens, at the end of a module."""
+    not_foldable, inside_module = not position.foldable, position.node not in position.traced.ends
+    return not_foldable, not_foldable and inside_module, other_side, position.prefix, inside_module, position.depth
 
 
 def is_max_pool(traced: Traced, node: fx.Node) -> bool:
@@ -151,72 +164,74 @@ def is_max_pool(traced: Traced, node: fx.Node) -> bool:
 
 
 def cuts(traced: Traced) -> list[Position]:
-    """The natural cuts of one network: the best position beside each shrinking layer that ends a stage."""
-    found: list[Position] = []
+    """The natural cuts of a network: the best position beside each downsampling layer that ends a stage."""
+    chosen: list[Position] = []
     for shrink in shrinks(traced):
-        choice = next((p for p in beside(shrink) if not found or p.index > found[-1].index), None)
+        choice = next((p for p in positions_beside(shrink) if not chosen or p.index > chosen[-1].index), None)
         if shrink.stage and choice is not None:
-            found.append(choice)
-    return found
+            chosen.append(choice)
+    return chosen
 
 
 def _is_only_head(traced: Traced, start: int) -> bool:
-    """Whether no layer from a node on looks around on a map, or works on one of more than one place."""
+    """Whether all layers from a node on belong to the head: none is spatial or has an output larger than 1x1."""
     image = traced.shapes[traced.source]
     for node in traced.nodes[start:]:
-        if _looks_around(traced, node):
+        if _is_spatial(traced, node):
             return False
         module, shape = traced.module_of(node), traced.shapes.get(node, ())
         if module is None or not any(p.dim() > 1 for p in module.parameters()) or len(shape) < 3:
             continue
-        seen = as_map(traced, node, shape, image)
-        if seen is None or seen[1] != (1, 1):
+        feature_map = as_map(traced, node, shape, image)
+        if feature_map is None or feature_map[1] != (1, 1):
             return False
     return True
 
 
-def by_work(traced: Traced, count: int) -> list[Position]:
-    """The `count - 1` positions that cut a network of one resolution into blocks of equal work, as high in the module
-    tree as gives nearly equal ones."""
-    work = work_before(traced)
+def equal_work_cuts(traced: Traced, count: int) -> list[Position]:
+    """The `count - 1` positions that cut a network of one resolution into blocks of nearly equal MACs, as high in the
+    module tree as possible."""
+    work = macs_before(traced)
     total = work[-1]
-    places = [place for place in positions(traced) if 0 < work[place.index] < total]
+    candidates = [position for position in positions(traced) if 0 < work[position.index] < total]
     best: list[Position] = []
     best_share = 1.0
-    for depth in sorted({place.depth for place in places}):
-        chosen = equal_shares(_one_a_layer(places, work, depth), work, 0, len(traced.nodes), count)
-        marks = [0, *(work[place.index] for place in chosen), total]
+    for depth in sorted({position.depth for position in candidates}):
+        chosen = equal_shares(_one_per_work(candidates, work, depth), work, 0, len(traced.nodes), count)
+        marks = [0, *(work[position.index] for position in chosen), total]
         share = max(b - a for a, b in pairwise(marks)) / total
         if len(chosen) == count - 1 and share < best_share - 0.5 / count:
             best, best_share = chosen, share
     return best
 
 
-def _one_a_layer(places: Sequence[Position], work: Sequence[int], depth: int) -> list[Position]:
-    """Of the positions between which nothing is computed the last one highest in the module tree: no block is empty."""
+def _one_per_work(candidates: Sequence[Position], work: Sequence[int], depth: int) -> list[Position]:
+    """Among positions without MACs between them, keep the highest in the module tree, so that no block is empty."""
     best: dict[int, Position] = {}
-    for place in sorted((p for p in places if p.depth <= depth), key=lambda p: (-p.depth, p.index)):
-        best[work[place.index]] = place
+    for position in sorted((p for p in candidates if p.depth <= depth), key=lambda p: (-p.depth, p.index)):
+        best[work[position.index]] = position
     return sorted(best.values(), key=lambda p: p.index)
 
 
-def equal_shares(places: Sequence[Position], work: Sequence[int], start: int, stop: int, count: int) -> list[Position]:
-    """The `count - 1` positions nearest to equal shares of the work between two nodes; all, where there are fewer."""
+def equal_shares(
+    candidates: Sequence[Position], work: Sequence[int], start: int, stop: int, count: int
+) -> list[Position]:
+    """The `count - 1` positions nearest to equal shares of the MACs between two nodes; fewer if there are fewer."""
     chosen: list[Position] = []
-    free = list(places)
+    remaining = list(candidates)
     for k in range(1, count):
         goal = work[start] + (work[stop] - work[start]) * k / count
-        enough = free[: max(1, len(free) - (count - 1 - k))]  # one is left for each share that follows
-        if enough:
-            chosen.append(min(enough, key=lambda p: (abs(work[p.index] - goal), p.depth)))
-            free = free[free.index(chosen[-1]) + 1 :]
+        available = remaining[: max(1, len(remaining) - (count - 1 - k))]  # leaves a position for each remaining share
+        if available:
+            chosen.append(min(available, key=lambda p: (abs(work[p.index] - goal), p.depth)))
+            remaining = remaining[remaining.index(chosen[-1]) + 1 :]
     return chosen
 
 
-def work_before(traced: Traced) -> list[int]:
-    """The multiply-adds that have been done before each node, and in all."""
-    total, found = 0, [0]
+def macs_before(traced: Traced) -> list[int]:
+    """The MACs before each node, and in total at the end."""
+    total, totals = 0, [0]
     for node in traced.graph.nodes:
         total += traced.macs.get(node, 0)
-        found.append(total)
-    return found
+        totals.append(total)
+    return totals

@@ -1,4 +1,4 @@
-"""Operations that commute with a bias-free 1x1: they treat all channels alike, and each channel for itself."""
+"""Operations that commute with a bias-free 1x1 convolution: they treat all channels alike and never mix them."""
 
 import operator
 from collections.abc import Callable
@@ -15,14 +15,20 @@ from graftcli.models.tracing.trace import Traced
 
 @dataclass(frozen=True)
 class Axis:
-    """Which dimension holds the channels, and how many entries of it belong to one channel."""
+    """The channel dimension, and the number of consecutive entries per channel."""
 
     dim: int
     repeat: int = 1
 
 
-_SAME_MODULES: tuple[type[nn.Module], ...] = (nn.Identity, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.Dropout, nn.Dropout2d)
-_SAME_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.avg_pool2d, F.adaptive_avg_pool2d)
+_COMMUTING_MODULES: tuple[type[nn.Module], ...] = (
+    nn.Identity,
+    nn.AvgPool2d,
+    nn.AdaptiveAvgPool2d,
+    nn.Dropout,
+    nn.Dropout2d,
+)
+_COMMUTING_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _FLATTEN = (torch.flatten, "flatten")
 _PERMUTE = (torch.permute, "permute")
 _TRANSPOSE = (torch.transpose, "transpose", torch.swapaxes, "swapaxes", torch.swapdims, "swapdims")
@@ -30,25 +36,25 @@ _RESHAPE = (torch.reshape, "reshape", "view", torch.unflatten, "unflatten")
 _MEAN = (torch.mean, "mean")
 
 
-def through(traced: Traced, user: fx.Node, node: fx.Node, axis: Axis) -> Axis | None:
-    """Where the channels of `node` are after `user`, if `user` commutes with a 1x1; None where it does not."""
+def axis_after(traced: Traced, user: fx.Node, node: fx.Node, axis: Axis) -> Axis | None:
+    """The channel axis of `node` after `user`; None if `user` does not commute with a 1x1 convolution."""
     if user not in traced.shapes or node not in traced.shapes or user.op == "output":
         return None
     shape = traced.shapes[node]
     module = traced.module_of(user)
     if module is not None:
-        return _through_module(module, shape, axis)
+        return _axis_after_module(module, shape, axis)
     if [n for n in user.all_input_nodes if n not in traced.sizes] != [node] or user.args[:1] != (node,):
         return None
     if user.target in _RESHAPE and not any(isinstance(arg, torch.dtype) for arg in user.args):
         return _reshaped(shape, traced.shapes[user], axis)
-    return _through_function(user, shape, axis)
+    return _axis_after_function(user, shape, axis)
 
 
-def _through_module(module: nn.Module, shape: tuple[int, ...], axis: Axis) -> Axis | None:
+def _axis_after_module(module: nn.Module, shape: tuple[int, ...], axis: Axis) -> Axis | None:
     from timm.layers import AvgPool2dSame
 
-    if type(module) in _SAME_MODULES:
+    if type(module) in _COMMUTING_MODULES:
         spatial = isinstance(module, nn.AvgPool2d | nn.AdaptiveAvgPool2d)
         return axis if not spatial or axis == Axis(1) else None
     if type(module) is AvgPool2dSame:
@@ -58,8 +64,8 @@ def _through_module(module: nn.Module, shape: tuple[int, ...], axis: Axis) -> Ax
     return None
 
 
-def _through_function(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
-    if user.target in _SAME_FUNCTIONS:
+def _axis_after_function(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
+    if user.target in _COMMUTING_FUNCTIONS:
         return axis if axis == Axis(1) else None
     if user.target in _FLATTEN:
         start, end = _argument(user, 1, "start_dim", 0), _argument(user, 2, "end_dim", -1)
@@ -75,8 +81,8 @@ def _through_function(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis
     return axis if user.target == "contiguous" else None
 
 
-def _argument(node: fx.Node, place: int, name: str, default: Any) -> Any:
-    return node.kwargs.get(name, node.args[place] if len(node.args) > place else default)
+def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+    return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
 
 
 def _permuted(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
@@ -97,7 +103,7 @@ def _transposed(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | Non
 
 
 def _reshaped(old: tuple[int, ...], new: tuple[int, ...], axis: Axis) -> Axis | None:
-    """(B, H*W, C) <-> (B, H, W, C): the channels stay a dimension, with as much in front of them; or (B, C*H*W)."""
+    """(B, H*W, C) <-> (B, H, W, C), where the channels stay one dimension; or (B, C, H, W) -> (B, C*H*W)."""
     if axis.repeat != 1:
         return None
     channels, behind = old[axis.dim], prod(old[axis.dim + 1 :])
@@ -112,7 +118,7 @@ def _reshaped(old: tuple[int, ...], new: tuple[int, ...], axis: Axis) -> Axis | 
 
 
 def _flattened(shape: tuple[int, ...], axis: Axis, start: int) -> Axis | None:
-    """(B, C, H, W) -> (B, C*H*W): H*W entries in a row belong to one channel."""
+    """(B, C, H, W) -> (B, C*H*W), with H*W consecutive entries per channel."""
     start %= len(shape)
     if start != axis.dim or axis.repeat != 1:
         return axis if axis.dim < start else None
@@ -123,18 +129,18 @@ def _flattened(shape: tuple[int, ...], axis: Axis, start: int) -> Axis | None:
 
 
 def _averaged(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
-    dims, keep = _argument(user, 1, "dim", None), bool(_argument(user, 2, "keepdim", False))
+    dims, keepdim = _argument(user, 1, "dim", None), bool(_argument(user, 2, "keepdim", False))
     dims = (dims,) if isinstance(dims, int) else dims
     if not isinstance(dims, tuple | list) or not all(isinstance(d, int) for d in dims):
         return None
-    gone = {d % len(shape) for d in dims}
-    if axis.dim in gone or 0 in gone:
+    averaged = {d % len(shape) for d in dims}
+    if axis.dim in averaged or 0 in averaged:
         return None
-    return axis if keep else Axis(axis.dim - sum(d < axis.dim for d in gone), axis.repeat)
+    return axis if keepdim else Axis(axis.dim - sum(d < axis.dim for d in averaged), axis.repeat)
 
 
 def _sliced(index: Any, axis: Axis) -> Axis | None:
-    """x[:, :, ::2, ::2]: slices that leave batch and channels whole."""
+    """x[:, :, ::2, ::2], where the slices keep all of batch and channels."""
     if not isinstance(index, tuple) or not all(isinstance(i, slice) for i in index):
         return None
     whole = all(index[d] == slice(None) for d in (0, axis.dim) if d < len(index))

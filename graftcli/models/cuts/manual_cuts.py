@@ -1,4 +1,4 @@
-"""Cuts chosen by hand: the names of modules -> the places behind them."""
+"""Cuts chosen by the user: names of modules -> the positions after them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,93 +11,93 @@ from graftcli.models.tracing.trace import Traced
 
 @dataclass(frozen=True)
 class CutOptions:
-    """How the cuts are to be chosen; all None: where both networks shrink the image."""
+    """How cuts are chosen; by default where both networks shrink the image."""
 
     blocks: int | None = None
     teacher: tuple[str, ...] | None = None
     student: tuple[str, ...] | None = None
 
 
-def check(choice: CutOptions) -> None:
-    """A choice that contradicts itself is refused."""
-    if choice.blocks is not None and choice.blocks < 2:
+def check(options: CutOptions) -> None:
+    """Refuse contradictory options."""
+    if options.blocks is not None and options.blocks < 2:
         raise UsageError(
-            f"--blocks-count {choice.blocks} leaves nothing to graft: a plan has two blocks or more.",
-            "Give at least 2, or leave --blocks-count out.",
+            f"--blocks-count {options.blocks} is too small: a plan has at least 2 blocks.",
+            "Give at least 2, or remove --blocks-count.",
         )
-    for role, names in (("teacher", choice.teacher), ("student", choice.student)):
+    for role, names in (("teacher", options.teacher), ("student", options.student)):
         if names is None:
             continue
         if not names:
-            raise UsageError(f"--split-{role} names no cut.", "Give names of modules, as layer1,layer2,layer3.")
-        if choice.blocks is not None and len(names) != choice.blocks - 1:
+            raise UsageError(f"--split-{role} names no cut.", "Give module names, such as layer1,layer2,layer3.")
+        if options.blocks is not None and len(names) != options.blocks - 1:
             raise UsageError(
-                f"--split-{role} makes {len(names) + 1} blocks, --blocks-count says {choice.blocks}.",
-                "Leave one of the two out.",
+                f"--split-{role} makes {len(names) + 1} blocks; --blocks-count is {options.blocks}.",
+                "Remove one of the two.",
             )
 
 
-def by_hand(teacher: Traced, student: Traced, choice: CutOptions) -> list[tuple[Position, Position]]:
-    """The named places of both; where only one network's are named, the other's first places of the same sizes."""
-    ours = _named(teacher, choice.teacher, "teacher") if choice.teacher is not None else None
-    theirs = _named(student, choice.student, "student") if choice.student is not None else None
-    if ours is None and theirs is not None:
-        ours = _of_same_sizes(cuts(teacher) + positions(teacher), theirs, "teacher")
-    if theirs is None and ours is not None:
-        theirs = _of_same_sizes(cuts(student) + positions(student), ours, "student")
-    assert ours is not None and theirs is not None  # one of the two was given
-    if len(ours) != len(theirs):
+def manual_pairs(teacher: Traced, student: Traced, options: CutOptions) -> list[tuple[Position, Position]]:
+    """Pair the named positions; if only one network is named, take the other's first positions of equal size."""
+    teacher_cuts = _named(teacher, options.teacher, "teacher") if options.teacher is not None else None
+    student_cuts = _named(student, options.student, "student") if options.student is not None else None
+    if teacher_cuts is None and student_cuts is not None:
+        teacher_cuts = _match_sizes(cuts(teacher) + positions(teacher), student_cuts, "teacher")
+    if student_cuts is None and teacher_cuts is not None:
+        student_cuts = _match_sizes(cuts(student) + positions(student), teacher_cuts, "student")
+    assert teacher_cuts is not None and student_cuts is not None  # at least one of the two is given
+    if len(teacher_cuts) != len(student_cuts):
         raise PairError(
-            f"--split-teacher names {len(ours)} cuts, --split-student names {len(theirs)}.",
-            "Both need the same number.",
+            f"--split-teacher names {len(teacher_cuts)} cuts; --split-student names {len(student_cuts)}.",
+            "Give the same number of cuts for both.",
         )
-    return list(zip(ours, theirs, strict=True))
+    return list(zip(teacher_cuts, student_cuts, strict=True))
 
 
 def _named(traced: Traced, names: Sequence[str], role: str) -> list[Position]:
-    """The places behind the named modules, which have to be in the order in which they run."""
+    """The positions after the named modules, which must be in order of execution."""
     known = positions(traced)
-    found: list[Position] = []
+    chosen: list[Position] = []
     for name in names:
-        place = _behind(traced, name, known)
-        if place is None:
-            near = ", ".join(f"`{n}`" for n in get_close_matches(name, [p.name for p in known], 3, 0.3))
+        position = _after_module(traced, name, known)
+        if position is None:
+            nearest = ", ".join(f"`{n}`" for n in get_close_matches(name, [p.name for p in known], 3, 0.3))
             exists = name in dict(traced.module.named_modules())
-            what = "is no place where one tensor alone is alive" if exists else "is not in the network"
+            problem = "is not a position where a single tensor is alive" if exists else "is not in the network"
             raise PairError(
-                f"--split-{role}: `{name}` {what}.",
-                f"{f'Nearest: {near}. ' if near else ''}`graftcli inspect --all` lists every place that qualifies.",
+                f"--split-{role}: `{name}` {problem}.",
+                f"{f'Nearest: {nearest}. ' if nearest else ''}`graftcli inspect --all` lists all positions.",
             )
-        if found and place.index <= found[-1].index:
+        if chosen and position.index <= chosen[-1].index:
             raise PairError(
-                f"--split-{role}: `{name}` does not come after `{found[-1].name}`.",
-                "Name the cuts in the order they run.",
+                f"--split-{role}: `{name}` does not come after `{chosen[-1].name}`.",
+                "Name the cuts in order of execution.",
             )
-        found.append(place)
-    return found
+        chosen.append(position)
+    return chosen
 
 
-def _behind(traced: Traced, name: str, known: Sequence[Position]) -> Position | None:
-    """The place where a module has just run, or that goes by this name itself."""
+def _after_module(traced: Traced, name: str, known: Sequence[Position]) -> Position | None:
+    """The position after a module, or the position with this name."""
     node = traced.returned.get(name)
     return next((p for p in known if (p.node is node if node is not None else p.name == name)), None)
 
 
-def _of_same_sizes(candidates: Sequence[Position], wanted: Sequence[Position], role: str) -> list[Position]:
-    """For each wanted cut the first candidate of its size; natural cuts stand first."""
-    found: list[Position] = []
-    for number, place in enumerate(wanted, 1):
-        same = [p for p in candidates if p.size == place.size and (not found or p.index > found[-1].index)]
+def _match_sizes(candidates: Sequence[Position], cuts_to_match: Sequence[Position], role: str) -> list[Position]:
+    """For each cut of the other network, the first candidate of equal size."""
+    chosen: list[Position] = []
+    for number, position in enumerate(cuts_to_match, 1):
+        same = [p for p in candidates if p.size == position.size and (not chosen or p.index > chosen[-1].index)]
         if not same:
             raise PairError(
-                f"cut {number} differs: `{place.name}` sees {size_of(place)},"
-                f" and the {role} has no free place of that size.",
-                f"Choose the {role}'s cuts too, with --split-{role}.",
+                f"cut {number} differs: `{position.name}` is {size_of(position)},"
+                f" and the {role} has no unused position of that size.",
+                f"Choose the cuts of the {role} as well, with --split-{role}.",
             )
-        found.append(same[0])
-    return found
+        chosen.append(same[0])
+    return chosen
 
 
-def size_of(place: Position) -> str:
-    """The size of the map at a place, as people write it."""
-    return f"{place.size[0]}x{place.size[1]}"
+def size_of(position: Position) -> str:
+    """Format the resolution of a position: 14x14."""
+    return f"{position.size[0]}x{position.size[1]}"

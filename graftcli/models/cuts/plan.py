@@ -1,6 +1,6 @@
-"""The plan: teacher and student, cut at matching places, with everything that can be known before training.
+"""The plan: teacher and student, cut at matching positions, with everything known before training.
 
-Every structural refusal happens while it is made.
+All structural errors are raised while the plan is made.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import torch
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.automatic_cuts import Position
-from graftcli.models.cuts.block_costs import BlockPart, Side, count_parameters, head_params, parts_of, stem_params
+from graftcli.models.cuts.block_costs import BlockPart, Side, count_parameters, head_params, measure_blocks, stem_params
 from graftcli.models.cuts.pairing import CutOptions, pair, pair_derived
 from graftcli.models.cuts.same_blocks import Sameness, sameness
-from graftcli.models.derivation import base_of, is_derived, notes
+from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import trace
 
@@ -37,12 +37,12 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PlannedSeam:
-    """What joins the networks at a cut, and where it goes when the student is merged."""
+    """The seam at a cut, and the layers its adapter is folded into when the student is merged."""
 
     kind: Literal["identity", "adapter"]
     folds: Literal["forward", "backward"] | None = None
     into: tuple[str, ...] = ()
-    blocker: str | None = None  # why the adapter stays
+    blocker: str | None = None  # why the adapter cannot be folded
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Block:
     index: int  # from 1
     teacher: BlockPart
     student: BlockPart
-    seam: PlannedSeam | None  # at the block's end; None after the last
-    same: Sameness | None = None  # what equals the teacher's block, where neither end needs an adapter
+    seam: PlannedSeam | None  # at the end of the block; None after the last block
+    same: Sameness | None = None  # what equals the teacher's block; None if an end needs an adapter
 
 
 @dataclass(frozen=True)
@@ -59,96 +59,99 @@ class Plan:
     teacher: Side
     student: Side
     blocks: tuple[Block, ...]
-    notes: tuple[str, ...]  # what the user should know before training
+    notes: tuple[str, ...]  # shown to the user before training
 
     @property
     def stock(self) -> bool:
-        """Whether the merged student has exactly the stock architecture's parameters."""
+        """Whether the merged student has exactly the parameters of its stock architecture."""
         return all(block.seam is None or block.seam.blocker is None for block in self.blocks)
 
 
-def make(teacher: Network, student: Network, choice: CutOptions | None = None) -> Plan:
-    """Cut both networks at matching places."""
-    _check_apart(teacher, student)
-    _check_alike(teacher, student)
+def make(teacher: Network, student: Network, options: CutOptions | None = None) -> Plan:
+    """Plan how two networks are cut at matching positions."""
+    _check_no_shared_weights(teacher, student)
+    _check_same_input_and_classes(teacher, student)
     traced = [trace(net.module, example(net)) for net in (teacher, student)]
-    cut = pair_derived if is_derived(student) and base_of(student) == teacher.origin else pair
-    pairs = cut(traced[0], traced[1], choice or CutOptions())
+    pair_cuts = pair_derived if is_derived(student) and base_origin(student) == teacher.origin else pair
+    pairs = pair_cuts(traced[0], traced[1], options or CutOptions())
     sides = [
-        Side(net, graph, tuple(both[i] for both in pairs))
+        Side(net, graph, tuple(matched[i] for matched in pairs))
         for i, (net, graph) in enumerate(zip((teacher, student), traced, strict=True))
     ]
-    seams = [*(_seam(ours, theirs) for ours, theirs in pairs), None]
-    teacher_parts, student_parts = map(parts_of, sides)
+    seams = [*(_seam(teacher_cut, student_cut) for teacher_cut, student_cut in pairs), None]
+    teacher_parts, student_parts = map(measure_blocks, sides)
     same = _same(sides, teacher_parts, seams)
     parts = zip(teacher_parts, student_parts, seams, same, strict=True)
-    blocks = tuple(Block(i, *found) for i, found in enumerate(parts, 1))
+    blocks = tuple(Block(i, *parts_of_block) for i, parts_of_block in enumerate(parts, 1))
     return Plan(sides[0], sides[1], blocks, tuple(_notes(sides, blocks)))
 
 
 def example(network: Network) -> torch.Tensor:
-    """Two images of noise, the same ones each time."""
+    """A fixed batch of two noise images."""
     return torch.randn(2, *network.input_size, generator=torch.Generator().manual_seed(0))
 
 
-def _check_apart(teacher: Network, student: Network) -> None:
+def _check_no_shared_weights(teacher: Network, student: Network) -> None:
     shared = {id(p) for p in teacher.module.parameters()} & {id(p) for p in student.module.parameters()}
     if shared:
         raise PairError(
-            f"teacher `{teacher.name}` and student `{student.name}` share {len(shared)} tensors of weights:"
-            " training the one would change the other.",
-            "Build the student on its own, or from a deep copy.",
+            f"teacher `{teacher.name}` and student `{student.name}` share {len(shared)} parameter tensors:"
+            " training the student would change the teacher.",
+            "Build the student separately, or from a deep copy.",
         )
 
 
-def _check_alike(teacher: Network, student: Network) -> None:
+def _check_same_input_and_classes(teacher: Network, student: Network) -> None:
     sizes = ["x".join(map(str, network.input_size)) for network in (teacher, student)]
-    for what, flag, ours, theirs in (
+    for subject, flag, teacher_value, student_value in (
         ("class counts", "--num-classes", str(teacher.num_classes), str(student.num_classes)),
         ("input sizes", "--img-size, --in-chans", *sizes),
     ):
-        if ours != theirs:
+        if teacher_value != student_value:
             raise PairError(
-                f"the {what} differ: teacher `{teacher.name}` has {ours}, student `{student.name}` has {theirs}.",
-                f"Build both for the same ({flag}), or leave the student's checkpoint away.",
+                f"the {subject} differ: teacher `{teacher.name}` has {teacher_value},"
+                f" student `{student.name}` has {student_value}.",
+                f"Build both with equal values ({flag}), or remove the student's checkpoint.",
             )
 
 
-def _seam(ours: Position, theirs: Position) -> PlannedSeam:
-    """The seam at one cut; folding is the student's, forwards where both ways are open."""
-    if ours.channels == theirs.channels:
+def _seam(teacher: Position, student: Position) -> PlannedSeam:
+    """The seam at a cut; adapters are folded into the student, forwards if both directions are possible."""
+    if teacher.channels == student.channels:
         return PlannedSeam("identity")
-    if theirs.forwards:
-        return PlannedSeam("adapter", "forward", tuple(layer.path for layer in theirs.forwards.layers))
-    if theirs.backwards:
-        return PlannedSeam("adapter", "backward", tuple(layer.path for layer in theirs.backwards.layers))
-    return PlannedSeam("adapter", blocker=f"{theirs.forwards.blocker}; {theirs.backwards.blocker}")
+    if student.forwards:
+        return PlannedSeam("adapter", "forward", tuple(layer.path for layer in student.forwards.layers))
+    if student.backwards:
+        return PlannedSeam("adapter", "backward", tuple(layer.path for layer in student.backwards.layers))
+    return PlannedSeam("adapter", blocker=f"{student.forwards.blocker}; {student.backwards.blocker}")
 
 
 def _same(
     sides: Sequence[Side], parts: Sequence[BlockPart], seams: Sequence[PlannedSeam | None]
 ) -> list[Sameness | None]:
-    """For each block what of it equals the teacher's; none does at whose ends the channels differ."""
+    """For each block, what equals the teacher's block; None if the channels differ at an end."""
     ends = [True, *(seam is None or seam.kind == "identity" for seam in seams)]
     blocks = zip(sides[0].blocks, sides[1].blocks, parts, pairwise(ends), strict=True)
-    return [sameness(first, second, part.inputs) if all(plain) else None for first, second, part, plain in blocks]
+    return [sameness(first, second, part.inputs) if all(matching) else None for first, second, part, matching in blocks]
 
 
 def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
-    found = notes(sides[1].network)
+    messages = notes(sides[1].network)
     for role, side in zip(("teacher", "student"), sides, strict=True):
         for path, reason in list(side.traced.opaque.items())[:1]:
-            kept = len(side.traced.opaque)
-            found.append(f"{kept} module{'s' * (kept > 1)} of the {role} kept whole, as `{path}`: {reason}")
+            untraced = len(side.traced.opaque)
+            messages.append(
+                f"{untraced} module{'s' * (untraced > 1)} of the {role} not traced, for example `{path}`: {reason}"
+            )
         if not side.traced.finite:
-            found.append(f"the {role} answers noise with NaN or infinity: its cuts are not proved on numbers")
+            messages.append(f"the {role} returns NaN or infinity for noise: its cuts are not verified numerically")
         unused = side.params - sum((b.teacher if role == "teacher" else b.student).params for b in blocks)
         if unused:
-            found.append(f"{unused:,} parameters of the {role} take no part in its answer and are in no block")
-    return found
+            messages.append(f"{unused:,} parameters of the {role} do not affect its output and are in no block")
+    return messages
 
 
-# -- as JSON ------------------------------------------------------------------------------------------------------
+# -- as JSON -----------------------------------------------------------------------------------------------------
 
 
 def as_json(plan: Plan) -> dict[str, Any]:

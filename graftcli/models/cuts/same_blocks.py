@@ -1,4 +1,4 @@
-"""Blocks of the student that equal the teacher's: in architecture, or in their weights too."""
+"""Compare blocks of student and teacher: equal architecture, or equal weights as well."""
 
 from typing import Literal
 
@@ -10,25 +10,27 @@ Sameness = Literal["architecture", "weights"]
 
 
 def sameness(teacher: fx.GraphModule, student: fx.GraphModule, inputs: tuple[int, ...]) -> Sameness | None:
-    """What of the student's block equals the teacher's; `inputs` is the shape, without the batch, that both read.
+    """Compare two blocks; `inputs` is their input shape without the batch dimension.
 
-    The same code over the same modules is the same architecture, once both give the same numbers with one set of
-    weights: what a module computes need not show in its description.
+    Two blocks have the same architecture if their code and modules are equal, and their outputs are equal for the same
+    weights, because a module's description may not determine what it computes.
     """
-    held = [block.state_dict() for block in (teacher, student)]
-    if _shapes(held[0]) != _shapes(held[1]) or _described(teacher) != _described(student):
+    states = [block.state_dict() for block in (teacher, student)]
+    if _shapes(states[0]) != _shapes(states[1]) or _description(teacher) != _description(student):
         return None
     noise = torch.randn(1, *inputs, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        given = [functional_call(block, held[0], (noise.clone(),), tie_weights=False) for block in (teacher, student)]
-    if not torch.equal(given[0], given[1]):
+        outputs = [
+            functional_call(block, states[0], (noise.clone(),), tie_weights=False) for block in (teacher, student)
+        ]
+    if not torch.equal(outputs[0], outputs[1]):
         return None
-    return "weights" if all(torch.equal(held[0][name], held[1][name]) for name in held[0]) else "architecture"
+    return "weights" if all(torch.equal(states[0][name], states[1][name]) for name in states[0]) else "architecture"
 
 
-def _shapes(held: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in held.items()}
+def _shapes(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
-def _described(block: fx.GraphModule) -> tuple[str, list[str]]:
+def _description(block: fx.GraphModule) -> tuple[str, list[str]]:
     return block.code, [f"{name}: {module!r}" for name, module in nn.Module.named_children(block)]

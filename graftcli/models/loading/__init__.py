@@ -1,1 +1,1 @@
-"""Model specifications, checkpoints and saved networks -> modules."""
+"""Load networks from model specs, checkpoints and graftcli outputs."""

@@ -1,15 +1,15 @@
-"""One grammar for teacher and student: text -> Network.
+"""Build a network from a model spec; teacher and student use the same grammar.
 
-    resnet34                        timm's, else torchvision's of that name
+    resnet34                        a timm model, else a torchvision model
     timm:resnet34.a1_in1k           torchvision:resnet34@IMAGENET1K_V1 (or tv:)
     hf-hub:org/repo                 local-dir:path
     path/to/file.py:factory         package.module:factory(depth=20)
-    model.pth                       a checkpoint that names its architecture
+    model.pth                       a checkpoint that stores the name of its architecture
     runs/small                      a folder or file that graftcli wrote
-    teacher*0.5, prune:l1=0.5, …    made from the teacher (`derive`, see students/)
+    teacher*0.5, prune:l1=0.5, …    derived from the teacher (`derive`, see students/)
 
-The class count and the input channels are what the flags say, else what the weights say, else the teacher's (`like`),
-else the network's own. Where two of the first three disagree, the network is refused.
+The number of classes and of input channels come from the flags, else from the weights, else from the teacher (`like`),
+else from the network's defaults. Flags, weights and teacher must not contradict each other.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,19 +20,19 @@ from pathlib import Path
 import torch
 
 from graftcli.errors import CheckpointError, PairError
-from graftcli.models.derivation import afresh
+from graftcli.models.derivation import with_random_weights
 from graftcli.models.loading import checkpoint as weights
 from graftcli.models.loading import from_timm
 from graftcli.models.loading.model_spec import ModelSource, SpecContext, source_of
 from graftcli.models.loading.safe_pickle import weights_in
 from graftcli.models.loading.saved import complete, rebuild
-from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, asked, checkpoint_flag
+from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, checkpoint_flag, model_request
 
 __all__ = ["Network", "PreprocessDefaults", "build", "rebuild"]
 
-Derive = Callable[[str, Network], Network | None]  # (spec, teacher) -> the student, where the spec is of that kind
+Derive = Callable[[str, Network], Network | None]  # (spec, teacher) -> student; None for other kinds of spec
 
-RANDOM = "none"  # the checkpoint that stands for random weights
+RANDOM = "none"  # checkpoint value that selects random weights
 _NUMBERS = (("num_classes", "--num-classes", "classes"), ("in_chans", "--in-chans", "input channels"))
 
 
@@ -51,35 +51,36 @@ def build(
     role: str = "teacher",
     derive: Derive | None = None,
 ) -> Network:
-    """The network of a spec, in eval mode, float32, on the CPU.
+    """Build the network of a spec, in eval mode, float32, on the CPU.
 
-    `checkpoint` is a file of weights, or "none" for random ones; without it a named network gets its pretrained
-    weights. Code runs where the user names it in this call; where `document` holds the spec, or the spec is something
-    that graftcli wrote, only files whose bytes are trusted run: `trust_code` trusts them. `like` is the teacher of a
-    student; `role` ("teacher", "student", "model") is what the flags are called by. `derive` makes students out of the
-    teacher, with its weights.
+    `checkpoint` is a weights file, or "none" for random weights; by default a named network gets its pretrained
+    weights. Code that the user names in this call runs. When the spec comes from `document`, or names a graftcli
+    output, only trusted files run; `trust_code` trusts them. `like` is the teacher of a student. `role` ("teacher",
+    "student", "model") selects the flag names used in messages. `derive` makes students from the teacher, with its
+    weights.
     """
-    if like is not None and derive is not None and (made := derive(text, like)) is not None:
-        return complete(_reweighted(made, checkpoint, ema, unsafe))
-    flags, teachers = asked(num_classes, in_chans, img_size), like.made_for if like else ModelRequest()
-    given = SpecContext(None if checkpoint is None else Path(checkpoint), role, unsafe, trust_code, document)
-    source = source_of(text, given)
+    if like is not None and derive is not None and (student := derive(text, like)) is not None:
+        return complete(_with_checkpoint(student, checkpoint, ema, unsafe))
+    flag_request = model_request(num_classes, in_chans, img_size)
+    teacher_request = like.made_for if like else ModelRequest()
+    context = SpecContext(None if checkpoint is None else Path(checkpoint), role, unsafe, trust_code, document)
+    source = source_of(text, context)
     file = source.file if checkpoint is None else None if str(checkpoint) == RANDOM else Path(checkpoint).expanduser()
     if file is not None:
         state = weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema)
-        network = replace(_loaded(source, file, state, flags, teachers, role), file=weights_file(file))
+        network = replace(_load(source, file, state, flag_request, teacher_request, role), file=weights_file(file))
     else:
-        with _chance(role):
-            network = source.make(flags | teachers)
+        with _seeded(role):
+            network = source.make(flag_request | teacher_request)
         if checkpoint is None and source.fetch is not None:
             network = source.fetch(network)
-    _check_agreement(network, flags, teachers)
+    _check_agreement(network, flag_request, teacher_request)
     return complete(network if like is None else replace(network, preprocess=like.preprocess))
 
 
 @contextmanager
-def _chance(role: str) -> Iterator[None]:
-    """Random weights within are the same in every command, so that one teacher is one; a student's are its run's."""
+def _seeded(role: str) -> Iterator[None]:
+    """Seed random weights, so that every command builds the same teacher; a student uses the seed of its run."""
     if role == "student":
         yield
         return
@@ -88,31 +89,36 @@ def _chance(role: str) -> Iterator[None]:
         yield
 
 
-def _reweighted(made: Network, checkpoint: str | Path | None, ema: bool | None, unsafe: bool) -> Network:
-    """A derived student with the teacher's weights, with random ones, or with those of a file."""
+def _with_checkpoint(student: Network, checkpoint: str | Path | None, ema: bool | None, unsafe: bool) -> Network:
+    """Give a derived student the weights of a checkpoint; by default it keeps the teacher's."""
     if checkpoint is None:
-        return made
+        return student
     if str(checkpoint) == RANDOM:
-        return replace(made, module=afresh(made.module), weights="random")
+        return replace(student, module=with_random_weights(student.module), weights="random")
     file = Path(checkpoint).expanduser()
-    matched = weights.match(weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema), made.module)
+    matched = weights.match(weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema), student.module)
     if not matched.complete:
-        raise weights.refusal(matched, str(file), made.name)
-    weights.load_into(made.module, matched, file)
+        raise weights.refusal(matched, str(file), student.name)
+    weights.load_into(student.module, matched, file)
     described = f"{file.name}: {matched.count} of {matched.total} tensors"
-    return replace(made, weights=described, file=weights_file(file))
+    return replace(student, weights=described, file=weights_file(file))
 
 
-def _loaded(
-    source: ModelSource, file: Path, state: weights.TensorState, flags: ModelRequest, teachers: ModelRequest, role: str
+def _load(
+    source: ModelSource,
+    file: Path,
+    state: weights.TensorState,
+    flag_request: ModelRequest,
+    teacher_request: ModelRequest,
+    role: str,
 ) -> Network:
-    """The network with all the weights of a file, whose class count and input channels it takes over."""
-    network = source.make(flags | teachers)
+    """Build the network for the classes and channels of the weights file, and load it."""
+    network = source.make(flag_request | teacher_request)
     matched = weights.match(state, network.module)
-    own = ModelRequest(*weights.infer(matched, network.num_classes, network.input_size[0]))
-    if own != ModelRequest():
-        _check_claims(own, flags, teachers, file, role)
-        network = source.make(own | flags | teachers)
+    inferred = ModelRequest(*weights.infer(matched, network.num_classes, network.input_size[0]))
+    if inferred != ModelRequest():
+        _check_checkpoint(inferred, flag_request, teacher_request, file, role)
+        network = source.make(inferred | flag_request | teacher_request)
         matched = weights.match(state, network.module)
     if not matched.complete and network.source in ("timm", "hf-hub", "local-dir"):
         matched = from_timm.converted(state, network.module) or matched
@@ -123,28 +129,38 @@ def _loaded(
     return replace(network, weights=f"{file.name}: {matched.count} of {matched.total} tensors{part}")
 
 
-def _check_claims(own: ModelRequest, flags: ModelRequest, teachers: ModelRequest, file: Path, role: str) -> None:
-    """What a checkpoint is made for wins over a network's own numbers; against a flag or a teacher it is refused."""
+def _check_checkpoint(
+    inferred: ModelRequest, flag_request: ModelRequest, teacher_request: ModelRequest, file: Path, role: str
+) -> None:
+    """Refuse a checkpoint whose classes or channels contradict a flag or the teacher."""
     for field, flag, word in _NUMBERS:
-        has, said, taught = (getattr(numbers, field) for numbers in (own, flags, teachers))
-        if has is not None and said not in (None, has):
-            found = f"`{file}` has {has:,} {word}; {flag} says {said:,}."
-            raise CheckpointError(found, f"Leave {flag} out: the checkpoint decides.")
-        if has is not None and taught not in (None, has):
-            found = f"The teacher has {taught:,} {word}, the {role}'s checkpoint `{file}` has {has:,}."
-            raise PairError(found, f"Give a checkpoint with {taught:,}, or none: {checkpoint_flag(role)} none.")
+        stored, flag_value, teacher_value = (
+            getattr(numbers, field) for numbers in (inferred, flag_request, teacher_request)
+        )
+        if stored is not None and flag_value not in (None, stored):
+            message = f"`{file}` has {stored:,} {word}; {flag} is {flag_value:,}."
+            raise CheckpointError(message, f"Remove {flag}: the checkpoint sets it.")
+        if stored is not None and teacher_value not in (None, stored):
+            message = f"The teacher has {teacher_value:,} {word}; the {role} checkpoint `{file}` has {stored:,}."
+            raise PairError(
+                message,
+                f"Give a checkpoint with {teacher_value:,}, or use random weights: {checkpoint_flag(role)} none.",
+            )
 
 
-def _check_agreement(network: Network, flags: ModelRequest, teachers: ModelRequest) -> None:
-    """The network has the classes and channels that were asked for; a factory may insist on others."""
+def _check_agreement(network: Network, flag_request: ModelRequest, teacher_request: ModelRequest) -> None:
+    """Refuse a network that ignores the requested classes or channels, as a factory may."""
     for field, flag, word in _NUMBERS:
-        has = getattr(network.made_for, field)
-        for wanted, asker in ((getattr(flags, field), f"{flag} says"), (getattr(teachers, field), "the teacher has")):
-            if wanted not in (None, has):
-                mend = f"Give its factory a parameter `{field}`, or name a network that is built with {wanted:,}."
-                raise PairError(f"`{network.name}` comes with {has:,} {word}; {asker} {wanted:,}.", mend)
+        actual = getattr(network.made_for, field)
+        for requested, requested_by in (
+            (getattr(flag_request, field), f"{flag} is"),
+            (getattr(teacher_request, field), "the teacher has"),
+        ):
+            if requested not in (None, actual):
+                fix = f"Add a parameter `{field}` to its factory, or name a network with {requested:,} {word}."
+                raise PairError(f"`{network.name}` has {actual:,} {word}; {requested_by} {requested:,}.", fix)
 
 
 def weights_file(path: Path) -> Path:
-    """The file itself, or that of the weights in a folder."""
+    """The weights file: `path`, or the one in the folder `path`."""
     return weights_in(path) if path.is_dir() else path

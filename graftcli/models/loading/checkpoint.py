@@ -1,6 +1,6 @@
-"""Weights: found in whatever object a checkpoint holds, matched with a network by name and shape, loaded whole.
+"""Find the weights in a checkpoint, match them with a network by name and shape, and load them.
 
-find_state(read(path))  ->  State  ->  match(state, module)  ->  Matched  ->  load_into(module, matched, …)
+find_state(read(path)) -> TensorState;  match(state, module) -> CheckpointMatch;  load_into(module, matched, file)
 """
 
 from argparse import Namespace
@@ -30,28 +30,28 @@ __all__ = [
 PLAIN = ("state_dict", "model", "model_state_dict", "net", "student", "network", "module", "state")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "shadow")
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.")
-# What a checkpoint may hold beyond the network: training-only classifiers, counters of profilers
-SPARE_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
-SPARE_ENDINGS = ("total_ops", "total_params")
+# Ignored in a checkpoint: auxiliary classifiers, profiler counters
+IGNORED_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
+IGNORED_SUFFIXES = ("total_ops", "total_params")
 
 
 @dataclass(frozen=True)
 class TensorState:
-    """The tensors of one network, by the names of whoever saved them."""
+    """A state dict as it was saved."""
 
     tensors: Mapping[str, Tensor]
-    where: str = ""  # the key in the checkpoint that holds them
+    where: str = ""  # the checkpoint key that holds it
 
 
 @dataclass(frozen=True)
 class CheckpointMatch:
-    """What of a network a checkpoint holds, and what only one of the two has."""
+    """How the tensors of a checkpoint match those of a network."""
 
-    tensors: Mapping[str, Tensor]  # by the network's names
-    total: int  # how many the network has; counters and indices, which its constructor makes, are not counted
+    tensors: Mapping[str, Tensor]  # keyed by the network's names
+    total: int  # floating-point tensors of the network; counters and indices are not counted
     missing: Mapping[str, Tensor]  # in the network only
     extra: Mapping[str, Tensor]  # in the checkpoint only
-    differing: Mapping[str, tuple[Tensor, Tensor]]  # in both: the network's, the checkpoint's
+    differing: Mapping[str, tuple[Tensor, Tensor]]  # in both, with different shapes: (network, checkpoint)
 
     @property
     def count(self) -> int:
@@ -63,52 +63,52 @@ class CheckpointMatch:
 
 
 def find_state(saved: Any, file: str = "the checkpoint", ema: bool | None = None) -> TensorState:
-    """The one set of weights in a saved object; `ema` chooses where it holds averaged ones beside the plain ones."""
+    """The state dict in a saved object; `ema` chooses between averaged (True) and plain weights (False)."""
     plain, averaged = sets_in(saved)
     if plain and averaged and ema is None:
-        found = f"`{file}` holds two sets of weights: `{plain.where}` and their running average `{averaged.where}`."
-        raise CheckpointError(found, "Say which: --ema takes the average, --no-ema the others.")
+        message = f"`{file}` holds two sets of weights: `{plain.where}` and the averaged `{averaged.where}`."
+        raise CheckpointError(message, "Choose one: --ema loads the averaged weights, --no-ema the plain ones.")
     chosen = averaged if ema else plain or (averaged if ema is None else None)
     if chosen is not None:
         return chosen
-    held = ", ".join(f"`{key}`" for key in saved) if isinstance(saved, Mapping) else f"a {type(saved).__name__}"
-    wanted = {None: "no weights", True: "no averaged weights", False: "no weights but averaged ones"}[ema]
-    mend = "Save them with torch.save(net.state_dict(), …)." if ema is None else "Leave --ema and --no-ema out."
-    raise CheckpointError(f"`{file}` holds {wanted}, but {held[:300] or 'nothing'}.", mend)
+    content = ", ".join(f"`{key}`" for key in saved) if isinstance(saved, Mapping) else f"a {type(saved).__name__}"
+    missing = {None: "no weights", True: "no averaged weights", False: "only averaged weights"}[ema]
+    fix = "Save them with torch.save(net.state_dict(), …)." if ema is None else "Remove --ema or --no-ema."
+    raise CheckpointError(f"`{file}` holds {missing}; it holds {content[:300] or 'nothing'}.", fix)
 
 
 def sets_in(saved: Any) -> tuple[TensorState | None, TensorState | None]:
-    """The plain weights in a saved object and the averaged ones, as far as it holds them."""
-    if (whole := _tensors(saved)) is not None:
-        return TensorState(whole), None
+    """The plain and the averaged state dict in a saved object; None for what it lacks."""
+    if (tensors := _tensors(saved)) is not None:
+        return TensorState(tensors), None
     entries = saved if isinstance(saved, Mapping) else {}
-    plain, averaged = next(_held(entries, PLAIN), None), next(_held(entries, AVERAGED), None)
-    return plain if plain or averaged else _unnamed(entries), averaged
+    plain, averaged = next(_nested(entries, PLAIN), None), next(_nested(entries, AVERAGED), None)
+    return plain if plain or averaged else _from_unknown_key(entries), averaged
 
 
 def _tensors(value: Any) -> Mapping[str, Tensor] | None:
-    """The value as named tensors, where it is nothing but that."""
+    """The value as a state dict, or None if it holds anything besides named tensors."""
     if isinstance(value, nn.Module):
         value = value.state_dict()
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
         return None
-    tensors = {key: held for key, held in value.items() if isinstance(held, Tensor)}
+    tensors = {key: tensor for key, tensor in value.items() if isinstance(tensor, Tensor)}
     others = [key for key in value if key not in tensors and not key.endswith("_extra_state")]
     return tensors if tensors and not others else None
 
 
-def _held(entries: Mapping[Any, Any], names: tuple[str, ...], depth: int = 3) -> Iterator[TensorState]:
-    """The sets of weights under these names, and under such names below them; a dict may hold itself."""
+def _nested(entries: Mapping[Any, Any], names: tuple[str, ...], depth: int = 3) -> Iterator[TensorState]:
+    """The state dicts under these keys, and nested below them; `depth` bounds the recursion."""
     for name in names:
         value = entries.get(name)
         if (tensors := _tensors(value)) is not None:
             yield TensorState(tensors, name)
         elif isinstance(value, Mapping) and depth > 1:
-            yield from (TensorState(inner.tensors, name) for inner in _held(value, (*PLAIN, *AVERAGED), depth - 1))
+            yield from (TensorState(inner.tensors, name) for inner in _nested(value, (*PLAIN, *AVERAGED), depth - 1))
 
 
-def _unnamed(entries: Mapping[Any, Any]) -> TensorState | None:
-    """The only set of weights under a name that nobody knows, or the tensors that lie between other things."""
+def _from_unknown_key(entries: Mapping[Any, Any]) -> TensorState | None:
+    """The only state dict under an unknown key, or the tensors that lie beside other values."""
     nested = [
         TensorState(tensors, str(key)) for key, value in entries.items() if (tensors := _tensors(value)) is not None
     ]
@@ -119,14 +119,14 @@ def _unnamed(entries: Mapping[Any, Any]) -> TensorState | None:
 
 
 def architecture(saved: Any) -> str | None:
-    """The name of the network that a checkpoint says it belongs to."""
+    """The architecture name stored in a checkpoint, if any."""
     if not isinstance(saved, Mapping):
         return None
     settings = [saved, *(saved.get(key) for key in ("args", "cfg", "config", "opt", "hparams", "hyper_parameters"))]
     for entry in settings:
-        named = vars(entry) if isinstance(entry, Namespace) else entry if isinstance(entry, Mapping) else {}
+        fields = vars(entry) if isinstance(entry, Namespace) else entry if isinstance(entry, Mapping) else {}
         for key in ("arch", "model_name", "architecture", "model"):
-            name = named.get(key)
+            name = fields.get(key)
             if isinstance(name, Mapping):
                 name = name.get("name") or name.get("arch")
             if isinstance(name, str):
@@ -135,24 +135,28 @@ def architecture(saved: Any) -> str | None:
 
 
 def match(state: TensorState, module: nn.Module) -> CheckpointMatch:
-    """Tensors and network brought together by name; prefixes fall where that makes the names match."""
-    own = module.state_dict()
-    renamed = _rename(state.tensors, own)
-    extra = {key: tensor for key, tensor in state.tensors.items() if key not in renamed and not _spare(key, tensor)}
-    here = {name: state.tensors[key] for key, name in renamed.items()}
-    differing = {name: (own[name], tensor) for name, tensor in here.items() if not _alike(own[name], tensor)}
-    counted = {name: tensor for name, tensor in own.items() if tensor.is_floating_point()}
+    """Match tensors with a network by name; known prefixes are stripped where that makes names match."""
+    expected = module.state_dict()
+    renamed = _rename(state.tensors, expected)
+    extra = {
+        key: tensor for key, tensor in state.tensors.items() if key not in renamed and not _is_ignored(key, tensor)
+    }
+    matched = {name: state.tensors[key] for key, name in renamed.items()}
+    differing = {
+        name: (expected[name], tensor) for name, tensor in matched.items() if not _compatible(expected[name], tensor)
+    }
+    counted = {name: tensor for name, tensor in expected.items() if tensor.is_floating_point()}
     return CheckpointMatch(
-        tensors={name: tensor for name, tensor in here.items() if name not in differing},
+        tensors={name: tensor for name, tensor in matched.items() if name not in differing},
         total=len(counted),
-        missing={name: tensor for name, tensor in counted.items() if name not in here},
+        missing={name: tensor for name, tensor in counted.items() if name not in matched},
         extra=extra,
         differing={name: pair for name, pair in differing.items() if name in counted},
     )
 
 
 def _rename(keys: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]:
-    """Each key's name in the network; a key that needs fewer prefixes removed comes first."""
+    """Map checkpoint keys to network names; keys with fewer stripped prefixes win."""
     bare = {key: list(_without_prefixes(key)) for key in keys}
     renamed: dict[str, str] = {}
     taken: set[str] = set()
@@ -165,7 +169,7 @@ def _rename(keys: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]
 
 
 def _without_prefixes(key: str) -> Iterator[str]:
-    """The key, and the key with one, two, … of the prefixes gone from its front, torch.compile's from anywhere."""
+    """The key, then the key with one, two, … prefixes stripped; torch.compile's prefix is removed anywhere."""
     yield key
     if "_orig_mod." in key:
         yield (key := key.replace("_orig_mod.", ""))
@@ -173,42 +177,50 @@ def _without_prefixes(key: str) -> Iterator[str]:
         yield (key := key.removeprefix(prefix))
 
 
-def _spare(key: str, tensor: Tensor) -> bool:
+def _is_ignored(key: str, tensor: Tensor) -> bool:
     bare = list(_without_prefixes(key))[-1]
-    return not tensor.is_floating_point() or bare.startswith(SPARE_PREFIXES) or bare.endswith(SPARE_ENDINGS)
+    return not tensor.is_floating_point() or bare.startswith(IGNORED_PREFIXES) or bare.endswith(IGNORED_SUFFIXES)
 
 
-def _alike(own: Tensor, other: Tensor) -> bool:
-    return own.shape == other.shape and own.is_floating_point() == other.is_floating_point() and _plain(other)
+def _compatible(expected: Tensor, tensor: Tensor) -> bool:
+    return (
+        expected.shape == tensor.shape
+        and expected.is_floating_point() == tensor.is_floating_point()
+        and _is_dense(tensor)
+    )
 
 
-def _plain(tensor: Tensor) -> bool:
+def _is_dense(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
 
 
 def shape(tensor: Tensor) -> str:
-    """`64x3x7x7`, with the kind of number where it is no float, and the layout where it is not dense."""
-    size = "x".join(map(str, tensor.shape)) or "one number"
-    words = [str(tensor.dtype)] if not tensor.is_floating_point() else []
-    words += ["without data"] if tensor.is_meta else [str(tensor.layout)] if tensor.layout != torch.strided else []
-    return " ".join([size, *words]).replace("torch.", "")
+    """Format a shape as `64x3x7x7`, with the dtype if not floating point and the layout if not dense."""
+    size = "x".join(map(str, tensor.shape)) or "scalar"
+    parts = [str(tensor.dtype)] if not tensor.is_floating_point() else []
+    parts += ["without data"] if tensor.is_meta else [str(tensor.layout)] if tensor.layout != torch.strided else []
+    return " ".join([size, *parts]).replace("torch.", "")
 
 
 def infer(matched: CheckpointMatch, num_classes: int, in_chans: int) -> tuple[int | None, int | None]:
-    """The class count and input channels of a checkpoint whose network has `num_classes` and `in_chans`, if others.
+    """Infer the classes and input channels of a checkpoint where they differ from the network's; else None.
 
-    They show as shapes that differ in one dimension alone, the first in a classifier and the second in a stem, or as a
-    classifier that only the checkpoint has. What differs otherwise is another network, of which nothing is inferred.
+    They show as shapes that differ in one dimension only: the first in a classifier, the second in a stem. A classifier
+    that only the checkpoint has counts too. Any other difference means another architecture: nothing is inferred.
     """
     classes, channels = _classifier_alone(matched.extra), set[int]()
     if matched.missing or (matched.extra and not classes):
         return None, None
-    for own, other in matched.differing.values():
-        dims = [dim for dim in range(own.ndim) if own.shape[dim] != other.shape[dim]] if own.ndim == other.ndim else []
-        if dims == [0] and own.shape[0] == num_classes:
-            classes.add(other.shape[0])
-        elif dims == [1] and own.ndim in (2, 4) and other.shape[1] * in_chans % own.shape[1] == 0:
-            channels.add(other.shape[1] * in_chans // own.shape[1])
+    for expected, tensor in matched.differing.values():
+        dims = (
+            [dim for dim in range(expected.ndim) if expected.shape[dim] != tensor.shape[dim]]
+            if expected.ndim == tensor.ndim
+            else []
+        )
+        if dims == [0] and expected.shape[0] == num_classes:
+            classes.add(tensor.shape[0])
+        elif dims == [1] and expected.ndim in (2, 4) and tensor.shape[1] * in_chans % expected.shape[1] == 0:
+            channels.add(tensor.shape[1] * in_chans // expected.shape[1])
         else:
             return None, None
     if len(classes) > 1 or len(channels) > 1:
@@ -217,38 +229,42 @@ def infer(matched: CheckpointMatch, num_classes: int, in_chans: int) -> tuple[in
 
 
 def _classifier_alone(extra: Mapping[str, Tensor]) -> set[int]:
-    """The class count, where the tensors are one linear layer: what a network of features lacks at its end."""
+    """The number of classes, if the extra tensors are one linear layer: the head that a backbone lacks."""
     layers = {key.rpartition(".")[0] for key in extra}
     return {tensor.shape[0] for tensor in extra.values() if tensor.ndim == 2} if len(layers) == 1 else set()
 
 
 def refusal(matched: CheckpointMatch, file: str, name: str, hint: str = "") -> CheckpointError:
-    """The error that shows how a checkpoint and a network differ, in both lists and with shapes."""
+    """The error that lists how a checkpoint and a network differ, with shapes."""
     pairs = matched.differing.items()
     lists = {
         "In the network only": {name: shape(tensor) for name, tensor in matched.missing.items()},
         "In the checkpoint only": {name: shape(tensor) for name, tensor in matched.extra.items()},
-        "In other shapes": {name: f"network {shape(own)}, checkpoint {shape(other)}" for name, (own, other) in pairs},
+        "Different shapes": {
+            name: f"network {shape(expected)}, checkpoint {shape(tensor)}" for name, (expected, tensor) in pairs
+        },
     }
-    lines = [f"{title}: {_listed(entries)}" for title, entries in lists.items() if entries]
-    found = f"`{file}` does not fit `{name}`: {matched.count} of its {matched.total} tensors are there."
-    other = "Name the network that the checkpoint was saved from; --num-classes, --in-chans and --img-size count too."
-    return CheckpointError("\n".join([found, *lines]), hint or other)
+    lines = [f"{title}: {_format_entries(entries)}" for title, entries in lists.items() if entries]
+    summary = f"`{file}` does not fit `{name}`: {matched.count} of its {matched.total} tensors match."
+    tensor = "Name the network that the checkpoint was saved from; check --num-classes, --in-chans and --img-size."
+    return CheckpointError("\n".join([summary, *lines]), hint or tensor)
 
 
-def _listed(entries: Mapping[str, str], limit: int = 12) -> str:
-    shown = "; ".join(f"{name} ({text})" for name, text in list(entries.items())[:limit])
-    return shown + (f"; and {len(entries) - limit} more" if len(entries) > limit else "") + "."
+def _format_entries(entries: Mapping[str, str], limit: int = 12) -> str:
+    text = "; ".join(f"{name} ({value})" for name, value in list(entries.items())[:limit])
+    return text + (f"; and {len(entries) - limit} more" if len(entries) > limit else "") + "."
 
 
 def load_into(module: nn.Module, matched: CheckpointMatch, file: Path | str) -> None:
-    """All matched tensors copied into the network, in its own precision; numbers that are not finite are refused."""
-    own = module.state_dict()
+    """Copy the matched tensors into the network, in its dtype; refuse NaN and infinity."""
+    state = module.state_dict()
     for name, tensor in matched.tensors.items():
         bad = int((~torch.isfinite(tensor.float())).sum()) if tensor.is_floating_point() else 0
-        if bad and bool(torch.isfinite(own[name]).all()):
-            found = (
-                f"`{name}` in `{file}` holds {bad} of {tensor.numel()} numbers that are not finite ({tensor.dtype})."
+        if bad and bool(torch.isfinite(state[name]).all()):
+            message = (
+                f"`{name}` in `{file}` holds NaN or infinity in {bad} of {tensor.numel()} values ({tensor.dtype})."
             )
-            raise CheckpointError(found, "Save the checkpoint again from a network that works, in float32.")
+            raise CheckpointError(
+                message, "Save the checkpoint again in float32, from a network that trained without overflow."
+            )
     module.load_state_dict(dict(matched.tensors), strict=False)

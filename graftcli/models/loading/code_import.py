@@ -1,8 +1,8 @@
-"""A user's Python file or package, imported: `find(where, factory)` gives what is called in it.
+"""Import a user's Python file or package and find the factory in it.
 
-A file is imported under a private name, its folder importable meanwhile, and its siblings are forgotten again: two
-files called `model.py` beside two different `layers.py` are two networks. Code that a document names comes through a
-`Gate`, which sees the bytes of every file before they run; what was compiled before, in `__pycache__`, is never used.
+A file is imported under a private name with its folder on the import path; modules beside it are removed from
+`sys.modules` afterwards, so two `model.py` files with different `layers.py` do not collide. Code that a document names
+passes a `Gate`, which checks the bytes of every file before they run; `__pycache__` is never used.
 """
 
 import hashlib
@@ -24,10 +24,10 @@ from graftcli.errors import GraftError, PairError
 from graftcli.models.loading.plain_file import read_regular
 from graftcli.models.loading.trust import IMPORT, Gate, refusal
 
-_IMPORT_FIX = "Correct it until Python imports it; a file inside a package is given as package.module:factory."
+_IMPORT_FIX = "Fix the import error; name a file inside a package as package.module:factory."
 _PRIVATE = "graftcli_user"
-_OWN = {("graftcli.demo.networks", "teacher"), ("graftcli.demo.networks", "student")}  # code of graftcli itself
-_NAMED: set[tuple[str, str, str]] = set()  # file or package, sha256, factory: what the user named in this process
+_BUILT_IN = {("graftcli.demo.networks", "teacher"), ("graftcli.demo.networks", "student")}  # shipped with graftcli
+_NAMED_BY_USER: set[tuple[str, str, str]] = set()  # (file or package, sha256, factory) in this process
 
 
 def is_file(where: str) -> bool:
@@ -35,25 +35,34 @@ def is_file(where: str) -> bool:
 
 
 def find(where: str, factory: str, gate: Gate | None = None) -> Callable[..., Any]:
-    """The factory; where there is none of that name, what could be meant."""
+    """Import the factory; an unknown name raises with the factories that exist."""
     if gate is None:
-        _NAMED.add(_named(where, factory))
-    source = _import_file(Path(where), factory, gate) if is_file(where) else _import_package(where, factory, gate)
-    make: Callable[..., Any] | None = getattr(source, factory, None)
-    if callable(make) and not isinstance(make, nn.Module):
-        return make
-    found = f"`{where}` has no `{factory}`" if make is None else f"`{factory}` in `{where}` is a {type(make).__name__}"
-    own = {name: value for name, value in vars(source).items() if getattr(value, "__module__", None) == source.__name__}
-    here = [name for name, value in own.items() if isinstance(value, FunctionType | type)]
-    raise PairError(f"{found} that makes a network.", f"It has {', '.join(here) or 'no function or class of its own'}.")
+        _NAMED_BY_USER.add(_named_key(where, factory))
+    module = _import_file(Path(where), factory, gate) if is_file(where) else _import_package(where, factory, gate)
+    attribute: Callable[..., Any] | None = getattr(module, factory, None)
+    if callable(attribute) and not isinstance(attribute, nn.Module):
+        return attribute
+    problem = (
+        f"`{where}` has no `{factory}`"
+        if attribute is None
+        else f"`{factory}` in `{where}` is a {type(attribute).__name__}"
+    )
+    defined = {
+        name: value for name, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__
+    }
+    factories = [name for name, value in defined.items() if isinstance(value, FunctionType | type)]
+    raise PairError(
+        f"{problem}; a function or class that builds a network is needed.",
+        f"It defines {', '.join(factories) or 'no function or class'}.",
+    )
 
 
 def gate_for(where: str, factory: str, gate: Gate | None) -> Gate | None:
-    """The gate, or none where the user has named this very file and factory: then it may run from a document too."""
-    return None if gate is None or _named(where, factory) in _NAMED else gate
+    """The gate, or None if the user named this exact file and factory in this process."""
+    return None if gate is None or _named_key(where, factory) in _NAMED_BY_USER else gate
 
 
-def _named(where: str, factory: str) -> tuple[str, str, str]:
+def _named_key(where: str, factory: str) -> tuple[str, str, str]:
     return (str(Path(where).resolve()), sha256_of(Path(where)), factory) if is_file(where) else (where, "", factory)
 
 
@@ -65,35 +74,35 @@ def _read(file: Path) -> bytes:
     try:
         return read_regular(file)
     except OSError as err:
-        raise PairError(
-            f"`{file}` cannot be read: {err.strerror or err}.", "Check the path of the network's file."
-        ) from err
+        raise PairError(f"`{file}` cannot be read: {err.strerror or err}.", "Check the path.") from err
 
 
 def _import_file(file: Path, factory: str, gate: Gate | None) -> ModuleType:
-    """The module of a file, imported once for as long as the file stays the same."""
+    """Import a file; an unchanged file is imported once."""
     data = _read(file)
     if gate is not None:
         gate.admit(file, data, factory)
-    source = f"{_PRIVATE}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}_{hashlib.sha256(data).hexdigest()[:8]}"
-    name = f"{source}_gated" if gate is not None else source
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, file)
+    private_name = (
+        f"{_PRIVATE}_{hashlib.sha256(str(file).encode()).hexdigest()[:8]}_{hashlib.sha256(data).hexdigest()[:8]}"
+    )
+    module_name = f"{private_name}_gated" if gate is not None else private_name
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, file)
         assert spec is not None  # the name ends in .py
-        sys.modules[name] = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = importlib.util.module_from_spec(spec)
         try:
             with running(str(file), "it was imported", _IMPORT_FIX), importable(str(file), gate):
-                exec(compile(data, file, "exec"), vars(sys.modules[name]))
+                exec(compile(data, file, "exec"), vars(sys.modules[module_name]))
         except GraftError:
-            del sys.modules[name]
+            del sys.modules[module_name]
             raise
-    return sys.modules[name]
+    return sys.modules[module_name]
 
 
 def _import_package(name: str, factory: str, gate: Gate | None) -> ModuleType:
-    """The module of a dotted name; packages in the working directory count, as under `python -m`."""
-    if gate is not None and (name, factory) not in _OWN:
-        fix = f"Name it yourself in its place: {name}:{factory}, with the file of its weights as the checkpoint."
+    """Import a dotted name; the working directory is on the path, as with `python -m`."""
+    if gate is not None and (name, factory) not in _BUILT_IN:
+        fix = f"Name the network yourself: {name}:{factory}, with its weights as the checkpoint."
         raise refusal(gate.document, f"`{factory}` of the package `{name}`", fix)
     with running(name, "it was imported", _IMPORT_FIX), importable(name):
         return importlib.import_module(name)
@@ -101,21 +110,21 @@ def _import_package(name: str, factory: str, gate: Gate | None) -> ModuleType:
 
 @contextmanager
 def importable(where: str, gate: Gate | None = None) -> Iterator[None]:
-    """The folder of a file, or the working directory, is searched first; a file's siblings are forgotten again."""
-    folder, known = str(Path(where).parent if is_file(where) else Path.cwd()), set(sys.modules)
+    """Put the folder of a file, or the working directory, first on the import path; then remove the file's siblings."""
+    folder, loaded_before = str(Path(where).parent if is_file(where) else Path.cwd()), set(sys.modules)
     importlib.invalidate_caches()
-    with _searched(folder) if gate is None else _gated(Path(folder), gate):
+    with _on_sys_path(folder) if gate is None else _imports_gated(Path(folder), gate):
         try:
             yield
         finally:
-            for name in set(sys.modules) - known if is_file(where) else ():
-                at = str(getattr(sys.modules[name], "__file__", None) or "")
-                if at.startswith(folder) and _PRIVATE not in name:
+            for name in set(sys.modules) - loaded_before if is_file(where) else ():
+                origin = str(getattr(sys.modules[name], "__file__", None) or "")
+                if origin.startswith(folder) and _PRIVATE not in name:
                     del sys.modules[name]
 
 
 @contextmanager
-def _searched(folder: str) -> Iterator[None]:
+def _on_sys_path(folder: str) -> Iterator[None]:
     sys.path.insert(0, folder)
     try:
         yield
@@ -124,9 +133,9 @@ def _searched(folder: str) -> Iterator[None]:
 
 
 @contextmanager
-def _gated(folder: Path, gate: Gate) -> Iterator[None]:
-    """Imports go through the gate; what the code adds to sys.path is removed afterwards: it imports nothing later."""
-    before, finder = list(sys.path), _Gated(folder, gate)
+def _imports_gated(folder: Path, gate: Gate) -> Iterator[None]:
+    """Send imports through the gate; restore sys.path afterwards."""
+    before, finder = list(sys.path), _GatedFinder(folder, gate)
     sys.meta_path.insert(0, finder)
     try:
         yield
@@ -135,14 +144,15 @@ def _gated(folder: Path, gate: Gate) -> Iterator[None]:
         sys.path[:] = before
 
 
-class _Gated(importlib.abc.MetaPathFinder):
-    """Finds modules beside a file and installed ones; the gate sees all but those that are installed."""
+class _GatedFinder(importlib.abc.MetaPathFinder):
+    """Find modules beside a file and installed modules; all but installed ones pass the gate."""
 
     def __init__(self, folder: Path, gate: Gate) -> None:
         self.folder, self.gate = folder, gate
         here = {"", ".", str(Path.cwd()), str(folder)}
-        self.installed = [place for place in sys.path if place not in here]  # before the code can add to it
-        self.packages: set[str] = set()  # that came through the gate: so do the modules in them
+        # taken before user code can change sys.path
+        self.installed = [entry for entry in sys.path if entry not in here]
+        self.packages: set[str] = set()  # packages that passed the gate; their modules must pass it too
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -151,31 +161,31 @@ class _Gated(importlib.abc.MetaPathFinder):
             return None
         if path is not None:
             inside = name.rpartition(".")[0] in self.packages
-            return self._admitted(name, PathFinder.find_spec(name, path)) if inside else None
+            return self._admit(name, PathFinder.find_spec(name, path)) if inside else None
         if (beside := PathFinder.find_spec(name, [str(self.folder)])) is not None:
-            return self._admitted(name, beside)
+            return self._admit(name, beside)
         known = PathFinder.find_spec(name, self.installed)
-        return known if known is not None else self._admitted(name, PathFinder.find_spec(name, sys.path))
+        return known if known is not None else self._admit(name, PathFinder.find_spec(name, sys.path))
 
-    def _admitted(self, name: str, spec: ModuleSpec | None) -> ModuleSpec | None:
-        """The spec of a module whose bytes the gate has seen; they are what runs."""
+    def _admit(self, name: str, spec: ModuleSpec | None) -> ModuleSpec | None:
+        """The spec of a module whose bytes passed the gate; exactly those bytes run."""
         if spec is None:
             return None
         if spec.submodule_search_locations is not None:
             self.packages.add(name)
-        if spec.origin is None:  # a folder without code
+        if spec.origin is None:  # a namespace package
             return spec
         file = Path(spec.origin)
         if file.suffix != ".py":
-            raise refusal(self.gate.document, f"the compiled module `{file}`", "Name the network yourself instead.")
+            raise refusal(self.gate.document, f"the compiled module `{file}`", "Name the network yourself.")
         data = _read(file)
         self.gate.admit(file, data, IMPORT)
-        spec.loader = _Loader(file, data)
+        spec.loader = _BytesLoader(file, data)
         return spec
 
 
-class _Loader(importlib.abc.InspectLoader):
-    """Runs the bytes that the gate has seen, whatever lies on the disk by now."""
+class _BytesLoader(importlib.abc.InspectLoader):
+    """Run the bytes that passed the gate, even if the file has changed since."""
 
     def __init__(self, file: Path, data: bytes) -> None:
         self.file, self.data = file, data
@@ -193,7 +203,7 @@ class _Loader(importlib.abc.InspectLoader):
 
 @contextmanager
 def running(where: str, what: str, fix: str) -> Iterator[None]:
-    """A user's code prints to stderr, and whatever stops it becomes one PairError that names the line."""
+    """Redirect the prints of user code to stderr; turn its exceptions into one PairError with the line number."""
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -202,5 +212,5 @@ def running(where: str, what: str, fix: str) -> Iterator[None]:
     except (Exception, SystemExit) as err:
         lines = [frame.lineno for frame in traceback.extract_tb(err.__traceback__) if frame.filename == where]
         line = f" at line {lines[-1]}" if lines else ""
-        found = f"`{where}` stopped{line} while {what}: {type(err).__name__}: {err}."
-        raise PairError(found, fix) from err
+        message = f"`{where}` raised {type(err).__name__}{line} while {what}: {err}."
+        raise PairError(message, fix) from err

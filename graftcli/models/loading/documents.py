@@ -1,8 +1,8 @@
-"""What a document may say of a network: data of known types, within bounds. Anything else is refused with its field.
+"""Validate the description of a network in a document: known fields, known types, bounded values.
 
 check_origin(value, document)     an architecture, from graft.json or the metadata of a safetensors file
 check_kwargs(kwargs, document)    the arguments of a timm or torchvision architecture
-bounded(document, weights)        builds a network whose tensors are bounded by the size of its weights
+building(document, weights)       bounds the tensors of a network by the size of its weights while it is built
 """
 
 import math
@@ -17,19 +17,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftcli.errors import CheckpointError, GraftError, few
 
-# arguments that lead to files, URLs, or other objects than numbers and names
+# arguments that take a file, a URL, or an object other than a number or a name
 _FORBIDDEN = {
     *("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "pretrained_strict"),
     *("pretrained_filter_fn", "pretrained_model_args", "model_cfg", "cache_dir", "features_only", "feature_cfg"),
     *("weights", "weights_backbone", "progress", "device", "dtype", "scriptable", "exportable", "no_jit"),
 }
-_MOST = 1_000_000  # of any whole number: classes, channels, layers
-_DEEP, _LONG, _TEXT = 6, 4096, 300
-_FIX = "Get the file again from where it came, or name the network yourself and give the weights as its checkpoint."
+_MAX_NUMBER = 1_000_000  # upper bound of integers: classes, channels, layers
+_MAX_DEPTH, _MAX_LENGTH, _MAX_TEXT = 6, 4096, 300
+_FIX = "Copy the file again, or name the network yourself and pass the weights as its checkpoint."
 
-Name = Annotated[str, Field(max_length=_TEXT)]
+Name = Annotated[str, Field(max_length=_MAX_TEXT)]
 Path_ = Annotated[str, Field(max_length=4096)]
-Count = Annotated[int, Field(strict=True, ge=0, le=_MOST)]
+Count = Annotated[int, Field(strict=True, ge=0, le=_MAX_NUMBER)]
 Side = Annotated[int, Field(strict=True, ge=1, le=8192)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e6)]
@@ -50,7 +50,7 @@ class _Input(_Preprocess):
 
 
 class _TimmConfig(BaseModel):
-    """What is used of the `pretrained_cfg` in a config.json of timm's."""
+    """The fields of `pretrained_cfg` in a timm config.json that graftcli uses."""
 
     input_size: Annotated[tuple[Side, ...], Field(min_length=3, max_length=3)] = (3, 224, 224)
     num_classes: Count = 1000
@@ -76,7 +76,12 @@ class _Code(BaseModel):
     sha256: Name | None
 
 
-class _Kept(BaseModel):
+class _InMemory(BaseModel):
+    kind: Literal["in-memory"]
+    key: Name
+
+
+class _Selection(BaseModel):
     layer: Path_
     teacher_layer: Path_
     outputs: Indices
@@ -100,7 +105,7 @@ class _Derived(BaseModel):
     kind: Literal["derived"]
     spec: Path_
     base: "_Origin"
-    kept: list[_Kept]
+    kept: list[_Selection]
     whole: list[Path_]
     replaced: dict[Path_, list[_Convolution]]
 
@@ -111,14 +116,17 @@ def _kind(value: Any) -> str:
 
 
 _Origin = Annotated[
-    Annotated[_Library, Tag("library")] | Annotated[_Code, Tag("code")] | Annotated[_Derived, Tag("derived")],
+    Annotated[_Library, Tag("library")]
+    | Annotated[_Code, Tag("code")]
+    | Annotated[_InMemory, Tag("in-memory")]
+    | Annotated[_Derived, Tag("derived")],
     Discriminator(_kind),
 ]
 _Derived.model_rebuild()
 
 
-class _Complete(BaseModel):
-    """What every network is known by, beside its architecture."""
+class _Common(BaseModel):
+    """The fields of every network besides its architecture."""
 
     name: Name
     input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
@@ -142,7 +150,7 @@ class _Hybrid(BaseModel):
 
 
 _ORIGIN: TypeAdapter[Any] = TypeAdapter(_Origin)
-_COMPLETE: TypeAdapter[Any] = TypeAdapter(_Complete)
+_COMMON: TypeAdapter[Any] = TypeAdapter(_Common)
 _HYBRID: TypeAdapter[Any] = TypeAdapter(_Hybrid)
 _INPUT: TypeAdapter[Any] = TypeAdapter(_Input)
 _CLASSES: TypeAdapter[Any] = TypeAdapter(Count)
@@ -150,7 +158,7 @@ _TIMM: TypeAdapter[Any] = TypeAdapter(_TimmConfig)
 
 
 def check_document(document: Mapping[str, Any], file: Path) -> None:
-    """Whether graft.json, or the metadata of a safetensors file, describes a student or a hybrid."""
+    """Validate graft.json or the metadata of a safetensors file."""
     if document["kind"] not in ("student", "hybrid"):
         raise CheckpointError(f"`{file}` is damaged or was changed: `kind` is {_short(document['kind'])}.", _FIX)
     roles = {"student"}
@@ -164,15 +172,15 @@ def check_document(document: Mapping[str, Any], file: Path) -> None:
 
 
 def check_origin(origin: Any, document: Path, at: str = "student") -> None:
-    """Whether this describes a network, with its input and its classes."""
+    """Validate the description of a network: architecture, input and classes."""
     _validate(_ORIGIN, origin, document, at)
-    _validate(_COMPLETE, origin, document, at)
+    _validate(_COMMON, origin, document, at)
     for part in _parts(origin):
         check_kwargs(part.get("kwargs", {}), document)
 
 
 def _parts(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The origin, and those that it is derived from."""
+    """The origin, then the origins that it is derived from."""
     yield origin
     if isinstance(base := origin.get("base"), Mapping):
         yield from _parts(base)
@@ -184,23 +192,23 @@ def _validate(schema: TypeAdapter[Any], value: Any, document: Path, at: str) -> 
     except ValidationError as err:
         raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, at)}.", _FIX) from err
     except RecursionError as err:
-        raise CheckpointError(f"`{document}` is damaged or was changed: `{at}` is nested too deep.", _FIX) from err
+        raise CheckpointError(f"`{document}` is damaged or was changed: `{at}` is nested too deeply.", _FIX) from err
 
 
 def fault(err: ValidationError, at: str = "") -> str:
-    """The first faults of a document: field, what is wrong, what was found there."""
+    """Format the first validation errors: field, problem, value found."""
     tags = {"library", "code", "derived"}
-    found = []
-    for one in err.errors(include_url=False, include_context=False):
-        place = ".".join([*([at] if at else []), *(str(step) for step in one["loc"] if step not in tags)])
-        given = repr(one["input"])
-        shown = given if len(given) <= 60 else f"{given[:57]}..."
-        found.append(f"`{place or 'the document'}`: {one['msg'].lower()}, found {shown}")
-    return few(found, 3)
+    errors = []
+    for error in err.errors(include_url=False, include_context=False):
+        field = ".".join([*([at] if at else []), *(str(step) for step in error["loc"] if step not in tags)])
+        value = repr(error["input"])
+        text = value if len(value) <= 60 else f"{value[:57]}..."
+        errors.append(f"`{field or 'the document'}`: {error['msg'].lower()}, found {text}")
+    return few(errors, 3)
 
 
 def check_timm_config(pretrained: Mapping[str, Any], kwargs: Any, document: Path) -> None:
-    """Whether a config.json of timm's describes an input and arguments that an architecture takes."""
+    """Validate a timm config.json."""
     check_kwargs(kwargs, document)
     try:
         _TIMM.validate_python(pretrained)
@@ -209,34 +217,34 @@ def check_timm_config(pretrained: Mapping[str, Any], kwargs: Any, document: Path
 
 
 def check_kwargs(kwargs: Any, document: Path) -> None:
-    """Arguments that a document gives an architecture are numbers, names and lists of them, and lead to no file."""
+    """Refuse architecture arguments other than numbers, names and containers of them, or that lead to a file."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
-        raise _unfit(document, f"the arguments are {_short(kwargs)}, not a map of names to values")
+        raise _not_allowed(document, f"arguments given as {_short(kwargs)} instead of a map of names to values")
     if bad := sorted(_FORBIDDEN & set(kwargs)):
-        raise _unfit(document, f"the argument{'s' if len(bad) > 1 else ''} {few([f'`{name}`' for name in bad])}")
+        raise _not_allowed(document, f"the argument{'s' if len(bad) > 1 else ''} {few([f'`{name}`' for name in bad])}")
     for name, value in kwargs.items():
         if (problem := _problem(value)) is not None:
-            raise _unfit(document, f"the argument `{_short(name)}` {problem}")
+            raise _not_allowed(document, f"the argument `{_short(name)}` {problem}")
 
 
-def _unfit(document: Path, found: str) -> CheckpointError:
-    return CheckpointError(f"`{document}` asks for {found}, which is not allowed in a file.", _FIX)
+def _not_allowed(document: Path, problem: str) -> CheckpointError:
+    return CheckpointError(f"`{document}` asks for {problem}, which is not allowed in a file.", _FIX)
 
 
-def _problem(value: Any, depth: int = _DEEP) -> str | None:
-    """What is wrong with an argument; None where nothing is."""
+def _problem(value: Any, depth: int = _MAX_DEPTH) -> str | None:
+    """What is wrong with an argument, or None."""
     if value is None or isinstance(value, bool):
         return None
     if isinstance(value, int | float):
-        return None if math.isfinite(value) and abs(value) <= _MOST else f"of {_short(value)}"
+        return None if math.isfinite(value) and abs(value) <= _MAX_NUMBER else f"of {_short(value)}"
     if isinstance(value, str):
-        plain = len(value) <= _TEXT and value.isprintable() and "/" not in value and "\\" not in value
-        return None if plain else f"of {_short(value)}"
+        allowed = len(value) <= _MAX_TEXT and value.isprintable() and "/" not in value and "\\" not in value
+        return None if allowed else f"of {_short(value)}"
     if isinstance(value, Mapping | list | tuple):
         inner = [*value, *value.values()] if isinstance(value, Mapping) else list(value)
-        if depth == 0 or len(inner) > _LONG:
-            return "of a list that is too long or nested too deep"
-        return next((found for one in inner if (found := _problem(one, depth - 1)) is not None), None)
+        if depth == 0 or len(inner) > _MAX_LENGTH:
+            return "of a list that is too long or nested too deeply"
+        return next((problem for item in inner if (problem := _problem(item, depth - 1)) is not None), None)
     return f"of the type {type(value).__name__}"
 
 
@@ -245,41 +253,41 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-# -- building within bounds ---------------------------------------------------------------------------------------
+# -- building within bounds --------------------------------------------------------------------------------------
 
 
 class _Bounded(TorchDispatchMode):
-    """Refuses tensors that are out of proportion to the weights that they are for."""
+    """Refuse tensors that are out of proportion to the weights file."""
 
-    def __init__(self, document: Path, most: int) -> None:
+    def __init__(self, document: Path, limit: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.document, self.bytes, self.tensors = document, most, _MOST_TENSORS
+        self.document, self.bytes, self.tensors = document, limit, _MAX_TENSORS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in _MAKERS and args and isinstance(args[0], list | tuple | torch.Size):
+        if func.overloadpacket in _ALLOCATORS and args and isinstance(args[0], list | tuple | torch.Size):
             self.bytes -= 4 * math.prod(int(side) for side in args[0])
             self.tensors -= 1
             if min(self.bytes, self.tensors) < 0:
                 raise self._refusal("more tensors than its weights fill")
         result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.nbytes > _LARGEST and not result.is_meta:
+        if isinstance(result, torch.Tensor) and result.nbytes > _MAX_TENSOR_BYTES and not result.is_meta:
             raise self._refusal(f"a tensor of {result.nbytes / 2**20:,.0f} MiB")
         return result
 
-    def _refusal(self, found: str) -> CheckpointError:
-        return CheckpointError(f"`{self.document}` describes a network that cannot be built: it has {found}.", _FIX)
+    def _refusal(self, content: str) -> CheckpointError:
+        return CheckpointError(f"`{self.document}` describes a network that cannot be built: it has {content}.", _FIX)
 
 
 _aten = torch.ops.aten
-_MAKERS = {_aten.empty, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn, _aten.empty_strided}
-_MOST_TENSORS = 100_000
-_LARGEST = 2**29  # bytes of one tensor, of what a network computes while it is traced
-_SLACK = 2**28  # bytes for what a network makes beside its weights
+_ALLOCATORS = {_aten.empty, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn, _aten.empty_strided}
+_MAX_TENSORS = 100_000
+_MAX_TENSOR_BYTES = 2**29  # largest tensor in bytes, activations during tracing included
+_SLACK = 2**28  # bytes allowed beyond the weights
 
 
 @contextmanager
 def building(document: Path, weights: int) -> Iterator[None]:
-    """Whatever keeps a document's network from being built becomes one error; its tensors fit `weights` bytes."""
+    """Build a document's network inside: errors become one CheckpointError; tensors must fit `weights` bytes."""
     try:
         with _Bounded(document, 8 * (weights or _SLACK) + _SLACK):
             yield

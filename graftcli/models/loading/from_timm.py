@@ -1,4 +1,4 @@
-"""timm's networks: from its registry, from the Hugging Face Hub, from a folder that it wrote."""
+"""timm models: from the registry, the Hugging Face Hub, or a folder written by timm."""
 
 import sys
 from collections.abc import Mapping
@@ -21,20 +21,20 @@ from torch import nn
 from graftcli.errors import CheckpointError, PairError
 from graftcli.models.loading.checkpoint import CheckpointMatch, TensorState, match
 from graftcli.models.loading.documents import check_timm_config
-from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, making, measured_width
+from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, as_pair_error, measured_outputs
 
 
 @dataclass(frozen=True)
 class TimmSettings:
-    """What is known of a network of timm's before it is built."""
+    """The settings of a timm model, before it is built."""
 
     name: str
-    kwargs: Mapping[str, Any]  # what its maker built it with
-    pretrained: Mapping[str, Any]  # timm's `pretrained_cfg`: the data its weights were made for, and where they are
+    kwargs: Mapping[str, Any]  # arguments it was created with
+    pretrained: Mapping[str, Any]  # timm's `pretrained_cfg`: preprocessing and location of the weights
 
     @property
-    def own(self) -> tuple[int, int, tuple[int, int]]:
-        """The classes, channels and image size that its maker built it for."""
+    def defaults(self) -> tuple[int, int, tuple[int, int]]:
+        """The default number of classes, channels and image size."""
         channels, *size = self.pretrained["input_size"]
         size = self.kwargs.get("img_size", size)
         height, width = (size, size) if isinstance(size, int) else size
@@ -42,81 +42,79 @@ class TimmSettings:
         return classes, self.kwargs.get("in_chans", channels), (height, width)
 
 
-def known(name: str) -> bool:
+def is_registered(name: str) -> bool:
     return bool(timm.is_model(name))
 
 
 def names() -> tuple[str, ...]:
-    """The names of timm's registry, without those of former versions."""
+    """The model names in timm's registry, without deprecated ones."""
     return tuple(timm.list_models())
 
 
 def registered(name: str) -> TimmSettings:
-    """The settings of a name in timm's registry, whose old names lead to their successors."""
+    """The settings of a model in timm's registry; deprecated names resolve to their successors."""
     name = get_deprecated_models().get(name) or name
     try:
         pretrained = timm.get_pretrained_cfg(name) or PretrainedCfg(architecture=name)
     except RuntimeError as err:  # a tag that the architecture does not have
         architecture, tag = split_model_name_tag(name)
         known_tags = ", ".join(get_arch_pretrained_cfgs(architecture)) or "none"
-        raise PairError(f"timm's `{architecture}` has no weights `{tag}`.", f"It has {known_tags}.") from err
+        raise PairError(f"timm's `{architecture}` has no weights `{tag}`.", f"Available: {known_tags}.") from err
     return TimmSettings(name, {}, pretrained.to_dict())
 
 
 def on_hub(repo: str) -> TimmSettings:
-    """The settings of a repository on the Hugging Face Hub, as its config.json says."""
+    """The settings in the config.json of a Hugging Face Hub repository."""
     pretrained, name, kwargs = load_model_config_from_hf(repo)
     check_timm_config(pretrained, kwargs, Path(f"hf-hub:{repo}/config.json"))
     return TimmSettings(name, kwargs, PretrainedCfg(**pretrained).to_dict())
 
 
 def in_folder(folder: Path) -> TimmSettings:
-    """The settings of a folder that timm's `save_for_hf` wrote, as its config.json says."""
-    mend = (
-        "Give a folder that timm's save_for_hf wrote: config.json with the architecture, model.safetensors beside it."
-    )
+    """The settings in the config.json of a folder written by timm's `save_for_hf`."""
+    fix = "Give a folder written by timm's save_for_hf: config.json with the architecture, and model.safetensors."
     try:
         pretrained, name, kwargs = load_model_config_from_path(folder)
         check_timm_config(pretrained, kwargs, folder / "config.json")
         return TimmSettings(name, kwargs, PretrainedCfg(**pretrained).to_dict())
     except FileNotFoundError as err:
-        raise CheckpointError(f"`{folder}` holds no config.json.", mend) from err
+        raise CheckpointError(f"`{folder}` has no config.json.", fix) from err
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        found = f"`{folder / 'config.json'}` does not describe a network of timm's: {type(err).__name__}: {err}."
-        raise CheckpointError(found, mend) from err
+        message = f"`{folder / 'config.json'}` does not describe a timm model: {type(err).__name__}: {err}."
+        raise CheckpointError(message, fix) from err
 
 
 def module(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
-    """timm's `name`, with random weights."""
-    with making(name):
-        made: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
-    return made
+    """Create the timm model `name` with random weights."""
+    with as_pair_error(name):
+        built: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
+    return built
 
 
-def network(settings: TimmSettings, wishes: ModelRequest, source: str) -> Network:
-    """timm's network with random weights, for the classes, channels and size asked for, else its own."""
-    own = settings.own
-    channels, size = wishes.in_chans or own[1], wishes.img_size or own[2]
-    classes = own[0] if wishes.num_classes is None else wishes.num_classes
-    made, kwargs = _sized(settings, {**settings.kwargs, "num_classes": classes, "in_chans": channels}, size)
+def network(settings: TimmSettings, request: ModelRequest, source: str) -> Network:
+    """Build a timm model with random weights, for the requested classes, channels and size."""
+    defaults = settings.defaults
+    channels, size = request.in_chans or defaults[1], request.img_size or defaults[2]
+    classes = defaults[0] if request.num_classes is None else request.num_classes
+    built, kwargs = _sized(settings, {**settings.kwargs, "num_classes": classes, "in_chans": channels}, size)
     data = resolve_data_config(pretrained_cfg=dict(settings.pretrained))
-    # of timm's ways to crop, six old weights have a third, "border", which is taken for the centre
+    # six old weights use crop mode "border", which is treated as "center"
     preprocess = PreprocessDefaults.read({**data, "squash": data["crop_mode"] == "squash"})
     return Network(
-        module=made.eval(),
+        module=built.eval(),
         name=settings.name,
         source=source,
         weights="random",
         input_size=(channels, *size),
-        num_classes=classes or measured_width(made.eval(), (channels, *size)),
+        num_classes=classes or measured_outputs(built.eval(), (channels, *size)),
         preprocess=preprocess.for_channels(channels),
         origin={"kind": "timm", "name": settings.name, "kwargs": kwargs},
     )
 
 
 def _sized(settings: TimmSettings, kwargs: dict[str, Any], size: tuple[int, int]) -> tuple[nn.Module, dict[str, Any]]:
-    """The module and its kwargs, with an `img_size` where it matters and the constructor takes one."""
-    if settings.pretrained.get("fixed_input_size") or "img_size" in kwargs or size != settings.own[2]:
+    """Build the module; pass `img_size` where it matters and the constructor takes it. Returns module and kwargs."""
+    if settings.pretrained.get("fixed_input_size") or "img_size" in kwargs or size != settings.defaults[2]:
         sized = {**kwargs, "img_size": list(size)}
         try:
             return module(settings.name, sized), sized
@@ -126,13 +124,13 @@ def _sized(settings: TimmSettings, kwargs: dict[str, Any], size: tuple[int, int]
     return module(settings.name, kwargs), kwargs
 
 
-def converted(state: TensorState, made: nn.Module) -> CheckpointMatch | None:
-    """A checkpoint from before timm had the network, by timm's own conversion, where the whole then fits."""
-    convert = getattr(sys.modules[type(made).__module__], "checkpoint_filter_fn", None)
+def converted(state: TensorState, module: nn.Module) -> CheckpointMatch | None:
+    """Convert a checkpoint from the original code with timm's filter; None unless it then fits completely."""
+    convert = getattr(sys.modules[type(module).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return None
     try:
-        matched = match(TensorState(convert(dict(state.tensors), made)), made)
-    except Exception:  # it was written for one foreign checkpoint, and this is another
+        matched = match(TensorState(convert(dict(state.tensors), module)), module)
+    except Exception:  # the filter expects another checkpoint format
         return None
     return matched if matched.complete else None

@@ -1,4 +1,4 @@
-"""What the pickles of a file would build, and which functions and classes they name, found without loading them."""
+"""Check the pickles of a file without loading them: memory, time, and the functions and classes they name."""
 
 import gc
 import pickletools
@@ -9,48 +9,49 @@ from typing import IO, Any
 
 from torch.serialization import MAGIC_NUMBER
 
-from graftcli.models.loading.file_bounds import MOST_PICKLE, damaged, too_much
-from graftcli.models.loading.pickle_machine import Machine, NotTorch, TooMuch
+from graftcli.models.loading.file_bounds import MAX_PICKLE, damaged, raise_over_limit
+from graftcli.models.loading.pickle_machine import NotSupportedByTorch, OverLimit, PickleSimulator
 
 
 def check_pickles(file: Path, data: bytes | None) -> None:
-    """Refuse a file whose pickles would take too much memory or time. Nothing is built, nothing named is loaded.
+    """Refuse a file whose pickles would take too much memory or time; nothing is loaded.
 
-    Without `data` they are the five of an old file of torch.save: a number, a version, the machine, the value, and the
-    names of the tensors' data. Memory that no data is read into would hold what happened to lie there.
+    `data` is the pickle of a zip checkpoint. Without it the file has the legacy format of torch.save, five pickles:
+    magic number, version, system info, value, and storage keys. A tensor whose storage is not listed would expose
+    uninitialised memory, and is refused.
     """
-    machine = Machine()
-    collects = gc.isenabled()
-    gc.disable()  # it would look through millions of values again and again
+    simulator = PickleSimulator()
+    gc_was_enabled = gc.isenabled()
+    gc.disable()  # it would scan millions of values repeatedly
     try:
         if data is not None:
-            machine.run(pickletools.genops(data))
+            simulator.run(pickletools.genops(data))
             return
         with file.open("rb") as stream:
             limited: Any = _Limited(stream)
-            if machine.run(pickletools.genops(limited)) != MAGIC_NUMBER:
+            if simulator.run(pickletools.genops(limited)) != MAGIC_NUMBER:
                 return
             for _ in range(3):
-                machine.run(pickletools.genops(limited))
-            filled = {str(argument) for _, argument, _ in pickletools.genops(limited)}
-    except TooMuch as much:
-        too_much(file, str(much))
-    except NotTorch:
-        return  # torch refuses it, at that place and by its name
+                simulator.run(pickletools.genops(limited))
+            stored_keys = {str(argument) for _, argument, _ in pickletools.genops(limited)}
+    except OverLimit as error:
+        raise_over_limit(file, str(error))
+    except NotSupportedByTorch:
+        return  # torch refuses it with a precise error
     except Exception as err:
         raise damaged(file, err) from err
     finally:
-        if collects:
+        if gc_was_enabled:
             gc.enable()
-    if machine.storages - filled:
-        raise damaged(file, ValueError("it names tensors whose data it does not list"))
+    if simulator.storages - stored_keys:
+        raise damaged(file, ValueError("it refers to tensors whose data it does not contain"))
 
 
 class _Limited:
-    """A stream of which at most `MOST_PICKLE` bytes are read, and never more at once than there are."""
+    """A stream that reads at most `MAX_PICKLE` bytes, and never more than the file holds."""
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self.stream, self.left = stream, MOST_PICKLE
+        self.stream, self.left = stream, MAX_PICKLE
 
     def read(self, count: int) -> bytes:
         return self._counted(self.stream.read(min(count, self.left)), count)
@@ -58,22 +59,22 @@ class _Limited:
     def readline(self) -> bytes:
         return self._counted(self.stream.readline(self.left + 1), 0)
 
-    def _counted(self, data: bytes, wanted: int) -> bytes:
+    def _counted(self, data: bytes, requested: int) -> bytes:
         self.left -= len(data)
-        if self.left < 0 or (len(data) < wanted and not self.left):
-            raise TooMuch(f"it has more than {MOST_PICKLE:,} bytes before any tensor")
+        if self.left < 0 or (len(data) < requested and not self.left):
+            raise OverLimit(f"it has more than {MAX_PICKLE:,} bytes before any tensor")
         return data
 
 
 def globals_in(file: Path) -> set[str]:
-    """The names of all functions and classes that the pickles of a file would load; none of them is loaded."""
-    found: set[str] = set()
+    """The names of all functions and classes that the pickles of a file refer to; none is loaded."""
+    names: set[str] = set()
     try:
         with _pickles_of(file) as stream:
             while True:
-                found.update(_globals(stream))
-    except Exception:  # the end of the pickles: tensors' bytes, or damage
-        return found
+                names.update(_globals(stream))
+    except Exception:  # the end of the pickles: tensor data, or damage
+        return names
 
 
 def _pickles_of(file: Path) -> IO[bytes]:
@@ -84,7 +85,7 @@ def _pickles_of(file: Path) -> IO[bytes]:
 
 
 def _globals(stream: IO[bytes]) -> Iterator[str]:
-    """The names that the next pickle of a stream loads: by GLOBAL, or by STACK_GLOBAL from two strings before it."""
+    """The names that the next pickle refers to: by GLOBAL, or by STACK_GLOBAL from the two preceding strings."""
     strings: list[str] = []
     for op, argument, _ in pickletools.genops(stream):
         if op.name == "GLOBAL":

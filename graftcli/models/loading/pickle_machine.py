@@ -1,21 +1,21 @@
-"""A simulation of torch's restricted unpickler: it counts what a pickle would build, and builds nothing.
+"""Simulate torch's restricted unpickler to measure the cost of a pickle without building anything.
 
-`Machine` follows a pickle instruction by instruction on imagined values. It raises `TooMuch` where the pickle would
-take more time or memory than any checkpoint needs, and `NotTorch` where torch itself refuses the pickle.
+`PickleSimulator` runs a pickle instruction by instruction on placeholder values. It raises `OverLimit` if the pickle
+needs more time or memory than any checkpoint does, and `NotSupportedByTorch` if torch itself refuses it.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-from graftcli.models.loading.file_bounds import DEEPEST
+from graftcli.models.loading.file_bounds import MAX_DEPTH
 
-_MOST_STEPS = 2_000_000  # instructions of a pickle; a network of 10,000 tensors with its optimiser has 1,400,000
-_MOST_WORK = 5_000_000  # values that are hashed or copied while a pickle is loaded
+_MAX_STEPS = 2_000_000  # instructions; a checkpoint of 10,000 tensors with optimizer state has 1,400,000
+_MAX_WORK = 5_000_000  # values hashed or copied while loading
 
 _PUTS, _GETS = ("BINPUT", "LONG_BINPUT"), ("BINGET", "LONG_BINGET")
-# all atoms that torch's restricted unpickler knows
-_ATOMS = frozenset({"NONE", "NEWFALSE", "NEWTRUE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"})
-_ATOMS |= {"BINUNICODE", "SHORT_BINSTRING"}
+# all constants that torch's restricted unpickler supports
+_CONSTANTS = frozenset({"NONE", "NEWFALSE", "NEWTRUE", "BININT", "BININT1", "BININT2", "BINFLOAT", "LONG1"})
+_CONSTANTS |= {"BINUNICODE", "SHORT_BINSTRING"}
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3, "TUPLE": None}
 _REBUILDS = (
     *("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter"),
@@ -23,71 +23,71 @@ _REBUILDS = (
 )
 
 
-class TooMuch(Exception):
-    """What a pickle would do that no checkpoint needs."""
+class OverLimit(Exception):
+    """The pickle exceeds a limit that no checkpoint reaches."""
 
 
-class NotTorch(Exception):
-    """An instruction that torch's restricted unpickler does not have."""
+class NotSupportedByTorch(Exception):
+    """An instruction that torch's restricted unpickler does not support."""
 
 
-class _Made:
-    """A container or an object of a pickle that is only imagined: how deep it is, and how much there is in it."""
+class _Placeholder:
+    """A placeholder for a container or object: its nesting depth and its size."""
 
     __slots__ = ("depth", "items", "weight")
 
-    def __init__(self, held: Sequence[Any] = ()) -> None:
+    def __init__(self, items: Sequence[Any] = ()) -> None:
         self.depth, self.weight = 0, 1
-        self.items = tuple(held[:8])
-        self.hold(held)
+        self.items = tuple(items[:8])
+        self.extend(items)
 
-    def hold(self, more: Sequence[Any]) -> None:
+    def extend(self, more: Sequence[Any]) -> None:
         for value in more:
-            self.weight = min(self.weight + _weight(value), _MOST_WORK + 1)
-            if isinstance(value, _Made) and value.depth >= self.depth:
+            self.weight = min(self.weight + _weight(value), _MAX_WORK + 1)
+            if isinstance(value, _Placeholder) and value.depth >= self.depth:
                 self.depth = value.depth + 1
-        if self.depth > DEEPEST:
-            raise TooMuch(f"its containers are nested more than {DEEPEST:,} deep")
+        if self.depth > MAX_DEPTH:
+            raise OverLimit(f"its containers are nested more than {MAX_DEPTH:,} deep")
 
 
-class _Named(str):
-    """A function or class that a pickle names."""
+class _GlobalName(str):
+    """The name of a function or class in a pickle."""
 
 
 def _weight(value: Any) -> int:
-    """How much work it is to hash or copy a value."""
-    if isinstance(value, _Made):
+    """The cost of hashing or copying a value."""
+    if isinstance(value, _Placeholder):
         return value.weight
     return 1 + len(value) // 64 if isinstance(value, str | bytes) else 1
 
 
-class Machine:
-    """torch's restricted unpickler, instruction by instruction, on imagined values."""
+class PickleSimulator:
+    """torch's restricted unpickler on placeholder values."""
 
     def __init__(self) -> None:
         self.steps = self.work = 0
-        self.storages: set[str] = set()  # the keys of all tensors' data
+        self.storages: set[str] = set()  # the keys of all tensor storages
 
     def run(self, steps: Iterator[tuple[Any, Any, Any]]) -> Any:
-        """The imagined value of one pickle."""
+        """Run one pickle and return its placeholder value."""
         self.stack: list[Any] = []
-        self.below: list[list[Any]] = []
+        self.outer_stacks: list[list[Any]] = []
         memo: dict[int, Any] = {}
         for op, argument, _ in steps:
             self.steps += 1
-            if self.steps > _MOST_STEPS:
-                raise TooMuch(f"its pickle has more than {_MOST_STEPS:,} instructions")
+            if self.steps > _MAX_STEPS:
+                raise OverLimit(f"its pickle has more than {_MAX_STEPS:,} instructions")
             name = op.name
             if name in _PUTS:
                 memo[argument] = self.stack[-1]
             elif name in _GETS:
                 self.stack.append(memo[argument])
-            elif name in _ATOMS:
+            elif name in _CONSTANTS:
                 self.stack.append(argument)
             elif name in _TUPLES:
                 self._tuple(_TUPLES[name])
             elif name == "GLOBAL":
-                self.stack.append(_Named(argument.replace(" ", ".").replace("__builtin__", "builtins")))
+                self.stack.append(_GlobalName(argument.replace(" ", ".").replace("__builtin__", "builtins")))
             elif name == "STOP":
                 return self.stack.pop()
             elif name != "PROTO":
@@ -95,98 +95,98 @@ class Machine:
         raise EOFError("its pickle has no end")
 
     def _unknown(self) -> NoReturn:
-        raise NotTorch
+        raise NotSupportedByTorch
 
-    def _marked(self) -> list[Any]:
-        items, self.stack = self.stack, self.below.pop()
+    def _pop_items(self) -> list[Any]:
+        items, self.stack = self.stack, self.outer_stacks.pop()
         return items
 
-    def _did(self, weight: int) -> None:
+    def _add_work(self, weight: int) -> None:
         self.work += weight
-        if self.work > _MOST_WORK:
-            raise TooMuch("its pickle copies or compares its own values far more often than a checkpoint does")
+        if self.work > _MAX_WORK:
+            raise OverLimit("its pickle copies or compares its values far more often than a checkpoint does")
 
     def _mark(self) -> None:
-        self.below.append(self.stack)
+        self.outer_stacks.append(self.stack)
         self.stack = []
 
     def _tuple(self, count: int | None = None) -> None:
-        items = self._marked() if count is None else [self.stack.pop() for _ in range(count)][::-1]
-        self.stack.append(_Made(items))
+        items = self._pop_items() if count is None else [self.stack.pop() for _ in range(count)][::-1]
+        self.stack.append(_Placeholder(items))
 
     def _empty_list(self) -> None:
-        self.stack.append(_Made())
+        self.stack.append(_Placeholder())
 
     _empty_dict = _empty_set = _empty_list
 
     def _append(self) -> None:
         item = self.stack.pop()
-        self._holder().hold([item])
+        self._container().extend([item])
 
     def _appends(self) -> None:
-        items = self._marked()
-        self._holder().hold(items)
+        items = self._pop_items()
+        self._container().extend(items)
 
     def _setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
-        self._did(_weight(key))
-        self._holder().hold((key, value))
+        self._add_work(_weight(key))
+        self._container().extend((key, value))
 
     def _setitems(self) -> None:
-        items = self._marked()
+        items = self._pop_items()
         for key in items[::2]:
-            self._did(_weight(key))
-        self._holder().hold(items)
+            self._add_work(_weight(key))
+        self._container().extend(items)
 
-    def _holder(self) -> _Made:
-        if not isinstance(self.stack[-1], _Made):
-            raise NotTorch
+    def _container(self) -> _Placeholder:
+        if not isinstance(self.stack[-1], _Placeholder):
+            raise NotSupportedByTorch
         return self.stack[-1]
 
     def _binpersid(self) -> None:
-        given = self.stack.pop()
-        if isinstance(given, _Made) and len(given.items) > 2:
-            self.storages.add(str(given.items[2]))
-        self.stack.append(_Made())
+        storage_id = self.stack.pop()
+        if isinstance(storage_id, _Placeholder) and len(storage_id.items) > 2:
+            self.storages.add(str(storage_id.items[2]))
+        self.stack.append(_Placeholder())
 
     def _reduce(self) -> None:
         arguments = self.stack.pop()
-        self.stack.append(self._called(self.stack.pop(), arguments))
+        self.stack.append(self._call(self.stack.pop(), arguments))
 
     _newobj = _reduce
 
     def _build(self) -> None:
-        self._did(_weight(self.stack.pop()))
+        self._add_work(_weight(self.stack.pop()))
 
-    def _called(self, function: Any, arguments: Any) -> _Made:
-        if not isinstance(function, _Named) or not isinstance(arguments, _Made):
-            raise NotTorch
-        self._did(_weight(arguments))
+    def _call(self, function: Any, arguments: Any) -> _Placeholder:
+        if not isinstance(function, _GlobalName) or not isinstance(arguments, _Placeholder):
+            raise NotSupportedByTorch
+        self._add_work(_weight(arguments))
         items = arguments.items
         if function == "builtins.bytearray" and items and isinstance(items[0], int):
-            self._did(abs(items[0]) // 64)
+            self._add_work(abs(items[0]) // 64)
         if not _is_harmless(function, items):
-            raise TooMuch(f"its pickle calls {function} in a way that no checkpoint needs")
-        return _Made([arguments])
+            raise OverLimit(f"its pickle calls {function} in a way that no checkpoint needs")
+        return _Placeholder([arguments])
 
 
 def _is_harmless(function: str, items: tuple[Any, ...]) -> bool:
-    """Whether a call cannot take more memory or time than its arguments; what torch does not load is left to it."""
-    home, _, name = function.rpartition(".")
-    if home.startswith("numpy"):
-        return _is_harmless_array(home, name, items)
+    """Whether a call needs no more memory or time than its arguments; torch refuses names it does not allow."""
+    module, _, name = function.rpartition(".")
+    if module.startswith("numpy"):
+        return _is_harmless_array(module, name, items)
     if function == "_codecs.encode":
         return len(items) == 1 or items[1] in ("latin1", "utf-8")
     if name == "_rebuild_from_type_v2":
-        return isinstance(items[0], _Named) and items[0].rpartition(".")[2] in _REBUILDS
+        return isinstance(items[0], _GlobalName) and items[0].rpartition(".")[2] in _REBUILDS
     if name.endswith(("Tensor", "Storage")):
         return not items
-    return home != "torch._utils" or name in _REBUILDS
+    return module != "torch._utils" or name in _REBUILDS
 
 
-def _is_harmless_array(home: str, name: str, items: tuple[Any, ...]) -> bool:
+def _is_harmless_array(module: str, name: str, items: tuple[Any, ...]) -> bool:
     if name == "_reconstruct":
-        return len(items) > 1 and isinstance(items[1], _Made) and items[1].items == (0,)
+        return len(items) > 1 and isinstance(items[1], _Placeholder) and items[1].items == (0,)
     if name == "scalar":
         return len(items) == 2
-    return home == "numpy.dtypes" or (name == "dtype" and isinstance(items[0], str) and len(items[0]) < 64)
+    return module == "numpy.dtypes" or (name == "dtype" and isinstance(items[0], str) and len(items[0]) < 64)

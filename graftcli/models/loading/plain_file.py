@@ -1,25 +1,25 @@
-"""Small files that somebody else may have made: no pipe to wait for, no device without an end, nothing huge."""
+"""Read small untrusted files: regular files only, of bounded size."""
 
 import errno
 import os
 import stat
 from pathlib import Path
 
-MOST = 2**26  # bytes of a document
+MAX_DOCUMENT = 2**26  # largest document in bytes
 
 
-def read_regular(path: Path, most: int = MOST) -> bytes:
-    """The bytes of a plain file; raises OSError for anything else, and where there are more than `most`."""
-    facts = path.stat()  # before opening: to open a pipe would wait for its writer
-    if stat.S_ISDIR(facts.st_mode):
+def read_regular(path: Path, limit: int = MAX_DOCUMENT) -> bytes:
+    """Read a regular file; raises OSError for anything else, or above `limit` bytes."""
+    status = path.stat()  # before opening, because opening a pipe blocks
+    if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not stat.S_ISREG(facts.st_mode):
-        raise OSError(errno.EINVAL, "it is no plain file", str(path))
-    if facts.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {facts.st_size:,} bytes, {most:,} at most are read", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    if status.st_size > limit:
+        raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes; the limit is {limit:,}", str(path))
     return path.read_bytes()
 
 
 def read_text(path: Path) -> str:
-    """The same as text; bytes that are no UTF-8 raise ValueError."""
+    """Read a regular file as text; raises ValueError if it is not UTF-8."""
     return read_regular(path).decode("utf-8")

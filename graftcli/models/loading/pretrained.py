@@ -1,4 +1,4 @@
-"""The pretrained weights of named networks, from a cache or the internet; what keeps them away, as one error."""
+"""Load pretrained weights from the cache or the internet; every failure is one CheckpointError."""
 
 import io
 import socket
@@ -21,77 +21,84 @@ from graftcli.models.loading.checkpoint import CheckpointMatch, TensorState, loa
 from graftcli.models.loading.from_timm import TimmSettings
 from graftcli.models.network import Network, checkpoint_flag
 
-TIMEOUT = 10.0  # seconds without an answer
+TIMEOUT = 10.0  # seconds to wait for a response
 
 
 def hub_settings(repo: str, role: str) -> TimmSettings:
-    """The settings of `hf-hub:repo`, whose config.json may have to be downloaded."""
-    mend = f"Download the repository and give its folder: --{role} local-dir:path."
-    with _fetching(f"The config.json of `hf-hub:{repo}`", mend, hub=True):
+    """The settings of `hf-hub:repo`; downloads its config.json if it is not cached."""
+    fix = f"Download the repository and name its folder: --{role} local-dir:path."
+    with _fetching(f"The config.json of `hf-hub:{repo}`", fix, hub=True):
         return from_timm.on_hub(repo)
 
 
 def timm_weights(network: Network, settings: TimmSettings, role: str) -> Network:
-    """The network with timm's pretrained weights of that name."""
+    """Load timm's pretrained weights."""
     where = settings.pretrained.get("hf_hub_id") or settings.pretrained.get("url")
     if not where:
-        raise CheckpointError(f"timm has no pretrained weights of `{network.name}`.", _mend(network.name, role))
-    fresh = _fresh_classifier(network, settings.own[0], role)
-    channels = settings.own[1]
+        raise CheckpointError(f"timm has no pretrained weights for `{network.name}`.", _fix(network.name, role))
+    notes = _new_classifier(network, settings.defaults[0], role)
+    channels = settings.defaults[1]
     hub = "hf_hub_id" in settings.pretrained
-    with _fetching(f"The pretrained weights of `{network.name}` ({where})", _mend(network.name, role), hub):
+    with _fetching(f"The pretrained weights of `{network.name}` ({where})", _fix(network.name, role), hub):
         options = {**network.origin["kwargs"], "pretrained_cfg": dict(settings.pretrained)}
         module = timm.create_model(network.name, pretrained=True, **options)
-    adapted = [] if channels == network.input_size[0] else [_adapted(channels, network)]
-    return replace(network, module=module.eval(), weights="; ".join([f"pretrained ({where})", *adapted, *fresh]))
+    adaptation = [] if channels == network.input_size[0] else [_adaptation_note(channels, network)]
+    return replace(network, module=module.eval(), weights="; ".join([f"pretrained ({where})", *adaptation, *notes]))
 
 
-def torchvision_weights(network: Network, line: Any, role: str) -> Network:
-    """The network with the pretrained weights `line` of torchvision's list."""
-    fresh = _fresh_classifier(network, len(line.meta["categories"]), role)
-    with _fetching(f"The pretrained weights of `{network.name}` ({line.url})", _mend(network.name, role), hub=False):
-        tensors = line.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
+def torchvision_weights(network: Network, entry: Any, role: str) -> Network:
+    """Load the pretrained weights `entry` of torchvision."""
+    notes = _new_classifier(network, len(entry.meta["categories"]), role)
+    with _fetching(f"The pretrained weights of `{network.name}` ({entry.url})", _fix(network.name, role), hub=False):
+        tensors = entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
     matched = match(TensorState(tensors), network.module)
-    adapted = {name: adapt_input_conv(own.shape[1], other) for name, (own, other) in _stems(matched).items()}
+    adapted = {
+        name: adapt_input_conv(expected.shape[1], tensor)
+        for name, (expected, tensor) in _first_convolutions(matched).items()
+    }
     matched = match(TensorState({**tensors, **adapted}), network.module)
-    of_classes = (network.num_classes,) if fresh else ()
-    others = [name for name, (own, _) in matched.differing.items() if own.shape[:1] != of_classes]
-    if matched.missing or matched.extra or others:
-        raise refusal(matched, line.url, network.name)
-    load_into(network.module, matched, line.url)
-    stem = [_adapted(3, network)] if adapted else []
-    return replace(network, weights="; ".join([f"pretrained ({line.name})", *stem, *fresh]))
+    classifier_shape = (network.num_classes,) if notes else ()
+    mismatched = [name for name, (expected, _) in matched.differing.items() if expected.shape[:1] != classifier_shape]
+    if matched.missing or matched.extra or mismatched:
+        raise refusal(matched, entry.url, network.name)
+    load_into(network.module, matched, entry.url)
+    adaptation = [_adaptation_note(3, network)] if adapted else []
+    return replace(network, weights="; ".join([f"pretrained ({entry.name})", *adaptation, *notes]))
 
 
-def _stems(matched: CheckpointMatch) -> Mapping[str, tuple[Tensor, Tensor]]:
-    """The first convolutions, which read another number of channels; no position that has been learnt."""
+def _first_convolutions(matched: CheckpointMatch) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """The tensors of first convolutions with a different number of input channels; no position embeddings."""
     pairs = matched.differing.items()
-    return {name: (own, other) for name, (own, other) in pairs if own.ndim == 4 and own.shape[0] == other.shape[0]}
+    return {
+        name: (expected, tensor)
+        for name, (expected, tensor) in pairs
+        if expected.ndim == 4 and expected.shape[0] == tensor.shape[0]
+    }
 
 
-def _adapted(channels: int, network: Network) -> str:
-    return f"the first convolution adapted from {channels} to {network.input_size[0]} channels"
+def _adaptation_note(channels: int, network: Network) -> str:
+    return f"first convolution adapted from {channels} to {network.input_size[0]} channels"
 
 
-def _fresh_classifier(network: Network, classes: int, role: str) -> list[str]:
-    """A sentence where the pretrained classifier cannot be used; a teacher without its classifier teaches nothing."""
+def _new_classifier(network: Network, classes: int, role: str) -> list[str]:
+    """A note if a student gets a new classifier; any other network must keep its pretrained classifier."""
     if network.num_classes == classes:
         return []
     if role == "student":
-        return [f"a fresh classifier of {network.num_classes} classes"]
-    found = f"The pretrained weights of `{network.name}` have {classes:,} classes; asked are {network.num_classes:,}."
+        return [f"new classifier with {network.num_classes} classes"]
+    message = f"The pretrained weights of `{network.name}` have {classes:,} classes, not {network.num_classes:,}."
     raise CheckpointError(
-        found, f"Leave --num-classes out, or give trained weights: {checkpoint_flag(role)} {network.name}.pth."
+        message, f"Remove --num-classes, or give trained weights: {checkpoint_flag(role)} {network.name}.pth."
     )
 
 
-def _mend(name: str, role: str) -> str:
-    return f"Give a file: {checkpoint_flag(role)} {name}.pth (or `none` for random weights)."
+def _fix(name: str, role: str) -> str:
+    return f"Give a weights file: {checkpoint_flag(role)} {name}.pth (or `none` for random weights)."
 
 
 @contextmanager
-def _fetching(what: str, mend: str, hub: bool) -> Iterator[None]:
-    """Downloads within: they wait `TIMEOUT` seconds at most for an answer, print nothing, and end in one error."""
+def _fetching(what: str, fix: str, hub: bool) -> Iterator[None]:
+    """Download inside: wait at most `TIMEOUT` seconds for a response, print nothing, raise one error."""
     reason = ""
     try:
         with ExitStack() as stack:
@@ -103,10 +110,10 @@ def _fetching(what: str, mend: str, hub: bool) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as err:
-        said = str(getattr(err, "reason", err)).strip().split("\n")[0] or type(err).__name__
+        message = str(getattr(err, "reason", err)).strip().split("\n")[0] or type(err).__name__
         if isinstance(err, OSError):
-            raise CheckpointError(f"{what} cannot be downloaded: {(reason or said).rstrip('.')}.", mend) from err
-        raise CheckpointError(f"{what} cannot be read from the cache: {said.rstrip('.')}.", mend) from err
+            raise CheckpointError(f"{what} cannot be downloaded: {(reason or message).rstrip('.')}.", fix) from err
+        raise CheckpointError(f"{what} cannot be read from the cache: {message.rstrip('.')}.", fix) from err
 
 
 @contextmanager
@@ -121,7 +128,7 @@ def _socket_timeout() -> Iterator[None]:
 
 @contextmanager
 def _hub_offline() -> Iterator[None]:
-    """The Hugging Face Hub answers from its cache alone; asked over a dead line it would try for a minute."""
+    """Use only the cache of the Hugging Face Hub, which retries for a minute without a network."""
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
     try:
@@ -131,7 +138,7 @@ def _hub_offline() -> Iterator[None]:
 
 
 def _unreachable(url: str) -> str:
-    """Why nothing at all answers at `url`; empty where something does, be it a refusal."""
+    """Why `url` is unreachable; empty if any server responds, even with an error."""
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
@@ -139,7 +146,7 @@ def _unreachable(url: str) -> str:
     except urllib.error.HTTPError:
         return ""
     except urllib.error.URLError as err:
-        return "" if isinstance(err.reason, ssl.SSLError) else f"{url} does not answer ({err.reason})"
+        return "" if isinstance(err.reason, ssl.SSLError) else f"{url} does not respond ({err.reason})"
     except OSError as err:
-        return f"{url} does not answer ({err})"
+        return f"{url} does not respond ({err})"
     return ""

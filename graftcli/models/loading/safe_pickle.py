@@ -1,10 +1,7 @@
-"""Files of weights, read safely: safetensors, and pickles only through torch's restricted unpickler.
+"""Read weights files safely: safetensors, and pickles through torch's restricted unpickler.
 
-Nothing that a file names is ever called, but for a short list of harmless classes that real checkpoints hold. The first
-bytes of a file decide what it is, never its name.
-
-Before a file is loaded, its checksums are verified where the format has them (zip), and what it would build is bounded:
-a small file cannot take much memory or time.
+Only a short list of harmless classes found in real checkpoints is loaded. The first bytes of a file decide its format,
+never its name. Before loading, zip checksums are verified, and memory and time are bounded by the size of the file.
 """
 
 import argparse
@@ -23,14 +20,14 @@ from torch._weights_only_unpickler import _get_allowed_globals
 from torch.serialization import safe_globals
 
 from graftcli.errors import CheckpointError
-from graftcli.models.loading.file_bounds import COPY_AGAIN, DEEPEST, MOST_HEADER, damaged
+from graftcli.models.loading.file_bounds import COPY_AGAIN, MAX_DEPTH, MAX_HEADER, damaged
 from graftcli.models.loading.pickle_check import check_pickles, globals_in
 from graftcli.models.loading.tensor_file import check, is_written
 from graftcli.models.loading.zip_archive import check_zip
 
 _NUMBERS = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
-# Paths come back as pure ones: they touch no disk, and those of Windows are read on Linux. numpy and pathlib have moved
-# between versions, so the names are given under which other versions wrote them.
+# Paths load as pure paths: no disk access, and Windows paths load on Linux. numpy and pathlib classes are listed under
+# the module names of older and newer versions.
 _BY_NAME: dict[str, Callable[..., Any]] = {
     **{f"{at}._reconstruct": _reconstruct for at in ("numpy.core.multiarray", "numpy._core.multiarray")},
     **{f"{at}.scalar": scalar for at in ("numpy.core.multiarray", "numpy._core.multiarray")},
@@ -55,85 +52,85 @@ _MAGIC = {
     b"\x80": "pickle",
     b"\x1f\x8b": "a gzip archive",
     b"\x89HDF": "an HDF5 file, as Keras writes them",
-    b"version https://git-lfs": "a Git LFS pointer, which stands for a file that was not downloaded",
-    b"<": "a web page or XML, not the file behind it",
+    b"version https://git-lfs": "a Git LFS pointer to a file that was not downloaded",
+    b"<": "a web page or XML, not a checkpoint",
 }
-_SPREAD = 1 << 26  # bytes that a tensor may take beyond what is stored of it: by strides of 0
-_WAY_IN = "If you trust whoever made it, --unsafe-load reads it and lets it run its code."
+_MAX_EXCESS = 1 << 26  # bytes a tensor may exceed its storage by, through strides of 0
+_UNSAFE_LOAD = "If you trust its source, --unsafe-load loads it and runs the code it contains."
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
 
 def read(path: str | Path, *, unsafe: bool = False) -> Any:
-    """What a file of weights holds: a dict of tensors, or the object that was saved, on the CPU."""
+    """Read a weights file onto the CPU: a dict of tensors, or the object that was saved."""
     file = _file(Path(path).expanduser())
     try:
         with file.open("rb") as stream:
             head = stream.read(512)
     except OSError as err:
-        raise CheckpointError(f"`{file}` cannot be read: {err.strerror}.", "Check who may read it.") from err
+        raise CheckpointError(f"`{file}` cannot be read: {err.strerror}.", "Check its permissions.") from err
     kind = _kind(head)
     if kind == "tar" and not unsafe:
-        found = f"`{file}` is a tar archive: some files packed together, or a checkpoint of torch before 0.1.10."
-        raise CheckpointError(found, f"Unpack it and give the file inside. {_WAY_IN}")
+        message = f"`{file}` is a tar archive: packed files, or a checkpoint from torch before 0.1.10."
+        raise CheckpointError(message, f"Extract it and give the weights file inside. {_UNSAFE_LOAD}")
     if kind == "safetensors":
         value: Any = _safetensors(file)
     elif kind in ("zip", "pickle", "tar"):
         value = _pickle(file, kind, unsafe)
     else:
-        raise CheckpointError(f"`{file}` is {kind}.", "Give a file that torch.save or safetensors wrote.")
+        raise CheckpointError(f"`{file}` is {kind}.", "Give a file written by torch.save or safetensors.")
     _check_tensors(file, value)
     return value
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal; the file is read in pieces."""
+    """The SHA-256 of a file as hexadecimal digits; the file is read in chunks."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _file(path: Path) -> Path:
-    """The file itself, or the weights in a folder; a missing, empty or endless one is refused."""
+    """The weights file at a path or in a folder; refuses missing, empty and special files."""
     try:
         if path.is_dir():
             return weights_in(path)
         if not path.exists():
             raise CheckpointError(f"There is no file `{path}`.", "Check the path.")
         if not path.is_file():
-            raise CheckpointError(f"`{path}` is a device or a pipe, not a plain file.", "Give a file of weights.")
+            raise CheckpointError(f"`{path}` is a device or a pipe, not a regular file.", "Give a weights file.")
         if path.stat().st_size == 0:
             raise CheckpointError(f"`{path}` is empty.", COPY_AGAIN)
-    except (OSError, ValueError) as err:  # a name that no file can have, a folder that may not be entered
+    except (OSError, ValueError) as err:  # an impossible file name, a folder without permission
         raise CheckpointError(f"`{path}` cannot be read: {err}.", "Check the path.") from err
     return path
 
 
 def weights_in(folder: Path) -> Path:
-    """The file of weights in a folder, by the names that timm, Hugging Face and graftcli use."""
+    """The weights file in a folder, by the file names of timm, Hugging Face and graftcli."""
     file = next((folder / name for name in FOLDER_FILES if (folder / name).is_file()), None)
     if file is None:
-        held = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
-        found = f"The folder `{folder}` has no weights under a name that is known: it holds {held}."
-        raise CheckpointError(found, f"Give the file itself; known names are {', '.join(FOLDER_FILES)}.")
+        entries = ", ".join(sorted(entry.name for entry in folder.iterdir())[:5]) or "nothing"
+        message = f"The folder `{folder}` has no weights file: it holds {entries}."
+        raise CheckpointError(message, f"Give the path of the file; known file names are {', '.join(FOLDER_FILES)}.")
     return file
 
 
 def _kind(head: bytes) -> str:
-    """What a file is, after its first bytes."""
+    """Identify a file by its first bytes."""
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 40:
         return "safetensors"
     if head[257:262] == b"ustar":
         return "tar"
-    named = next((kind for magic, kind in _MAGIC.items() if head.lstrip().startswith(magic)), None)
-    if named:
-        return named
+    known = next((kind for magic, kind in _MAGIC.items() if head.lstrip().startswith(magic)), None)
+    if known:
+        return known
     if all(byte in b"\t\n\r\f" or byte >= 32 for byte in head) and _is_utf8(head):
-        return f"a text file; it begins with {head[:40].decode('utf-8', 'ignore').splitlines()[0]!r}"
-    return f"no checkpoint: it begins with the bytes {head[:8].hex(' ')}"
+        return f"a text file that begins with {head[:40].decode('utf-8', 'ignore').splitlines()[0]!r}"
+    return f"not a checkpoint: it begins with the bytes {head[:8].hex(' ')}"
 
 
 def _is_utf8(head: bytes) -> bool:
     try:
-        head[:-4].decode("utf-8")  # the last character may be cut in two
+        head[:-4].decode("utf-8")  # the last character may be incomplete
     except UnicodeDecodeError:
         return False
     return True
@@ -153,85 +150,87 @@ def _safetensors(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _check_header(file: Path) -> None:
-    """The header is as long as the file allows, and names every tensor once; the loader would take the last."""
+    """Check that the header fits the file and names every tensor once."""
     with file.open("rb") as stream:
         length, size = int.from_bytes(stream.read(8), "little"), file.stat().st_size - 8
-        if length > min(size, MOST_HEADER):
-            most = f"{size:,} are left" if length > size else f"{MOST_HEADER:,} is the most that is read"
-            raise damaged(file, ValueError(f"its header is said to have {length:,} bytes, and {most}"))
+        if length > min(size, MAX_HEADER):
+            bound = f"{size:,} are left" if length > size else f"the limit is {MAX_HEADER:,}"
+            raise damaged(file, ValueError(f"its header declares {length:,} bytes, but {bound}"))
         text = stream.read(length)
     try:
-        json.loads(text, object_pairs_hook=_unique)
+        json.loads(text, object_pairs_hook=_reject_duplicates)
     except (ValueError, RecursionError) as err:
         raise damaged(file, err) from err
 
 
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    held = dict(pairs)
-    if len(held) < len(pairs):
+def _reject_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
-        double = next(name for index, name in enumerate(names) if name in names[:index])
-        raise ValueError(f"its header names `{double[:80]}` twice")
-    return held
+        duplicate = next(name for index, name in enumerate(names) if name in names[:index])
+        raise ValueError(f"its header names `{duplicate[:80]}` twice")
+    return mapping
 
 
 # ---- pickles ----
 
 
 def _pickle(file: Path, kind: str, unsafe: bool) -> Any:
-    """The object in a file of torch.save, in its format of today or in that of before 1.6."""
+    """Load a file written by torch.save, in the zip format or the legacy format."""
     data = check_zip(file) if kind == "zip" else None
     if not unsafe:
         check_pickles(file, data)
     try:
         with file.open("rb") as stream, warnings.catch_warnings(), safe_globals(_HARMLESS):
-            warnings.simplefilter("ignore")  # about old formats, which are no fault of the user's
+            warnings.simplefilter("ignore")  # deprecation warnings about old formats
             return torch.load(stream, map_location="cpu", weights_only=not unsafe)
-    except Exception as err:  # damaged files raise whatever the unpickler stumbles over
+    except Exception as err:  # damaged files raise many types of exception
         if unsafe and isinstance(err, ImportError | AttributeError):
-            found = f"`{file}` needs code that is not here: {err}."
-            raise CheckpointError(found, "Make that module importable, or save the state_dict() alone.") from err
+            message = f"`{file}` needs code that is not installed: {err}."
+            raise CheckpointError(message, "Make that module importable, or save only the state_dict().") from err
         if not unsafe and (names := sorted(globals_in(file) - _allowed())):
-            found = f"`{file}` is a pickle that loads {', '.join(names)}: more than weights, and able to run any code."
+            message = (
+                f"`{file}` is a pickle that loads {', '.join(names)}: it holds more than weights and can run any code."
+            )
             raise CheckpointError(
-                found, f"{_WAY_IN} Or save the weights alone: torch.save(net.state_dict(), …)."
+                message, f"{_UNSAFE_LOAD} Or save only the weights: torch.save(net.state_dict(), …)."
             ) from err
         raise damaged(file, err) from err
 
 
 def _allowed() -> set[str]:
-    """The names that torch's restricted unpickler loads here."""
+    """The names that torch's restricted unpickler may load."""
     return {*_get_allowed_globals(), *_BY_NAME}
 
 
-# ---- what was loaded ----
+# ---- checks after loading ----
 
 
 def _check_tensors(file: Path, value: Any) -> None:
-    """Every tensor is as large as what is stored of it, so that nothing explodes where one is copied."""
+    """Refuse tensors larger than their storage, which would use excessive memory when copied."""
     for name, tensor in _tensors_in(value):
-        if tensor.is_nested or tensor.dim() > DEEPEST:
+        if tensor.is_nested or tensor.dim() > MAX_DEPTH:
             kind = "a nested tensor" if tensor.is_nested else f"a tensor of {tensor.dim():,} dimensions"
             raise CheckpointError(f"`{name}` in `{file}` is {kind}.", "Save it as a plain tensor.")
         if tensor.layout != torch.strided or tensor.is_meta:
-            continue  # the network refuses it by its name
+            continue  # matching with the network refuses it
         size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
-        if size > stored + _SPREAD:
+        if size > stored + _MAX_EXCESS:
             shape = "x".join(map(str, tensor.shape))
-            found = f"`{name}` in `{file}` is {shape} numbers, {size:,} bytes, of which the file stores {stored:,}."
-            raise CheckpointError(found, "Save it with its values: tensor.contiguous().")
+            message = f"`{name}` in `{file}` is {shape}, {size:,} bytes, but the file stores {stored:,} bytes of it."
+            raise CheckpointError(message, "Save a contiguous copy: tensor.contiguous().")
 
 
 def _tensors_in(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors in dicts, lists, tuples and namespaces, with the key or position that each lies under."""
+    """All tensors in nested dicts, lists, tuples and namespaces, each with its key."""
     seen: set[int] = set()
-    rest: list[tuple[str, Any]] = [("", value)]
-    while rest:
-        name, held = rest.pop()
-        if isinstance(held, torch.Tensor):
-            yield name, held
-        elif isinstance(held, Mapping | list | tuple | argparse.Namespace) and id(held) not in seen:
-            seen.add(id(held))
-            entries = vars(held) if isinstance(held, argparse.Namespace) else held
+    pending: list[tuple[str, Any]] = [("", value)]
+    while pending:
+        name, current = pending.pop()
+        if isinstance(current, torch.Tensor):
+            yield name, current
+        elif isinstance(current, Mapping | list | tuple | argparse.Namespace) and id(current) not in seen:
+            seen.add(id(current))
+            entries = vars(current) if isinstance(current, argparse.Namespace) else current
             pairs = entries.items() if isinstance(entries, Mapping) else enumerate(entries)
-            rest.extend((key if isinstance(key, str) else "?", inner) for key, inner in pairs)
+            pending.extend((key if isinstance(key, str) else "?", child) for key, child in pairs)

@@ -1,8 +1,8 @@
-"""Safetensors files with a digest: a file that graftcli wrote is checked, every byte of it, before it is used.
+"""Safetensors files with a digest, which is verified before a file is used.
 
-data = serialized(tensors, facts)      the digest and the facts are one key of the file's metadata
-read(path) -> tensors, facts           raises Damaged where a byte differs from what was written
-facts_of(path) -> facts                the header alone; the tensors' bytes are not looked at
+data = serialized(tensors, facts)      digest and facts are stored under one metadata key
+read(path) -> tensors, facts           raises Damaged if any byte has changed
+facts_of(path) -> facts                reads the header only
 """
 
 import errno
@@ -20,12 +20,12 @@ from torch import Tensor
 
 from graftcli.errors import CheckpointError
 
-METADATA_KEY = "graftcli"  # one key alone: safetensors writes several in no fixed order
-_EMPTY = "0" * 64  # stands for the digest while it is computed
+METADATA_KEY = "graftcli"  # a single key, because safetensors does not fix the order of several
+_NO_DIGEST = "0" * 64  # placeholder for the digest while it is computed
 _DIGEST = re.compile(rb'"graftcli":"\{\\"digest\\": \\"([0-9a-f]{64})\\"')
-_PIECE = 2**22
-_MOST_HEADER = 2**27  # bytes; safetensors itself takes 100 MB at most
-_FIX = "Run the command that made it again, or copy the file again from where it came."
+_CHUNK = 2**22
+_MAX_HEADER = 2**27  # bytes; safetensors' limit is 100 MB
+_FIX = "Run the command that wrote it again, or copy the file again."
 
 
 class Damaged(CheckpointError):
@@ -33,13 +33,13 @@ class Damaged(CheckpointError):
 
 
 def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
-    """A safetensors file with the facts in its metadata; the same tensors and facts give the same bytes."""
-    rest = json.dumps(facts, sort_keys=True).removeprefix("{")
-    body = f'{{"digest": "{_EMPTY}"{", " if facts else ""}{rest}'
-    data = bytearray(safetensors.torch.save(_apart(tensors), {METADATA_KEY: body}))
-    found = _DIGEST.search(data)
-    assert found is not None  # it was written just now
-    data[found.start(1) : found.end(1)] = digest_of(data).encode()
+    """Serialize tensors and facts as safetensors; equal inputs give equal bytes."""
+    fields = json.dumps(facts, sort_keys=True).removeprefix("{")
+    body = f'{{"digest": "{_NO_DIGEST}"{", " if facts else ""}{fields}'
+    data = bytearray(safetensors.torch.save(_independent(tensors), {METADATA_KEY: body}))
+    match = _DIGEST.search(data)
+    assert match is not None  # the body above contains it
+    data[match.start(1) : match.end(1)] = digest_of(data).encode()
     return bytes(data)
 
 
@@ -47,57 +47,57 @@ def digest_of(data: bytes | bytearray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors contiguous, on the CPU, none in the memory of another."""
-    seen, found = set(), {}
+def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous CPU tensors that share no memory."""
+    seen, copies = set(), {}
     for name, tensor in tensors.items():
         packed = tensor.detach().cpu().contiguous()
         memory = packed.untyped_storage().data_ptr()
-        found[name] = packed.clone() if memory in seen else packed
+        copies[name] = packed.clone() if memory in seen else packed
         seen.add(memory)
-    return found
+    return copies
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """All tensors and facts of a file that graftcli wrote."""
+    """Read all tensors and facts of a graftcli file, after verifying its digest."""
     check(path)
-    with _reading(path), safe_open(path, "pt") as file:
-        # copies: what lies in the file is aligned as it happens to be, on which the last bit of a sum can depend
+    with _read_errors(path), safe_open(path, "pt") as file:
+        # cloned, because the memory alignment of a mapped tensor can change the last bit of a sum
         return {name: file.get_tensor(name).clone() for name in file.keys()}, _facts(file)  # noqa: SIM118
 
 
 def facts_of(path: Path) -> dict[str, Any]:
-    """The facts alone, whatever the size of the tensors."""
-    with _reading(path), safe_open(path, "pt") as file:
+    """Read only the facts."""
+    with _read_errors(path), safe_open(path, "pt") as file:
         return _facts(file)
 
 
 def is_written(path: Path) -> bool:
     """Whether graftcli wrote this file."""
     try:
-        with _plain(path), safe_open(path, "pt") as file:
+        with _regular_file(path), safe_open(path, "pt") as file:
             return METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
-        return False  # another kind of file, or damage that reading the weights reports
+        return False  # another format, or damage that reading the weights reports
 
 
 def check(path: Path) -> None:
-    """Every byte of the file is what graftcli wrote."""
-    with _reading(path), path.open("rb") as file:
+    """Verify the digest of a file; raises Damaged if any byte has changed."""
+    with _read_errors(path), path.open("rb") as file:
         size = int.from_bytes(start := file.read(8), "little")
-        if size > _MOST_HEADER:
-            raise ValueError(f"its header says that it has {size:,} bytes")
+        if size > _MAX_HEADER:
+            raise ValueError(f"its header declares {size:,} bytes")
         header = bytearray(start + file.read(size))
-        found = _DIGEST.search(header)
-        if found is None:
-            raise ValueError("its header holds no digest")
-        written = found[1].decode()
-        header[found.start(1) : found.end(1)] = _EMPTY.encode()
+        match = _DIGEST.search(header)
+        if match is None:
+            raise ValueError("its header has no digest")
+        expected = match[1].decode()
+        header[match.start(1) : match.end(1)] = _NO_DIGEST.encode()
         digest = hashlib.sha256(header)
-        while piece := file.read(_PIECE):
-            digest.update(piece)
-        if digest.hexdigest() != written:
-            raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}…, {written[:12]}… was written")
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+        if digest.hexdigest() != expected:
+            raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}…, expected {expected[:12]}…")
 
 
 def _facts(file: Any) -> dict[str, Any]:
@@ -109,20 +109,20 @@ def _facts(file: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def _plain(path: Path) -> Iterator[None]:
-    """A file that can be read to its end: to open a pipe would wait for its writer."""
+def _regular_file(path: Path) -> Iterator[None]:
+    """Refuse special files: opening a pipe blocks."""
     if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no plain file")
+        raise OSError(errno.EINVAL, "not a regular file")
     yield
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _read_errors(path: Path) -> Iterator[None]:
     try:
-        with _plain(path):
+        with _regular_file(path):
             yield
     except OSError as err:
         raise CheckpointError(f"`{path}` cannot be read: {err.strerror or err}.", _FIX) from err
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as err:
         reason = str(err) if type(err) is ValueError else f"{type(err).__name__}: {err}"
-        raise Damaged(f"`{path}` is damaged, or graftcli did not write it: {reason.rstrip('.')}.", _FIX) from err
+        raise Damaged(f"`{path}` is damaged or was not written by graftcli: {reason.rstrip('.')}.", _FIX) from err

@@ -1,6 +1,6 @@
-"""The checks of a .pth file that is a zip archive, as torch.save writes them: all of it is torch's, whole and bounded.
+"""Check a .pth zip archive: written by torch.save, undamaged, and of bounded size.
 
-torch itself verifies no checksum, and a small archive may claim members of any size.
+torch verifies no checksums, and a small archive can declare members of any size.
 """
 
 import struct
@@ -10,17 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from graftcli.errors import CheckpointError
-from graftcli.models.loading.file_bounds import COPY_AGAIN, MOST_HEADER, MOST_PICKLE, damaged, too_much
+from graftcli.models.loading.file_bounds import COPY_AGAIN, MAX_HEADER, MAX_PICKLE, damaged, raise_over_limit
 
-_MOST_SHRUNK = 10  # how many times smaller than its members an archive may be
-_PIECE = 1 << 20
+_MAX_RATIO = 10  # largest compression ratio
+_CHUNK = 1 << 20
 
 
 def check_zip(file: Path) -> bytes:
-    """The archive is torch's, and every member is whole by its checksum; the bytes of its pickle.
-
-    torch itself verifies no checksum.
-    """
+    """Check the archive and the checksum of every member; returns the bytes of its pickle."""
     try:
         _check_directory(file)
         with zipfile.ZipFile(file) as archive:
@@ -36,56 +33,60 @@ def check_zip(file: Path) -> bytes:
 
 
 def _check_directory(file: Path) -> None:
-    """The list of members is of a size that can be read; only its declared size is looked at."""
+    """Check the declared size of the central directory, before it is read."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        stream.seek(max(0, size - 98))  # the three records at the end of an archive without a comment
+        stream.seek(max(0, size - 98))  # the three end records of an archive without a comment
         end = stream.read()
     declared = struct.unpack_from("<L", end, len(end) - 10)[0] if end[-22:-18] == b"PK\5\6" else 0
     if end[:4] == b"PK\6\6" and declared == 0xFFFFFFFF:
         declared = struct.unpack_from("<Q", end, 40)[0]
-    if declared > min(size, MOST_HEADER):
-        raise zipfile.BadZipFile(f"its list of members is said to have {declared:,} bytes")
+    if declared > min(size, MAX_HEADER):
+        raise zipfile.BadZipFile(f"its central directory declares {declared:,} bytes")
 
 
 def _check_torch(file: Path, names: Sequence[str]) -> None:
-    """A zip archive without torch's own pickle is refused by what it is."""
+    """Refuse TorchScript programs and zip archives that torch.save did not write."""
     if any("/code/" in name for name in names):
-        found = f"`{file}` is a TorchScript program, not weights."
-        raise CheckpointError(found, "Save its weights: torch.save(torch.jit.load(file).state_dict(), 'weights.pth').")
+        message = f"`{file}` is a TorchScript program, not weights."
+        raise CheckpointError(
+            message, "Save its weights: torch.save(torch.jit.load(file).state_dict(), 'weights.pth')."
+        )
     if not any(name.endswith("data.pkl") for name in names):
-        found = (
+        message = (
             f"`{file}` is a zip archive that torch.save did not write: it holds {', '.join(names[:3]) or 'nothing'}."
         )
-        raise CheckpointError(found, "Unpack it and give the file of weights inside.")
+        raise CheckpointError(message, "Extract it and give the weights file inside.")
 
 
 def _check_sizes(file: Path, members: Sequence[zipfile.ZipInfo], comment: bool) -> None:
-    """The members lie beside each other in the file, each under one name, and are not much larger than it."""
+    """Check that members do not overlap, have unique names, and are not much larger than the file."""
     size = file.stat().st_size
-    stored, whole = sum(one.compress_size for one in members), sum(one.file_size for one in members)
-    if whole > max(_MOST_SHRUNK * size, MOST_PICKLE):
-        found = f"`{file}` has {size:,} bytes, and its members {whole:,} when they are unpacked."
-        raise CheckpointError(found, "No weights compress that much: give the file that torch.save wrote.")
-    names = [one.filename for one in members]
-    if comment or stored > size or min(one.header_offset for one in members) != 0:
-        raise zipfile.BadZipFile("its members overlap, or other data lies beside them")
-    if len({name.lower() for name in names}) < len(names) or any(one.orig_filename != one.filename for one in members):
-        raise zipfile.BadZipFile("two of its members have one name")
-    for one in members:
-        if one.compress_type == zipfile.ZIP_STORED and one.compress_size != one.file_size:
+    stored, uncompressed = sum(member.compress_size for member in members), sum(member.file_size for member in members)
+    if uncompressed > max(_MAX_RATIO * size, MAX_PICKLE):
+        message = f"`{file}` has {size:,} bytes, its members {uncompressed:,} bytes uncompressed."
+        raise CheckpointError(message, "Weights do not compress that much: give the file that torch.save wrote.")
+    names = [member.filename for member in members]
+    if comment or stored > size or min(member.header_offset for member in members) != 0:
+        raise zipfile.BadZipFile("its members overlap, or it contains other data")
+    if len({name.lower() for name in names}) < len(names) or any(
+        member.orig_filename != member.filename for member in members
+    ):
+        raise zipfile.BadZipFile("two of its members have the same name")
+    for member in members:
+        if member.compress_type == zipfile.ZIP_STORED and member.compress_size != member.file_size:
             raise zipfile.BadZipFile(
-                f"its member `{one.filename}` has {one.compress_size:,} of {one.file_size:,} bytes"
+                f"its member `{member.filename}` has {member.compress_size:,} of {member.file_size:,} bytes"
             )
-        if one.filename.endswith("data.pkl") and one.file_size > MOST_PICKLE:
-            too_much(file, f"its `{one.filename}` has {one.file_size:,} bytes without any tensor")
+        if member.filename.endswith("data.pkl") and member.file_size > MAX_PICKLE:
+            raise_over_limit(file, f"its `{member.filename}` has {member.file_size:,} bytes without any tensor")
 
 
 def _check_member(file: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
     try:
         with archive.open(member) as stream:
-            while stream.read(_PIECE):
+            while stream.read(_CHUNK):
                 pass
     except (zipfile.BadZipFile, zlib.error, EOFError) as err:
-        found = f"`{file}` is damaged: the bytes of its member `{member.filename}` do not match their checksum."
-        raise CheckpointError(found, COPY_AGAIN) from err
+        message = f"`{file}` is damaged: the bytes of its member `{member.filename}` do not match their checksum."
+        raise CheckpointError(message, COPY_AGAIN) from err

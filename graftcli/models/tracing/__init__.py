@@ -1,1 +1,1 @@
-"""A module -> its graph with measured shapes; splitting the graph and joining it again."""
+"""Trace a module to a graph with measured shapes; split the graph into blocks and join them."""

@@ -1,7 +1,7 @@
-"""A network whose forward pass cannot be traced -> the chain of its top-level stages, if it is one.
+"""Rewrite a network that cannot be traced as a chain of its top-level stages, if it is one.
 
-Seen from outside, on one pass: each stage's input is the output of the one before, but for what may stand between two
-stages. Whether the chain is the same function is for the caller to prove.
+Observed in one forward pass: each stage reads the output of the previous stage, after one of a few simple operations.
+The caller checks that the chain computes the same function.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 
 from graftcli.models.tracing.tracer import with_forward
 
-# What stands between two stages of a network that is a chain, beside nothing at all.
+# Operations allowed between two stages.
 _GLUE: tuple[Callable[[Any], Any], ...] = (
     lambda x: x,
     lambda x: torch.flatten(x, 1),
     lambda x: torch.relu(x),
-    lambda x: x.mean((2, 3)),  # over the map
-    lambda x: x.mean((1, 2)),  # over a channels-last map
-    lambda x: x.mean(1),  # over the tokens
+    lambda x: x.mean((2, 3)),  # global average pooling
+    lambda x: x.mean((1, 2)),  # global average pooling, channels-last
+    lambda x: x.mean(1),  # mean over tokens
     lambda x: x[:, 0],  # the class token
 )
-_Link = tuple[Callable[[Any], Any], str]  # what stands before a stage, and the stage's name
-_Call = tuple[str, Any, Any]  # a stage's name, its input, its output
+_Link = tuple[Callable[[Any], Any], str]  # (operation before a stage, name of the stage)
+_Call = tuple[str, Any, Any]  # (name of a stage, input, output)
 
 
 def as_chain(module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module | None:
-    """The same modules under a forward pass that is the chain of stages, or None where there is none."""
+    """The same modules with the chain of stages as forward pass, or None if the network is no chain."""
     links = _links([*_calls(module, example), ("", expected, expected)], example)
     if links is None or len(links) < 2:
         return None
@@ -42,7 +42,7 @@ def as_chain(module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module 
 
 
 def stages(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The top-level modules that run themselves; what a list or a dict of modules holds stands for it."""
+    """The top-level modules with a forward pass; ModuleLists and ModuleDicts are replaced by their contents."""
     for name, child in module.named_children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
             yield from stages(child, f"{prefix}{name}.")
@@ -51,7 +51,7 @@ def stages(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module
 
 
 def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
-    """What each stage was given and gave, in the order they ran; copies, for later code may write into them."""
+    """The inputs and outputs of the stages, in order of execution; cloned, because later code may modify them."""
     calls: list[_Call] = []
 
     def listener(name: str) -> Callable[[nn.Module, Any, Any], None]:
@@ -72,8 +72,8 @@ def _copy(value: Any) -> Any:
 
 def _links(calls: Sequence[_Call], value: Any) -> list[_Link] | None:
     links: list[_Link] = []
-    for name, given, output in calls:
-        glue = next((g for g in _GLUE if _makes(g, value, given)), None)
+    for name, stage_input, output in calls:
+        glue = next((g for g in _GLUE if _makes(g, value, stage_input)), None)
         if glue is None:
             return None
         links.append((glue, name))
@@ -81,9 +81,9 @@ def _links(calls: Sequence[_Call], value: Any) -> list[_Link] | None:
     return links
 
 
-def _makes(glue: Callable[[Any], Any], value: Any, given: Any) -> bool:
+def _makes(glue: Callable[[Any], Any], value: Any, stage_input: Any) -> bool:
     try:
-        made = glue(value)
+        result = glue(value)
     except (RuntimeError, IndexError, TypeError, AttributeError):
         return False
-    return isinstance(made, Tensor) and isinstance(given, Tensor) and torch.equal(made, given)
+    return isinstance(result, Tensor) and isinstance(stage_input, Tensor) and torch.equal(result, stage_input)

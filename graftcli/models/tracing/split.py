@@ -1,6 +1,6 @@
-"""Traced + positions -> blocks, with join(split(net))(x) == net(x) bit for bit.
+"""Split a traced network into blocks at positions, so that join(split(net))(x) == net(x), bit for bit.
 
-A block is a graph over the network's own modules: training a block trains the network.
+A block is a graph over the modules of the network: training a block trains the network.
 """
 
 import operator
@@ -13,20 +13,20 @@ from torch import fx, nn
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.positions import Position, depends_on_images
-from graftcli.models.tracing.trace import Traced, same
+from graftcli.models.tracing.trace import Traced, identical
 
 
-def split(traced: Traced, at: Sequence[Position]) -> list[fx.GraphModule]:
-    """One module a block, in order; each reads the tensor at the cut before it and returns the one at the next."""
-    bounds = [0, *(position.index for position in at), len(traced.nodes)]
-    inputs = [traced.source, *(position.node for position in at)]
-    moving = depends_on_images(traced)
+def split(traced: Traced, cuts: Sequence[Position]) -> list[fx.GraphModule]:
+    """One module per block, in order; each maps the tensor at its first cut to the tensor at its last cut."""
+    bounds = [0, *(position.index for position in cuts), len(traced.nodes)]
+    inputs = [traced.source, *(position.node for position in cuts)]
+    image_dependent = depends_on_images(traced)
     graphs = [
-        _Cutting(traced, moving, entry).copy(start, stop)
+        _BlockCopier(traced, image_dependent, entry).copy(start, stop)
         for entry, (start, stop) in zip(inputs, pairwise(bounds), strict=True)
     ]
     blocks = [fx.GraphModule(traced.root, graph) for graph in graphs]
-    _prove(traced, blocks)
+    _check(traced, blocks)
     return blocks
 
 
@@ -34,10 +34,10 @@ def join(blocks: Sequence[nn.Module]) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-def _prove(traced: Traced, blocks: Sequence[fx.GraphModule]) -> None:
-    """Law 1, on other images than the network was traced with, and on another number of them.
+def _check(traced: Traced, blocks: Sequence[fx.GraphModule]) -> None:
+    """Check that the blocks compute the network's function, on other images and another batch size than in tracing.
 
-    A block that writes into its input gets a copy of it first, for the input is remembered.
+    A block that modifies its input gets a copy of it, because block inputs are cached.
     """
     count, *shape = traced.example.shape
     images = torch.randn(count + 1, *shape, generator=torch.Generator().manual_seed(1))
@@ -47,19 +47,19 @@ def _prove(traced: Traced, blocks: Sequence[fx.GraphModule]) -> None:
             version = value._version
             try:
                 result = block(value)
-            except Exception as error:  # what a graph raises that took sizes of the example for sizes of all images
-                raise _not_the_whole(traced, blocks) from error
+            except Exception as error:  # a graph that depends on the batch size of the example
+                raise _mismatch(traced, blocks) from error
             if value._version != version:
                 _clone_first(block)
             value = result
-    if not same(value, expected):
-        raise _not_the_whole(traced, blocks)
+    if not identical(value, expected):
+        raise _mismatch(traced, blocks)
 
 
-def _not_the_whole(traced: Traced, blocks: Sequence[fx.GraphModule]) -> PairError:
+def _mismatch(traced: Traced, blocks: Sequence[fx.GraphModule]) -> PairError:
     return PairError(
-        f"`{type(traced.module).__name__}` cut into {len(blocks)} blocks computes something else than the whole.",
-        "Choose other cuts with --split-teacher or --split-student; `graftcli inspect --all` lists them.",
+        f"`{type(traced.module).__name__}` cut into {len(blocks)} blocks computes a different function than uncut.",
+        "Choose other cuts with --split-teacher or --split-student (`graftcli inspect --all` lists them).",
     )
 
 
@@ -71,15 +71,15 @@ def _clone_first(block: fx.GraphModule) -> None:
     block.recompile()
 
 
-class _Cutting:
-    """Copies one range of a graph into a graph of its own."""
+class _BlockCopier:
+    """Copies a range of a graph into a new graph."""
 
-    def __init__(self, traced: Traced, moving: set[fx.Node], entry: fx.Node) -> None:
+    def __init__(self, traced: Traced, image_dependent: set[fx.Node], entry: fx.Node) -> None:
         self.traced = traced
-        self.moving = moving
+        self.image_dependent = image_dependent
         self.graph = fx.Graph()
         self.entry = self.graph.placeholder("x")
-        self.known: dict[fx.Node, Any] = {entry: self.entry}
+        self.copies: dict[fx.Node, Any] = {entry: self.entry}
 
     def copy(self, start: int, stop: int) -> fx.Graph:
         nodes = self.traced.nodes[start:stop]
@@ -91,27 +91,29 @@ class _Cutting:
         return self.graph
 
     def _value(self, node: Any) -> Any:
-        """What stands for a node of the whole graph in this block."""
-        if node not in self.known:
-            again = self._told(node) if self._asks_the_past(node) else self.graph.node_copy(node, self._value)
-            self.known[node] = again
-        return self.known[node]
+        """The node or constant of this block that corresponds to a node of the whole graph."""
+        if node not in self.copies:
+            copied = (
+                self._size_of_past(node) if self._is_size_of_past(node) else self.graph.node_copy(node, self._value)
+            )
+            self.copies[node] = copied
+        return self.copies[node]
 
-    def _asks_the_past(self, node: fx.Node) -> bool:
-        """Whether this is the size of a tensor that is not alive in this block."""
-        past = (n for n in node.all_input_nodes if n in self.moving and n not in self.known)
+    def _is_size_of_past(self, node: fx.Node) -> bool:
+        """Whether a node is the size of a tensor that does not exist in this block."""
+        past = (n for n in node.all_input_nodes if n in self.image_dependent and n not in self.copies)
         return node in self.traced.sizes and next(past, None) is not None
 
-    def _told(self, node: fx.Node) -> Any:
-        """The size of a tensor of the past: batch, device and dtype as the block's input has them, else as measured."""
+    def _size_of_past(self, node: fx.Node) -> Any:
+        """The size of a tensor before this block: batch, device and dtype from the block's input, else as measured."""
         value, example = self.traced.sizes[node], self.traced.example
         if isinstance(value, torch.device) or value is example.dtype:
             return self.graph.call_function(getattr, (self.entry, "device" if value is not example.dtype else "dtype"))
-        asked = self.traced.shapes.get(node.all_input_nodes[0])
-        if value == asked and value[0] == example.shape[0]:
+        shape = self.traced.shapes.get(node.all_input_nodes[0])
+        if value == shape and value[0] == example.shape[0]:
             return (self._batch(), *value[1:])
         dims = (*node.args[1:], *node.kwargs.values())
-        if node.target == "size" and asked is not None and dims in ((0,), (-len(asked),)) and value == example.shape[0]:
+        if node.target == "size" and shape is not None and dims in ((0,), (-len(shape),)) and value == example.shape[0]:
             return self._batch()
         return value
 

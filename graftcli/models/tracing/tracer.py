@@ -1,6 +1,6 @@
-"""module -> graph, by torch.fx with timm's and torchvision's own leaf rules.
+"""Record the graph of a module with torch.fx, using the leaf modules of timm and torchvision.
 
-The recording knows which module every node stands in, begins and ends. A module that stops the tracer is kept whole.
+The recording maps every node to the module tree. A module that cannot be traced becomes a leaf.
 """
 
 import copy
@@ -21,74 +21,77 @@ from torch import fx, nn
 
 @dataclass(frozen=True)
 class Recording:
-    """A graph, and where each of its nodes stands in the module tree."""
+    """A graph, and the place of each node in the module tree."""
 
-    root: nn.Module  # what the graph refers to: the network's own modules, and the constants that its code made
+    root: nn.Module  # the modules of the network and the constants created in its forward pass
     graph: fx.Graph
-    paths: Mapping[fx.Node, str]  # "layer1.0.conv1", or "layer1.0.add" where no module did it
+    paths: Mapping[fx.Node, str]  # "layer1.0.conv1", or "layer1.0.add" for a node that is no module call
     ends: Mapping[fx.Node, str]  # the outermost module that returns this node
-    starts: Mapping[fx.Node, Sequence[str]]  # the modules that begin with this node, the outermost first
-    returned: Mapping[str, fx.Node]  # what each module returned, by its path
-    opaque: Mapping[str, str]  # modules that are kept whole, and why
+    starts: Mapping[fx.Node, Sequence[str]]  # the modules that begin with this node, outermost first
+    returned: Mapping[str, fx.Node]  # module path -> the node that the module returns
+    opaque: Mapping[str, str]  # leaf modules that could not be traced -> the reason
 
 
 class Untraceable(Exception):
-    """The forward pass of the network itself stopped the tracer."""
+    """The forward pass of the network cannot be traced."""
 
     def __init__(self, reason: Exception) -> None:
         super().__init__(str(reason))
         self.reason = reason
 
 
-def record(root: nn.Module, whole: Mapping[type[nn.Module], str]) -> Recording:
-    """The graph of `root`, a shallow copy of which it refers to. Types in `whole` are kept whole, and so is each type
-    that stops the tracer."""
-    opaque = dict(whole)
+def record(root: nn.Module, leaves: Mapping[type[nn.Module], str]) -> Recording:
+    """Trace a shallow copy of `root`; module types in `leaves`, and types that cannot be traced, become leaves."""
+    opaque = dict(leaves)
     while True:
         tracer = _Tracer(opaque)
         try:
             graph = tracer.trace(copy.copy(root))
-        except Exception as error:  # whatever a network's own code makes of the tracer's stand-ins
+        except Exception as error:  # any exception of the network's code on proxies
             if tracer.stopped_in is None or tracer.stopped_in in opaque:
                 raise Untraceable(error) from error
-            opaque[tracer.stopped_in] = in_words(error)
+            opaque[tracer.stopped_in] = describe_error(error)
             continue
-        held: nn.Module = tracer.root
-        return Recording(held, graph, tracer.paths, tracer.ends, tracer.starts, tracer.returned, tracer.opaque)
+        copied: nn.Module = tracer.root
+        return Recording(copied, graph, tracer.paths, tracer.ends, tracer.starts, tracer.returned, tracer.opaque)
 
 
-def of_images_alone(module: nn.Module) -> nn.Module:
-    """The same network with its images as the only input, so that what else it could be given has its default."""
-    whole = inspect.unwrap(type(module).forward)
-    own = list(inspect.signature(whole).parameters.values())[1:]
-    if [p.kind for p in own] in ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD]):
+def with_single_input(module: nn.Module) -> nn.Module:
+    """The network with the images as its only input; other parameters keep their defaults."""
+    original = inspect.unwrap(type(module).forward)
+    parameters = list(inspect.signature(original).parameters.values())[1:]
+    if [p.kind for p in parameters] in ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD]):
         return module
 
     def forward(self: Any, images: Any) -> Any:
         return self.whole_forward(images)
 
-    # the tracer wraps leaf functions in the globals of the forward pass, so it has to be shown the network's own
-    seen = types.FunctionType(forward.__code__, whole.__globals__, "forward")
-    return with_forward(module, {"forward": seen, "whole_forward": type(module).forward})
+    # the tracer wraps leaf functions in the globals of the forward pass, so the new one needs the original globals
+    traceable = types.FunctionType(forward.__code__, original.__globals__, "forward")
+    return with_forward(module, {"forward": traceable, "whole_forward": type(module).forward})
 
 
 def with_forward(module: nn.Module, members: dict[str, Any]) -> nn.Module:
-    """The same modules and parameters under another forward pass."""
+    """The same modules and parameters with other class members, such as the forward pass."""
     other = copy.copy(module)
     other.__class__ = type(type(module).__name__, (type(module),), members)
     return other
 
 
-def in_words(error: BaseException) -> str:
-    """The first line of an exception, and the innermost line of the network's own code that it came from."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    if isinstance(error, fx.proxy.TraceError) or "Proxy" in said:
-        said = "its code depends on the numbers or the sizes that pass through it"  # torch.fx has its own words for it
-    rooms = (Path(torch.__file__).parent, Path(__file__).parents[1])  # torch and graftcli's own code
-    foreign = tuple(f"{room}{os.sep}" for room in rooms)
+def describe_error(error: BaseException) -> str:
+    """The first line of an exception, with the innermost line of the network's code in its traceback."""
+    message = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    if isinstance(error, fx.proxy.TraceError) or "Proxy" in message:
+        message = "its code depends on tensor values or sizes"  # clearer than the message of torch.fx
+    folders = (Path(torch.__file__).parent, Path(__file__).parents[1])  # torch and graftcli.models
+    skipped = tuple(f"{folder}{os.sep}" for folder in folders)
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not f.filename.startswith(foreign) and f.line]
-    return f"{said} ({Path(theirs[-1].filename).name}:{theirs[-1].lineno}: {theirs[-1].line})" if theirs else said
+    user_frames = [f for f in frames if not f.filename.startswith(skipped) and f.line]
+    return (
+        f"{message} ({Path(user_frames[-1].filename).name}:{user_frames[-1].lineno}: {user_frames[-1].line})"
+        if user_frames
+        else message
+    )
 
 
 def _library_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
@@ -100,7 +103,7 @@ def _library_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], .
 
 
 class _Tracer(fx.Tracer):
-    """torch.fx's tracer that remembers which module every node stands in, begins and ends."""
+    """A torch.fx tracer that records the place of every node in the module tree."""
 
     def __init__(self, opaque: Mapping[type[nn.Module], str]) -> None:
         leaves, functions = _library_leaves()
@@ -118,7 +121,7 @@ class _Tracer(fx.Tracer):
         self._opened: list[str] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        # nn.MultiheadAttention and nn.TransformerEncoderLayer are torch's own and leaves; containers are looked into
+        # modules of torch.nn are leaves (nn.MultiheadAttention too), except containers
         return type(m) in self.leaves or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
@@ -139,7 +142,7 @@ class _Tracer(fx.Tracer):
             self._scope.pop()
             self._opened = [p for p in self._opened if p != path]
         if isinstance(result, fx.Proxy) and f"{self.paths.get(result.node, '')}.".startswith(f"{path}."):
-            self.ends[result.node] = path  # outer modules return later, so the outermost one stays
+            self.ends[result.node] = path  # outer modules return later, so the outermost one wins
             self.returned[path] = result.node
         return result
 
@@ -148,14 +151,14 @@ class _Tracer(fx.Tracer):
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         scope = self._scope[-1] if self._scope else ""
-        self.paths[node] = scope if kind == "call_module" else self._fresh(f"{scope}.{node.name}".lstrip("."))
+        self.paths[node] = scope if kind == "call_module" else self._unique_path(f"{scope}.{node.name}".lstrip("."))
         if self._opened and kind not in ("placeholder", "get_attr"):
             self.starts[node] = self._opened
             self._opened = []
         return node
 
-    def _fresh(self, path: str) -> str:
-        """The path with the number of its kind in its module: torch.fx numbers through the whole network."""
+    def _unique_path(self, path: str) -> str:
+        """The path with a suffix that counts equal names per module; torch.fx counts across the network."""
         base = re.sub(r"_\d+$", "", path)
         self._counts[base] += 1
         return base if self._counts[base] == 1 else f"{base}_{self._counts[base] - 1}"

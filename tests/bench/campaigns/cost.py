@@ -15,10 +15,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from graftcli.api import ModelPair, PreprocessOptions, TrainOptions, distill
 from graftcli.models.loading import safe_pickle as pickles
 from graftcli.models.loading import tensor_file
-from graftcli.runs.config import RunConfig
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.running import distill
+from graftcli.runs.scoring import PreprocessOptions
 from graftcli.store import row_file as rows
 
 NETS = Path(__file__).resolve().parents[2] / "nets.py"
@@ -46,7 +47,7 @@ def main() -> None:
     for module, name, what in (
         (tensor_file, "check", "digests of tensor files, read"),
         (tensor_file, "digest_of", "digests of tensor files, written"),
-        (rows.Sums, "add", "checksums of cached features"),
+        (rows.Checksums, "add", "checksums of cached features"),
         (pickles, "check_zip", "CRCs of the checkpoint"),
     ):
         setattr(module, name, timed(spent, what, getattr(module, name)))

@@ -72,7 +72,7 @@ def outcome(document: Document, base: Path, folder: Path) -> tuple[list[str], Co
         found = {
             "ran code": (folder / CANARY).exists(),
             "wrote elsewhere": (folder / "victim").exists() and (folder / VICTIM).read_text() != "precious",
-            "a traceback": "Traceback" in ended.output or "a bug of graftcli" in ended.output,
+            "a traceback": "Traceback" in ended.output or "bug in graftcli" in ended.output,
             f"exit code {ended.code}": ended.code not in document.allowed,
             "no message": bool(ended.code) and len(ended.output.strip()) < 20,
             f"{ended.seconds:.0f} s": ended.seconds > SLOW,

@@ -121,7 +121,7 @@ def _problem(ended: Ended) -> str | None:
     """What is wrong with how a command met its fault."""
     if ended.code not in (0, MACHINE):
         return f"exit {ended.code}"
-    if "Traceback" in ended.output or "a bug of graftcli" in ended.output:
+    if "Traceback" in ended.output or "bug in graftcli" in ended.output:
         return "a traceback"
     if ended.code == 0:
         return None

@@ -70,7 +70,8 @@ def _entries(folder: str) -> int:
 
 def run_once(place: Place, out: Path, seed: int) -> None:
     """One distillation through the Python API, as a notebook has it."""
-    from graftcli.api import ModelPair, RunConfig, TrainOptions, distill
+    from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+    from graftcli.runs.running import distill
 
     nets = place.folder / "nets.py"
     networks = ModelPair(f"{nets}:big", f"{nets}:small", teacher_checkpoint=str(place.folder / "teacher.pth"))

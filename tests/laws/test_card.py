@@ -127,7 +127,7 @@ def test_images_that_are_squashed_are_squashed_wherever_the_network_is_read(tmp_
     squashed = replace(made(net), preprocess=replace(PREPROCESS, squash=True))
     save_student(tmp_path, net.module, squashed)
     assert build(str(tmp_path)).preprocess.squash and not build("timm:resnet10t", checkpoint="none").preprocess.squash
-    assert "to 71x71, whatever its proportions" in (tmp_path / "README.md").read_text()
+    assert "to 71x71, ignoring the aspect ratio" in (tmp_path / "README.md").read_text()
     assert build(f"local-dir:{tmp_path}").preprocess.squash
     timms = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert resolve_data_config(timms.pretrained_cfg)["crop_mode"] == "squash"
@@ -198,11 +198,11 @@ def test_the_card_tells_what_the_network_is(tmp_path: Path) -> None:
     text = (tmp_path / "README.md").read_text()
     for part in (
         "# resnet10t, grafted from squeezenet1_1",
-        "The recipe `graft` trained it on 1,000 images to answer as `squeezenet1_1` does.",
+        "Trained with the recipe `graft` on 1,000 images to match `squeezenet1_1`.",
         "| parameters | 11,176,512 |\n| agreement on 8 held-out images | 0.9877 |\n| size | 44.7 MB |\n\n",
-        "RGB images of 64x64: resized (bilinear) to just cover 71x71, then the centre.",
+        "Input: RGB images of 64x64, resized (bilinear) to cover 71x71, then center-cropped.",
         "mean (0.1, 0.2, 0.3) and std (0.5, 0.6, 0.7)",
-        "It gives 7 logits",
+        "Output: 7 logits per image",
         "\n    graftcli distill --teacher a\n",
     ):
         assert part in text

@@ -1,9 +1,9 @@
-"""How many views there are, and which images they are of."""
+"""How many views and synthetic images a run has, and which images are held out."""
 
 import pytest
 
-from graftcli.graft.data.view_counts import divide, looks, synthetic
-from graftcli.graft.training.tasks import tasks
+from graftcli.graft.data.held_out import split_images
+from graftcli.graft.schedule import schedule_of
 from graftcli.recipe import scaled
 from graftcli.recipe.file import load
 from graftcli.recipe.values import Augment
@@ -22,7 +22,7 @@ from tests.engine import images, recipe
 )
 def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> None:
     whole = scaled(recipe(views=limits), 10)  # 60 steps of 4 views
-    assert looks(whole, tasks(whole, 3, (1, 2, 3)), 12) == {Augment(): each}
+    assert schedule_of(whole, 12, 3).views == {Augment(): each}
 
 
 @pytest.mark.parametrize(
@@ -32,9 +32,9 @@ def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> Non
 def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there: int, steps: int, made: int) -> None:
     settings = ("views.synthetic={images: 600, steps: 40}", "stages.graft.steps=1", f"stages.finish.steps={steps}")
     asked = load("graft", settings)
-    assert synthetic(asked, tasks(asked, 3, (1, 2, 3)), there) == made
+    assert schedule_of(asked, there, 3).synthetic == made
     without = load("graft", ("views.synthetic=null", *settings[1:]))
-    assert synthetic(without, tasks(without, 3, (1, 2, 3)), there) == 0
+    assert schedule_of(without, there, 3).synthetic == 0
 
 
 @pytest.mark.parametrize(
@@ -42,13 +42,13 @@ def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there
 )
 def test_none_are_made_where_there_are_enough(below: int | str, there: int, made: int) -> None:
     asked = load("graft", (f"views.synthetic={{images: 600, below: {below}}}",))
-    assert synthetic(asked, tasks(asked, 3, (1, 2, 3)), there) == made
+    assert schedule_of(asked, there, 3).synthetic == made
 
 
 @pytest.mark.parametrize(("count", "held"), [(12, 0), (39, 0), (40, 8), (200, 20)])
 def test_a_tenth_is_held_out_where_there_are_enough(count: int, held: int) -> None:
     pixels = images(count)
-    train, measured = divide(pixels, None, seed=3)
+    train, measured = split_images(pixels, None, seed=3)
     assert (len(train), len(measured)) == (count - held, held)
     assert {one.numpy().tobytes() for one in (*train, *measured)} == {one.numpy().tobytes() for one in pixels.pixels}
-    assert len(divide(pixels, images(5), seed=3)[0]) == count
+    assert len(split_images(pixels, images(5), seed=3)[0]) == count

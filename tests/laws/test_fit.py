@@ -18,9 +18,9 @@ from graftcli.graft.data.views import Views
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.loop import run_loop
-from graftcli.graft.training.losses import relative_mse, softened_kl
 from graftcli.graft.training.tasks import Pieces, pieces, tasks
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
+from graftcli.losses import relative_mse, softened_kl
 from graftcli.models.cuts import plan as plans
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
@@ -59,7 +59,7 @@ def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path
     imitation = relative_mse(found.student[1](own), found.teacher[1](own))
     towards = relative_mse(found.student[1](own), found.teacher[1](theirs))
     expected = {"teacher": correction, "student": towards, "mix": 0.7 * correction + 0.3 * imitation}[source]
-    assert training.error().item() == pytest.approx(expected.item(), rel=1e-4)
+    assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_a_blocks_own_input_gives_no_gradient_to_the_blocks_before_it(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_blocks_own_input_gives_no_gradient_to_the_blocks_before_it(tmp_path: 
     found = pieces(made, seams(made))
     task = tasks(on_blocks(input="student"), 3, (1, 2, 3))[1]
     training = BlockTrainer(task, context(found, tmp_path), MemoryUnit())
-    training.error().backward()
+    training.compute_loss().backward()
     assert all(p.grad is None for p in found.student[0].parameters())
     assert all(p.grad is not None for p in made.student.blocks[1].parameters())
 
@@ -82,7 +82,7 @@ def test_the_whole_student_is_met_at_every_cut(tmp_path: Path) -> None:
     for k in range(3):
         ours, theirs = found.teacher[k](ours), found.student[k](theirs)
         expected += relative_mse(found.regressor(theirs) if k == 2 else theirs, ours).item()
-    assert training.error().item() == pytest.approx(expected, rel=1e-4)
+    assert training.compute_loss().item() == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_head_is_met_by_the_last_block_alone(tmp_path: Path) -> None:
@@ -96,8 +96,8 @@ def test_the_head_is_met_by_the_last_block_alone(tmp_path: Path) -> None:
     maps, ours = found.student[2](theirs), found.teacher[2](theirs)
     expected = relative_mse(found.regressor(maps), ours)
     expected = expected + 0.5 * softened_kl(found.student[3](maps), found.teacher[3](ours), 1)
-    assert training.error().item() == pytest.approx(expected.item(), rel=1e-4)
-    training.error().backward()
+    assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
+    training.compute_loss().backward()
     assert all(p.grad is not None for p in found.student[3].parameters())
 
 
@@ -194,7 +194,7 @@ def test_a_step_that_spoils_the_weights_is_turned_back_from(
         honest(training, error)
         done.append(training.train_state.step)
         if done.count(spoiled + 1) == 1 and training.train_state.step == spoiled + 1:
-            next(training.moving.parameters()).data.fill_(float("nan"))
+            next(training.trainable.parameters()).data.fill_(float("nan"))
 
     honest = BlockTrainer.step
     monkeypatch.setattr(BlockTrainer, "step", step)

@@ -1,4 +1,4 @@
-"""The material of the demo: who saw which part of the data, what the pictures are, what the teacher is worth."""
+"""The data of the demo: how it is split, the rendered images, the accuracy of the teacher."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ def sha256(data: bytes) -> str:
 
 
 def read_back(folder: Path) -> Images:
-    """The pictures of a folder as the demo's networks get them."""
+    """Load the images of a folder with the preprocessing of the demo's networks."""
     return load(folder, preprocess_for(build(demo.TEACHER, checkpoint="none"), PreprocessOptions()), strict=True)
 
 
@@ -45,13 +45,13 @@ def test_the_digits_are_those_of_the_published_file_row_by_row() -> None:
 
 
 def test_no_digit_is_in_two_parts() -> None:
-    parts = [set(range(demo.TAUGHT)), set(demo.few_rows().tolist()), set(demo.held_out_rows().tolist())]
+    parts = [set(range(demo.TRAIN_ROWS)), set(demo.few_shot_rows().tolist()), set(demo.held_out_rows().tolist())]
     assert [len(part) for part in parts] == [1000, 100, 697]
     assert set.union(*parts) == set(range(1797))
 
 
 def test_the_few_are_ten_of_each_class() -> None:
-    classes = demo.digits()[1][demo.few_rows()]
+    classes = demo.digits()[1][demo.few_shot_rows()]
     assert np.bincount(classes).tolist() == [10] * 10
 
 

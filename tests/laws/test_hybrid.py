@@ -193,11 +193,13 @@ def without(facts: Any, **changes: Any) -> Any:
 def test_networks_that_are_not_those_of_the_facts_are_refused() -> None:
     pair, merged = PAIRS["regnetx"], hybrid_of("regnetx", {2})
     networks = (pair.teacher(), pair.student())
-    with pytest.raises(PairError, match=re.escape("cut 1 of the student, `stage1`, is no place of this student.")):
+    with pytest.raises(PairError, match=re.escape("cut 1 of the student, `stage1`, does not exist in this student.")):
         rebuild(*networks, without(merged.facts, name="stage1"))
-    with pytest.raises(PairError, match=re.escape("`s1`, was NCHW of 32x16x16; this student has NCHW of 24x16x16.")):
+    with pytest.raises(
+        PairError, match=re.escape("`s1`, was NCHW of 32x16x16; in this student it is NCHW of 24x16x16.")
+    ):
         rebuild(*networks, without(merged.facts, shape=[32, 16, 16]))
-    with pytest.raises(PairError, match="holds blocks of the teacher") as refused:
+    with pytest.raises(PairError, match="contains blocks of the teacher") as refused:
         rebuild(None, networks[1], merged.facts or {})
     assert refused.value.exit_code == 3
 

@@ -1,0 +1,269 @@
+"""Run a comparison: train one run per cell, and write one table.
+
+compare.json   the result, as with `--json`; compare.md and report.html show it
+cells.json     cached plans, budgets and scores, which the same command reuses
+images/        the sampled draws
+cells/NAME/    the runs, as `distill` and `partial` write them
+"""
+
+import gc
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from graftcli.comparison.budget import Budget, BudgetedRecipe, fit_to_budget
+from graftcli.comparison.compatibility import EligibleMethods, PairFacts
+from graftcli.comparison.fingerprint import file_stats, fingerprint
+from graftcli.comparison.grid import Cell, Draws, Grid, cells_of, draws_of, label_of
+from graftcli.comparison.profile import SCRATCH_PREFIX
+from graftcli.comparison.result_cache import RESULTS_FILE, ResultCache
+from graftcli.comparison.scorer import Scorer
+from graftcli.environment.installs import versions
+from graftcli.environment.machine import cpu, reset_peak_memory, usable_cores
+from graftcli.errors import GateError, PairError, UsageError, few
+from graftcli.events import CellStarted, Event, FileSaved, Listener, TimeEstimated, Warned
+from graftcli.report.comparison import CellScore, Comparison, TeacherScore, markdown, method_lines
+from graftcli.report.page import comparison_page
+from graftcli.report.run_view import read_metrics, stages
+from graftcli.runs.config import RunConfig
+from graftcli.runs.running import distill
+from graftcli.store import METRICS_FILE, REPORT_FILE
+from graftcli.store.atomic import write_bytes, write_json
+from graftcli.store.locks import locked
+from graftcli.store.run_file import RUN_FILE
+from graftcli.store.run_record import is_whole, read_record
+
+COMPARISON = Path("runs/compare")
+TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
+_EXPECTED_FILES = ("cells", "images")  # in a folder without cells.json, after an early interruption
+
+
+def run_comparison(
+    config: RunConfig,
+    grid: Grid,
+    *,
+    budget: Budget | None = None,
+    test: str | Path | None = None,
+    classes: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    command: str,
+    listen: Listener = lambda _: None,
+) -> Comparison:
+    """Train the cells of the grid, score them on `test`, and write one table.
+
+    `config` is shared by all cells. Finished cells are reused and interrupted cells are resumed. With `overwrite`,
+    cells that were trained with other settings are retrained.
+    """
+    folder = Path(out) if out is not None else COMPARISON
+    if budget is not None and budget != Budget() and config.how.steps_scale != 1:
+        found = f"--steps-scale is {config.how.steps_scale:g}, and --steps or --seconds is given too."
+        raise UsageError(found, "Give only one of them: each sets the length of training.")
+    _check_place(folder)
+    file_stats.cache_clear()
+    with locked(folder):
+        for stale in folder.glob(f"{SCRATCH_PREFIX}*"):  # of a killed comparison
+            shutil.rmtree(stale, ignore_errors=True)
+        cache = ResultCache(folder, lambda text: listen(Warned(text)))
+        scorer = Scorer(config, _text(test), _text(classes), cache)
+        listen = _without_repeats(listen)
+        budget = budget or Budget()
+        comparison = _ComparisonRun(config, grid, budget, scorer, cache, folder, overwrite, command, listen)
+        return comparison.run()
+
+
+def _check_place(folder: Path) -> None:
+    """Raise if the folder holds something other than a comparison."""
+    if not folder.is_dir() or (folder / RESULTS_FILE).exists():
+        return
+    others = sorted(
+        path.name for path in folder.iterdir() if path.name not in _EXPECTED_FILES and not path.name.startswith(".")
+    )
+    if others:
+        names = few([f"`{name}`" for name in others])
+        raise UsageError(
+            f"`{folder}` holds {names}, but no {RESULTS_FILE}: it is not a comparison.",
+            "Choose another folder with --out.",
+        )
+
+
+def _text(path: str | Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _without_repeats(listen: Listener) -> Listener:
+    """Return a listener that forwards each warning once, and no time estimates of single cells."""
+    sent: set[str] = set()
+
+    def forward(event: Event) -> None:
+        if not isinstance(event, TimeEstimated) and (not isinstance(event, Warned) or event.text not in sent):
+            listen(event)
+        if isinstance(event, Warned):
+            sent.add(event.text)
+
+    return forward
+
+
+@dataclass(frozen=True)
+class _ComparisonRun:
+    config: RunConfig
+    grid: Grid
+    budget: Budget
+    scorer: Scorer
+    cache: ResultCache
+    folder: Path
+    overwrite: bool
+    command: str
+    listen: Listener
+
+    def run(self) -> Comparison:
+        eligible = EligibleMethods(self.config, self.grid, self.draws.every[0], self.cache)
+        methods, left_out = eligible.selection
+        for note in left_out:
+            self.listen(Warned(note))
+        cells, plan = list(cells_of(methods, self.draws)), eligible.pair_facts(methods[0])
+        if self.budget.steps is not None:
+            for cell in cells:
+                self.config_for(cell)  # raises before training if a method needs more steps
+        scores = [self.stored_score(cell) for cell in cells]
+        _ = self.scorer.description  # raises before training if the test images cannot be scored on
+        for done, cell in enumerate(cells):
+            if not scores[done].is_done:
+                self.listen(CellStarted(cell.name, done, len(cells)))
+                scores[done] = self.train_cell(cell)
+                self.write(scores, plan, left_out)  # only now, so that a refused folder stays unchanged
+        comparison = self.write(scores, plan, left_out)
+        for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
+            self.listen(FileSaved(str(self.folder / name)))
+        return comparison
+
+    @cached_property
+    def draws(self) -> Draws:
+        return draws_of(self.grid, self.folder)
+
+    # -- a cell ---------------------------------------------------------------------------------------------------
+
+    def run_folder(self, cell: Cell) -> Path:
+        return self.folder / "cells" / cell.name
+
+    def stored_score(self, cell: Cell) -> CellScore:
+        """Return the score of a cell before training: complete if its run has finished with the same config."""
+        method, draw, folder = cell.method, cell.draw, self.run_folder(cell)
+        score = CellScore(
+            name=cell.name,
+            folder=str(folder),
+            method=method.label,
+            student=method.student_label,
+            blocks=method.blocks,
+            shots=draw.shots,
+            draw=draw.index,
+            seed=self.config.how.seed + draw.index,
+        )
+        if not (folder / RUN_FILE).exists():
+            return score
+        run = read_record(folder)
+        is_current = run["status"] == "finished" and self.cache.has("cells", self.cell_key(cell, run))
+        return self.with_results(score, run) if is_current and is_whole(folder, run) else score
+
+    def cell_key(self, cell: Cell, run: Mapping[str, Any]) -> list[Any]:
+        """Return what identifies a finished cell in the cache."""
+        return [cell.name, run["ended"], fingerprint(self.config_for(cell))]
+
+    def train_cell(self, cell: Cell) -> CellScore:
+        """Train or resume the run of a cell, and return its score."""
+        score, folder = self.stored_score(cell), self.run_folder(cell)
+        try:
+            config = self.config_for(cell)  # before the reset: a profiling run's memory does not count
+            gc.collect()
+            reset_peak_memory()
+            run = partial(
+                distill, config, out=folder, blocks=cell.method.blocks, command=self.command, listen=self.listen
+            )
+            try:
+                run()
+            except UsageError:  # the folder holds a run with other settings
+                if not self.overwrite:
+                    raise
+                run(overwrite=True)
+        except (GateError, PairError) as error:
+            self.listen(Warned(f"{cell.name}: {error.message}"))
+            return replace(score, fault=error.message)
+        record = read_record(folder)
+        self.cache.get_or_compute("cells", self.cell_key(cell, record), lambda: True)
+        return self.with_results(score, record)
+
+    def with_results(self, score: CellScore, run: Mapping[str, Any]) -> CellScore:
+        """Return the score with the results of the finished run."""
+        result = run["result"]
+        accuracy, agreement = self.scorer.score(Path(score.folder), run)
+        return replace(
+            score,
+            accuracy=accuracy,
+            agreement=agreement,
+            images=result["images"],
+            steps=_steps(Path(score.folder), run),
+            params=result["params"][1],
+            macs=result["macs"][1],
+            seconds=result["seconds"],
+            peak_memory=result["peak_memory"],
+        )
+
+    def config_for(self, cell: Cell) -> RunConfig:
+        """Return the config of a cell's run, with the steps of the budget.
+
+        All draws of a method with the same shots get the steps that are found for the first draw.
+        """
+        if self.budget == Budget():
+            return cell.config(self.config)
+        first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
+        blocks, shared = cell.method.blocks, replace(self.config, how=replace(self.config.how, steps_scale=1.0))
+        profiled, config = (Cell(cell.method, draw).config(shared) for draw in (first, cell.draw))
+        inputs = [fingerprint(profiled), blocks, asdict(self.budget)]
+        budgeted = self.cache.get_or_compute(
+            "paces", inputs, lambda: _as_json(fit_to_budget(profiled, blocks, self.budget, self.folder, self.listen))
+        )
+        recipe = TypeAdapter(BudgetedRecipe).validate_python(budgeted).recipe
+        return replace(config, how=replace(config.how, recipe=recipe, overrides=(), batch=None))
+
+    # -- the table ------------------------------------------------------------------------------------------------
+
+    def write(self, scores: Sequence[CellScore], plan: PairFacts, notes: Sequence[str]) -> Comparison:
+        """Write the table of the cells that are done, as JSON, Markdown and HTML."""
+        teacher, cores = label_of(self.config.networks.teacher), usable_cores()
+        comparison = Comparison(
+            folder=str(self.folder),
+            teacher=TeacherScore(teacher, plan.params, plan.macs, self.scorer.teacher_accuracy),
+            shots=self.draws.meaning,
+            budget=self.budget.describe(self.config.how.steps_scale),
+            scored=self.scorer.description,
+            machine=f"{cpu().name}, {cores} core{'s' * (cores > 1)}, torch {versions()['torch']}",
+            command=self.command,
+            notes=tuple(notes),
+            lines=method_lines(scores),
+            trials=tuple(scores),
+        )
+        write_json(self.folder / FACTS_FILE, comparison_json(comparison))
+        write_bytes(self.folder / TABLE_FILE, markdown(comparison).encode())
+        write_bytes(self.folder / REPORT_FILE, comparison_page(comparison).encode())
+        return comparison
+
+
+def _steps(folder: Path, run: Mapping[str, Any]) -> int:
+    """Return the training steps of a run over all tasks; tasks that are solved by least squares have none."""
+    recipe_stages = run["settings"]["recipe"]["stages"]
+    trained = {stage["name"] for stage in recipe_stages if stage["optimizer"] != "least-squares"}
+    curves = stages(read_metrics(folder / METRICS_FILE), [stage["name"] for stage in recipe_stages])
+    return sum(unit.steps for stage in curves if stage.name in trained for unit in stage.units)
+
+
+def _as_json(budgeted: BudgetedRecipe) -> dict[str, Any]:
+    return {**asdict(budgeted), "recipe": budgeted.recipe.model_dump(mode="json")}
+
+
+def comparison_json(comparison: Comparison) -> dict[str, Any]:
+    return asdict(comparison)

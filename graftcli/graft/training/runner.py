@@ -1,0 +1,228 @@
+"""Runs the tasks of a schedule: trains each, scores it, and keeps the change if the score is no worse."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from graftcli.events import Event, Listener, RateChosen, TaskFinished, TaskStarted, Warned
+from graftcli.graft.data.caches import TeacherCaches
+from graftcli.graft.data.teacher_cache import TeacherCache
+from graftcli.graft.layerwise.stage import fit_layers, layerwise_steps
+from graftcli.graft.schedule import Schedule
+from graftcli.graft.settings import EngineSettings
+from graftcli.graft.training.judge import (
+    Judge,
+    Score,
+    Verdict,
+    Watch,
+    keep_best,
+    scoring_steps,
+    scoring_views,
+    setback,
+    verdict_from_facts,
+)
+from graftcli.graft.training.loop import run_loop
+from graftcli.graft.training.rate_trial import best_factor
+from graftcli.graft.training.state import clone_tensors
+from graftcli.graft.training.task_cost import passes_per_view
+from graftcli.graft.training.tasks import Pieces, Task, join_tasks, trained_modules
+from graftcli.graft.training.trainer import BlockTrainer, TaskStore, TrainContext
+from graftcli.models.cuts.plan import Plan
+from graftcli.models.derivation import selections_of
+from graftcli.store.cache_files import Cache
+
+
+class StoredTask(TaskStore, Protocol):
+    """The stored state of a task, and its result once it is finished."""
+
+    @property
+    def finished(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
+    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
+
+
+class RunStore(Protocol):
+    """The interface of a run's folder that the engine uses."""
+
+    @property
+    def cache(self) -> Cache: ...
+
+    def unit(self, name: str) -> StoredTask: ...
+    def metric(self, record: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class _TrainResult:
+    """The end of the training of a task."""
+
+    loss: float
+    steps: int
+    factor: float = 1.0  # of the learning rate
+    stopped: int | None = None  # step of early stopping
+
+
+class TaskRunner:
+    """Trains the tasks of a schedule in order, and restores finished tasks from the store."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        pieces: Pieces,
+        schedule: Schedule,
+        caches: TeacherCaches,
+        settings: EngineSettings,
+        store: RunStore,
+        listen: Listener,
+    ) -> None:
+        self.plan, self.pieces, self.schedule, self.caches = plan, pieces, schedule, caches
+        self.settings, self.store, self.listen = settings, store, listen
+        self.unfinished = list(schedule.tasks)
+        self.kept = {selection.layer: selection for selection in selections_of(plan.student.network)}
+        self.judge = Judge(pieces, caches.judging)
+        self.held_out = Judge(pieces, caches.held_out) if caches.held_out is not None else None
+        self.verdicts: dict[str, Verdict] = {}
+
+    def run_stage(self, tasks: Sequence[Task]) -> None:
+        """Run the tasks of one stage; blocks that are trained separately are then scored together."""
+        joint = join_tasks(tasks)
+        if joint is None:
+            for task in tasks:
+                self.run(task)
+            return
+        modules = self._trained_modules(joint)
+        start, measure = clone_tensors(modules.state_dict()), self._measure(joint, sum(map(self._work, tasks)))
+        before = None if self.store.unit(joint.name).finished else measure()
+        for task in tasks:
+            self.run(task)
+        if before is None:
+            self._restore(joint, modules)
+        else:
+            facts = {"step": sum(map(self.length, tasks)), "loss": None, "lr_factor": 1.0, "stopped": None}
+            verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), facts)
+            changed = modules.state_dict() if verdict.is_setback else {}
+            self.store.unit(joint.name).finish(changed, {"verdict": asdict(verdict)})
+
+    def run(self, task: Task) -> None:
+        """Train one task, or restore it if it is finished."""
+        unit, modules = self.store.unit(task.name), self._trained_modules(task)
+        if unit.finished is not None:
+            self._restore(task, modules)
+            self.unfinished.remove(task)
+            return
+        began, watch, weights = time.monotonic(), self._watch(task), clone_tensors(modules.state_dict())
+        result = self._train(task, unit, modules, self._context(self.caches.cache_for(task, self.unfinished)), watch)
+        facts: dict[str, Any] = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
+        verdict = self._keep_best(task, modules, weights, watch, {"step": result.steps, **facts})
+        agreement = self._agreement(task, verdict)
+        facts |= {"agreement": agreement, "steps": result.steps, "verdict": asdict(verdict)}
+        unit.finish(modules.state_dict(), facts)
+        seconds = time.monotonic() - began
+        finished = (task.stage.name, task.first, task.last, result.steps, result.loss, agreement, seconds)
+        self.listen(TaskFinished(*finished))
+        self.unfinished.remove(task)
+        self.caches.release(task, self.unfinished)
+
+    def length(self, task: Task) -> int:
+        """Return the steps of a task; of a layer-wise task, the sum over its layers."""
+        if task.stage.train == "layers":
+            return layerwise_steps(task, self.schedule.images, self.pieces, self.kept)
+        return self.schedule.steps(task)
+
+    def agreement(self, blocks: Sequence[int]) -> Score | None:
+        """Score the network with these blocks replaced on all held-out views; None without held-out images."""
+        return self.held_out.measured(blocks, len(self.held_out.teacher_cache.views)) if self.held_out else None
+
+    @property
+    def _is_judged_on_held_out(self) -> bool:
+        return self.caches.judging is self.caches.held_out
+
+    def _agreement(self, task: Task, verdict: Verdict) -> float | None:
+        """Return the agreement on held-out images after a task; None without held-out images."""
+        if self._is_judged_on_held_out:
+            return verdict.kept.agreement
+        score = self.agreement((*task.before, *task.blocks))
+        return score.agreement if score is not None else None
+
+    def _trained_modules(self, task: Task) -> nn.ModuleList:
+        return nn.ModuleList(trained_modules(task, self.pieces))
+
+    def _restore(self, task: Task, modules: nn.Module) -> None:
+        """Load the weights and verdict of a finished task; a joint task has stored weights only after a setback."""
+        finished = self.store.unit(task.name).finished
+        assert finished is not None
+        tensors, facts = finished
+        if tensors:
+            modules.load_state_dict(tensors)
+        if "verdict" in facts:
+            self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
+
+    def _keep_best(
+        self, task: Task, modules: nn.Module, start: dict[str, Tensor], watch: Watch, facts: dict[str, Any]
+    ) -> Verdict:
+        """Keep the weight change if the score is no worse, warn of a setback, and record the scores."""
+        verdict = keep_best(modules, start, watch.before, watch.measure, self.judge.margin, facts["stopped"])
+        self.verdicts[task.name] = verdict
+        if verdict.is_setback:
+            views = "held-out images" if self._is_judged_on_held_out else "unseen views of the images"
+            self.listen(Warned(setback(task, verdict, views, facts["lr_factor"])))
+        agreement = self._agreement(task, verdict)
+        scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
+        self.store.metric({"unit": task.name, **facts, "agreement": agreement, **scores, "fraction": verdict.fraction})
+        return verdict
+
+    def _train(
+        self, task: Task, unit: StoredTask, modules: nn.Module, context: TrainContext, watch: Watch
+    ) -> _TrainResult:
+        listen, log_loss = self._with_run_progress(task), self._log_loss(task)
+        if task.stage.train == "layers":
+            return _TrainResult(fit_layers(task, context, unit, listen, log_loss), self.length(task))
+        factor = best_factor(task, context, modules, watch.measure) if unit.state is None else None
+        if factor is not None and len(task.stage.lr_factors or ()) > 1:
+            self.listen(RateChosen(task.stage.name, task.first, task.last, factor))
+        trainer = BlockTrainer(task, context, unit, factor, watch)
+        loss = run_loop(trainer, listen, log_loss)
+        return _TrainResult(loss, trainer.train_state.step, trainer.train_state.factor, trainer.stopped)
+
+    def _watch(self, task: Task) -> Watch:
+        """Score the network before a task, and choose the steps at which it is scored again."""
+        work, measure = self._work(task), self._measure(task, self._work(task))
+        is_recalibrated = task.stage.batchnorm == "recalibrate"  # statistics before the end differ
+        scoring_cost = scoring_views(work, self._scoring_cost) * self._scoring_cost
+        steps = () if is_recalibrated else scoring_steps(self.length(task), work, scoring_cost)
+        return Watch(measure(), steps, measure)
+
+    def _measure(self, task: Task, work: float) -> Callable[[], Score]:
+        return partial(self.judge.measured, (*task.before, *task.blocks), scoring_views(work, self._scoring_cost))
+
+    def _work(self, task: Task) -> float:
+        """Return the cost of a task in forward passes of the teacher on one view."""
+        return self.length(task) * self.schedule.batch(task) * passes_per_view(task, self.plan)
+
+    @property
+    def _scoring_cost(self) -> float:
+        """Cost of scoring one view, in the same unit as `_work`."""
+        return 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
+
+    def _with_run_progress(self, task: Task) -> Listener:
+        """Return a listener that adds the progress of the whole run to `TaskStarted`."""
+        lengths = [self.length(t) for t in self.schedule.tasks]
+        done = sum(lengths[: self.schedule.tasks.index(task)])
+
+        def listen(event: Event) -> None:
+            if isinstance(event, TaskStarted):
+                event = replace(event, done=done, total=sum(lengths))
+            self.listen(event)
+
+        return listen
+
+    def _log_loss(self, task: Task) -> Callable[[int, float], None]:
+        return lambda step, loss: self.store.metric({"unit": task.name, "step": step, "loss": loss, "agreement": None})
+
+    def _context(self, cache: TeacherCache) -> TrainContext:
+        settings, images = self.settings, self.schedule.images
+        return TrainContext(
+            self.pieces, cache, images, settings.seed, settings.precision, settings.layer_view_bytes, self.kept
+        )

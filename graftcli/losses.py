@@ -1,0 +1,58 @@
+"""The losses between the student's outputs and the teacher's: a registry. A new loss is one more entry.
+
+torch is imported when a loss is computed, so that recipes are read without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss that recipes can name.
+
+    Parameters:
+        about: what it measures, for the reference of recipes.
+        compute: the loss of the student's and the teacher's output, at a temperature where it has one.
+        temperature: the default temperature; None where it has none.
+        is_of_logits: whether it compares distributions over classes only, not feature maps.
+        is_of_layers: whether stages with `train: layers` can use it, which minimise a squared error.
+    """
+
+    about: str
+    compute: "Callable[[Tensor, Tensor, float | None], Tensor]"
+    temperature: float | None = None
+    is_of_logits: bool = False
+    is_of_layers: bool = False
+
+
+def norm_l2(student: "Tensor", teacher: "Tensor", temperature: float | None = None) -> "Tensor":
+    """Shen et al., Eq. 7: the squared distance of the normalised logits, averaged over the images."""
+    import torch.nn.functional as F
+
+    return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().sum(1).mean()
+
+
+def relative_mse(student: "Tensor", teacher: "Tensor", temperature: float | None = None) -> "Tensor":
+    """|student - teacher|^2 / |teacher|^2: 0 for equal outputs, 1 for outputs of zeros."""
+    return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
+
+
+def softened_kl(student: "Tensor", teacher: "Tensor", temperature: float | None) -> "Tensor":
+    """T^2 KL(teacher / T || student / T), averaged over the images (Hinton et al. 2015)."""
+    import torch.nn.functional as F
+
+    assert temperature is not None  # the recipe sets a default
+    soft = F.log_softmax(student / temperature, 1), F.log_softmax(teacher / temperature, 1)
+    return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
+
+
+LOSSES = {
+    "norm-l2": Loss("squared distance of the normalised logits", norm_l2),
+    "mse": Loss("squared error relative to the mean square of the teacher's output", relative_mse, is_of_layers=True),
+    "kl": Loss("KL divergence at a temperature", softened_kl, temperature=4.0, is_of_logits=True),
+}
