@@ -10,16 +10,15 @@ from graftcli.events import Listener
 from graftcli.images.in_memory import folder_of
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.recipe import Recipe
+from graftcli.runs import running
 from graftcli.runs.config import config_fields, config_of
 from graftcli.runs.result import Result
-from graftcli.runs.running import distill as run
-from graftcli.runs.running import partial as run_partial
 
 Model = str | nn.Module
 ImageSource = str | Path | Iterable[Any]
 
 _MODELS, _IMAGES = ("teacher", "student"), ("images", "val_images")
-_CALL_ARGUMENTS = ("blocks", "run_folder", "out", "overwrite", "command", "listen")
+_CALL_ARGUMENTS = ("blocks", "run", "out", "overwrite", "command", "listen")
 
 
 def distill(
@@ -118,7 +117,7 @@ def distill(
         torch.Size([1, 1000])
     """
     options = run_options(locals())
-    return run(
+    return running.distill(
         config_of(options), out=out, overwrite=overwrite, command=command or "graftcli.distill(…)", listen=listen
     )
 
@@ -126,7 +125,7 @@ def distill(
 def partial(
     blocks: str | int | Sequence[int],
     *,
-    run_folder: str | Path | None = None,
+    run: str | Path | None = None,
     teacher: Model | None = None,
     student: Model | None = None,
     images: ImageSource | None = None,
@@ -169,7 +168,7 @@ def partial(
 
     Parameters:
         blocks: Blocks to replace, numbered from 1 as `plan` does: ``3``, ``[1, 3]``, ``"2-4"`` or ``"last"``.
-        run_folder: Earlier run. Default: the newest under ``./runs``; none if `teacher`, `student` and `images` are
+        run: Earlier run. Default: the newest under ``./runs``; none if `teacher`, `student` and `images` are
             given.
         teacher: As in `distill`. Default: from the earlier run, as for every argument below.
         student: As in `distill`.
@@ -223,11 +222,11 @@ def partial(
     """
     options = run_options(locals())
     numbers = str(blocks) if isinstance(blocks, str | int) else ",".join(map(str, blocks))
-    return run_partial(
+    return running.partial(
         numbers,
         config_of(options) if options else None,
         given=config_fields(options),
-        run_folder=run_folder,
+        run_folder=run,
         out=out,
         overwrite=overwrite,
         command=command or "graftcli.partial(…)",

@@ -7,7 +7,7 @@ import typer
 
 from graftcli.cli.plan import split_names
 
-_NAMES = {"set_": "set", "compile_": "compile"}  # parameters whose keyword is a built-in name of Python
+_NAMES = {"set_": "set", "compile_": "compile", "run_folder": "run"}  # parameters with another name than their flag
 _COMMAND_ONLY = ("ctx", "as_json", "quiet")
 
 

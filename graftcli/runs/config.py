@@ -99,6 +99,8 @@ def config_of(options: Mapping[str, Any]) -> RunConfig:
         values["choice"] = CutOptions(options.get("blocks_count"), *(None if c is None else tuple(c) for c in cuts))
     if isinstance(size := values.get("img_size"), int):
         values["img_size"] = (size, size)
+    if isinstance(override := values.get("overrides"), str):
+        values["overrides"] = (override,)
     for name in ("mean", "std", "img_size", "overrides"):
         if name in values:
             values[name] = tuple(values[name])

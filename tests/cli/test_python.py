@@ -59,7 +59,7 @@ def test_modules_and_a_dataset_give_a_student(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
     again = graftcli.distill(teacher, student, Noise(), out=tmp_path / "run", **SHORT)  # type: ignore[arg-type]
     assert again.already_done, "the same modules and images are the same run"
-    hybrid = graftcli.partial(3, run_folder=tmp_path / "run", out=tmp_path / "hybrid", **SHORT)  # type: ignore[arg-type]
+    hybrid = graftcli.partial(3, run=tmp_path / "run", out=tmp_path / "hybrid", **SHORT)  # type: ignore[arg-type]
     assert hybrid.blocks == (3,) and hybrid.model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
@@ -108,7 +108,7 @@ def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     graftcli.inspect("resnet10t", img_size=32)
     graftcli.inspect_images("photos", teacher=teacher, img_size=32)
     graftcli.distill(teacher, student, "photos", out="run", **SHORT)  # type: ignore[arg-type]
-    graftcli.partial(3, run_folder="run", out="hybrid", **SHORT)  # type: ignore[arg-type]
+    graftcli.partial(3, run="run", out="hybrid", **SHORT)  # type: ignore[arg-type]
     graftcli.load("run")
     graftcli.evaluate(["run"], "photos", device="cpu")
     graftcli.export("run", format="pt2")
