@@ -41,8 +41,8 @@ FREQUENT = {
     "graftcli.graft.training.loop._KEEP_EVERY": 0.0,  # seconds between two states of a task
     "graftcli.graft.layerwise.stage._KEEP_EVERY": 0.0,
     "graftcli.store.cache_progress._KEEP_EVERY": 0.0,  # seconds between two notes of the teacher cache
-    "graftcli.graft.data.view_counts._SEEN_EACH": 1,  # a run this short makes no synthetic images otherwise
-    "graftcli.graft.data.view_counts._LEAST": 4,
+    "graftcli.graft.schedule._VIEWS_PER_SYNTHETIC": 1,  # a run this short makes no synthetic images otherwise
+    "graftcli.graft.schedule._FEWEST_SYNTHETIC": 4,
 }
 _CORES = itertools.cycle(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 
