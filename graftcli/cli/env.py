@@ -27,7 +27,7 @@ def env(as_json: Json = False) -> None:
         render.line()
         render.table("Machine", ("", ""), _machine(environment))
     if environment.faults:
-        fixes = dict.fromkeys(fault.mend for fault in environment.faults)  # one command may fix several
+        fixes = dict.fromkeys(fault.fix for fault in environment.faults)  # one command may fix several
         raise MachineError("\n".join(fault.found for fault in environment.faults), "\n".join(fixes))
 
 

@@ -72,7 +72,7 @@ def _machine(problem: BaseException) -> Failure | None:
             " then run the command again, with --overwrite if the run has started.",
         )
     fault = explain(problem)
-    return Failure(MACHINE, fault.found, fault.mend) if fault else None
+    return Failure(MACHINE, fault.found, fault.fix) if fault else None
 
 
 def _bug(problem: BaseException) -> Failure:

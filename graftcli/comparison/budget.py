@@ -131,7 +131,7 @@ def share_steps(lengths: Sequence[TaskLength], total: int, recipe: str) -> list[
 
 
 def with_steps(recipe: Recipe, lengths: Sequence[TaskLength], blocks: int, images: int) -> Recipe:
-    """Return the recipe with these steps; tasks that are not listed keep theirs."""
+    """Return the recipe with these steps; tasks that are not listed keep their steps."""
     steps = {(length.task.stage.name, length.task.unit): length.steps for length in lengths}
     return with_stages(recipe, [_with_steps(stage, steps, blocks, images) for stage in recipe.stages])
 

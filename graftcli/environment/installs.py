@@ -56,7 +56,7 @@ class InstallFault:
     """A broken install: the problem, with versions, and its fix."""
 
     found: str
-    mend: str
+    fix: str
 
 
 def versions() -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""graftcli env, and the facts it shows: limits of control groups, versions, and broken installs with their mend."""
+"""graftcli env, and the facts it shows: limits of control groups, versions, and broken installs with their fix."""
 
 import json
 import os
@@ -69,8 +69,8 @@ def test_env_survives_a_torchvision_that_does_not_fit_and_says_what_to_type(tmp_
     known = versions()
     mismatch = f"torchvision {known['torchvision']} is not compatible with torch {known['torch']}"
     assert f"{mismatch}: {MISFIT}" in fault["found"]
-    assert fault["mend"] == REINSTALL
-    assert json.loads(ran.stderr)["error"] == {"code": 7, "message": fault["found"], "fix": fault["mend"]}
+    assert fault["fix"] == REINSTALL
+    assert json.loads(ran.stderr)["error"] == {"code": 7, "message": fault["found"], "fix": fault["fix"]}
 
 
 # ---- broken installs ----
@@ -82,7 +82,7 @@ def test_a_missing_package_is_named_as_pip_names_it(module: str, package: str, m
     first, *_ = faults()
     assert first.found.endswith(" not installed.")
     assert package in first.found
-    assert package in first.mend.removeprefix("python3 -m pip install ").split()
+    assert package in first.fix.removeprefix("python3 -m pip install ").split()
 
 
 def test_a_package_that_breaks_in_its_own_way_is_to_be_reinstalled(
@@ -93,14 +93,14 @@ def test_a_package_that_breaks_in_its_own_way_is_to_be_reinstalled(
     monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
     (fault,) = [fault for fault in faults() if "onnxruntime" in fault.found]
     assert fault.found.endswith("cannot be imported: ImportError: libonnx.so: undefined symbol: abc")
-    assert fault.mend == "python3 -m pip install --upgrade --force-reinstall onnxruntime"
+    assert fault.fix == "python3 -m pip install --upgrade --force-reinstall onnxruntime"
 
 
 def test_a_torchvision_that_left_out_its_compiled_part_in_silence_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("torchvision")
     monkeypatch.setattr(torch.ops, "torchvision", object())
-    assert [fault.mend for fault in faults() if MISFIT in fault.found] == [REINSTALL]
+    assert [fault.fix for fault in faults() if MISFIT in fault.found] == [REINSTALL]
 
 
 def test_a_numpy_that_torch_cannot_use_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +113,7 @@ def test_a_numpy_that_torch_cannot_use_is_found(monkeypatch: pytest.MonkeyPatch)
     (fault,) = [fault for fault in faults() if "numpy" in fault.found]
     assert str(versions()["numpy"]) in fault.found
     assert str(versions()["torch"]) in fault.found
-    assert fault.mend == REINSTALL
+    assert fault.fix == REINSTALL
 
 
 @pytest.fixture
@@ -140,14 +140,14 @@ def test_a_torch_for_the_cpu_alone_beside_a_gpu_is_found(idle_gpu: Any, monkeypa
     monkeypatch.setattr(idle_gpu.version, "cuda", None)
     (fault,) = [fault for fault in faults() if "GPU 0: NVIDIA T4" in fault.found]
     assert "CPU-only build" in fault.found
-    assert fault.mend.startswith(REINSTALL)
+    assert fault.fix.startswith(REINSTALL)
 
 
 def test_a_driver_that_is_too_old_for_torch_is_found(idle_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(idle_gpu.version, "cuda", "99.1")
     (fault,) = [fault for fault in faults() if "GPU 0: NVIDIA T4" in fault.found]
     assert "CUDA 99.1" in fault.found
-    assert "driver" in fault.mend
+    assert "driver" in fault.fix
 
 
 @pytest.mark.usefixtures("idle_gpu")
@@ -161,7 +161,7 @@ def test_a_torch_that_cannot_be_imported_leaves_the_rest_of_the_facts(monkeypatc
     found = examine()
     assert found.torch is None
     assert found.cpu.cores >= 1
-    assert "torch" in found.faults[0].mend.removeprefix("python3 -m pip install ").split()
+    assert "torch" in found.faults[0].fix.removeprefix("python3 -m pip install ").split()
 
 
 @pytest.mark.parametrize("problem", [ValueError("no"), ModuleNotFoundError("No module named 'mine'", name="mine")])

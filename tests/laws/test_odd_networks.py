@@ -1,4 +1,4 @@
-"""Networks that somebody might bring along: cut exactly, or answered with one message, its mend and its exit code."""
+"""Networks that somebody might bring along: cut exactly, or answered with one message, its fix and its exit code."""
 
 import copy
 import json

@@ -186,7 +186,7 @@ def test_where_one_network_is_named_the_other_follows(role: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("choice", "found", "mend"),
+    ("choice", "found", "fix"),
     [
         (CutOptions(teacher=("layer9",)), "--split-teacher: `layer9` is not in the network.", "`layer"),
         (
@@ -209,10 +209,10 @@ def test_where_one_network_is_named_the_other_follows(role: str) -> None:
         ),
     ],
 )
-def test_names_that_do_not_work_are_answered(choice: CutOptions, found: str, mend: str) -> None:
+def test_names_that_do_not_work_are_answered(choice: CutOptions, found: str, fix: str) -> None:
     error = refusal(of("resnet34"), of("resnet18"), choice)
     assert isinstance(error, PairError)
-    assert found in error.message and mend in error.fix
+    assert found in error.message and fix in error.fix
 
 
 @pytest.mark.parametrize(

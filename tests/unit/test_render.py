@@ -63,10 +63,10 @@ def test_columns_limit_the_width_where_they_are_set(
 
 def test_warnings_and_errors_stay_off_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     render.warning("[random] weights")
-    render.error(Failure(3, "found", "mend", "trace\n"))
+    render.error(Failure(3, "message", "fix", "trace\n"))
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "warning: [random] weights\nfound\nmend\ntrace\n"
+    assert err == "warning: [random] weights\nmessage\nfix\ntrace\n"
 
 
 def test_a_control_character_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
