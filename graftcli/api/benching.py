@@ -60,7 +60,7 @@ class _BenchImages:
 
 
 def bench(
-    models: Sequence[str],
+    models: str | Sequence[str],
     *,
     teacher: str | None = None,
     checkpoint: str | Path | None = None,
@@ -121,6 +121,7 @@ def bench(
     Example:
         >>> graftcli.bench(["resnet34", "resnet18"], checkpoint="none").rungs[1].params  # doctest: +SKIP
     """
+    models = [models] if isinstance(models, str) else models
     given_options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     paths = {model: path_of(model) for model in models}

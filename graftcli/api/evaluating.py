@@ -28,7 +28,7 @@ from graftcli.students.spec import is_derived_spec, needs_images, parse_spec
 
 
 def evaluate(
-    models: Sequence[str],
+    models: str | Sequence[str],
     images: str | Path,
     *,
     teacher: str | None = None,
@@ -87,6 +87,7 @@ def evaluate(
     Example:
         >>> graftcli.evaluate(["runs/small"], "val").models[0].accuracy  # doctest: +SKIP
     """
+    models = [models] if isinstance(models, str) else models
     options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     if checkpoint is not None and len(models) > 1:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 import graftcli
@@ -72,6 +72,13 @@ def test_a_module_of_another_process_is_asked_for(tmp_path: Path, monkeypatch: p
     assert graftcli.load(run, student=resnet(8))(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
+def test_modules_that_differ_in_their_code_have_different_specs() -> None:
+    same = nn.Sequential(nn.Linear(3, 3), nn.ReLU()), nn.Sequential(nn.Linear(3, 3), nn.GELU())
+    same[1].load_state_dict(same[0].state_dict())
+    assert in_memory.spec_of(same[0]) != in_memory.spec_of(same[1])
+    assert in_memory.spec_of(same[0]) == in_memory.spec_of(same[0])
+
+
 def test_a_plan_and_a_student_of_modules() -> None:
     plan = graftcli.plan(resnet(14), "teacher*0.5", img_size=32)
     assert len(plan.blocks) == 3 and plan.student.params < plan.teacher.params
@@ -110,7 +117,7 @@ def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:
     graftcli.distill(teacher, student, "photos", out="run", **SHORT)  # type: ignore[arg-type]
     graftcli.partial(3, run="run", out="hybrid", **SHORT)  # type: ignore[arg-type]
     graftcli.load("run")
-    graftcli.evaluate(["run"], "photos", device="cpu")
+    graftcli.evaluate("run", "photos", device="cpu")
     graftcli.export("run", format="pt2")
     graftcli.bench(["run"], threads=1, batch=2, seconds=0.0)
     graftcli.compare(teacher, student, "photos", out="table", **SHORT)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ def spec_of(model: str | nn.Module) -> str:
     """The model spec of `model`: itself if it is a string, else one that is valid in this process only."""
     if isinstance(model, str):
         return model
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__} {model}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     name = f"{type(model).__name__}-{digest.hexdigest()[:12]}"
