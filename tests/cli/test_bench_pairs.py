@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.bench import pairs
-from tests.pictures import photos
+from tests.image_files import photos
 
 RESNET = f"{Path(__file__).parents[1] / 'nets.py'}:resnet(depth={{}})"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from PIL import Image
 
-from tests.pictures import noise, saved
+from tests.image_files import noise, saved
 
 PNG, JPEG, GIF, WEBP, BMP, TIFF = "png", "jpg", "gif", "webp", "bmp", "tif"
 

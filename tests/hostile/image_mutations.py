@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from tests.hostile.image_bombs import BMP, BOMBS, GIF, JPEG, PNG, TIFF, WEBP
-from tests.pictures import noise, ramp16, saved
+from tests.image_files import noise, ramp16, saved
 
 ABSURD = (0, 1, 2**15 - 1, 2**16 - 1, 13_000, 40_000, 2**31 - 1, 2**32 - 1)
 

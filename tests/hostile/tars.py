@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
-from tests.pictures import noise, saved
+from tests.image_files import noise, saved
 
 Pieces = Iterator[bytes | int]  # bytes, or how many zeros
 COMPRESSIONS = ("", "gz", "bz2", "xz")

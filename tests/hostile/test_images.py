@@ -12,7 +12,7 @@ from graftcli.images.statistics import collect_statistics
 from tests.hostile.image_bombs import BOMBS
 from tests.hostile.image_mutations import Hostile, hostile
 from tests.hostile.measured import MOST_MEMORY, outcomes
-from tests.pictures import noise, saved
+from tests.image_files import noise, saved
 
 PREPROCESS = Preprocess((32, 32), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
 SOUND = ("sound0.png", "sound1.jpg")

@@ -19,8 +19,8 @@ from graftcli.measure.benchmark import candidate_logits
 from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits, Refusal
 from graftcli.measure.onnx.facts import SCRIPT, read_onnx
 from graftcli.measure.onnx.session import onnx_candidate
-from tests.files import Tiny, write
 from tests.hostile.onnx_files import HOSTILE
+from tests.tiny_onnx import Tiny, write
 
 PREPROCESS = Preprocess((16, 16), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")
 SECONDS = 2.0

@@ -16,8 +16,8 @@ from torch import nn
 
 from graftcli.models.loading.build import build
 from graftcli.models.loading.checkpoint import find_state, match, read
+from tests.image_files import real_data
 from tests.nets import randomise, resnet, same_weights
-from tests.pictures import real_data
 
 
 def test_the_pickled_cifar_teacher_is_read_whole() -> None:

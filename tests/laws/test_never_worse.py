@@ -18,7 +18,7 @@ from graftcli.recipe import Recipe
 from graftcli.recipe.file import load, shipped
 from graftcli.students.make import student_maker
 from tests.engine import Memory, scheduled
-from tests.laws.test_laws import NAMES, noise
+from tests.laws.test_engine_families import NAMES, noise
 from tests.pairs import PAIRS
 
 _OF_MADE_STUDENTS = ("fskd", "cross", "grail", "practise")

@@ -12,7 +12,7 @@ import torch
 from graftcli.errors import MachineError
 from graftcli.store import Store, read_run
 from graftcli.store.atomic import read_tensors
-from tests.machine import kill, small_disk, started, wait_for
+from tests.processes import kill, small_disk, started, wait_for
 from tests.unit.test_store import SETTINGS, files, records, run_file
 
 # -- two processes ------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
 from graftcli.images.duplicates import NEAR, Fingerprint, compute_fingerprint, find_near_duplicates, sorted_groups
-from tests.pictures import noise, saved
+from tests.image_files import noise, saved
 
 
 def picture(seed: int) -> Image.Image:

@@ -17,7 +17,7 @@ from graftcli.errors import ImagesError, MachineError
 from graftcli.images import Images, Preprocess, load
 from graftcli.images.limits import Limits
 from graftcli.images.pixels import decode
-from tests.pictures import folder_of, noise, ramp16, real_data, saved
+from tests.image_files import folder_of, noise, ramp16, real_data, saved
 
 PREPROCESS = Preprocess((16, 16), 3, (0.5,) * 3, (0.25,) * 3, 0.875, "bilinear")
 

@@ -8,7 +8,7 @@ import torch
 
 from graftcli.errors import ImagesError, UsageError
 from graftcli.images import labels
-from tests.pictures import real_data
+from tests.image_files import real_data
 
 HERE = Path("images")
 

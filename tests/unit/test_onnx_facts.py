@@ -10,7 +10,7 @@ from torch import nn
 from graftcli.errors import CheckpointError
 from graftcli.measure.benchmark import module_candidate
 from graftcli.measure.onnx.facts import OnnxMetadata, read_onnx
-from tests.files import Tiny, write
+from tests.tiny_onnx import Tiny, write
 
 PARAMS = 8 * 27 + 8 + 5 * 8 + 5
 MACS = 8 * 8 * 8 * 27 + 5 * 8

@@ -16,7 +16,7 @@ from graftcli.images import sources
 from graftcli.images.refusal import LARGEST_FILE, Refused
 from graftcli.images.sources import open_source
 from graftcli.images.special import special_devices
-from tests.pictures import folder_of, noise, saved
+from tests.image_files import folder_of, noise, saved
 
 FILES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3", "deep/notes.txt": b"4", "README": b"5"}
 IMAGES = {"a.jpg": b"1", "deep/er/b.PNG": b"2", "deep/c.TiFf": b"3"}

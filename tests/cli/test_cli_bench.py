@@ -1,0 +1,262 @@
+"""`graftcli bench` as a user meets it."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from graftcli.api import benching
+from graftcli.cli import app
+from graftcli.events import Event, Warned
+from graftcli.formats import write as export
+from graftcli.formats.options import ExportOptions
+from graftcli.measure.benchmark import BenchEntry, Candidate, benchmark
+from graftcli.store.run_file import write_run
+from tests.exports import small, subject
+from tests.image_files import folder_of, noise, saved
+from tests.nets import randomise, resnet
+from tests.tiny_onnx import Tiny, write
+
+NETS = Path(__file__).parents[1] / "nets.py"
+QUICK = ("--seconds", "0", "--threads", "1", "-b", "2")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with images, a teacher's weights and a finished run."""
+    folder = tmp_path_factory.mktemp("bench")
+    folder_of(folder / "photos", {f"{i % 3}_kind/{i}.png": saved(noise(32, 32, i)) for i in range(9)})
+    torch.manual_seed(0)
+    torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
+    here, threads = Path.cwd(), torch.get_num_threads()
+    os.chdir(folder)
+    teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    student = ("--student", f"{NETS}:resnet(depth=8)", "--images", "photos", "--batch", "8", "--steps-scale", "0.01")
+    try:
+        for command in (
+            ["distill", *teacher, *student, "--out", "run", "--quiet"],
+            ["partial", "--blocks", "3", "--run", "run", "--out", "hybrid", "--quiet"],
+        ):
+            told = CliRunner().invoke(app, command)
+            assert told.exit_code == 0, told.output + told.stderr
+    finally:
+        os.chdir(here)
+        torch.set_num_threads(threads)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.chdir(place)
+    yield
+    (place / "run" / "bench.json").unlink(missing_ok=True)
+
+
+def call(*words: str) -> Result:
+    return CliRunner().invoke(app, ["bench", *words, *QUICK])
+
+
+def test_a_run_brings_its_teacher_its_student_and_its_images(place: Path) -> None:
+    told = call("run", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(told.stdout)
+    assert [rung["name"] for rung in found["rungs"]] == ["resnet (teacher)", "resnet (student)"]
+    assert (found["images"], found["source"], found["threads"]) == (9, str(place / "photos"), 1)
+    teacher, student = found["rungs"]
+    assert teacher["agreement"] == 1 and 0 <= student["agreement"] <= 1
+    assert teacher["ratio"] == 1 and student["macs"] < teacher["macs"]
+    assert student["bytes"] == (place / "run" / "model.safetensors").stat().st_size
+    assert json.loads((place / "run" / "bench.json").read_text()) == found["rungs"]
+
+
+def test_every_onnx_file_of_the_run_is_a_rung_once(place: Path) -> None:
+    torch.manual_seed(0)
+    file = write(place / "run" / "b.onnx", Tiny(classes=10), size=32)
+    shutil.copyfile(file, place / "named.onnx")
+    told = call("run", "run/b.onnx", "named.onnx", "--json")
+    file.unlink()
+    assert told.exit_code == 0, told.output + told.stderr
+    assert [rung["name"] for rung in json.loads(told.stdout)["rungs"]][2:] == ["b.onnx", "named.onnx"]
+
+
+def test_a_runs_files_stand_from_fp32_down_to_int8(place: Path) -> None:
+    made = {"a": {"quantised": True}, "b": {"kind": "float16"}, "c": {}}
+    files = [write(place / "run" / f"{name}.onnx", Tiny(classes=10), size=32, **how) for name, how in made.items()]  # type: ignore[arg-type]
+    told = call("run", "--json")
+    for file in files:
+        file.unlink()
+    assert told.exit_code == 0, told.output + told.stderr
+    assert [rung["precision"] for rung in json.loads(told.stdout)["rungs"][2:]] == ["fp32", "fp16", "int8"]
+
+
+def test_class_folders_give_top_one(place: Path) -> None:
+    told = call("run", "--images", "photos")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "top-1" in told.stdout
+    assert "classes: the leading number of the folder name" in told.stdout
+    assert "1 thread\n" in told.stdout
+
+
+def test_a_runs_own_folder_names_are_never_read(place: Path) -> None:
+    assert "top-1" not in call("run").stdout
+
+
+def test_a_hybrid_is_measured_too() -> None:
+    told = call("hybrid", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    names = [rung["name"] for rung in json.loads(told.stdout)["rungs"]]
+    assert names == ["resnet (teacher)", "block 3 replaced (student)"]
+
+
+def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) -> None:
+    networks = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none", "--student", "drop:layer2.1")
+    rates = [f"--set=stages.{stage}.lr=1e-12" for stage in ("graft", "finish")] + [
+        "--set=stages.finish.batchnorm=frozen"
+    ]
+    how = ("--images", "photos", "--batch", "8", "--steps-scale", "0.0001", "--out", "chance", "--quiet", "--seed", "3")
+    told = CliRunner().invoke(app, ["partial", "--blocks", "3", *networks, *rates, *how])
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(call("chance", "--json").stdout)["rungs"]
+    assert found[1]["agreement"] == 1  # its block is the teacher's own, and hardly trained
+
+
+def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) -> None:
+    shutil.copytree("run", "other")
+    run = json.loads((place / "other/run.json").read_text())
+    run["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
+    write_run(place / "other", run)
+    told = call("run", "other")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "other was measured with a different teacher" in told.stderr
+    assert (place / "run/bench.json").exists() and not (place / "other/bench.json").exists()
+    (place / "run/bench.json").unlink()
+    call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none")  # other weights
+    assert not (place / "run/bench.json").exists()
+    call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
+    assert (place / "run/bench.json").exists()
+
+
+def test_specs_are_measured_without_a_run_or_images() -> None:
+    specs = (f"{NETS}:resnet(depth=8)", f"{NETS}:resnet(depth=14)")
+    told = call(*specs, "--checkpoint", "none", "--json", "--quiet")
+    assert told.exit_code == 0, told.output + told.stderr
+    found = json.loads(told.stdout)
+    assert [rung["name"] for rung in found["rungs"]] == ["resnet", "resnet #2"]
+    assert found["source"] is None and found["rungs"][1]["agreement"] is None
+
+
+def test_files_alone_are_measured(place: Path) -> None:
+    write(place / "alone.onnx", Tiny())
+    told = call("alone.onnx", "--json")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert json.loads(told.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
+
+
+def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
+    """The same weights twice, once for far brighter images: alone and beside one another."""
+    usual = subject(small(), 32)
+    pale = replace(usual, preprocess=replace(usual.preprocess, mean=(9.0,) * 3, std=(0.1,) * 3))
+    for name, made in (("usual", usual), ("pale", pale)):
+        export.write(
+            replace(made, facts={"classes": json.dumps([*"abcdefghij"])}), ExportOptions(), tmp_path / f"{name}.onnx"
+        )
+    with torch.no_grad():
+        said = usual.module(usual.to_inputs(usual.images, ExportOptions())).argmax(1).tolist()
+    drawn = zip(usual.images.permute(0, 2, 3, 1).numpy(), said, strict=True)
+    files = {
+        f"test/{'abcdefghij'[answer]}/{i}.png": saved(Image.fromarray(image)) for i, (image, answer) in enumerate(drawn)
+    }
+    folder_of(tmp_path, files)
+
+    def top1(*names: str) -> dict[str, float]:
+        told = call(*(str(tmp_path / f"{name}.onnx") for name in names), "--images", str(tmp_path / "test"), "--json")
+        assert told.exit_code == 0, told.output + told.stderr
+        return {rung["name"]: rung["top1"] for rung in json.loads(told.stdout)["rungs"]}
+
+    alone = top1("usual") | top1("pale")
+    assert alone["usual.onnx"] == 1 > alone["pale.onnx"]
+    assert top1("usual", "pale") == top1("pale", "usual") == alone
+
+
+def test_what_a_run_was_asked_for_is_not_said_of_others(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree("run", tmp_path / "dark")
+    run = json.loads((place / "run/run.json").read_text())
+    run["sessions"][-1]["asked"]["look"]["mean"] = [0.1, 0.1, 0.1]
+    write_run(tmp_path / "dark", run)
+    export.write(subject(small(), 32), ExportOptions(), tmp_path / "other.onnx")
+    seen: list[Candidate] = []
+
+    def watched(rungs: list[Candidate], *given: Any, **more: Any) -> tuple[BenchEntry, ...]:
+        seen.extend(rungs)
+        return benchmark(rungs, *given, **more)
+
+    monkeypatch.setattr(benching, "benchmark", watched)
+    benching.bench([str(tmp_path / "dark"), str(tmp_path / "other.onnx")], threads=1, batch=2, seconds=0)
+    assert [rung.preprocess.mean[0] for rung in seen if rung.preprocess is not None] == [0.1, 0.485, 0.4]
+
+
+def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "_QUICK_SECONDS", 0.0)
+    folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
+    folder_of(place / "unlabelled", {f"{i}.png": saved(noise(32, 32, i)) for i in range(9)})
+    file, kept = write(place / "run/new.onnx", Tiny(classes=10), size=32), place / "run/bench.json"
+
+    def after(images: str) -> list[str]:
+        heard: list[Event] = []
+        benching.bench_export("run", str(file), images=place / images, threads=1, batch=2, listen=heard.append)
+        return [event.text for event in heard if isinstance(event, Warned)]
+
+    try:
+        for careful, fewer in ((("run",), "few"), (("run", "--images", "photos"), "unlabelled")):
+            assert call(*careful).exit_code == 0
+            before = kept.read_bytes()
+            assert "is kept; `graftcli bench` replaces it" in " ".join(after(fewer))
+            assert kept.read_bytes() == before
+        assert "is kept" not in " ".join(after("photos")) and kept.read_bytes() != before
+    finally:
+        file.unlink()
+
+
+def test_images_that_are_gone_leave_the_times(place: Path) -> None:
+    (place / "photos").rename(place / "moved")
+    told = call("run", "--json")
+    (place / "moved").rename(place / "photos")
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "images of the run are missing" in told.stderr
+    assert json.loads(told.stdout)["rungs"][1]["agreement"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("run", "alone16.onnx"), 2, "alone16.onnx takes 3x16x16"),
+        (("nowhere.onnx",), 6, "nowhere.onnx"),
+        (("hybrid", "--img-size", "48"), 2, "holds a hybrid with input size 32x32"),
+        (("run", "--images", "nowhere"), 5, "nowhere"),
+        (("resnet999",), 3, "resnet999"),
+    ],
+)
+def test_a_stranger_is_told_what_is_wrong(place: Path, words: tuple[str, ...], code: int, said: str) -> None:
+    write(place / "alone16.onnx", Tiny(classes=10))
+    told = call(*words)
+    assert told.exit_code == code, told.output + told.stderr
+    assert said in told.stderr
+    assert "Traceback" not in told.stderr
+
+
+@pytest.mark.parametrize("columns", ["80", "120", "300"])
+def test_the_table_keeps_every_number_on_terminals_of_usual_widths(place: Path, columns: str) -> None:
+    told = CliRunner().invoke(app, ["bench", "run", *QUICK], env={"COLUMNS": columns})
+    assert told.exit_code == 0, told.output + told.stderr
+    assert "…" not in told.stdout
+    assert "100.00%" in told.stdout

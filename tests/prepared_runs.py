@@ -1,0 +1,39 @@
+"""A folder with noise and a teacher's weights, and what a run starts from there, as tests share it."""
+
+from pathlib import Path
+
+import torch
+
+from graftcli.events import Listener
+from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.prepare import PreparedRun, prepare_run
+from graftcli.runs.scoring import PreprocessOptions
+from tests.image_files import photos
+from tests.nets import randomise, resnet
+
+NETS = f"{Path(__file__).resolve().parent / 'nets.py'}"
+OWN = f"{NETS}:resnet(depth=8)"  # a student that is not made from the teacher
+
+
+def furnished(folder: Path, images: int) -> Path:
+    photos(folder, [f"photos/{i}.png" for i in range(images)])
+    torch.manual_seed(0)
+    torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
+    return folder
+
+
+def asked_for(place: Path, how: TrainOptions, student: str = OWN, checkpoint: Path | str | None = None) -> RunConfig:
+    given = None if checkpoint is None else str(checkpoint)
+    weights = str(place / "teacher.pth")
+    networks = ModelPair(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
+    return RunConfig(networks, str(place / "photos"), None, PreprocessOptions(), how)
+
+
+def begun(
+    place: Path,
+    how: TrainOptions,
+    student: str = OWN,
+    checkpoint: Path | str | None = None,
+    listen: Listener = lambda event: None,
+) -> PreparedRun:
+    return prepare_run(asked_for(place, how, student, checkpoint), None, listen)

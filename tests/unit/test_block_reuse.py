@@ -1,0 +1,42 @@
+"""Blocks of an earlier run stand for those of a new one where they have seen the same."""
+
+from pathlib import Path
+
+import pytest
+
+from graftcli.runs.config import TrainOptions
+from graftcli.runs.prepare import PreparedRun
+from graftcli.runs.reuse import _matching_stages
+from tests.prepared_runs import begun, furnished
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnished(tmp_path_factory.mktemp("place"), 12)
+
+
+def started(place: Path, *overrides: str) -> PreparedRun:
+    return begun(
+        place, TrainOptions(overrides=("views.total=null", "views.count=2", "stages.graft.steps=10", *overrides))
+    )
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "taken"),
+    [
+        (("stages.finish.steps=100",), ("stages.finish.steps=150",), True),  # both too short for synthetic images
+        (("stages.finish.steps=100",), ("stages.finish.steps=250",), False),  # 250 steps of 64 views: 40 are made
+        (
+            ("stages.finish.steps=100", "views.synthetic=null"),
+            ("stages.finish.steps=250", "views.synthetic=null"),
+            True,
+        ),
+        (("stages.graft.lr=1e-3",), (), False),
+        (("views.count=3",), (), False),
+    ],
+)
+def test_blocks_are_taken_over_where_they_saw_the_same(
+    place: Path, theirs: tuple[str, ...], ours: tuple[str, ...], taken: bool
+) -> None:
+    found = _matching_stages(started(place, *theirs).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *ours))
+    assert [stage.name for stage in found] == (["graft"] if taken else [])

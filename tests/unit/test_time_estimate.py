@@ -1,0 +1,113 @@
+"""What is foretold of a run's length: once, early, of long runs alone, in proportion to what there is to compute."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from graftcli.cli.render_run import describe
+from graftcli.events import Event, TeacherPass, TimeEstimated
+from graftcli.graft.training.task_cost import passes_per_view
+from graftcli.graft.training.tasks import tasks
+from graftcli.models.cuts.plan import Plan, as_json
+from graftcli.recipe.file import load
+from graftcli.runs.config import TrainOptions
+from graftcli.runs.prepare import PreparedRun
+from graftcli.runs.time_estimate import with_time_estimate
+from tests.engine import plan
+from tests.prepared_runs import begun, furnished
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return furnished(tmp_path_factory.mktemp("foresight"), 6)
+
+
+def told(start: PreparedRun, *looks: tuple[float, int], behind: float = -1) -> list[TimeEstimated]:
+    """What is foretold where the clock says so many seconds when so many views of a thousand are seen, with so many
+    steps of each unit behind it."""
+    heard: list[Event] = []
+    now = iter(seconds for seconds, _ in looks)
+    listen = with_time_estimate(start, lambda unit: behind, heard.append, lambda: next(now))
+    for _, done in looks:
+        listen(TeacherPass(done, 1000))
+    assert [event for event in heard if isinstance(event, TeacherPass)] == [
+        TeacherPass(done, 1000) for _, done in looks
+    ]
+    return [event for event in heard if isinstance(event, TimeEstimated)]
+
+
+def macs(of: Plan, side: str) -> list[int]:
+    return [block[side]["macs"] for block in as_json(of)["blocks"]]
+
+
+def test_a_long_run_is_foretold_by_what_there_is_to_compute(place: Path) -> None:
+    """Two seconds a look: the views that there are, and steps of the whole student, forwards, back and a bit."""
+    length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
+    how = TrainOptions(recipe="kd", overrides=length)
+    start = begun(place, how)
+    (found,) = told(start, (50.0, 0), (52.0, 1), (54.0, 2), (90.0, 20))
+    share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
+    assert found.steps == 300
+    assert found.seconds == pytest.approx(2.0 * (6 * 100 + 300 * 4 * 4 * share))
+
+
+def test_of_a_run_that_goes_on_what_is_left_is_foretold(place: Path) -> None:
+    length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
+    start = begun(place, TrainOptions(recipe="kd", overrides=length))
+    looks = ((0.0, 40), (20.0, 50))
+    share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
+    for behind, steps in ((200, 100), (math.inf, 0)):
+        (found,) = told(start, *looks, behind=behind)
+        assert found.steps == steps
+        assert found.seconds == pytest.approx(2.0 * (600 - 40 + steps * 4 * 4 * share))
+
+
+def test_looks_that_were_kept_do_not_hide_those_that_follow(place: Path) -> None:
+    assert len(told(begun(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
+
+
+def test_on_a_gpu_nothing_is_foretold(place: Path) -> None:
+    start = replace(begun(place, TrainOptions()), device=torch.device("cuda"))
+    assert told(start, (0.0, 0), (4.0, 1)) == []
+
+
+def test_it_is_said_once_and_not_before_there_is_something_to_go_by(place: Path) -> None:
+    start = begun(place, TrainOptions())
+    assert told(start, (0.0, 0), (2.9, 1)) == []
+    assert len(told(start, (0.0, 0), (2.9, 1), (3.1, 2), (60.0, 9))) == 1
+    assert len(told(start, (0.0, 0), (1.0, 1000))) == 1  # there is nothing more to see
+
+
+def test_a_short_run_is_not_foretold(place: Path) -> None:
+    start = begun(place, TrainOptions(steps_scale=0.001))
+    assert told(start, (0.0, 0), (3.5, 900)) == []
+
+
+def test_of_steps_that_differ_from_layer_to_layer_nothing_is_said(place: Path) -> None:
+    start = begun(place, TrainOptions(recipe="cross"), "teacher*0.5")
+    assert told(start, (0.0, 0), (3.5, 1)) == []
+
+
+@pytest.mark.parametrize(("recipe", "behind"), [("graft", 0), ("netgraft", 2)])
+def test_a_block_alone_is_dearer_where_its_target_lies_at_the_end(recipe: str, behind: int) -> None:
+    """Towards the logits, what the teacher has behind the block is computed forwards and back."""
+    made = plan()
+    ours, theirs = macs(made, "teacher"), macs(made, "student")
+    first = tasks(load(recipe), len(made.blocks), range(1, len(made.blocks) + 1))[0]
+    assert passes_per_view(first, made) == pytest.approx((4 * theirs[0] + behind * sum(ours[1:])) / sum(ours))
+
+
+def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
+    made = plan()
+    ours, theirs = macs(made, "teacher"), macs(made, "student")
+    finish = tasks(load("graft"), len(made.blocks), (1, 3))[-1]
+    assert finish.blocks == (1, 3)
+    assert passes_per_view(finish, made) == pytest.approx((4 * (theirs[0] + theirs[2]) + 2 * ours[1]) / sum(ours))
+
+
+def test_who_is_told_of_hours_is_told_what_would_be_shorter() -> None:
+    text = describe(TimeEstimated(7500, 107_000.0)) or ""
+    assert "about 29.7 h for 7,500 steps" in text and "--steps-scale" in text
