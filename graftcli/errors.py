@@ -27,26 +27,38 @@ class GraftError(Exception):
 
 
 class UsageError(GraftError):
+    """A command, an option or a recipe is wrong."""
+
     exit_code = 2
 
 
 class PairError(GraftError):
+    """A network cannot be read or cut, or two networks cannot be paired."""
+
     exit_code = 3
 
 
 class GateError(GraftError):
+    """A quality or parity check failed."""
+
     exit_code = 4
 
 
 class ImagesError(GraftError):
+    """The images cannot be read, or do not suffice."""
+
     exit_code = 5
 
 
 class CheckpointError(GraftError):
+    """A checkpoint or a saved file is damaged, or does not fit."""
+
     exit_code = 6
 
 
 class MachineError(GraftError):
+    """Disk or memory does not suffice, or a folder is in use."""
+
     exit_code = 7
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Event:
-    pass
+    """Base class of all events."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,8 @@ class RateChosen(Event):
 
 @dataclass(frozen=True)
 class TaskStep(Event):
+    """One step of the task that trains blocks `first` to `last`."""
+
     stage: str
     first: int
     last: int
@@ -175,6 +177,8 @@ class TimeEstimated(Event):
 
 @dataclass(frozen=True)
 class FileSaved(Event):
+    """A file was written."""
+
     path: str
 
 

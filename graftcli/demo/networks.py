@@ -3,13 +3,23 @@
 Their specs are `graftcli.demo.networks:teacher` and `graftcli.demo.networks:student`.
 """
 
-from typing import Any, Final
+from typing import Final, TypedDict
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# preprocessing in the format of a timm `default_cfg`, which graftcli reads
-INPUT: Final[dict[str, Any]] = {
+
+class _InputSettings(TypedDict):
+    """Preprocessing in the format of a timm `default_cfg`, which graftcli reads."""
+
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float
+    interpolation: str
+
+
+INPUT: Final[_InputSettings] = {
     "input_size": (1, 32, 32),
     "mean": (0.5,),
     "std": (0.25,),
@@ -32,6 +42,7 @@ class DigitBlock(nn.Module):
             self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of the block's stride and number of outputs."""
         y = F.relu(self.bn1(self.conv1(x)))
         return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
@@ -51,6 +62,7 @@ class DigitNet(nn.Module):
         self.head = nn.Linear(40, 10)
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits of the ten digits."""
         x = F.relu(self.bn(self.stem(images)))
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.head(x.mean((2, 3)))

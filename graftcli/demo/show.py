@@ -25,6 +25,8 @@ _KD = ("views.count=60", "stages.finish.steps=1150", "stages.finish.epochs=null"
 
 @dataclass(frozen=True)
 class DemoLine:
+    """One network of the demo, as a row of its table."""
+
     name: str
     parameters: int
     accuracy: Accuracy
@@ -33,6 +35,8 @@ class DemoLine:
 
 @dataclass(frozen=True)
 class DemoResult:
+    """The scores of the demo's networks, and the files that it wrote."""
+
     lines: tuple[DemoLine, ...]  # teacher, grafted student, plain KD
     folder: str
     files: tuple[str, ...]

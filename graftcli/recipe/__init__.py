@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 from pydantic import field_validator as rule
@@ -56,7 +56,7 @@ class Recipe(RecipeModel):
 
     @rule("stages", mode="wrap")
     @classmethod
-    def _names_differ(cls, value: Any, check: Check[tuple[Stage, ...]]) -> tuple[Stage, ...]:
+    def _names_differ(cls, value: object, check: Check[tuple[Stage, ...]]) -> tuple[Stage, ...]:
         names = item_values(value, "name")
         repeated = [index for index, name in enumerate(names) if name is not None and name in names[:index]]
         faults = {(index, "name"): f"found {names[index]} again: give each stage its own name" for index in repeated}

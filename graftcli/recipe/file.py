@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -90,17 +90,17 @@ def _override(source: YamlSource, text: str) -> None:
             source.faults.append(YamlFault(origin, f"`{path}`", error.args[0]))
 
 
-def _loc(data: Any, path: Sequence[str]) -> Loc:
+def _loc(data: object, path: Sequence[str]) -> Loc:
     """The location that a dotted path names; below an absent value, path components are taken as keys."""
     loc: Loc = ()
     for word in path:
         key = _key({} if data is None else data, word)
-        data = data[int(key)] if isinstance(data, list) else (data or {}).get(key)
+        data = data[int(key)] if isinstance(data, list) else data.get(key) if isinstance(data, dict) else None
         loc = (*loc, key)
     return loc
 
 
-def _key(data: Any, word: str) -> str | int:
+def _key(data: object, word: str) -> str | int:
     """The key of a map, or the index of a list item given by its number or its name."""
     if isinstance(data, dict):
         return word
@@ -158,7 +158,7 @@ def _fault(source: YamlSource, error: ErrorDetails) -> YamlFault:
     return YamlFault(source.place(loc), dotted(loc), message)
 
 
-def _yaml_loc(loc: Loc, data: Any) -> Loc:
+def _yaml_loc(loc: Loc, data: object) -> Loc:
     """pydantic's location without the index that it adds where a single value stands for a list."""
     for depth, key in enumerate(loc):
         if isinstance(data, list) and isinstance(key, int) and key < len(data):
@@ -179,7 +179,7 @@ def _model_at(loc: Loc) -> type[BaseModel]:
     return model
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
+def _models(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in get_args(annotation) for model in _models(inner)]
@@ -196,7 +196,7 @@ def _allowed(loc: Loc) -> str:
     return field.description or ""
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: object) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except RecursionError:

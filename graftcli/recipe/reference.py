@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from inspect import cleandoc
-from typing import Any
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -63,7 +62,7 @@ def _choices(field: FieldInfo) -> Iterator[str]:
     yield from getattr(field.annotation, "__args__", ())
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if isinstance(value, BaseModel):
         return "see below"
     return f"`{json.dumps(value)}`"

@@ -3,7 +3,7 @@
 A rule about two fields is a validator of the later field, so that all faults are reported at once, each with its line.
 """
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 from pydantic import ValidationInfo as Info
@@ -32,6 +32,7 @@ from graftcli.recipe.values import (
     Ridge,
     Share,
     Small,
+    T,
     WeightDecay,
     ascending,
     check_with_faults,
@@ -39,7 +40,7 @@ from graftcli.recipe.values import (
 )
 
 # setting -> the optimisers that use it, and its default there
-_OPTIMIZER_SETTINGS: dict[str, tuple[tuple[str, ...], Any]] = {
+_OPTIMIZER_SETTINGS: dict[str, tuple[tuple[str, ...], object]] = {
     "solve": (("least-squares",), "outputs"),
     "ridge": (("least-squares",), 1e-3),
     "momentum": (("sgd", "muon"), 0.9),
@@ -185,7 +186,7 @@ class Stage(RecipeModel):
 
     @rule("targets", mode="wrap")
     @classmethod
-    def _targets_fit_the_unit(cls, value: Any, check: Check[tuple[Target, ...]], info: Info) -> tuple[Target, ...]:
+    def _targets_fit_the_unit(cls, value: object, check: Check[tuple[Target, ...]], info: Info) -> tuple[Target, ...]:
         train, places = info.data.get("train"), item_values(value, "at")
         if train == "layers":
             allowed = [name for name, loss in LOSSES.items() if loss.is_of_layers]
@@ -195,12 +196,13 @@ class Stage(RecipeModel):
             wrong_losses = {
                 (i, "loss"): f"found {name}, {rule_text}"
                 for i, name in enumerate(item_values(value, "loss"))
-                if name in LOSSES and name not in allowed and not LOSSES[name].is_of_logits  # which `at` refuses
+                if isinstance(name, str) and name in LOSSES and name not in allowed
+                if not LOSSES[name].is_of_logits  # which `at` refuses
             }
             return check_with_faults(value, check, {**wrong_places, **repeated, **wrong_losses})
         message = "found output, which is for a single block: with `train: student` use outputs, features or logits"
         faults = {(index, "at"): message for index, at in enumerate(places) if train == "student" and at == "output"}
-        if set(places) == {"head"}:
+        if places and all(at == "head" for at in places):
             missing = "features" if train == "student" else "output"
             faults[0, "at"] = f"found head alone, but only the last block has a head: use logits, or add {missing}"
         return check_with_faults(value, check, faults)
@@ -217,7 +219,7 @@ class Stage(RecipeModel):
 
     @rule("steps", "epochs", "lr", "adapter_lr")
     @classmethod
-    def _one_value_per_unit(cls, values: tuple[Any, ...] | None, info: Info) -> tuple[Any, ...] | None:
+    def _one_value_per_unit(cls, values: tuple[T, ...] | None, info: Info) -> tuple[T, ...] | None:
         train = info.data.get("train")
         if values and len(values) > 1 and train in ("layers", "half", "student"):
             reason = "trains all layers alike" if train == "layers" else "trains one unit"
@@ -236,7 +238,7 @@ class Stage(RecipeModel):
 
     @rule("lr", "lr_factors", "adapter_lr", "lr_scale_with_batch", "weight_decay", "warmup", "ema", "clip")
     @classmethod
-    def _only_gradient_optimizers_have_rates(cls, value: Any, info: Info) -> Any:
+    def _only_gradient_optimizers_have_rates(cls, value: T, info: Info) -> T:
         optimizer = info.data.get("optimizer")
         if optimizer == "least-squares" and value:
             raise ValueError("is given, but least-squares takes no gradient steps: remove it")
@@ -255,7 +257,7 @@ class Stage(RecipeModel):
 
     @rule("solve", "ridge", "momentum", "betas")
     @classmethod
-    def _fits_the_optimizer(cls, value: Any, info: Info) -> Any:
+    def _fits_the_optimizer(cls, value: object, info: Info) -> object:
         optimizer = info.data.get("optimizer")
         users, default = _OPTIMIZER_SETTINGS[info.field_name or ""]
         if optimizer and optimizer not in users and value is not None:

@@ -4,7 +4,7 @@ A field's description states the allowed values; error messages quote it.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,7 +23,7 @@ MAX_STEPS = 1_000_000_000
 _MAX_ITEMS = 1_000  # per list: blocks, stages, targets
 
 
-def _as_tuple(value: Any) -> Any:
+def _as_tuple(value: object) -> tuple[object, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
@@ -37,15 +37,16 @@ def _check_length(values: tuple[T, ...]) -> tuple[T, ...]:
 
 
 def ascending(value: tuple[float, ...]) -> tuple[float, ...]:
+    """The numbers, unless they are not in ascending order."""
     if list(value) != sorted(value):
         raise ValueError(f"found {list(value)}: give the numbers in ascending order")
     return value
 
 
-Check = Callable[[Any], T]
+Check = Callable[[object], T]
 
 
-def check_with_faults(value: Any, check: Check[T], faults: Mapping[tuple[int, str], str]) -> T:
+def check_with_faults(value: object, check: Check[T], faults: Mapping[tuple[int, str], str]) -> T:
     """check(value), raising the `faults` by item index and key together with every fault that `check` finds."""
     details = [InitErrorDetails(type="value_error", loc=loc, input=value, ctx={"error": faults[loc]}) for loc in faults]
     try:
@@ -61,7 +62,7 @@ def check_with_faults(value: Any, check: Check[T], faults: Mapping[tuple[int, st
     return checked
 
 
-def item_values(value: Any, key: str) -> list[Any]:
+def item_values(value: object, key: str) -> list[object]:
     """The value at `key` of each item of a list that is not validated yet; None where an item has no such key."""
     items = value if isinstance(value, list | tuple) else ()
     return [item.get(key) if isinstance(item, dict) else getattr(item, key, None) for item in items]
@@ -107,12 +108,16 @@ class RecipeModel(BaseModel):
 
 
 class Crop(RecipeModel):
+    """Pads the image and crops it back to its size at a random place."""
+
     padding: Share = Field(
         default=0.125, description=f"{SHARE}, as a fraction of the image's side (0.125 is 4 of 32 pixels)"
     )
 
 
 class ResizedCrop(RecipeModel):
+    """Crops a random region of the image and resizes it to the image's size."""
+
     scale: Span[Area] = Field(description="two ascending numbers from 0.0001 to 1: the fraction of the image's area")
     ratio: Span[Aspect] = Field(
         default=(3 / 4, 4 / 3), description="two ascending numbers from 0.01 to 100: width / height"
@@ -121,17 +126,23 @@ class ResizedCrop(RecipeModel):
 
 
 class Mix(RecipeModel):
+    """Blends a view with another one (mixup)."""
+
     share: Share = Field(description=f"{SHARE}: the fraction of views that are blended with another view")
     alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: alpha of the Beta distribution of the blend weight")
 
 
 class Paste(RecipeModel):
+    """Pastes a region of another view into a view (CutMix)."""
+
     share: Share = Field(description=f"{SHARE}: the fraction of views that receive a region of another view")
     alpha: Positive = Field(default=1.0, description=f"{POSITIVE}: alpha of the Beta distribution of the region's area")
     shape: Literal["box", "blobs"] = Field(default="box", description="box or blobs: the shape of the region")
 
 
 class Colour(RecipeModel):
+    """Changes brightness, contrast and saturation at random."""
+
     strength: Share = Field(description=f"{SHARE}: the largest change of brightness, contrast and saturation")
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from pydantic import JsonValue
 
 Loc = tuple[str | int, ...]
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")}
 _INTEGER = re.compile(r"[-+]?[0-9]{1,18}")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
-_CONSTANTS = {"": None, "~": None, "null": None, "true": True, "false": False}
+_CONSTANTS: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class YamlFault:
 class YamlSource:
     """Plain data, the place where each value is written, and the faults found while reading."""
 
-    data: Any = None
+    data: Any = None  # JSON-like, changed in place by `put`
     where: dict[Loc, str] = field(default_factory=dict)
     faults: list[YamlFault] = field(default_factory=list)
 
@@ -57,10 +58,11 @@ class YamlSource:
 
 
 def dotted(loc: Loc) -> str:
+    """Format a location for a message: `stages.0.lr`."""
     return "`" + ".".join(map(str, loc)) + "`" if loc else "the recipe"
 
 
-def scalar(text: str) -> Any:
+def scalar(text: str) -> bool | int | float | str | None:
     """The value of an unquoted scalar: null, true, false, an integer, a float, or else the text."""
     if text in _CONSTANTS:
         return _CONSTANTS[text]
@@ -102,26 +104,26 @@ class _Reader:
         self.place = place
         self.visited: set[int] = set()
 
-    def plain(self, node: yaml.Node | None, loc: Loc) -> Any:
+    def plain(self, node: yaml.Node | None, loc: Loc) -> JsonValue:
         if node is None:
             return None
         self.source.where.setdefault(loc, self._line(node))
         if id(node) in self.visited:
-            return self._fault(
-                node, dotted(loc), "is an alias (&, *), which recipes do not support: write the value out"
-            )
+            self._fault(node, dotted(loc), "is an alias (&, *), which recipes do not support: write the value out")
+            return None
         self.visited.add(id(node))
         if node.tag not in _PLAIN_TAGS:
-            return self._fault(node, dotted(loc), f"has the tag {node.tag}: remove it")
+            self._fault(node, dotted(loc), f"has the tag {node.tag}: remove it")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, loc)
         if isinstance(node, yaml.SequenceNode):
             return [self.plain(child, (*loc, index)) for index, child in enumerate(node.value)]
         assert isinstance(node, yaml.ScalarNode)  # the only remaining kind of node
-        return scalar(node.value) if node.style is None else node.value
+        return scalar(node.value) if node.style is None else str(node.value)
 
-    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, Any]:
-        data: dict[str, Any] = {}
+    def _mapping(self, node: yaml.MappingNode, loc: Loc) -> dict[str, JsonValue]:
+        data: dict[str, JsonValue] = {}
         for key, child in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._fault(key, dotted(loc), "has a key that is not a word")
