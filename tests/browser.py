@@ -16,9 +16,9 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 _ALONE = ("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 _WIDTHS = (380, 768, 1400)
 # the page stands in a frame of each width, where its own media queries see that width
-_HARNESS = """<!doctype html><meta charset="utf-8"><pre id="told"></pre>
+_HARNESS = """<!doctype html><meta charset="utf-8"><pre id="measured"></pre>
 <script>
-const page = PAGE, told = {};
+const page = PAGE, found = {};
 function measured(frame, width) {
   const shown = frame.contentDocument, beyond = [];
   for (const run of shown.querySelectorAll("details")) run.open = true;
@@ -35,8 +35,8 @@ for (const width of WIDTHS) {
   const frame = document.createElement("iframe");
   frame.style = `width: ${width}px; height: 900px; border: 0`;
   frame.onload = () => {
-    told[width] = measured(frame, width);
-    document.getElementById("told").textContent = JSON.stringify(told);
+    found[width] = measured(frame, width);
+    document.getElementById("measured").textContent = JSON.stringify(found);
   };
   frame.srcdoc = page;
   document.body.append(frame);
@@ -54,23 +54,23 @@ def chromium() -> str:
 
 
 def opened(page: Path, folder: Path, *, dark: bool = False) -> tuple[dict[str, Any], list[str]]:
-    """What was measured of the page at each width, and what the browser's console said."""
+    """What was measured of the page at each width, and what the browser's console printed."""
     scheme = f"--blink-settings=preferredColorScheme={0 if dark else 1}"
     content = json.dumps(page.read_text(encoding="utf-8")).replace("</", "<\\/")
     harness = folder / "harness.html"
     harness.write_text(_HARNESS.replace("WIDTHS", json.dumps(_WIDTHS)).replace("PAGE", content, 1), encoding="utf-8")
-    dumped, said = _browse(harness, folder, "--dump-dom", scheme)
+    dumped, console = _browse(harness, folder, "--dump-dom", scheme)
     _, alone = _browse(page, folder, "--dump-dom", scheme)
-    match = re.search(r'<pre id="told">(.*?)</pre>', dumped, re.DOTALL)
+    match = re.search(r'<pre id="measured">(.*?)</pre>', dumped, re.DOTALL)
     assert match, dumped[-2000:]
-    return json.loads(html.unescape(match[1])), [line for line in (*said, *alone) if "CONSOLE" in line]
+    return json.loads(html.unescape(match[1])), [line for line in (*console, *alone) if "CONSOLE" in line]
 
 
 def _browse(file: Path, folder: Path, *flags: str) -> tuple[str, list[str]]:
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1500,2000", *_ALONE)
-    told = ("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}")
+    options = ("--enable-logging=stderr", "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}")
     done = subprocess.run(
-        [chromium(), *quiet, *told, *flags, file.resolve().as_uri()],
+        [chromium(), *quiet, *options, *flags, file.resolve().as_uri()],
         capture_output=True,
         text=True,
         timeout=120,

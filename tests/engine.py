@@ -65,8 +65,8 @@ def plan(
 ) -> Plan:
     """Networks with random weights; the teacher's BatchNorm statistics and scales are random too."""
     torch.manual_seed(0)
-    ours = randomise(Stages(teacher, depth), seed=1)
-    return plans.make(network(ours, "big"), network(Stages(student, max(1, depth - 1)), "small"))
+    module = randomise(Stages(teacher, depth), seed=1)
+    return plans.make(network(module, "big"), network(Stages(student, max(1, depth - 1)), "small"))
 
 
 def made_plan(spec: str, depth: int = 3) -> Plan:

@@ -48,7 +48,7 @@ _GRAPHS: dict[tuple[Any, ...], onnx.ModelProto] = {}
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal networks are turned into a graph once: what tests do with it afterwards is theirs."""
+    """Equal networks are turned into a graph once: each test gets a copy."""
 
     def remembering(subject: ExportSource, form: ExportOptions) -> onnx.ModelProto:
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in subject.module.state_dict().values())).digest()

@@ -22,7 +22,7 @@ def furnished(folder: Path, images: int) -> Path:
     return folder
 
 
-def asked_for(place: Path, how: TrainOptions, student: str = OWN, checkpoint: Path | str | None = None) -> RunConfig:
+def run_config(place: Path, how: TrainOptions, student: str = OWN, checkpoint: Path | str | None = None) -> RunConfig:
     given = None if checkpoint is None else str(checkpoint)
     weights = str(place / "teacher.pth")
     networks = ModelPair(f"{NETS}:resnet(depth=14)", student, teacher_checkpoint=weights, student_checkpoint=given)
@@ -36,4 +36,4 @@ def begun(
     checkpoint: Path | str | None = None,
     listen: Listener = lambda event: None,
 ) -> PreparedRun:
-    return prepare_run(asked_for(place, how, student, checkpoint), None, listen)
+    return prepare_run(run_config(place, how, student, checkpoint), None, listen)

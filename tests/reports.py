@@ -95,7 +95,7 @@ def folder_of_run(
 
 
 @cache
-def told() -> Facts:
+def tiny_facts() -> Facts:
     """What `engine.plan` and its networks have to say of a dozen images of noise."""
     plan = engine.plan()
     student = plan.student.network.module
@@ -106,4 +106,4 @@ def told() -> Facts:
 
 def one_shown(folder: Path, **changes: Any) -> RunView:
     """A whole run, ready for its page."""
-    return load_run_view(folder_of_run(folder, **changes), told())
+    return load_run_view(folder_of_run(folder, **changes), tiny_facts())

@@ -87,8 +87,8 @@ class Cell:
     result: Result
 
 
-def asked(draw: int, shots: int, how: TrainOptions) -> RunConfig:
-    """What the run of one cell is asked for."""
+def run_config(draw: int, shots: int, how: TrainOptions) -> RunConfig:
+    """The config of one cell."""
     networks = ModelPair(
         f"{NETS}:resnet(depth=56)",
         f"{NETS}:resnet(depth=20)",
@@ -107,7 +107,7 @@ def cell(idea: str, draw: int, shots: int, how: TrainOptions, out: Path) -> Cell
     """The run of one idea on one draw, with the base's blocks where they are trained in the same way."""
     base = out / f"base-{shots}-{draw}"
     reuse = base if idea != "base" and base.exists() else None
-    wanted = asked(draw, shots, replace(how, overrides=(*IDEAS[idea], *how.overrides)))
+    wanted = run_config(draw, shots, replace(how, overrides=(*IDEAS[idea], *how.overrides)))
     return Cell(idea, draw, distill(wanted, out=out / f"{idea}-{shots}-{draw}", reuse=reuse))
 
 

@@ -88,7 +88,7 @@ def probe(module: str) -> Row:
         reason = ""
     except GraftError as error:
         outcome, reason = "not exported" if "cannot be exported" in error.message else "differs", _sentence(error)
-    except Exception as error:  # a fault of ours: the table shows it
+    except Exception as error:  # a bug of graftcli: the table shows it
         outcome, reason = "differs", f"{type(error).__name__}: {_sentence(error)}"
     return Row(module, name, outcome, **known, seconds=round(time.monotonic() - started, 1), reason=reason)
 
@@ -148,12 +148,12 @@ def _sentence(error: Exception) -> str:
 # -- one process after the other, each thrown away when a module takes too long -------------------------------------
 
 
-def _work(asked: Connection) -> None:
+def _work(questions: Connection) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     with suppress(EOFError):  # nobody asks any more
         while True:
-            asked.send(probe(asked.recv()))
+            questions.send(probe(questions.recv()))
 
 
 def rows(names: Sequence[str], limit: float) -> Iterator[Row]:
@@ -163,7 +163,7 @@ def rows(names: Sequence[str], limit: float) -> Iterator[Row]:
             here, there = context.Pipe()
             worker = context.Process(target=_work, args=(there,), daemon=True)
             worker.start()
-            there.close()  # so that its end is heard when the process dies
+            there.close()  # so that the other end closes when the process dies
         here.send(name)
         found, reason = None, f"more than {limit:.0f} s on one core"
         try:

@@ -80,7 +80,7 @@ PAIRS = {
 }
 
 
-def asked(pair: Pair, how: TrainOptions, *, full: bool) -> RunConfig:
+def run_config(pair: Pair, how: TrainOptions, *, full: bool) -> RunConfig:
     size = pair.look.img_size if full else pair.size
     return RunConfig(
         ModelPair(pair.teacher, pair.student, teacher_checkpoint=None if pair.weights is None else str(pair.weights)),
@@ -131,7 +131,7 @@ def main() -> None:
         for recipe in given.recipes:
             how = TrainOptions(recipe, tuple(given.set), scale, seed=given.seed, amp=given.amp)
             try:
-                end = scored(asked(pair, how, full=given.full), given.out / f"{name}-{recipe}", given.seconds)
+                end = scored(run_config(pair, how, full=given.full), given.out / f"{name}-{recipe}", given.seconds)
             except GraftError as refused:
                 print(f"left out: {recipe} on {name}: {refused.message}", flush=True)
                 continue

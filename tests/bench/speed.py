@@ -150,13 +150,13 @@ def bare(training: BlockTrainer) -> Callable[[], None]:
     task, both = training.task, training.context.pieces
     index = training.order.at(0)
     features = training.context.teacher_cache.at(task.first - 1, index)
-    said = {value: training.context.teacher_cache.at(value, index) for value in training.targets}
+    wanted = {value: training.context.teacher_cache.at(value, index) for value in training.targets}
 
     def step() -> None:
         training.trainable.zero_grad()
         with training.context.precision.autocast():
             given = training.grafted(features, training.targets)
-        loss(task, both, given, said).backward()
+        loss(task, both, given, wanted).backward()
 
     return step
 
@@ -185,14 +185,14 @@ def step_of(recipe: Recipe, task: Task, given: TrainContext, rounds: int) -> Ste
 
 def making(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tuple[int, float]:
     """How many synthetic images a run makes, and the CPU seconds of one."""
-    asked, count = recipe.views.synthetic, schedule_of(recipe, len(images.pixels), 3).synthetic
-    if asked is None or not count:
+    recipe_synthetic, count = recipe.views.synthetic, schedule_of(recipe, len(images.pixels), 3).synthetic
+    if recipe_synthetic is None or not count:
         return 0, 0.0
     teacher = networks(TEACHER if TEACHER.is_file() else None).teacher
     synthesis = Synthesis(teacher, PREPROCESS, how, MADE_IN)
     began = time.process_time()
     synthesis.make(images.pixels, recipe.views.augment, MADE, 0, Cache(folder), lambda *_: None)
-    return count, (time.process_time() - began) / MADE / MADE_IN * asked.steps
+    return count, (time.process_time() - began) / MADE / MADE_IN * recipe_synthetic.steps
 
 
 def steps(images: Images, folder: Path, rounds: int, how: Precision) -> Iterator[tuple[Recipe, list[Step], float]]:
@@ -328,7 +328,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of which a time is the median")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument(
-        "--amp", action="store_true", help="ours of a and c in bfloat16; the plain loop stays in float32"
+        "--amp", action="store_true", help="graftcli of a and c in bfloat16; the plain loop stays in float32"
     )
     parser.add_argument("--large", action="store_true", help="10,000 images of 224 pixels too")
     given = parser.parse_args()

@@ -126,7 +126,7 @@ def _cut(spec: str, kind: str, network: nn.Module) -> Row:
         blocks = split(traced, places)
     except GraftError as error:
         return Row(spec, kind, "refused", _sentence(error), shape[1])
-    except Exception as error:  # a fault of ours: the table shows it
+    except Exception as error:  # a bug of graftcli: the table shows it
         return Row(spec, kind, "not exact", f"{type(error).__name__}: {_sentence(error)}", shape[1])
     images = torch.randn(3, *shape, generator=torch.Generator().manual_seed(1))
     exact = torch.equal(join(blocks)(images.clone()), network(images))

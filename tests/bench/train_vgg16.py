@@ -21,7 +21,7 @@ NETS = HERE.parent / "nets.py"
 MIXES = "views.augment={crop: {padding: 0.125}, flip: true, mixup: {share: 0.5}, cutmix: {share: 0.5}}"
 
 
-def asked(images: str, epochs: int, batch: int) -> RunConfig:
+def run_config(images: str, epochs: int, batch: int) -> RunConfig:
     """VGG16 from random weights towards the answers of ResNet-56."""
     teacher, student = f"{NETS}:resnet(depth=56)", f"{NETS}:vgg16"
     networks = ModelPair(teacher, student, teacher_checkpoint=str(DATA / "teachers/resnet56-4bfd9763.th"))
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--out", type=Path, default=Path("runs/vgg16"))
     given = parser.parse_args()
-    result = distill(asked(given.images, given.epochs, given.batch), out=given.out, listen=print)
+    result = distill(run_config(given.images, given.epochs, given.batch), out=given.out, listen=print)
     print(f"{given.out}/model.safetensors: agrees with its teacher on {result.agreement} of the held-out images")
 
 

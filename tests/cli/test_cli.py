@@ -116,9 +116,9 @@ def test_a_mistyped_command_is_answered_with_the_nearest() -> None:
     ("words", "at", "expected"), [("graftcli en", "1", "env"), ("graftcli env --j", "2", "--json")]
 )
 def test_the_shell_completes_commands_and_flags(words: str, at: str, expected: str) -> None:
-    asked = {"_GRAFTCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": at}
+    completion = {"_GRAFTCLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": at}
     ran = subprocess.run(
-        [sys.executable, "-m", "graftcli"], env=os.environ | asked, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "graftcli"], env=os.environ | completion, capture_output=True, text=True, check=True
     )
     assert ran.stdout.split() == [expected]
 
@@ -147,10 +147,10 @@ def test_with_json_an_error_is_one_document_on_stderr() -> None:
 def test_with_json_a_wrong_flag_is_a_document_too() -> None:
     for words, setting in ((["env", "--jsno", "--json"], {}), (["env", "--jsno"], {"GRAFTCLI_JSON": "1"})):
         ran = run(app, words, env=setting)
-        told = json.loads(ran.stderr)["error"]
-        assert ran.exit_code == told["code"] == 2
-        assert "--jsno" in told["message"]
-        assert told["fix"] == "See `graftcli env --help`."
+        error = json.loads(ran.stderr)["error"]
+        assert ran.exit_code == error["code"] == 2
+        assert "--jsno" in error["message"]
+        assert error["fix"] == "See `graftcli env --help`."
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), typer.Abort()])
@@ -185,9 +185,9 @@ def test_what_the_machine_lacks_is_no_bug(problem: Exception, word: str) -> None
 
 def test_torch_out_of_memory_is_the_machines() -> None:
     torch = pytest.importorskip("torch")
-    told = failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."))
-    assert told.code == 7
-    assert "20.00 GiB" in told.message
+    found = failure(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."))
+    assert found.code == 7
+    assert "20.00 GiB" in found.message
 
 
 def test_anything_else_is_a_bug_with_its_traceback_last() -> None:

@@ -45,8 +45,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             ["distill", *teacher, *student, "--out", "run", "--quiet"],
             ["partial", "--blocks", "3", "--run", "run", "--out", "hybrid", "--quiet"],
         ):
-            told = CliRunner().invoke(app, command)
-            assert told.exit_code == 0, told.output + told.stderr
+            result = CliRunner().invoke(app, command)
+            assert result.exit_code == 0, result.output + result.stderr
     finally:
         os.chdir(here)
         torch.set_num_threads(threads)
@@ -65,9 +65,9 @@ def call(*words: str) -> Result:
 
 
 def test_a_run_brings_its_teacher_its_student_and_its_images(place: Path) -> None:
-    told = call("run", "--json")
-    assert told.exit_code == 0, told.output + told.stderr
-    found = json.loads(told.stdout)
+    result = call("run", "--json")
+    assert result.exit_code == 0, result.output + result.stderr
+    found = json.loads(result.stdout)
     assert [rung["name"] for rung in found["rungs"]] == ["resnet (teacher)", "resnet (student)"]
     assert (found["images"], found["source"], found["threads"]) == (9, str(place / "photos"), 1)
     teacher, student = found["rungs"]
@@ -81,28 +81,28 @@ def test_every_onnx_file_of_the_run_is_a_rung_once(place: Path) -> None:
     torch.manual_seed(0)
     file = write(place / "run" / "b.onnx", Tiny(classes=10), size=32)
     shutil.copyfile(file, place / "named.onnx")
-    told = call("run", "run/b.onnx", "named.onnx", "--json")
+    result = call("run", "run/b.onnx", "named.onnx", "--json")
     file.unlink()
-    assert told.exit_code == 0, told.output + told.stderr
-    assert [rung["name"] for rung in json.loads(told.stdout)["rungs"]][2:] == ["b.onnx", "named.onnx"]
+    assert result.exit_code == 0, result.output + result.stderr
+    assert [rung["name"] for rung in json.loads(result.stdout)["rungs"]][2:] == ["b.onnx", "named.onnx"]
 
 
 def test_a_runs_files_stand_from_fp32_down_to_int8(place: Path) -> None:
     made = {"a": {"quantised": True}, "b": {"kind": "float16"}, "c": {}}
     files = [write(place / "run" / f"{name}.onnx", Tiny(classes=10), size=32, **how) for name, how in made.items()]  # type: ignore[arg-type]
-    told = call("run", "--json")
+    result = call("run", "--json")
     for file in files:
         file.unlink()
-    assert told.exit_code == 0, told.output + told.stderr
-    assert [rung["precision"] for rung in json.loads(told.stdout)["rungs"][2:]] == ["fp32", "fp16", "int8"]
+    assert result.exit_code == 0, result.output + result.stderr
+    assert [rung["precision"] for rung in json.loads(result.stdout)["rungs"][2:]] == ["fp32", "fp16", "int8"]
 
 
 def test_class_folders_give_top_one(place: Path) -> None:
-    told = call("run", "--images", "photos")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "top-1" in told.stdout
-    assert "classes: the leading number of the folder name" in told.stdout
-    assert "1 thread\n" in told.stdout
+    result = call("run", "--images", "photos")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "top-1" in result.stdout
+    assert "classes: the leading number of the folder name" in result.stdout
+    assert "1 thread\n" in result.stdout
 
 
 def test_a_runs_own_folder_names_are_never_read(place: Path) -> None:
@@ -110,9 +110,9 @@ def test_a_runs_own_folder_names_are_never_read(place: Path) -> None:
 
 
 def test_a_hybrid_is_measured_too() -> None:
-    told = call("hybrid", "--json")
-    assert told.exit_code == 0, told.output + told.stderr
-    names = [rung["name"] for rung in json.loads(told.stdout)["rungs"]]
+    result = call("hybrid", "--json")
+    assert result.exit_code == 0, result.output + result.stderr
+    names = [rung["name"] for rung in json.loads(result.stdout)["rungs"]]
     assert names == ["resnet (teacher)", "block 3 replaced (student)"]
 
 
@@ -122,8 +122,8 @@ def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) ->
         "--set=stages.finish.batchnorm=frozen"
     ]
     how = ("--images", "photos", "--batch", "8", "--steps-scale", "0.0001", "--out", "chance", "--quiet", "--seed", "3")
-    told = CliRunner().invoke(app, ["partial", "--blocks", "3", *networks, *rates, *how])
-    assert told.exit_code == 0, told.output + told.stderr
+    result = CliRunner().invoke(app, ["partial", "--blocks", "3", *networks, *rates, *how])
+    assert result.exit_code == 0, result.output + result.stderr
     found = json.loads(call("chance", "--json").stdout)["rungs"]
     assert found[1]["agreement"] == 1  # its block is the teacher's own, and hardly trained
 
@@ -133,9 +133,9 @@ def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) 
     run = json.loads((place / "other/run.json").read_text())
     run["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
     write_run(place / "other", run)
-    told = call("run", "other")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "other was measured with a different teacher" in told.stderr
+    result = call("run", "other")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "other was measured with a different teacher" in result.stderr
     assert (place / "run/bench.json").exists() and not (place / "other/bench.json").exists()
     (place / "run/bench.json").unlink()
     call("run", "--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "none")  # other weights
@@ -146,18 +146,18 @@ def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) 
 
 def test_specs_are_measured_without_a_run_or_images() -> None:
     specs = (f"{NETS}:resnet(depth=8)", f"{NETS}:resnet(depth=14)")
-    told = call(*specs, "--checkpoint", "none", "--json", "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
-    found = json.loads(told.stdout)
+    result = call(*specs, "--checkpoint", "none", "--json", "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
+    found = json.loads(result.stdout)
     assert [rung["name"] for rung in found["rungs"]] == ["resnet", "resnet #2"]
     assert found["source"] is None and found["rungs"][1]["agreement"] is None
 
 
 def test_files_alone_are_measured(place: Path) -> None:
     write(place / "alone.onnx", Tiny())
-    told = call("alone.onnx", "--json")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert json.loads(told.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
+    result = call("alone.onnx", "--json")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert json.loads(result.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
 
 
 def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
@@ -169,24 +169,24 @@ def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None
             replace(made, facts={"classes": json.dumps([*"abcdefghij"])}), ExportOptions(), tmp_path / f"{name}.onnx"
         )
     with torch.no_grad():
-        said = usual.module(usual.to_inputs(usual.images, ExportOptions())).argmax(1).tolist()
-    drawn = zip(usual.images.permute(0, 2, 3, 1).numpy(), said, strict=True)
+        answers = usual.module(usual.to_inputs(usual.images, ExportOptions())).argmax(1).tolist()
+    drawn = zip(usual.images.permute(0, 2, 3, 1).numpy(), answers, strict=True)
     files = {
         f"test/{'abcdefghij'[answer]}/{i}.png": saved(Image.fromarray(image)) for i, (image, answer) in enumerate(drawn)
     }
     folder_of(tmp_path, files)
 
     def top1(*names: str) -> dict[str, float]:
-        told = call(*(str(tmp_path / f"{name}.onnx") for name in names), "--images", str(tmp_path / "test"), "--json")
-        assert told.exit_code == 0, told.output + told.stderr
-        return {rung["name"]: rung["top1"] for rung in json.loads(told.stdout)["rungs"]}
+        result = call(*(str(tmp_path / f"{name}.onnx") for name in names), "--images", str(tmp_path / "test"), "--json")
+        assert result.exit_code == 0, result.output + result.stderr
+        return {rung["name"]: rung["top1"] for rung in json.loads(result.stdout)["rungs"]}
 
     alone = top1("usual") | top1("pale")
     assert alone["usual.onnx"] == 1 > alone["pale.onnx"]
     assert top1("usual", "pale") == top1("pale", "usual") == alone
 
 
-def test_what_a_run_was_asked_for_is_not_said_of_others(
+def test_options_of_a_run_are_not_applied_to_other_models(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree("run", tmp_path / "dark")
@@ -212,9 +212,9 @@ def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, m
     file, kept = write(place / "run/new.onnx", Tiny(classes=10), size=32), place / "run/bench.json"
 
     def after(images: str) -> list[str]:
-        heard: list[Event] = []
-        benching.bench_export("run", str(file), images=place / images, threads=1, batch=2, listen=heard.append)
-        return [event.text for event in heard if isinstance(event, Warned)]
+        events: list[Event] = []
+        benching.bench_export("run", str(file), images=place / images, threads=1, batch=2, listen=events.append)
+        return [event.text for event in events if isinstance(event, Warned)]
 
     try:
         for careful, fewer in ((("run",), "few"), (("run", "--images", "photos"), "unlabelled")):
@@ -229,15 +229,15 @@ def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, m
 
 def test_images_that_are_gone_leave_the_times(place: Path) -> None:
     (place / "photos").rename(place / "moved")
-    told = call("run", "--json")
+    result = call("run", "--json")
     (place / "moved").rename(place / "photos")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "images of the run are missing" in told.stderr
-    assert json.loads(told.stdout)["rungs"][1]["agreement"] is None
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "images of the run are missing" in result.stderr
+    assert json.loads(result.stdout)["rungs"][1]["agreement"] is None
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (("run", "alone16.onnx"), 2, "alone16.onnx takes 3x16x16"),
         (("nowhere.onnx",), 6, "nowhere.onnx"),
@@ -246,17 +246,19 @@ def test_images_that_are_gone_leave_the_times(place: Path) -> None:
         (("resnet999",), 3, "resnet999"),
     ],
 )
-def test_a_stranger_is_told_what_is_wrong(place: Path, words: tuple[str, ...], code: int, said: str) -> None:
+def test_bad_arguments_are_refused_with_one_message(
+    place: Path, words: tuple[str, ...], code: int, expected: str
+) -> None:
     write(place / "alone16.onnx", Tiny(classes=10))
-    told = call(*words)
-    assert told.exit_code == code, told.output + told.stderr
-    assert said in told.stderr
-    assert "Traceback" not in told.stderr
+    result = call(*words)
+    assert result.exit_code == code, result.output + result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize("columns", ["80", "120", "300"])
 def test_the_table_keeps_every_number_on_terminals_of_usual_widths(place: Path, columns: str) -> None:
-    told = CliRunner().invoke(app, ["bench", "run", *QUICK], env={"COLUMNS": columns})
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "…" not in told.stdout
-    assert "100.00%" in told.stdout
+    result = CliRunner().invoke(app, ["bench", "run", *QUICK], env={"COLUMNS": columns})
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "…" not in result.stdout
+    assert "100.00%" in result.stdout

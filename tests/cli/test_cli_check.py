@@ -50,8 +50,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(sys, "argv", ["graftcli", "distill", "as", "typed"])
-        told = trained()
-    assert told.exit_code == 0, told.output + told.stderr
+        result = trained()
+    assert result.exit_code == 0, result.output + result.stderr
     return place
 
 
@@ -69,11 +69,11 @@ def damage(file: Path) -> bytes:
     return before
 
 
-def test_a_whole_run_is_said_to_be_whole(place: Path) -> None:
-    told = call("check", "run")
-    assert told.exit_code == 0, told.output + told.stderr
+def test_a_whole_run_passes(place: Path) -> None:
+    result = call("check", "run")
+    assert result.exit_code == 0, result.output + result.stderr
     for name in ("run.json", "model.safetensors", "config.json", "blocks/finish-1-2-3.safetensors"):
-        assert any(line.startswith(name) and "whole" in line for line in told.stdout.splitlines()), name
+        assert any(line.startswith(name) and "whole" in line for line in result.stdout.splitlines()), name
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "graft.json", "config.json", "blocks/graft-2.safetensors"])
@@ -84,10 +84,10 @@ def test_what_is_damaged_or_missing_is_named(place: Path, name: str, gone: bool)
         file.unlink()
     else:
         damage(file)
-    told = call("check", "run")
-    assert told.exit_code == 6 and "graftcli distill as typed" in told.stderr
+    result = call("check", "run")
+    assert result.exit_code == 6 and "graftcli distill as typed" in result.stderr
     state = "missing" if gone else "damaged"
-    assert [line.split()[0] for line in told.stdout.splitlines() if state in line] == [name]
+    assert [line.split()[0] for line in result.stdout.splitlines() if state in line] == [name]
 
 
 @pytest.mark.parametrize("command", ["eval", "export", "report", "distill"])
@@ -100,30 +100,30 @@ def test_a_damaged_network_is_merged_again_from_its_blocks(place: Path, command:
         "report": ("report", "run"),
     }
     size = ("--num-classes", "5") if command == "eval" else ()
-    told = trained() if command == "distill" else call(*words[command], *size)
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "model.safetensors in run missing or damaged: merging again from blocks/" in told.stderr
-    assert "steps" not in told.stderr, "nothing is trained"
+    result = trained() if command == "distill" else call(*words[command], *size)
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "model.safetensors in run missing or damaged: merging again from blocks/" in result.stderr
+    assert "steps" not in result.stderr, "nothing is trained"
     assert (place / "run" / "model.safetensors").read_bytes() == before
 
 
 def test_where_a_block_is_lost_too_one_message_says_what_to_do_and_the_run_makes_it_again(place: Path) -> None:
     before = damage(place / "run" / "model.safetensors")
     damage(place / "run" / "blocks" / "graft-2.safetensors")
-    told = call("export", "run")
-    assert told.exit_code == 6
-    assert "is damaged, and `blocks/graft-2.safetensors` is too" in told.stderr
-    assert "graftcli distill as typed" in told.stderr
+    result = call("export", "run")
+    assert result.exit_code == 6
+    assert "is damaged, and `blocks/graft-2.safetensors` is too" in result.stderr
+    assert "graftcli distill as typed" in result.stderr
     assert trained().exit_code == 0 and (place / "run" / "model.safetensors").read_bytes() == before
 
 
 def test_a_config_that_differs_from_its_weights_is_refused(place: Path) -> None:
     file = place / "run" / "config.json"
     file.write_text(file.read_text().replace("32", "33", 1))
-    told = call(
+    result = call(
         "eval", "local-dir:run", "--images", "photos", "--teacher", "test_resnet", "--teacher-checkpoint", "none"
     )
-    assert told.exit_code == 6 and "differs from the metadata of `model.safetensors`: input_size" in told.stderr
+    assert result.exit_code == 6 and "differs from the metadata of `model.safetensors`: input_size" in result.stderr
 
 
 def test_a_single_file_that_is_damaged_is_written_again(place: Path) -> None:
@@ -137,5 +137,5 @@ def test_a_single_file_that_is_damaged_is_written_again(place: Path) -> None:
 
 def test_a_run_that_was_killed_before_its_report_says_how_to_write_it(place: Path) -> None:
     (place / "run" / "report.html").unlink()
-    told = trained()
-    assert told.exit_code == 0 and "run has no report: `graftcli report run` writes it" in told.stderr
+    result = trained()
+    assert result.exit_code == 0 and "run has no report: `graftcli report run` writes it" in result.stderr

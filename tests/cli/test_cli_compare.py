@@ -67,9 +67,9 @@ def call(*words: str) -> Result:
 
 
 def document(*more: str, out: str) -> dict[str, Any]:
-    told = call(*arguments("--json", *more, out=out))
-    assert told.exit_code == 0, told.output + told.stderr
-    found: dict[str, Any] = json.loads(told.stdout)
+    result = call(*arguments("--json", *more, out=out))
+    assert result.exit_code == 0, result.output + result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
     return found
 
 
@@ -108,8 +108,8 @@ def test_each_cell_is_a_run_of_its_own_and_the_table_is_their_sum(finished: dict
 def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
     trial = finished["trials"][-1]
     teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
-    told = call("eval", trial["folder"], "--images", "photos", *teacher, "--json")
-    (model,) = json.loads(told.stdout)["models"]
+    result = call("eval", trial["folder"], "--images", "photos", *teacher, "--json")
+    (model,) = json.loads(result.stdout)["models"]
     assert model["accuracy"]["top1"]["share"] == trial["accuracy"]
     assert model["likeness"]["agreement"]["share"] == trial["agreement"]
 
@@ -129,13 +129,13 @@ def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_a_cell_made_with_other_settings_is_refused_and_made_anew_with_overwrite(
+def test_a_cell_made_with_other_settings_is_refused_and_made_again_with_overwrite(
     finished: dict[str, Any], place: Path
 ) -> None:
     shutil.copytree(place / "whole", place / "other")
     few = ("--shots", "1", "--set", "stages.finish.lr=2e-3")
-    told = call(*arguments(*few, out="other"))
-    assert told.exit_code == 2 and "recipe.stages.1.lr" in told.stderr and "--overwrite" in told.stderr
+    result = call(*arguments(*few, out="other"))
+    assert result.exit_code == 2 and "recipe.stages.1.lr" in result.stderr and "--overwrite" in result.stderr
     weights = place / "other/cells/tiny-resnet-depth-8-1shot-draw0/model.safetensors"
     before = weights.read_bytes()
     document(*few, "--overwrite", out="other")
@@ -161,14 +161,14 @@ def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
             file.write_bytes(saved(noise(32, 32, 100 + seed)))
     weights = Path(before["trials"][0]["folder"]) / "model.safetensors"
     old = weights.read_bytes()
-    told = call(*arguments(*few, out="again"))
-    assert told.exit_code == 2 and "--overwrite" in told.stderr, told.output + told.stderr
+    result = call(*arguments(*few, out="again"))
+    assert result.exit_code == 2 and "--overwrite" in result.stderr, result.output + result.stderr
     after = document(*few, "--overwrite", out="again")
     assert after["trials"][0]["steps"] == (16 if changed == "tiny.yaml" else 14)
     assert weights.read_bytes() != old
 
 
-def test_overwrite_makes_no_cell_anew_that_would_come_out_the_same(finished: dict[str, Any], place: Path) -> None:
+def test_overwrite_keeps_cells_that_would_come_out_the_same(finished: dict[str, Any], place: Path) -> None:
     shutil.copytree(place / "whole", place / "touched")
     cells = sorted((place / "touched/cells").glob("*/run.json"))
     before = [read_run(cell.parent)["ended"] for cell in cells]
@@ -181,8 +181,8 @@ def test_overwrite_makes_no_cell_anew_that_would_come_out_the_same(finished: dic
 def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:
     (place / "mine").mkdir()
     (place / "mine/report.html").write_text("my own")
-    told = call(*arguments("--shots", "1", out="mine"))
-    assert told.exit_code == 2 and "`report.html`" in told.stderr and "--out" in told.stderr
+    result = call(*arguments("--shots", "1", out="mine"))
+    assert result.exit_code == 2 and "`report.html`" in result.stderr and "--out" in result.stderr
     assert [path.name for path in (place / "mine").iterdir()] == ["report.html"]
     assert (place / "mine/report.html").read_text() == "my own"
 
@@ -190,8 +190,8 @@ def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:
 def test_a_table_is_not_lost_to_a_command_that_is_refused(finished: dict[str, Any], place: Path) -> None:
     shutil.copytree(place / "whole", place / "kept")
     table = (place / "kept/compare.md").read_bytes()
-    told = call(*arguments(*DRAWN, "--set", "stages.finish.lr=2e-3", out="kept"))
-    assert told.exit_code == 2 and (place / "kept/compare.md").read_bytes() == table
+    result = call(*arguments(*DRAWN, "--set", "stages.finish.lr=2e-3", out="kept"))
+    assert result.exit_code == 2 and (place / "kept/compare.md").read_bytes() == table
 
 
 def test_a_cell_that_was_broken_off_goes_on_to_the_same_bytes_and_counts_all_its_seconds(
@@ -247,8 +247,8 @@ def test_blocks_are_counted_by_any_recipe_that_goes_with_the_student() -> None:
     recipes = ("--recipe", "fskd", "--recipe", "tiny.yaml")
     words = [word for word in arguments("--blocks", "each", "--shots", "1", "--steps", "6", "--json", out="any")]
     first = words.index("--recipe")
-    told = call(*words[:first], *recipes, *words[first + 2 :])
-    found = json.loads(told.stdout)
+    result = call(*words[:first], *recipes, *words[first + 2 :])
+    found = json.loads(result.stdout)
     assert [(line["method"], line["blocks"]) for line in found["lines"]] == [
         ("tiny", "1"),
         ("tiny", "2"),
@@ -263,7 +263,7 @@ def test_a_budget_of_steps_is_the_same_for_all_recipes() -> None:
     assert "9 steps per cell" in found["budget"]
 
 
-def test_a_budgets_batch_goes_before_the_one_that_is_asked_for(place: Path) -> None:
+def test_a_budgets_batch_size_takes_precedence(place: Path) -> None:
     """A recipe of epochs has no larger batch than one look at each image, in a budget as without."""
     document("--recipe", "kd", "--shots", "1", "--steps", "4", "-b", "32", out="batches")
     cells = [place / f"batches/cells/{name}-resnet-depth-8-1shot-draw0/run.json" for name in ("tiny", "kd")]
@@ -271,12 +271,12 @@ def test_a_budgets_batch_goes_before_the_one_that_is_asked_for(place: Path) -> N
     assert [stage["batch"] for recipe in recipes for stage in recipe["stages"]] == [32, 32, 2]
 
 
-def test_of_many_cells_a_warning_is_told_once_and_no_cells_length() -> None:
-    heard: list[Event] = []
-    tell = comparing._without_repeats(heard.append)
+def test_of_many_cells_a_warning_is_shown_once_and_no_cells_length() -> None:
+    events: list[Event] = []
+    tell = comparing._without_repeats(events.append)
     for event in (Warned("a"), TimeEstimated(9, 1e4), Warned("b"), Warned("a"), FileSaved("x"), FileSaved("x")):
         tell(event)
-    assert heard == [Warned("a"), Warned("b"), FileSaved("x"), FileSaved("x")]
+    assert events == [Warned("a"), Warned("b"), FileSaved("x"), FileSaved("x")]
 
 
 def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
@@ -289,16 +289,16 @@ def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
     assert "3 s per cell" in found["budget"]
 
 
-def test_a_cell_that_fails_is_told_and_the_others_are_done(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(asked: Any, **settings: Any) -> Any:
-        if asked.how.seed == 0:
+def test_a_cell_that_fails_is_reported_and_the_others_are_done(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(config: Any, **settings: Any) -> Any:
+        if config.how.seed == 0:
             raise GateError("graft-1: the loss ran away again at step 7.", "Give the stage a lower rate.")
-        return distill(asked, **settings)
+        return distill(config, **settings)
 
     monkeypatch.setattr(comparing, "distill", failing)
-    told = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
-    assert told.exit_code == 4 and "1 of 2 cells failed" in told.stderr
-    found = json.loads(told.stdout)
+    result = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
+    assert result.exit_code == 4 and "1 of 2 cells failed" in result.stderr
+    found = json.loads(result.stdout)
     assert [trial["fault"] is None for trial in found["trials"]] == [False, True]
     assert "the loss ran away again" in (place / "failing/compare.md").read_text()
     assert found["lines"][0]["draws"] == 1
@@ -315,7 +315,7 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (("--steps", "5", "--seconds", "5"), 2, "both given"),
         (("--steps", "5", "--steps-scale", "0.1"), 2, "--steps-scale"),
@@ -329,8 +329,8 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_trained(
-    words: tuple[str, ...], code: int, said: str, place: Path
+    words: tuple[str, ...], code: int, expected: str, place: Path
 ) -> None:
-    told = call(*arguments(*words, out="refused"))
-    assert (told.exit_code, said in told.stderr) == (code, True), told.output + told.stderr
+    result = call(*arguments(*words, out="refused"))
+    assert (result.exit_code, expected in result.stderr) == (code, True), result.output + result.stderr
     assert not (place / "refused/cells").exists()

@@ -18,10 +18,10 @@ def test_the_demo_scores_three_networks_and_leaves_files_that_work(
     monkeypatch.setattr(show, "_GRAFT", ("views.count=10", "stages.graft.steps=50", "stages.finish.steps=80"))
     monkeypatch.setattr(show, "_KD", ("views.count=10", "stages.finish.steps=100", "stages.finish.epochs=null"))
     threads = torch.get_num_threads()
-    told = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])
     torch.set_num_threads(threads)
-    assert told.exit_code == 0, told.stderr
-    shown = json.loads(told.stdout)
+    assert result.exit_code == 0, result.stderr
+    shown = json.loads(result.stdout)
     teacher, grafted, plain = shown["lines"]
     assert teacher["accuracy"]["top1"]["share"] > 0.95
     assert grafted["parameters"] == plain["parameters"] < teacher["parameters"] / 3

@@ -67,10 +67,10 @@ def finished(place: Path) -> Path:
     here = Path.cwd()
     os.chdir(place)
     try:
-        told = call(*arguments("--quiet"))
+        result = call(*arguments("--quiet"))
     finally:
         os.chdir(here)
-    assert told.exit_code == 0, told.output + told.stderr
+    assert result.exit_code == 0, result.output + result.stderr
     return place / "runs" / "resnet-resnet"
 
 
@@ -93,16 +93,16 @@ def test_the_folder_holds_everything(finished: Path) -> None:
 
 def test_the_same_command_after_the_end_says_so_and_changes_nothing(finished: Path) -> None:
     before = written(finished)
-    told = call(*arguments("--quiet"))
-    assert told.exit_code == 0
-    assert "already done" in told.output
+    result = call(*arguments("--quiet"))
+    assert result.exit_code == 0
+    assert "already done" in result.output
     assert written(finished) == before
 
 
 def test_other_settings_in_the_same_folder_are_named_and_refused(finished: Path) -> None:
-    told = call(*arguments("--seed", "5", "--quiet"))
-    assert told.exit_code == 2
-    assert "seed" in told.stderr and "--overwrite" in told.stderr and "--out" in told.stderr
+    result = call(*arguments("--seed", "5", "--quiet"))
+    assert result.exit_code == 2
+    assert "seed" in result.stderr and "--overwrite" in result.stderr and "--out" in result.stderr
 
 
 def test_shuffled_folder_names_change_no_byte(finished: Path, place: Path) -> None:
@@ -111,14 +111,14 @@ def test_shuffled_folder_names_change_no_byte(finished: Path, place: Path) -> No
         target = shuffled / f"{(i * 5) % 4}_other" / f"renamed-{11 - i}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    told = call(*arguments("--quiet", images="shuffled", out="other"))
-    assert told.exit_code == 0, told.stderr
+    result = call(*arguments("--quiet", images="shuffled", out="other"))
+    assert result.exit_code == 0, result.stderr
     assert written(place / "other") == written(finished)
 
 
 def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, place: Path) -> None:
-    told = call("partial", "--blocks", "3", "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("partial", "--blocks", "3", "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     folder = place / "runs" / "resnet-resnet-blocks-3"
     name = "graft-3.safetensors"
     assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
@@ -132,13 +132,13 @@ def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, p
     assert hybrid(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_what_is_said_beside_an_earlier_run_counts(finished: Path, place: Path) -> None:
-    told = call(
+def test_flags_beside_an_earlier_run_take_precedence(finished: Path, place: Path) -> None:
+    result = call(
         "partial", "--blocks", "1", "--run", str(finished), "--seed", "7", "--out", "seven", "--json", "--quiet"
     )
-    assert told.exit_code == 0, told.output + told.stderr
-    asked = recorded_config(place / "seven")
-    assert (asked.how.seed, asked.how.batch, asked.networks) == (7, 8, recorded_config(finished).networks)
+    assert result.exit_code == 0, result.output + result.stderr
+    config = recorded_config(place / "seven")
+    assert (config.how.seed, config.how.batch, config.networks) == (7, 8, recorded_config(finished).networks)
     name = "graft-1.safetensors"
     assert (place / "seven" / "blocks" / name).read_bytes() != (finished / "blocks" / name).read_bytes()
 
@@ -147,8 +147,8 @@ def test_an_earlier_run_is_taken_up_from_any_folder(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    told = call("partial", "--blocks", "last", "--run", str(finished), "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("partial", "--blocks", "last", "--run", str(finished), "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     name = "graft-3.safetensors"
     folder = tmp_path / "runs" / "resnet-resnet-blocks-3"
     assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
@@ -162,11 +162,11 @@ def test_blocks_that_saw_the_same_views_are_taken_over_by_a_longer_finish(
 ) -> None:
     """Without a limit there are as many views as the longest stage can see."""
     earlier, longer = f"earlier-{taken}", f"longer-{taken}"
-    told = call(*arguments("--quiet", "--set", "views.count=4", *more, out=earlier))
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call(*arguments("--quiet", "--set", "views.count=4", *more, out=earlier))
+    assert result.exit_code == 0, result.output + result.stderr
     words = ("--set", "views.count=4", *more, "--set", "stages.finish.steps=5000", *QUICK, "--quiet")
-    told = call("partial", "--blocks", "1", "--run", earlier, *words, "--out", longer)
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("partial", "--blocks", "1", "--run", earlier, *words, "--out", longer)
+    assert result.exit_code == 0, result.output + result.stderr
     assert ("graft-1" not in trained_in(place / longer)) == taken
 
 
@@ -179,8 +179,8 @@ def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None
     before = written(finished)
     for name in ("one.safetensors", "one.onnx"):
         for _ in range(2):  # the second time it is there already
-            told = call(*arguments("--quiet", out=name))
-            assert told.exit_code == 0, told.output + told.stderr
+            result = call(*arguments("--quiet", out=name))
+            assert result.exit_code == 0, result.output + result.stderr
     assert written(finished) == before
     assert (place / "one.safetensors").exists()
     student = graftcli.load(place / "one.safetensors")
@@ -192,16 +192,16 @@ def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None
 
 
 def test_eval_scores_class_folders_and_agreement(finished: Path) -> None:
-    told = call("eval", str(finished), "--images", "photos", "--teacher", str(finished), "--json")
-    assert told.exit_code == 0, told.stderr
-    assert '"share": 1.0' in told.output.split('"likeness"')[1]
-    assert "the leading number of the folder name" in told.output
+    result = call("eval", str(finished), "--images", "photos", "--teacher", str(finished), "--json")
+    assert result.exit_code == 0, result.stderr
+    assert '"share": 1.0' in result.output.split('"likeness"')[1]
+    assert "the leading number of the folder name" in result.output
 
 
 def likeness_of(*words: str) -> dict[str, object]:
-    told = call("eval", *words, "--images", "photos", "--json")
-    assert told.exit_code == 0, told.output + told.stderr
-    found: dict[str, object] = json.loads(told.stdout)["models"][0]["likeness"]
+    result = call("eval", *words, "--images", "photos", "--json")
+    assert result.exit_code == 0, result.output + result.stderr
+    found: dict[str, object] = json.loads(result.stdout)["models"][0]["likeness"]
     return found
 
 
@@ -225,8 +225,8 @@ def test_runs_of_different_teachers_are_not_compared_with_one(finished: Path, tm
     record["sessions"][-1]["asked"]["networks"]["teacher"] = f"{NETS}:resnet(depth=20)"
     write_run(tmp_path / "other", record)
     both = (str(finished), str(tmp_path / "other"))
-    told = call("eval", *both, "--images", "photos", "--trust-code")
-    assert told.exit_code == 0 and "have different teachers" in told.stderr and "teacher:" not in told.output
+    result = call("eval", *both, "--images", "photos", "--trust-code")
+    assert result.exit_code == 0 and "have different teachers" in result.stderr and "teacher:" not in result.output
     named = call("eval", *both, "--images", "photos", "--teacher", f"{NETS}:resnet(depth=14)", "--trust-code")
     assert named.exit_code == 0 and "teacher: resnet: teacher.pth" in named.output, named.output
 
@@ -236,35 +236,35 @@ def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(fi
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     record["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(tmp_path / "gone.pth")
     write_run(tmp_path / "run", record)
-    told = call("eval", str(tmp_path / "run"), "--images", "photos", "--trust-code")
-    assert told.exit_code == 0 and "agreement is not measured" in told.stderr and "gone.pth" in told.stderr
+    result = call("eval", str(tmp_path / "run"), "--images", "photos", "--trust-code")
+    assert result.exit_code == 0 and "agreement is not measured" in result.stderr and "gone.pth" in result.stderr
     photos(tmp_path, ["flat/1.png", "flat/2.png"])
-    told = call("eval", str(tmp_path / "run"), "--images", str(tmp_path / "flat"), "--trust-code")
-    assert told.exit_code == 6 and "gone.pth" in told.stderr
+    result = call("eval", str(tmp_path / "run"), "--images", str(tmp_path / "flat"), "--trust-code")
+    assert result.exit_code == 6 and "gone.pth" in result.stderr
 
 
-def test_a_teacher_with_random_weights_is_told(finished: Path) -> None:
+def test_a_run_warns_of_a_teacher_with_random_weights(finished: Path) -> None:
     words = ("eval", str(finished), "--images", "photos", "--teacher")
-    told = call(*words, f"{NETS}:resnet(depth=20)")
-    assert told.exit_code == 0 and "has random weights: agreement with it is meaningless" in told.stderr
+    result = call(*words, f"{NETS}:resnet(depth=20)")
+    assert result.exit_code == 0 and "has random weights: agreement with it is meaningless" in result.stderr
     assert "random" not in call(*words, str(finished)).stderr
 
 
-def test_what_equals_the_teacher_is_told_before_and_after(place: Path) -> None:
+def test_blocks_that_equal_the_teachers_are_named_before_and_after(place: Path) -> None:
     teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
     planned = call("plan", *teacher, "--student", "teacher*(1,1,.5)")
     assert planned.exit_code == 0 and "blocks 1, 2: same as the teacher" in planned.output
     words = ("distill", *teacher, "--student", "teacher*(1,1,.5)", "--images", "photos", *QUICK, "--out", "ended")
-    told = call(*words)
-    assert told.exit_code == 0 and "blocks 1 and 2 equal the teacher: not trained" in told.output, told.output
+    result = call(*words)
+    assert result.exit_code == 0 and "blocks 1 and 2 equal the teacher: not trained" in result.output, result.output
     assert {path.stem for path in (place / "ended" / "blocks").iterdir()} == {"graft-3", "finish-3"}
     record = json.loads((place / "ended" / "run.json").read_text())
     assert record["settings"]["frozen"] == record["result"]["frozen"] == [1, 2]
 
 
 def test_what_partial_makes_is_scored(finished: Path, place: Path) -> None:
-    told = call("partial", "--blocks", "2", "--run", str(finished), "--out", "second", "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("partial", "--blocks", "2", "--run", str(finished), "--out", "second", "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     scored = call("eval", "second", "--images", "photos", "--teacher", "second", "--json")
     assert scored.exit_code == 0, scored.output + scored.stderr
     assert json.loads(scored.stdout)["models"][0]["likeness"]["agreement"]["share"] == 1.0
@@ -272,12 +272,12 @@ def test_what_partial_makes_is_scored(finished: Path, place: Path) -> None:
 
 def test_networks_that_answer_otherwise_are_not_compared(finished: Path) -> None:
     other = f"{NETS}:resnet(depth=8, num_classes=7)"
-    told = call("eval", other, "--checkpoint", "none", "--images", "photos", "--teacher", str(finished))
-    assert told.exit_code == 3 and "7 classes" in told.stderr and "10" in told.stderr
+    result = call("eval", other, "--checkpoint", "none", "--images", "photos", "--teacher", str(finished))
+    assert result.exit_code == 3 and "7 classes" in result.stderr and "10" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (arguments(images="nowhere"), 5, "nowhere"),
         (arguments("--recipe", "grafd"), 2, "graft"),
@@ -294,14 +294,16 @@ def test_networks_that_answer_otherwise_are_not_compared(finished: Path) -> None
         (["partial", "--blocks", "1", "--run", "nowhere"], 2, "nowhere"),
     ],
 )
-def test_a_stranger_is_told_what_is_wrong(finished: Path, place: Path, words: list[str], code: int, said: str) -> None:
+def test_bad_arguments_are_refused_with_one_message(
+    finished: Path, place: Path, words: list[str], code: int, expected: str
+) -> None:
     """And a folder that nothing has come of is not taken."""
     (place / "taken.onnx").write_bytes(b"mine")
-    told = call(*words)
+    result = call(*words)
     assert not (place / "fresh").exists() and (place / "taken.onnx").read_bytes() == b"mine"
-    assert told.exit_code == code, told.output + told.stderr
-    assert said in told.stderr
-    assert "Traceback" not in told.stderr
+    assert result.exit_code == code, result.output + result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Path, place: Path) -> None:
@@ -310,9 +312,9 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
     del run["result"]
     run |= {"status": "running", "fixed": {**run["fixed"], "device": "cuda:7"}}
     write_run(place / "begun", run)
-    told = call(*arguments(out="begun"))
-    assert told.exit_code == 7, told.stderr
-    assert "was started on cuda:7" in told.stderr and "--overwrite" in told.stderr
+    result = call(*arguments(out="begun"))
+    assert result.exit_code == 7, result.stderr
+    assert "was started on cuda:7" in result.stderr and "--overwrite" in result.stderr
 
 
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:

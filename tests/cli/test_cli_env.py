@@ -35,15 +35,15 @@ def tree(root: Path, files: dict[str, str]) -> Path:
 
 def test_env_shows_this_machine_and_exits_by_its_health() -> None:
     ran = run(app, ["env", "--json"])
-    told = json.loads(ran.stdout)
-    assert ran.exit_code == (7 if told["faults"] else 0)
-    assert told["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    document = json.loads(ran.stdout)
+    assert ran.exit_code == (7 if document["faults"] else 0)
+    assert document["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
     torch = pytest.importorskip("torch")
-    assert told["torch"]["threads"] == torch.get_num_threads()
-    assert told["torch"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
-    assert len(told["torch"]["gpus"]) == torch.cuda.device_count()
-    assert 1 <= told["cpu"]["cores"] <= (os.cpu_count() or 1)
-    assert told["memory"]["total"] is None or 0 < told["memory"]["free"] <= told["memory"]["total"]
+    assert document["torch"]["threads"] == torch.get_num_threads()
+    assert document["torch"]["cpu_capability"] == torch.backends.cpu.get_cpu_capability()
+    assert len(document["torch"]["gpus"]) == torch.cuda.device_count()
+    assert 1 <= document["cpu"]["cores"] <= (os.cpu_count() or 1)
+    assert document["memory"]["total"] is None or 0 < document["memory"]["free"] <= document["memory"]["total"]
 
 
 def test_env_for_people_names_every_package_with_its_version() -> None:

@@ -16,7 +16,7 @@ from graftcli.report.disagreement import Prediction
 from graftcli.report.page import comparison_page, page
 from graftcli.report.run_view import BenchView, load_run_view
 from graftcli.store.model_card import CardFacts, card
-from tests.reports import LADDER, folder_of_run, told
+from tests.reports import LADDER, folder_of_run, tiny_facts
 
 HOSTILE = (
     "<img src=x onerror=alert(1)>",
@@ -55,7 +55,7 @@ def run_page(folder: Path, name: str) -> str:
     """The page of a run in which everything that comes from outside is `name`."""
     rungs = [{**rung, "name": f"{name} (student)"} for rung in LADDER]
     run = load_run_view(folder_of_run(folder, names=(name, name + "2"), warnings=[name], ladder=rungs), None, [name])
-    facts = told()
+    facts = tiny_facts()
     compared = facts.compared
     assert compared is not None
     answer = Prediction(1, name, 0.5)

@@ -36,10 +36,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(made, ExportOptions(), folder / "small.onnx")
     write(made, ExportOptions(static=True, pixels="nhwc"), folder / "static.onnx")
     with torch.no_grad():
-        said = made.module(made.to_inputs(made.images, ExportOptions())).argmax(1).tolist()
+        answers = made.module(made.to_inputs(made.images, ExportOptions())).argmax(1).tolist()
     drawn = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in pixels(12, 32)]
     photos = {
-        f"{CALLED[answer]}/{i}.png": saved(image) for i, (image, answer) in enumerate(zip(drawn, said, strict=True))
+        f"{CALLED[answer]}/{i}.png": saved(image) for i, (image, answer) in enumerate(zip(drawn, answers, strict=True))
     }
     folder_of(folder / "photos", photos)
     return folder
@@ -77,10 +77,10 @@ def test_answers_that_are_no_numbers_are_null_in_json(place: Path, tmp_path: Pat
     torch.save(weights | {"linear.bias": torch.tensor([3e38, -3e38] * 5)}, tmp_path / "far.pth")
     named = ["eval", f"{NETS}:resnet(depth=8)", "--checkpoint", str(tmp_path / "far.pth")]
     teacher = ["--teacher", f"{NETS}:resnet(depth=8)", "--teacher-checkpoint", str(place / "small.pth")]
-    images = next(folder for folder in (place / "photos").iterdir())  # without folders in it: no classes are asked for
-    told = CliRunner().invoke(app, [*named, *teacher, "--images", str(images), "--img-size", "32", "--json"])
-    assert told.exit_code == 0, told.stderr
-    assert json.loads(told.stdout)["models"][0]["likeness"]["kl"] is None
+    images = next(folder for folder in (place / "photos").iterdir())  # without folders in it: no classes are required
+    result = CliRunner().invoke(app, [*named, *teacher, "--images", str(images), "--img-size", "32", "--json"])
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["models"][0]["likeness"]["kl"] is None
 
 
 def test_images_without_classes_are_scored_beside_a_teacher_alone(place: Path, tmp_path: Path) -> None:
@@ -117,15 +117,15 @@ def test_a_student_made_from_the_teacher_is_scored_as_it_is_before_training(plac
 
 
 @pytest.mark.parametrize(
-    ("spec", "teacher", "said"),
+    ("spec", "teacher", "answers"),
     [
         ("prune:l1=0.3", None, "`prune:l1=0.3` is derived from a teacher, and none is given."),
         ("prune:act=0.3", f"{NETS}:resnet(depth=8)", "`prune:act=0.3` is derived with training images"),
         ("drop:auto=2", f"{NETS}:resnet(depth=8)", "`drop:auto=2` is derived with training images"),
     ],
 )
-def test_a_student_that_cannot_be_made_here(place: Path, spec: str, teacher: str | None, said: str) -> None:
-    with pytest.raises(UsageError, match=re.escape(said)):
+def test_a_student_that_cannot_be_made_here(place: Path, spec: str, teacher: str | None, answers: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(answers)):
         evaluate([spec], place / "photos", teacher=teacher, teacher_checkpoint=teacher and "none", device="cpu")
 
 
@@ -159,11 +159,11 @@ def test_a_teacher_sees_images_of_the_size_of_what_is_scored(place: Path, teache
 
 
 def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:
-    told = onnx_model(place / "small.onnx")
+    model = onnx_model(place / "small.onnx")
     mute = onnx_model(files.write(place / "mute.onnx", files.Tiny()))
     assert (
-        preprocess_for(told, PreprocessOptions(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0)
-        and not told.lacks_normalization
+        preprocess_for(model, PreprocessOptions(mean=(0.0, 0.0, 0.0))).mean == (0.0, 0.0, 0.0)
+        and not model.lacks_normalization
     )
     assert (mute.preprocess.mean[0], mute.input_size, mute.num_classes, mute.lacks_normalization) == (
         0.485,
@@ -177,22 +177,22 @@ def test_the_user_has_the_last_word_and_imagenet_the_first(place: Path) -> None:
 def test_both_commands_need_no_flags_for_a_file(place: Path, command: str) -> None:
     quick = ["--seconds", "0", "--threads", "1", "-b", "2"] if command == "bench" else ["--device", "cpu"]
     words = [command, str(place / "small.onnx"), "--images", str(place / "photos"), "--json", *quick]
-    told = CliRunner().invoke(app, words)
-    assert told.exit_code == 0, told.output + told.stderr
-    found = json.loads(told.stdout)
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output + result.stderr
+    found = json.loads(result.stdout)
     assert "class names in the network's file" in found["rule"]
     top1 = found["rungs"][0]["top1"] if command == "bench" else found["models"][0]["accuracy"]["top1"]["share"]
     assert top1 == 1
-    assert "normalised" not in told.stderr
+    assert "normalised" not in result.stderr
 
 
-def test_a_file_that_does_not_say_how_it_is_fed_is_said_to(place: Path) -> None:
+def test_a_file_without_its_preprocessing_is_named(place: Path) -> None:
     file = files.write(place / "silent.onnx", files.Tiny(classes=10), size=32)
     words = ["bench", str(file), "--images", str(place / "photos"), "--seconds", "0", "--classes", str(place / "names")]
     (place / "names").write_text("\n".join(CALLED))
-    told = CliRunner().invoke(app, [*words, "-b", "2"])
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "silent.onnx has no mean and std in its metadata" in told.stderr
+    result = CliRunner().invoke(app, [*words, "-b", "2"])
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "silent.onnx has no mean and std in its metadata" in result.stderr
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -213,5 +213,5 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         "--checkpoint",
         "none",
     ]
-    told = CliRunner().invoke(app, words)
-    assert told.exit_code == 6 and "logits that are not finite on" in told.stderr
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 6 and "logits that are not finite on" in result.stderr

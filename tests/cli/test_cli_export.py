@@ -66,9 +66,9 @@ def props(file: str | Path) -> dict[str, str]:
 def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> None:
     ran = call("run", "--json")
     assert ran.exit_code == 0, ran.stderr
-    told = json.loads(ran.stdout)
-    assert (told["path"], told["images"], told["noise"]) == ("run/student.onnx", 12, False)
-    assert told["size"] == (place / "run/student.onnx").stat().st_size
+    document = json.loads(ran.stdout)
+    assert (document["path"], document["images"], document["noise"]) == ("run/student.onnx", 12, False)
+    assert document["size"] == (place / "run/student.onnx").stat().st_size
     about = props("run/student.onnx")
     assert (about["teacher"], about["student"]) == ("resnet", "resnet")
     assert about["images_sha256"] == read_run(place / "run")["settings"]["images"]
@@ -79,7 +79,7 @@ def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> Non
     np.testing.assert_allclose(given, wanted, rtol=1e-3, atol=1e-4)
 
 
-def test_a_file_that_is_there_is_replaced_only_when_asked() -> None:
+def test_an_existing_file_is_replaced_only_with_overwrite() -> None:
     first = call("run", "--out", "twice.onnx")
     assert first.exit_code == 0, first.stderr
     again = call("run", "--out", "twice.onnx")
@@ -100,7 +100,7 @@ def test_a_hybrid_is_exported_and_says_whose_its_blocks_are() -> None:
 
 
 @pytest.mark.parametrize("name", ["student", "hybrid"])
-def test_what_is_exported_into_a_runs_folder_goes_when_the_run_is_made_anew(name: str) -> None:
+def test_exports_in_a_runs_folder_are_removed_when_the_run_starts_again(name: str) -> None:
     forms = [
         *(ExportOptions(precision=one) for one in get_args(Precision)),
         *(ExportOptions(format=one) for one in get_args(Format)),
@@ -127,7 +127,7 @@ def test_a_spec_with_a_checkpoint_is_exported_on_given_images() -> None:
         np.testing.assert_allclose(given, small()(torch.from_numpy(images)).numpy(), rtol=1e-3, atol=1e-4)
 
 
-def test_without_images_the_comparison_on_noise_is_said_and_int8_refused() -> None:
+def test_without_images_the_comparison_on_noise_is_named_and_int8_refused() -> None:
     words = (f"{NETS}:resnet(depth=8)", "--checkpoint", "small.pth", "--out", "noise.onnx")
     ran = call(*words)
     assert ran.exit_code == 0, ran.stderr
@@ -136,20 +136,24 @@ def test_without_images_the_comparison_on_noise_is_said_and_int8_refused() -> No
     assert ran.exit_code == 2 and "--calib" in ran.stderr
 
 
-def test_images_that_moved_or_changed_are_told(place: Path) -> None:
+def test_images_that_moved_or_changed_are_named(place: Path) -> None:
     shutil.copytree("run", "moved")
-    heard: list[Event] = []
+    events: list[Event] = []
     shutil.move("photos", "elsewhere")
     try:
-        assert export("moved", static=True, out="moved.onnx", listen=heard.append).noise
+        assert export("moved", static=True, out="moved.onnx", listen=events.append).noise
         shutil.copytree("elsewhere", "photos")
         (place / "photos/0.png").unlink()
-        export("moved", static=True, out="moved.onnx", listen=heard.append, overwrite=True)
+        export("moved", static=True, out="moved.onnx", listen=events.append, overwrite=True)
     finally:
         shutil.rmtree("photos", ignore_errors=True)
         shutil.move("elsewhere", "photos")
-    said = " ".join(event.text for event in heard if isinstance(event, Warned))
-    assert "images of the run are missing" in said and "on noise only" in said and "images differ from those" in said
+    warnings = " ".join(event.text for event in events if isinstance(event, Warned))
+    assert (
+        "images of the run are missing" in warnings
+        and "on noise only" in warnings
+        and "images differ from those" in warnings
+    )
 
 
 def test_a_gate_that_fails_exits_with_4_and_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +170,7 @@ def test_a_hybrid_has_the_image_size_that_it_was_made_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (["run", "--format", "tflite"], 2, "onnx, pt2, safetensors"),
         (["run", "--opset", "17"], 2, "18"),
@@ -174,7 +178,7 @@ def test_a_hybrid_has_the_image_size_that_it_was_made_for() -> None:
         (["nothing.safetensors"], 6, "nothing"),
     ],
 )
-def test_a_stranger_is_told_what_is_wrong(words: list[str], code: int, said: str) -> None:
+def test_bad_arguments_are_refused_with_one_message(words: list[str], code: int, expected: str) -> None:
     ran = call(*words)
     assert ran.exit_code == code, ran.stderr
-    assert said in ran.stderr and "Traceback" not in ran.stderr
+    assert expected in ran.stderr and "Traceback" not in ran.stderr

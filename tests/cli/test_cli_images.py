@@ -40,9 +40,9 @@ def call(*words: str) -> Result:
     return CliRunner().invoke(app, ["images", *words])
 
 
-def test_a_folder_is_told_in_words(photos: Path, teacher: list[str]) -> None:
-    told = call(str(photos), *teacher, "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+def test_a_folder_is_described_in_words(photos: Path, teacher: list[str]) -> None:
+    result = call(str(photos), *teacher, "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     for words in (
         f"9 images in {photos}, 1 unreadable file",
         "torn.png: it is truncated",
@@ -51,8 +51,8 @@ def test_a_folder_is_told_in_words(photos: Path, teacher: list[str]) -> None:
         "advice:",
         "  - the teacher predicts ",
     ):
-        assert words in told.stdout
-    assert told.stderr == ""
+        assert words in result.stdout
+    assert result.stderr == ""
 
 
 def test_the_same_as_json(photos: Path, teacher: list[str]) -> None:
@@ -66,9 +66,9 @@ def test_the_same_as_json(photos: Path, teacher: list[str]) -> None:
 
 
 def test_without_a_teacher_there_is_no_coverage(photos: Path) -> None:
-    told = call(str(photos), "--quiet")
-    assert told.exit_code == 0, told.stderr
-    assert "classes" not in told.stdout
+    result = call(str(photos), "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert "classes" not in result.stdout
     assert json.loads(call(str(photos), "--json").stdout)["coverage"] is None
 
 
@@ -81,9 +81,9 @@ def test_classes_are_called_by_their_names(photos: Path, teacher: list[str], tmp
 
 
 def test_no_image_is_an_error_of_the_images(tmp_path: Path) -> None:
-    told = call(str(tmp_path))
-    assert told.exit_code == 5
-    assert "no readable image" in told.stderr
+    result = call(str(tmp_path))
+    assert result.exit_code == 5
+    assert "no readable image" in result.stderr
 
 
 def test_batches_change_no_number(photos: Path, teacher: list[str]) -> None:
@@ -93,17 +93,17 @@ def test_batches_change_no_number(photos: Path, teacher: list[str]) -> None:
 
 
 def test_every_image_is_progress(photos: Path) -> None:
-    heard: list[Event] = []
-    graftcli.inspect_images(photos, listen=heard.append)
-    assert heard == [ImagesDecoded(done, 10) for done in range(1, 11)]
+    events: list[Event] = []
+    graftcli.inspect_images(photos, listen=events.append)
+    assert events == [ImagesDecoded(done, 10) for done in range(1, 11)]
 
 
-def test_a_hundred_thousand_images_are_told_of_a_thousand_times() -> None:
-    heard: list[Event] = []
-    tell = _throttled(heard.append)
+def test_progress_on_a_hundred_thousand_images_is_shown_a_thousand_times() -> None:
+    events: list[Event] = []
+    tell = _throttled(events.append)
     for done in range(1, 100_001):
         tell(done, 100_000)
-    assert len(heard) == 1000 and heard[-1] == ImagesDecoded(100_000, 100_000)
+    assert len(events) == 1000 and events[-1] == ImagesDecoded(100_000, 100_000)
 
 
 def test_real_images_of_all_classes_cover_them() -> None:
@@ -140,13 +140,13 @@ def test_the_short_form_is_one_line_and_one_of_advice() -> None:
     network = engine.plan().teacher.network
     pixels = engine.images(4).pixels
     doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), frozenset(), "")
-    told = describe(check_run_images(network, doubled, engine.PREPROCESS, torch.device("cpu")))
-    assert told is not None
-    first, *more = told.splitlines()
+    summary = describe(check_run_images(network, doubled, engine.PREPROCESS, torch.device("cpu")))
+    assert summary is not None
+    first, *more = summary.splitlines()
     assert first.startswith("images: 5 (1 duplicate); teacher predicts ")
     assert len(more) <= 1
 
 
-def test_one_shade_is_told(tmp_path: Path) -> None:
+def test_images_of_a_single_colour_are_named(tmp_path: Path) -> None:
     files = {"white.png": saved(Image.new("RGB", (9, 9), "white")), "noise.png": saved(noise(9, 9))}
     assert "white.png" in call(str(folder_of(tmp_path, files)), "--quiet").stdout

@@ -23,20 +23,20 @@ def plan(teacher: str, student: str, *more: str) -> Result:
     return call("plan", "--teacher", teacher, "--student", student, *more)
 
 
-def theirs(factory: str) -> str:
+def odd(factory: str) -> str:
     return f"{HOSTILE}:{factory}"
 
 
 def test_the_table_names_blocks_seams_totals_and_whether_the_student_is_stock() -> None:
-    told = plan("torchvision:resnet34", "torchvision:resnet18", "--img-size", "64")
-    assert told.exit_code == 0, told.stderr
-    for said in ("layer3", "identity", "stock", "torchvision", "21,797,672", "11,689,512", "9,536", "513,000"):
-        assert said in told.output, said
+    result = plan("torchvision:resnet34", "torchvision:resnet18", "--img-size", "64")
+    assert result.exit_code == 0, result.stderr
+    for expected in ("layer3", "identity", "stock", "torchvision", "21,797,672", "11,689,512", "9,536", "513,000"):
+        assert expected in result.output, expected
 
 
 def test_the_json_document_has_the_agreed_form() -> None:
-    told = plan("timm:resnet50", "timm:mobilenetv3_large_100", "--img-size", "64", "--json")
-    found = json.loads(told.output)
+    result = plan("timm:resnet50", "timm:mobilenetv3_large_100", "--img-size", "64", "--json")
+    found = json.loads(result.output)
     assert {"name", "source", "params", "macs", "stem", "head"} <= found["teacher"].keys()
     assert found["img_size"] == [3, 64, 64]
     assert found["stock"] is True
@@ -62,37 +62,37 @@ def test_inspect_lists_cuts_and_with_all_every_place() -> None:
 
 def test_a_chain_is_cut_through_its_stages_and_a_peeking_module_kept_whole() -> None:
     for factory in ("chain", "inside"):
-        told = plan(theirs(factory), theirs("plain"), "--img-size", "32", "--json")
-        assert told.exit_code == 0, told.stderr
-        assert len(json.loads(told.output)["blocks"]) == 3
+        result = plan(odd(factory), odd("plain"), "--img-size", "32", "--json")
+        assert result.exit_code == 0, result.stderr
+        assert len(json.loads(result.output)["blocks"]) == 3
 
 
 def test_a_channels_last_network_is_like_any_other() -> None:
-    assert plan(theirs("channels_last"), theirs("plain"), "--img-size", "32").exit_code == 0
+    assert plan(odd("channels_last"), odd("plain"), "--img-size", "32").exit_code == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
-        ((theirs("plain"), theirs("eleven"), "--img-size", "24"), 3, ("12x12", "11x11")),
-        ((theirs("one_size"), theirs("plain"), "--img-size", "32"), 3, ("OneSize", "cannot be cut")),
-        ((theirs("two_inputs"), theirs("plain"), "--img-size", "32"), 3, ("TwoInputs", "'y'")),
-        ((theirs("dict_output"), theirs("plain"), "--img-size", "32"), 3, ("DictOutput", "dict")),
-        ((theirs("wild"), theirs("plain"), "--img-size", "32"), 3, ("Wild", "odd_networks.py")),
-        ((theirs("plain"), theirs("insists"), "--img-size", "32"), 3, ("7", "10")),
+        ((odd("plain"), odd("eleven"), "--img-size", "24"), 3, ("12x12", "11x11")),
+        ((odd("one_size"), odd("plain"), "--img-size", "32"), 3, ("OneSize", "cannot be cut")),
+        ((odd("two_inputs"), odd("plain"), "--img-size", "32"), 3, ("TwoInputs", "'y'")),
+        ((odd("dict_output"), odd("plain"), "--img-size", "32"), 3, ("DictOutput", "dict")),
+        ((odd("wild"), odd("plain"), "--img-size", "32"), 3, ("Wild", "odd_networks.py")),
+        ((odd("plain"), odd("insists"), "--img-size", "32"), 3, ("7", "10")),
         (("torchvision:vgg11", "torchvision:resnet18", "--img-size", "8"), 3, ("8x8", "--img-size")),
         (("resnet34x", "resnet18"), 3, ("`resnet34x`", "resnet34,")),
         (("missing.pth", "resnet18"), 6, ("missing.pth",)),
-        ((theirs("nothing"), "resnet18"), 3, ("`nothing`", "two_inputs")),
+        ((odd("nothing"), "resnet18"), 3, ("`nothing`", "two_inputs")),
         (("resnet18", "resnet18", "--img-size", "x"), 2, ("--img-size",)),
     ],
 )
-def test_each_fault_has_one_message_and_its_code(words: tuple[str, ...], code: int, said: tuple[str, ...]) -> None:
-    told = plan(*words)
-    assert told.exit_code == code, told.stderr
-    assert all(part in told.stderr for part in said), told.stderr
-    assert "Traceback" not in told.stderr
-    assert told.stdout == ""
+def test_each_fault_has_one_message_and_its_code(words: tuple[str, ...], code: int, expected: tuple[str, ...]) -> None:
+    result = plan(*words)
+    assert result.exit_code == code, result.stderr
+    assert all(part in result.stderr for part in expected), result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
 
 
 class Trap:
@@ -113,10 +113,10 @@ def test_hostile_files_get_a_message_and_run_nothing(tmp_path: Path) -> None:
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        told = plan("torchvision:resnet18", "torchvision:resnet18", "--teacher-checkpoint", str(tmp_path / name))
-        assert told.exit_code == 6, (name, told.stderr)
-        assert name in told.stderr
-        assert "Traceback" not in told.stderr
+        result = plan("torchvision:resnet18", "torchvision:resnet18", "--teacher-checkpoint", str(tmp_path / name))
+        assert result.exit_code == 6, (name, result.stderr)
+        assert name in result.stderr
+        assert "Traceback" not in result.stderr
     assert not sprung.exists()
 
 
@@ -128,8 +128,8 @@ def test_a_plan_is_quick(teacher: str, student: str, seconds: float) -> None:
     program = (
         "import time, torch, timm, torchvision; start = time.process_time();"
         "from typer.testing import CliRunner; from graftcli.cli import app;"
-        f"told = CliRunner().invoke(app, ['plan', '--teacher', '{teacher}', '--student', '{student}']);"
-        "assert told.exit_code == 0, told.stderr; print(time.process_time() - start)"
+        f"result = CliRunner().invoke(app, ['plan', '--teacher', '{teacher}', '--student', '{student}']);"
+        "assert result.exit_code == 0, result.stderr; print(time.process_time() - start)"
     )
     root = HOSTILE.parents[1]
     times = [
@@ -158,15 +158,15 @@ def test_the_table_fits_a_terminal_of_a_hundred_columns(
     teacher: str, student: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    told = plan(teacher, student, "--img-size", "64").stdout
-    table = told.partition("\n\n")[0].splitlines()
+    result = plan(teacher, student, "--img-size", "64").stdout
+    table = result.partition("\n\n")[0].splitlines()
     assert max(map(len, table)) <= 100
     assert len(table) == 2 + 2 * 4 + 2, "a head, two lines a block, two lines for all: no cell is broken"
 
 
 def test_the_student_s_lines_say_what_is_saved_and_what_is_not() -> None:
-    told = plan("torchvision:resnet18", "torchvision:resnet34", "--img-size", "64").stdout
-    assert "(+86%)" in told, "more is shown as more"
+    output = plan("torchvision:resnet18", "torchvision:resnet34", "--img-size", "64").stdout
+    assert "(+86%)" in output, "more is shown as more"
     assert "(-53%)" in plan("torchvision:resnet34", "torchvision:resnet18", "--img-size", "64").stdout
 
 
@@ -179,17 +179,19 @@ def test_each_seam_has_a_line_that_says_where_it_goes_or_why_it_stays() -> None:
 
 
 def test_inspect_says_how_a_network_without_natural_cuts_is_cut_or_that_it_is_not() -> None:
-    told = call("inspect", "timm:test_vit", "--img-size", "64").stdout
-    assert "The feature maps never shrink: cut at equal shares of the MACs." in told and "blocks.0" in told
+    output = call("inspect", "timm:test_vit", "--img-size", "64").stdout
+    assert "The feature maps never shrink: cut at equal shares of the MACs." in output and "blocks.0" in output
     branches = call("inspect", "timm:crossvit_tiny_240")
     assert branches.exit_code == 0
     assert "No valid cut" in branches.stdout
 
 
 def test_inspect_names_modules_that_are_kept_whole() -> None:
-    told = call("inspect", theirs("inside"), "--img-size", "32").stdout
-    assert "note: `b.0` is not traced into: its code depends on tensor values" in told and "odd_networks.py:" in told
-    found = json.loads(call("inspect", theirs("inside"), "--img-size", "32", "--json").stdout)
+    output = call("inspect", odd("inside"), "--img-size", "32").stdout
+    assert (
+        "note: `b.0` is not traced into: its code depends on tensor values" in output and "odd_networks.py:" in output
+    )
+    found = json.loads(call("inspect", odd("inside"), "--img-size", "32", "--json").stdout)
     assert list(found["opaque"]) == ["b.0"]
     assert found.keys() == {"name", "source", "weights", "params", "macs", "img_size", "by_work", "cuts", "opaque"}
     assert found["cuts"][0].keys() == {"after", "shape", "layout", "size", "forward", "backward"}
@@ -218,6 +220,6 @@ def test_classes_and_channels_are_the_teachers_unless_flags_say_otherwise() -> N
 
 def test_the_number_of_threads_is_given_back() -> None:
     threads = torch.get_num_threads()
-    plan(theirs("plain"), theirs("plain"), "--img-size", "32")
-    plan(theirs("wild"), theirs("plain"), "--img-size", "32")
+    plan(odd("plain"), odd("plain"), "--img-size", "32")
+    plan(odd("wild"), odd("plain"), "--img-size", "32")
     assert torch.get_num_threads() == threads

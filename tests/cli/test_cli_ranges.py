@@ -52,9 +52,9 @@ HUGE = "9" * 400
 )
 def test_a_value_out_of_range_is_refused_with_the_range(flags: list[str], limit: str) -> None:
     ran = CliRunner().invoke(app, [*BASE, *flags, "--json"], env={"COLUMNS": "300"})
-    told = json.loads(ran.stderr)["error"]
-    assert (ran.exit_code, told["code"]) == (2, 2), told
-    assert limit in f"{told['message']} {told['fix']}", told
+    error = json.loads(ran.stderr)["error"]
+    assert (ran.exit_code, error["code"]) == (2, 2), error
+    assert limit in f"{error['message']} {error['fix']}", error
     assert ran.stdout == ""
 
 
@@ -174,9 +174,9 @@ def test_the_program_refuses_it_in_words_and_in_json(words: list[str | bytes], c
     for more in ((), ("--json",)) if words[0] != "recipes" else ((),):
         ran = subprocess.run([sys.executable, "-m", "graftcli", *words, *more], capture_output=True, cwd=tmp_path)
         assert ran.returncode == code, ran.stderr
-        told = ran.stderr.decode("utf-8")
-        assert "Traceback" not in told and "\\" in told and "e9" in told
-        assert not more or json.loads(told)["error"]["code"] == code
+        text = ran.stderr.decode("utf-8")
+        assert "Traceback" not in text and "\\" in text and "e9" in text
+        assert not more or json.loads(text)["error"]["code"] == code
 
 
 # -- variables ----------------------------------------------------------------------------------------------------

@@ -61,7 +61,7 @@ def test_cp_names_the_copy_itself_in_a_folder_or_here(tmp_path: Path, monkeypatc
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fitnet.yaml", "kd.yaml"]
 
 
-def test_cp_replaces_a_file_only_when_told_to(tmp_path: Path) -> None:
+def test_cp_replaces_a_file_only_with_overwrite(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("precious")
     error = refused("cp", "graft", str(mine))

@@ -63,8 +63,8 @@ def finished(place: Path, request: pytest.FixtureRequest) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setattr(sys, "argv", ["graftcli", "distill", "as", "typed"])
-        told = trained("run")
-    assert told.exit_code == 0, told.output + told.stderr
+        result = trained("run")
+    assert result.exit_code == 0, result.output + result.stderr
     return place / "run"
 
 
@@ -79,40 +79,40 @@ def test_a_run_ends_with_its_report(finished: Path) -> None:
     text = (finished / "report.html").read_text()
     for part in ("The plan", "graftcli distill as typed", "disagree most", "skipped torn.png", "graft", "finish"):
         assert part in text, part
-    told = facts.read(finished)
-    assert told is not None and told.compared is not None
-    assert told.compared.images == 8 and len(told.compared.worst) == 8
+    page_facts = facts.read(finished)
+    assert page_facts is not None and page_facts.compared is not None
+    assert page_facts.compared.images == 8 and len(page_facts.compared.worst) == 8
     assert "torn.png" in json.loads((finished / "run.json").read_text())["sessions"][0]["warnings"][0]
 
 
-def test_it_is_written_anew_from_the_folder_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_written_again_from_the_folder_alone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (run / "report.html").read_text()
     (run / "report.html").unlink()
     monkeypatch.chdir(run)  # from where neither weights nor images are found
-    told = call("report", ".", "--json", "--quiet")
-    assert told.exit_code == 0, told.stderr
-    assert json.loads(told.stdout) == {"file": "report.html", "runs": ["."]}
+    result = call("report", ".", "--json", "--quiet")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == {"file": "report.html", "runs": ["."]}
     assert (run / "report.html").read_text() == before.replace('<td class="text">run</td>', '<td class="text">.</td>')
 
 
-def test_without_report_json_the_networks_are_asked_again(run: Path) -> None:
+def test_without_report_json_the_networks_are_compared_again(run: Path) -> None:
     before = facts.read(run)
     (run / "report.json").unlink()
-    told = call("report", str(run), "--quiet", "--trust-code")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("report", str(run), "--quiet", "--trust-code")
+    assert result.exit_code == 0, result.output + result.stderr
     assert facts.read(run) == before
 
 
 def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: Path) -> None:
     (run / "report.json").unlink()
     words = [sys.executable, "-m", "graftcli", "report", str(run), "--quiet"]
-    told = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert told.returncode == 6 and "asks to run code" in told.stderr and "--trust-code" in told.stderr
+    result = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert result.returncode == 6 and "asks to run code" in result.stderr and "--trust-code" in result.stderr
     assert facts.read(run) is None
 
 
 @pytest.mark.parametrize(
-    ("spoilt", "said", "plan"),
+    ("spoilt", "expected", "plan"),
     [
         ("photos", "the images in", True),
         ("weights", "the weights of the teacher have changed since the run", True),
@@ -120,7 +120,7 @@ def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: 
     ],
 )
 def test_what_is_not_the_runs_any_more_is_left_out_and_named(
-    run: Path, place: Path, spoilt: str, said: str, plan: bool
+    run: Path, place: Path, spoilt: str, expected: str, plan: bool
 ) -> None:
     (run / "report.json").unlink()
     file = place / "photos" / "0.png" if spoilt == "photos" else place / "teacher.pth"
@@ -130,13 +130,13 @@ def test_what_is_not_the_runs_any_more_is_left_out_and_named(
             torch.save(randomise(resnet(depth=8), seed=9).state_dict(), file)
         else:
             file.unlink()
-        told = call("report", str(run), "--quiet", "--trust-code")
+        result = call("report", str(run), "--quiet", "--trust-code")
     finally:
         file.write_bytes(kept)
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "warning" in told.stderr
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "warning" in result.stderr
     text = (run / "report.html").read_text()
-    assert said in text and ("The plan" in text) == plan and "disagree most" not in text
+    assert expected in text and ("The plan" in text) == plan and "disagree most" not in text
     assert not (run / "report.json").exists()
 
 
@@ -144,8 +144,8 @@ def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
     document = json.loads((run / "run.json").read_text())
     write_run(run, {key: document[key] for key in document if key not in ("result", "files")} | {"status": "running"})
     (run / "report.json").unlink()
-    told = call("report", str(run), "--quiet", "--trust-code")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("report", str(run), "--quiet", "--trust-code")
+    assert result.exit_code == 0, result.output + result.stderr
     text = (run / "report.html").read_text()
     assert "not finished" in text and "The plan" in text
 
@@ -153,14 +153,14 @@ def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
 def test_several_runs_are_compared_here(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = folder_of_run(tmp_path / "other")
     monkeypatch.chdir(tmp_path)
-    told = call("report", str(finished), str(other), str(finished), "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("report", str(finished), str(other), str(finished), "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     assert "2 runs compared" in (tmp_path / "report.html").read_text()
-    assert "warning" in told.stderr  # nothing is known of the other's networks
+    assert "warning" in result.stderr  # nothing is known of the other's networks
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (["nowhere"], 2, "nowhere"),
         (["run", "--out", "."], 2, "is a folder"),
@@ -169,13 +169,13 @@ def test_several_runs_are_compared_here(finished: Path, tmp_path: Path, monkeypa
         ([], 2, "RUN"),
     ],
 )
-def test_a_stranger_is_told_what_is_wrong(finished: Path, words: list[str], code: int, said: str) -> None:
-    told = call("report", *words)
-    assert told.exit_code == code, told.output + told.stderr
-    assert said in told.stderr and "Traceback" not in told.stderr
+def test_bad_arguments_are_refused_with_one_message(finished: Path, words: list[str], code: int, expected: str) -> None:
+    result = call("report", *words)
+    assert result.exit_code == code, result.output + result.stderr
+    assert expected in result.stderr and "Traceback" not in result.stderr
 
 
-def test_another_file_is_replaced_only_where_that_is_said(finished: Path, tmp_path: Path) -> None:
+def test_another_file_is_replaced_only_with_overwrite(finished: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.html"
     file.write_text("mine")
     assert call("report", "run", "--out", str(file), "--quiet").exit_code == 2 and file.read_text() == "mine"
@@ -184,25 +184,25 @@ def test_another_file_is_replaced_only_where_that_is_said(finished: Path, tmp_pa
     assert call("report", "run", "--out", str(file), "--quiet").exit_code == 0 and file.read_bytes() == first
 
 
-def test_a_fault_of_the_report_is_told_and_fails_no_run(
+def test_a_fault_of_the_report_is_a_warning_and_fails_no_run(
     finished: Path, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(_: object) -> str:
         raise ZeroDivisionError("no page today")
 
     monkeypatch.setattr(writing, "page", broken)
-    told = trained("faulty")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert "no page today" in told.stderr and "graftcli report faulty" in told.stderr
+    result = trained("faulty")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "no page today" in result.stderr and "graftcli report faulty" in result.stderr
     assert json.loads((place / "faulty" / "run.json").read_text())["status"] == "finished"
     weights = [(place / name / "model.safetensors").read_bytes() for name in ("run", "faulty")]
     assert weights[0] == weights[1] and not (place / "faulty" / "report.html").exists()
 
 
-def test_a_run_that_begins_anew_leaves_no_report_of_the_old_one(finished: Path, place: Path) -> None:
-    folder = folder_of_run(place / "anew", ladder=[])
+def test_a_run_that_starts_again_leaves_no_report_of_the_old_one(finished: Path, place: Path) -> None:
+    folder = folder_of_run(place / "again", ladder=[])
     for name in ("report.html", "report.json"):
         (folder / name).write_text("old")
-    assert trained("anew", "--overwrite").exit_code == 0
+    assert trained("again", "--overwrite").exit_code == 0
     assert "old" not in ((folder / name).read_text() for name in ("report.html", "report.json"))
     assert not (folder / "bench.json").exists()

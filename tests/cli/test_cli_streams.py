@@ -179,11 +179,11 @@ def test_a_closed_stdout_takes_no_file_of_the_command() -> None:
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
 def test_a_terminal_of_another_encoding_shows_escapes(encoding: str) -> None:
-    told = (
+    code = (
         f"from graftcli.cli import render, render_streams\nwith render_streams.standard(): render.line('{chr(0x2192)}')"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", told], env={**ENVIRONMENT, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
+        [sys.executable, "-c", code], env={**ENVIRONMENT, "PYTHONIOENCODING": encoding}, capture_output=True, check=True
     )
     assert ran.stdout == b"\\u2192\n"
 
@@ -217,19 +217,19 @@ def test_what_libraries_print_is_json_on_stderr_and_nothing_on_stdout(place: Pat
 
 
 @pytest.mark.parametrize(
-    ("factory", "signs", "said"),
+    ("factory", "signs", "expected"),
     [
         ("crashing", signal.SIGABRT, ["terminate called after throwing", "Fatal Python error: Aborted", "in crashing"]),
         ("killed", signal.SIGKILL, ["the last line"]),
     ],
 )
 def test_a_crash_loses_nothing_that_was_printed_before_it(
-    place: Path, factory: str, signs: signal.Signals, said: list[str]
+    place: Path, factory: str, signs: signal.Signals, expected: list[str]
 ) -> None:
     ran = planned(place, factory)
     assert ran.returncode == -signs
     text = "\n".join(printed(ran.stderr))
-    assert all(part in text for part in said), text
+    assert all(part in text for part in expected), text
 
 
 def test_without_json_libraries_print_as_ever(place: Path) -> None:

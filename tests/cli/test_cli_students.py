@@ -92,12 +92,12 @@ def test_what_is_kept_is_the_teachers_at_the_recorded_channels(spec: str, teache
     student = made(spec, teacher)
     kept = selections_of(student)
     for one in kept:
-        ours = teacher.module.get_submodule(one.teacher_layer)
-        theirs = student.module.get_submodule(one.layer)
-        for name, tensor in theirs.state_dict().items() if one.exact else ():
-            assert torch.equal(tensor, selected_tensor(name, ours.state_dict()[name], ours, one)), (one.layer, name)
-    told = {f"{one.layer}.{name}" for one in kept for name in student.module.get_submodule(one.layer).state_dict()}
-    assert told == student.module.state_dict().keys()
+        source = teacher.module.get_submodule(one.teacher_layer)
+        made_layer = student.module.get_submodule(one.layer)
+        for name, tensor in made_layer.state_dict().items() if one.exact else ():
+            assert torch.equal(tensor, selected_tensor(name, source.state_dict()[name], source, one)), (one.layer, name)
+    recorded = {f"{one.layer}.{name}" for one in kept for name in student.module.get_submodule(one.layer).state_dict()}
+    assert recorded == student.module.state_dict().keys()
 
 
 def test_a_student_of_a_frozen_teacher_can_be_trained(teacher: Network) -> None:
@@ -172,22 +172,22 @@ def test_the_papers_cifar_students_meet_its_vgg16_block_by_block() -> None:
     assert (len(other.blocks), other.student.params, other.stock) == (4, 11_173_962, True)
 
 
-def test_what_could_not_be_narrowed_is_said(teacher: Network) -> None:
+def test_layers_that_could_not_be_narrowed_are_named(teacher: Network) -> None:
     plan = plans.make(teacher, made("teacher*0.5", teacher))
     assert "`conv1`, `layer1.0.conv2`, `layer1.1.conv2` and 4 more keep the teacher's width" in plan.notes[0]
     assert plans.make(teacher, made("decouple", teacher)).notes == ()
 
 
 def test_a_plan_shows_a_made_student_without_weights_or_images() -> None:
-    told = call("plan", "--teacher", f"{NETS}:resnet(depth=14)", "--student", "prune:act=0.5", "--json")
-    assert told.exit_code == 0, told.output + told.stderr
-    assert json.loads(told.stdout)["student"]["name"] == "resnet-act-0.5"
+    result = call("plan", "--teacher", f"{NETS}:resnet(depth=14)", "--student", "prune:act=0.5", "--json")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert json.loads(result.stdout)["student"]["name"] == "resnet-act-0.5"
 
 
 @pytest.mark.parametrize(("spec", "out"), [("prune:act=0.5", "act"), ("lowrank:0.5", "low"), ("drop:auto=1", "auto")])
 def test_a_made_student_is_distilled_and_loads_like_any_other(spec: str, out: str, place: Path) -> None:
-    told = distilled(spec, out)
-    assert told.exit_code == 0, told.output + told.stderr
+    result = distilled(spec, out)
+    assert result.exit_code == 0, result.output + result.stderr
     student = graftcli.load(place / out)
     assert student(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert not (place / out / "config.json").exists()
@@ -196,9 +196,7 @@ def test_a_made_student_is_distilled_and_loads_like_any_other(spec: str, out: st
     assert same_weights(build(out).module, student)
 
 
-def test_the_weights_that_a_run_starts_from_are_the_teachers_unless_random_ones_are_asked_for(
-    place: Path, teacher: Network
-) -> None:
+def test_a_run_starts_from_the_teachers_weights_unless_random_ones_are_requested(place: Path, teacher: Network) -> None:
     from graftcli.recipe.file import load
     from graftcli.runs.config import ModelPair
     from graftcli.runs.prepare import _student_weights
@@ -228,11 +226,11 @@ def test_what_a_made_student_keeps_is_not_inherited_over(tmp_path: Path, monkeyp
 
 def test_part_of_a_made_student_stands_in_the_teacher_and_one_file_is_onnx(place: Path) -> None:
     assert distilled("teacher*0.5", "narrow").exit_code == 0
-    told = call("partial", "--blocks", "2", "--run", "narrow", "--out", "partly", "--quiet")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = call("partial", "--blocks", "2", "--run", "narrow", "--out", "partly", "--quiet")
+    assert result.exit_code == 0, result.output + result.stderr
     hybrid = graftcli.load(place / "partly")
     assert hybrid(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    told = distilled("decouple", "one.onnx")
-    assert told.exit_code == 0, told.output + told.stderr
+    result = distilled("decouple", "one.onnx")
+    assert result.exit_code == 0, result.output + result.stderr
     session = onnxruntime.InferenceSession(place / "one.onnx", providers=["CPUExecutionProvider"])
     assert session.run(["logits"], {"images": np.zeros((2, 3, 32, 32), np.float32)})[0].shape == (2, 10)

@@ -33,8 +33,8 @@ def code_file(folder: Path) -> Path:
 
 
 def same_weights(one: nn.Module, other: nn.Module) -> bool:
-    ours, theirs = one.state_dict(), other.state_dict()
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    teacher, student = one.state_dict(), other.state_dict()
+    return teacher.keys() == student.keys() and all(torch.equal(teacher[name], student[name]) for name in teacher)
 
 
 @pytest.mark.parametrize("spec", ["timm:resnet10t", "torchvision:squeezenet1_1", "file"])
@@ -88,8 +88,8 @@ def test_a_file_is_run_when_its_bytes_are_trusted_and_no_longer_when_they_change
     file = code_file(tmp_path)
     net = network(f"{file}:resnet(depth=8)")
     save_student(tmp_path / "run", net.module, made(net))
-    told = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
-    assert "asks to run code: `resnet` of" in told and "mine.py` (sha256 " in told and "--trust-code" in told
+    message = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
+    assert "asks to run code: `resnet` of" in message and "mine.py` (sha256 " in message and "--trust-code" in message
     assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").returncode == 0
     assert [(one.call, one.path) for one in trusted()] == [("resnet", str(file))]
     assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").returncode == 0
@@ -108,8 +108,8 @@ def test_a_file_that_the_user_named_in_this_process_is_run(tmp_path: Path) -> No
 def test_a_package_is_never_imported_by_its_name(tmp_path: Path) -> None:
     net = network("tests.nets:resnet(depth=8)")
     save_student(tmp_path / "run", net.module, made(net))
-    told = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").stderr
-    assert "asks to run code: `resnet` of the package `tests.nets`" in told
+    message = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").stderr
+    assert "asks to run code: `resnet` of the package `tests.nets`" in message
     given = nets.resnet(depth=8, num_classes=7)
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     assert same_weights(load(tmp_path / "run", student=given), net.module)

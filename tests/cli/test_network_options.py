@@ -25,7 +25,7 @@ def checkpoint(folder: Path, num_classes: int, in_chans: int = 3) -> Path:
 
 
 @pytest.mark.parametrize("role", ["teacher", "model", "student"])
-def test_random_weights_are_said_to_be_random_and_only_a_students_follow_the_seed(role: str) -> None:
+def test_random_weights_are_recorded_as_random_and_only_a_students_follow_the_seed(role: str) -> None:
     firsts = []
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
@@ -54,15 +54,15 @@ def test_the_checkpoint_decides_over_the_networks_own_numbers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "expected"),
     [
         ({"num_classes": 10}, "has 7 classes; --num-classes is 10"),
         ({"in_chans": 3}, "has 1 input channels; --in-chans is 3"),
     ],
 )
-def test_a_flag_against_the_checkpoint_is_refused(tmp_path: Path, asked: dict[str, int], said: str) -> None:
-    with pytest.raises(CheckpointError, match=said) as caught:
-        build("resnet10t", checkpoint=checkpoint(tmp_path, 7, in_chans=1), **asked)  # type: ignore[arg-type]
+def test_a_flag_against_the_checkpoint_is_refused(tmp_path: Path, options: dict[str, int], expected: str) -> None:
+    with pytest.raises(CheckpointError, match=expected) as caught:
+        build("resnet10t", checkpoint=checkpoint(tmp_path, 7, in_chans=1), **options)  # type: ignore[arg-type]
     assert "Remove --" in caught.value.fix
 
 
@@ -112,10 +112,10 @@ def test_a_checkpoint_of_another_network_is_refused_with_both_lists(tmp_path: Pa
         assert part in caught.value.message
 
 
-@pytest.mark.parametrize("asked", [{"num_classes": 0}, {"in_chans": -1}, {"img_size": 0}, {"img_size": (32, 0)}])
-def test_numbers_below_one_are_refused(asked: dict[str, int]) -> None:
+@pytest.mark.parametrize("options", [{"num_classes": 0}, {"in_chans": -1}, {"img_size": 0}, {"img_size": (32, 0)}])
+def test_numbers_below_one_are_refused(options: dict[str, int]) -> None:
     with pytest.raises(UsageError, match="--"):
-        build("resnet10t", checkpoint="none", **asked)  # type: ignore[arg-type]
+        build("resnet10t", checkpoint="none", **options)  # type: ignore[arg-type]
 
 
 def test_preprocessing_for_other_channels_is_the_average() -> None:

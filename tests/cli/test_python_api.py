@@ -66,7 +66,7 @@ def test_modules_and_a_dataset_give_a_student(tmp_path: Path) -> None:
     assert hybrid.blocks == (3,) and hybrid.model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
 
 
-def test_a_module_of_another_process_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_another_process_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     graftcli.distill(randomise(resnet(14), seed=1), resnet(8), Noise(), out=run, **SHORT)  # type: ignore[arg-type]
     monkeypatch.setattr(in_memory, "_MODULES", {})

@@ -181,7 +181,7 @@ def _sized(*sides: int) -> bytes:
 
 
 def _of(pickled: bytes | Callable[[], bytes], **members: bytes) -> Callable[[Path], None]:
-    """What writes an archive with this pickle; one of many megabytes is made when it is asked for."""
+    """What writes an archive with this pickle; one of many megabytes is made on demand."""
     return lambda path: archive(path, pickled() if callable(pickled) else pickled, members)
 
 
@@ -218,7 +218,7 @@ def bytes_to(path: Path, data: bytes) -> None:
 
 
 def header(path: Path, text: bytes, body: bytes = b"", length: int | None = None) -> None:
-    """A safetensors file with this header, said to be `length` bytes long."""
+    """A safetensors file with this header, declared to be `length` bytes long."""
     bytes_to(path, struct.pack("<Q", len(text) if length is None else length) + text + body)
 
 

@@ -116,5 +116,5 @@ def row(name: str, found: Sequence[Outcome], seconds: float) -> str:
     hangs = sum(one.word == "hang" or one.seconds > LIMIT for one in found)
     over = sum(one.memory > MOST_MEMORY for one in found)
     bugs = words["traceback"] + words["crash"]
-    told = ", ".join(f"{count:,} {word}" for word, count in words.most_common())
-    return f"| {name} | {len(found):,} | {bugs} | {hangs} | {over} | {words['silent']} | {told} | {seconds:.0f} |"
+    listed = ", ".join(f"{count:,} {word}" for word, count in words.most_common())
+    return f"| {name} | {len(found):,} | {bugs} | {hangs} | {over} | {words['silent']} | {listed} | {seconds:.0f} |"

@@ -14,7 +14,7 @@ from graftcli.report import facts
 from graftcli.report.curves import curves
 from graftcli.report.page import page
 from graftcli.report.run_view import RunView, load_run_view, read_bench, read_metrics, stages
-from tests.reports import LADDER, RECORDS, folder_of_run, told
+from tests.reports import LADDER, RECORDS, folder_of_run, tiny_facts
 
 DELETED = object()
 DEEP: Any = []
@@ -62,7 +62,7 @@ class Reader:
     """One page for all variants: only what a reader gives is drawn, and only when it differs."""
 
     def __init__(self, folder: Path) -> None:
-        self.run, self.drawn = load_run_view(folder, told()), set[str]()
+        self.run, self.drawn = load_run_view(folder, tiny_facts()), set[str]()
 
     def draw(self, change: Callable[[RunView], RunView], mark: str) -> None:
         if mark not in self.drawn and len(self.drawn) < 60:
@@ -76,7 +76,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_report_json(folder: Path) -> None:
-    facts.write(folder, told())
+    facts.write(folder, tiny_facts())
     file, reader = folder / "report.json", Reader(folder)
     assert facts.read(folder) is not None
     for text in variants(json.loads(file.read_text())):
@@ -143,7 +143,7 @@ def test_a_folder_in_the_place_of_a_file_is_ignored_too(tmp_path: Path) -> None:
 
 
 def test_a_warning_names_the_file_the_field_and_what_was_found(folder: Path) -> None:
-    facts.write(folder, told())
+    facts.write(folder, tiny_facts())
     document = json.loads((folder / "report.json").read_text())
     document["plan"]["blocks"][1]["student"]["params"] = "many"
     (folder / "report.json").write_text(json.dumps(document))

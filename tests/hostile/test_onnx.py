@@ -28,7 +28,7 @@ PIXELS = torch.randint(0, 256, (10, 3, 16, 16), dtype=torch.uint8, generator=tor
 
 
 def refusal(name: str, folder: Path, seconds: float = 6.0) -> str:
-    """The refusal of a hostile file that is loaded and asked for logits."""
+    """The refusal of a hostile file that is loaded and run."""
     path = folder / "w.onnx"
     HOSTILE[name](path)
     with pytest.raises(CheckpointError) as caught:
@@ -50,7 +50,7 @@ def test_a_tensor_that_no_memory_holds_is_refused(name: str, tmp_path: Path) -> 
     refusal(name, tmp_path)
 
 
-def test_memory_that_is_asked_for_by_the_pixels_is_refused_too(tmp_path: Path) -> None:
+def test_memory_that_the_pixels_need_is_refused_too(tmp_path: Path) -> None:
     assert "Running it on 10 images takes more than 1.5 GB of memory" in refusal("size of the pixels", tmp_path)
 
 
@@ -77,7 +77,7 @@ def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("images of 2^31", "values per batch"),
         ("batches of 2^31", "values per batch"),
@@ -100,8 +100,8 @@ def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
         ("file: text", "cannot be read as ONNX"),
     ],
 )
-def test_what_is_no_network_of_images_is_refused_by_what_it_is(name: str, said: str, tmp_path: Path) -> None:
-    assert said in refusal(name, tmp_path)
+def test_what_is_no_network_of_images_is_refused_by_what_it_is(name: str, expected: str, tmp_path: Path) -> None:
+    assert expected in refusal(name, tmp_path)
 
 
 def test_settings_that_are_no_settings_are_left_out(tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_the_child_gives_what_onnxruntime_gives_here(tmp_path: Path) -> None:
 # ---- the child ----
 
 
-def test_a_child_that_crashes_is_told_by_its_signal(tmp_path: Path) -> None:
+def test_a_child_that_crashes_is_named_by_its_signal(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import os, signal; input(); os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(ChildError, match=r"crashes the process that runs it \(SIGSEGV\)"):

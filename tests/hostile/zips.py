@@ -20,12 +20,12 @@ class Item:
 
     name: bytes
     data: bytes  # as it lies in the file
-    size: int | None = None  # of the unpacked data, as it is told
+    size: int | None = None  # of the unpacked data, as declared
     method: int = STORED
     flags: int = 0
     checksum: int | None = None
     offset: int | None = None
-    packed: int | None = None  # of the packed data, as it is told
+    packed: int | None = None  # of the packed data, as declared
 
     def facts(self) -> bytes:
         size = len(self.data) if self.size is None else self.size
@@ -51,8 +51,10 @@ def zipped(items: Sequence[Item], *, count: int | None = None, size: int | None 
         if item.offset is None:
             body += item.local()
     directory = b"".join(item.central(offset) for item, offset in zip(items, offsets, strict=True))
-    told = min(len(items) if count is None else count, 2**16 - 1)
-    end = struct.pack("<HHHHIIH", 0, 0, told, told, len(directory) if size is None else size, len(body), len(comment))
+    declared = min(len(items) if count is None else count, 2**16 - 1)
+    end = struct.pack(
+        "<HHHHIIH", 0, 0, declared, declared, len(directory) if size is None else size, len(body), len(comment)
+    )
     return bytes(body) + directory + b"PK\5\6" + end + comment
 
 
@@ -74,8 +76,8 @@ def packed(method: int, size: int) -> bytes:
     return stream.getvalue()[31 : 31 + info.compress_size]
 
 
-def _bomb(method: int, told: int) -> Callable[[], bytes]:
-    return lambda: _around(Item(b"bomb.png", packed(method, 2**26), told, method))()
+def _bomb(method: int, declared: int) -> Callable[[], bytes]:
+    return lambda: _around(Item(b"bomb.png", packed(method, 2**26), declared, method))()
 
 
 def _same(count: int) -> bytes:
@@ -147,8 +149,8 @@ ZIPS: dict[str, Callable[[], bytes]] = {
     "a locked member": _around(Item(b"x.png", picture(3), flags=1)),
     "a method that nobody knows": _around(Item(b"x.png", picture(3), method=77)),
     "a wrong checksum": _around(Item(b"x.png", picture(3), checksum=1)),
-    "a member larger than told": _around(Item(b"x.png", picture(3), 10)),
-    "a member smaller than told": _around(Item(b"x.png", picture(3), 10**8)),
+    "a member larger than declared": _around(Item(b"x.png", picture(3), 10)),
+    "a member smaller than declared": _around(Item(b"x.png", picture(3), 10**8)),
     "absolute names": _around(Item(b"/etc/x.png", picture(3)), Item(b"C:\\x.png", picture(4))),
     "names that lead up": _around(Item(b"../../x.png", picture(3)), Item(b"..\\..\\y.png", picture(4))),
     "names that are no UTF-8": _around(Item(b"caf\xe9.png", picture(3), flags=0x800)),

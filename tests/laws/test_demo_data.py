@@ -100,11 +100,11 @@ def test_the_folder_to_distil_from_is_flat_and_tells_no_class(tmp_path: Path) ->
 def test_the_folder_to_score_on_gives_the_pictures_and_their_classes_back(tmp_path: Path) -> None:
     demo.write_held_out(tmp_path)
     found = read_back(tmp_path)
-    said = labels.read(tmp_path, found.names, 10)
-    assert said is not None and said.classes == tuple("0123456789")
+    found_labels = labels.read(tmp_path, found.names, 10)
+    assert found_labels is not None and found_labels.classes == tuple("0123456789")
     pictures, classes = demo.held_out()
     pairs = {picture.numpy().tobytes(): int(label) for picture, label in zip(pictures, classes, strict=True)}
-    for picture, label in zip(found.pixels, said.indices, strict=True):
+    for picture, label in zip(found.pixels, found_labels.indices, strict=True):
         assert pairs[picture.numpy().tobytes()] == int(label)
 
 

@@ -70,12 +70,12 @@ def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
     expected = weights_digest(trained(plan(), Memory(tmp_path), uneven, settings).merged.module)
     store, breaks = Memory(tmp_path), 0
     for _ in range(100):
-        heard = 0
+        seen = 0
 
         def listen(event: Event) -> None:
-            nonlocal heard
-            heard += isinstance(event, TaskStarted | TaskStep | TaskFinished)
-            if heard > 3 * after:
+            nonlocal seen
+            seen += isinstance(event, TaskStarted | TaskStep | TaskFinished)
+            if seen > 3 * after:
                 raise Killed
 
         try:
@@ -199,7 +199,7 @@ def test_the_events_tell_how_far_the_run_is(tmp_path: Path) -> None:
 def test_a_loss_that_runs_away_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
     events: list[Event] = []
     wild = recipe().model_copy(update={"stages": tuple(s.model_copy(update={"lr": (1e30,)}) for s in recipe().stages)})
-    with pytest.raises(GateError, match="graft-1: the loss diverged again") as told:
+    with pytest.raises(GateError, match="graft-1: the loss diverged again") as caught:
         trained(plan(), Memory(tmp_path), wild, listen=events.append)
-    assert "stages.graft.lr" in told.value.fix
+    assert "stages.graft.lr" in caught.value.fix
     assert sum(isinstance(e, Warned) for e in events) == 1

@@ -1,4 +1,4 @@
-"""timm's networks are built for what is asked, else as their weights were made, and made again the same."""
+"""timm's networks are built as requested, else as their weights were made, and rebuilt the same."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""torchvision's classifiers are built for what is asked, else as their weights were made, and made again the same."""
+"""torchvision's classifiers are built as requested, else as their weights were made, and rebuilt the same."""
 
 import json
 from pathlib import Path
@@ -65,14 +65,16 @@ def test_a_file_of_torchvisions_is_known_by_its_name(tmp_path: Path) -> None:
 
 
 def test_weights_that_were_converted_keep_their_own_normalisation(tmp_path: Path) -> None:
-    theirs = randomise(torchvision.models.googlenet(aux_logits=True, transform_input=True, init_weights=False)).eval()
-    torch.save(theirs.state_dict(), tmp_path / "googlenet-1378be20.pth")
-    torch.save(theirs.state_dict(), tmp_path / "mine.pth")
+    converted = randomise(
+        torchvision.models.googlenet(aux_logits=True, transform_input=True, init_weights=False)
+    ).eval()
+    torch.save(converted.state_dict(), tmp_path / "googlenet-1378be20.pth")
+    torch.save(converted.state_dict(), tmp_path / "mine.pth")
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         same = build("tv:googlenet", checkpoint=tmp_path / "googlenet-1378be20.pth", img_size=64).module(image)
         other = build("tv:googlenet", checkpoint=tmp_path / "mine.pth", img_size=64).module(image)
-        assert torch.equal(same, theirs(image))
+        assert torch.equal(same, converted(image))
         assert not torch.equal(other, same)
 
 

@@ -136,8 +136,8 @@ def test_a_hybrid_can_be_exported(name: str) -> None:
 def test_a_hybrid_has_modules_of_its_own() -> None:
     plan = planned("regnetx")
     module = hybrid_of("regnetx", {2}).module
-    theirs = {id(p) for net in (plan.teacher.network, plan.student.network) for p in net.module.parameters()}
-    assert theirs.isdisjoint(id(p) for p in module.parameters())
+    originals = {id(p) for net in (plan.teacher.network, plan.student.network) for p in net.module.parameters()}
+    assert originals.isdisjoint(id(p) for p in module.parameters())
 
 
 class Twice(nn.Module):
@@ -165,7 +165,7 @@ def norms(side: Side) -> Side:
 
 
 @torch.no_grad()
-def test_two_cuts_of_one_name_are_told_apart_and_what_blocks_share_stays_shared() -> None:
+def test_two_cuts_of_one_name_stay_apart_and_shared_modules_stay_shared() -> None:
     teacher, student = (network(lambda: Twice(8), "wide", 32), network(lambda: Twice(6), "narrow", 32))
     plan = make(teacher, student, CutOptions(teacher=("first", "second"), student=("first", "second")))
     plan = replace(plan, teacher=norms(plan.teacher), student=norms(plan.student))

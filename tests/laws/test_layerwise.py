@@ -26,16 +26,16 @@ WAYS = {
 
 
 def by_layer(**stage: Any) -> Recipe:
-    said = {"name": "layers", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "batch": 8}
-    return recipe(stages=[{**said, **stage}], adapters={"start": "identity"})
+    defaults = {"name": "layers", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "batch": 8}
+    return recipe(stages=[{**defaults, **stage}], adapters={"start": "identity"})
 
 
 def error_of(made: Plan) -> float:
     """How far the student's logits are from the teacher's, on images that nothing was trained on."""
     images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
-        ours, theirs = made.teacher.network.module(images), made.student.network.module(images)
-    return float((ours - theirs).square().mean() / ours.square().mean())
+        teacher_logits, student_logits = made.teacher.network.module(images), made.student.network.module(images)
+    return float((teacher_logits - student_logits).square().mean() / teacher_logits.square().mean())
 
 
 @pytest.mark.parametrize("way", list(WAYS))
@@ -49,15 +49,15 @@ def test_a_made_student_comes_nearer_to_its_teacher(way: str, spec: str, tmp_pat
     outcome = trained(made, Memory(tmp_path), wanted, count=40)
     assert outcome.errors[0] < 1e-9 and weights_digest(made.teacher.network.module) == teacher
     after = error_of(made)
-    mended = 1.0 if (way, spec) == ("grail", "lowrank:0.5") else 0.9
-    assert after < mended * before
+    limit = 1.0 if (way, spec) == ("grail", "lowrank:0.5") else 0.9
+    assert after < limit * before
 
 
 def test_views_that_do_not_fit_are_reported_and_free_memory_changes_nothing(tmp_path: Path) -> None:
     def run(settings: EngineSettings) -> tuple[list[str], str]:
-        heard: list[Event] = []
-        made = trained(made_plan("prune:l1=0.4"), Memory(tmp_path), by_layer(**SOLVED), settings, 40, heard.append)
-        warnings = [event.text for event in heard if isinstance(event, Warned) and "views" in event.text]
+        events: list[Event] = []
+        made = trained(made_plan("prune:l1=0.4"), Memory(tmp_path), by_layer(**SOLVED), settings, 40, events.append)
+        warnings = [event.text for event in events if isinstance(event, Warned) and "views" in event.text]
         return warnings, weights_digest(made.merged.module)
 
     plenty = run(EngineSettings(memory=2**32))
@@ -68,11 +68,11 @@ def test_views_that_do_not_fit_are_reported_and_free_memory_changes_nothing(tmp_
 
 def test_layers_that_stay_as_they_are_are_named(tmp_path: Path) -> None:
     """What reads the second of two convolutions is not what the teacher's one reads: only the head is solved."""
-    said: list[Event] = []
-    trained(made_plan("lowrank:0.5"), Memory(tmp_path), by_layer(**WAYS["grail"]), listen=said.append)
-    (warned,) = [event.text for event in said if isinstance(event, Warned)]
+    events: list[Event] = []
+    trained(made_plan("lowrank:0.5"), Memory(tmp_path), by_layer(**WAYS["grail"]), listen=events.append)
+    (warned,) = [event.text for event in events if isinstance(event, Warned)]
     assert warned.startswith("stage layers trains 1 of 10 layers; skipped: ")
-    steps = [event for event in said if isinstance(event, TaskStep)]
+    steps = [event for event in events if isinstance(event, TaskStep)]
     assert [(event.step, event.steps) for event in steps] == [(1, 1)]
 
 

@@ -58,7 +58,7 @@ def images(channels: int) -> Tensor:
     return torch.linspace(-1, 1, 2 * channels * 64 * 64).reshape(2, channels, 64, 64)
 
 
-# -- timm, in a process that has never heard of graftcli ------------------------------------------------------------
+# -- timm, in a process without graftcli ------------------------------------------------------------
 
 # (spec, channels): families whose weights timm converts or adapts as it loads them, old and new ways to say the size
 TIMM = [
@@ -133,12 +133,12 @@ def test_images_that_are_squashed_are_squashed_wherever_the_network_is_read(tmp_
     assert resolve_data_config(timms.pretrained_cfg)["crop_mode"] == "squash"
 
 
-def test_the_keywords_that_the_network_was_built_with_are_told() -> None:
+def test_the_config_holds_the_keywords_of_the_network() -> None:
     net = network("timm:resnet10t")
     kwargs = {**net.origin["kwargs"], "output_stride": 16}
-    told = timm_config(net.module, made(net, student={**net.origin, "kwargs": kwargs}))
-    assert told["model_args"] == kwargs
-    assert (told["num_features"], told["global_pool"], told["num_classes"]) == (512, "avg", 7)
+    config = timm_config(net.module, made(net, student={**net.origin, "kwargs": kwargs}))
+    assert config["model_args"] == kwargs
+    assert (config["num_features"], config["global_pool"], config["num_classes"]) == (512, "avg", 7)
 
 
 @pytest.mark.parametrize("spec", ["timm:resnet10t", "timm:vit_tiny_patch16_224"])
@@ -255,6 +255,6 @@ def test_the_weights_have_one_key_of_metadata(tmp_path: Path) -> None:
     write_weights(tmp_path / "a.safetensors", net.module, made(net))
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         assert list(file.metadata()) == ["graftcli"] and set(file.keys()) == net.module.state_dict().keys()
-        told = json.loads(file.metadata()["graftcli"])
-    assert len(told.pop("digest")) == 64
-    assert told == json.loads(json.dumps({**document(made(net)), "origin": document(made(net))["student"]}))
+        written = json.loads(file.metadata()["graftcli"])
+    assert len(written.pop("digest")) == 64
+    assert written == json.loads(json.dumps({**document(made(net)), "origin": document(made(net))["student"]}))

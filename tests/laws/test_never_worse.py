@@ -27,17 +27,17 @@ _TOO_FAST = 30  # times the recipe's own rate
 
 def hurried(name: str) -> Recipe:
     """The recipe in a step a task, at a rate that ruins most networks."""
-    asked = load(name, (), 1.0)
+    short = load(name, (), 1.0)
     rates = {
         stage.name: tuple(min(1.0, rate * _TOO_FAST) for rate in stage.lr) if stage.lr is not None else None
-        for stage in asked.stages
+        for stage in short.stages
     }
     stages = tuple(
         stage.model_copy(update={"steps": (1,), "epochs": None, "batch": 4, "lr": rates[stage.name]})
-        for stage in asked.stages
+        for stage in short.stages
     )
-    views = asked.views.model_copy(update={"total": None, "count": 2, "synthetic": None})
-    return asked.model_copy(update={"stages": stages, "views": views})
+    views = short.views.model_copy(update={"total": None, "count": 2, "synthetic": None})
+    return short.model_copy(update={"stages": stages, "views": views})
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "shufflenet"])  # it cannot be pruned
@@ -55,12 +55,12 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
         both = made if recipe in _OF_MADE_STUDENTS and made is not None else plan
         module = both.student.network.module
         before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-        asked, (images, preprocess) = hurried(recipe), noise(both)
+        short, (images, preprocess) = hurried(recipe), noise(both)
         outcome = run(
             both,
             images,
             preprocess,
-            scheduled(asked, both, images),
+            scheduled(short, both, images),
             EngineSettings(),
             Memory(tmp_path / recipe),
             lambda _: None,
@@ -69,7 +69,7 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
             assert verdict.kept.agreement >= verdict.before.agreement, (recipe, unit)
         last = list(outcome.verdicts.values())[-1]
         views = 8 * len(images.pixels)
-        assert abs(agreement(both, outcome, images, preprocess, asked) - last.kept.agreement) <= 1.01 / views, recipe
+        assert abs(agreement(both, outcome, images, preprocess, short) - last.kept.agreement) <= 1.01 / views, recipe
         count += any(map(is_setback, outcome.verdicts.values()))
         module.load_state_dict(before)
     assert count > 0, "no rate was high enough to make any student worse"

@@ -53,9 +53,9 @@ def test_it_is_cut_exactly(factory: str) -> None:
 
 @pytest.mark.parametrize("factory", ["chain", "inside", "batch_minded", "hasty", "hooked", "channels_last", "training"])
 def test_the_command_says_so(factory: str) -> None:
-    told = plan(factory, "plain", "--json")
-    assert told.exit_code == 0, told.stderr
-    found = json.loads(told.stdout)
+    result = plan(factory, "plain", "--json")
+    assert result.exit_code == 0, result.stderr
+    found = json.loads(result.stdout)
     assert len(found["blocks"]) == 3 and found["stock"]
 
 
@@ -94,7 +94,7 @@ def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
 
 
 @pytest.mark.parametrize(
-    ("teacher", "student", "said"),
+    ("teacher", "student", "expected"),
     [
         ("tuple_output", "plain", ("TupleOutput", "tuple", "only the logits")),
         ("plain", "dict_output", ("DictOutput", "dict", "only the logits")),
@@ -106,26 +106,26 @@ def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
         ("plain", "insists", ("7", "10")),
     ],
 )
-def test_it_is_answered_with_one_message(teacher: str, student: str, said: tuple[str, ...]) -> None:
-    told = plan(teacher, student)
-    assert told.exit_code == 3, told.stderr
-    assert told.stdout == ""
-    for part in said:
-        assert part in told.stderr, told.stderr
-    assert "Traceback" not in told.stderr
-    assert len(told.stderr.strip().splitlines()) == 2, "what was found, and what to do"
+def test_it_is_answered_with_one_message(teacher: str, student: str, expected: tuple[str, ...]) -> None:
+    result = plan(teacher, student)
+    assert result.exit_code == 3, result.stderr
+    assert result.stdout == ""
+    for part in expected:
+        assert part in result.stderr, result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 2, "what was found, and what to do"
 
 
 def test_as_json_the_answer_is_one_document_too() -> None:
-    told = plan("wild", "plain", "--json")
-    assert told.exit_code == 3
-    error = json.loads(told.stderr)["error"]
+    result = plan("wild", "plain", "--json")
+    assert result.exit_code == 3
+    error = json.loads(result.stderr)["error"]
     assert error["code"] == 3
     assert "Wild" in error["message"] and "separate module" in error["fix"]
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "expected"),
     [
         (("--split-teacher", "a,d"), 3, "--split-teacher: `d` is not in the network."),
         (("--split-teacher", "b,a"), 3, "`a` does not come after `b`"),
@@ -137,14 +137,14 @@ def test_as_json_the_answer_is_one_document_too() -> None:
         (("--blocks-count", "many"), 2, "--blocks-count"),
     ],
 )
-def test_cuts_that_do_not_work_are_answered(words: tuple[str, ...], code: int, said: str) -> None:
-    told = plan("plain", "plain", *words)
-    assert told.exit_code == code, told.stderr
-    assert said in told.stderr
-    assert "Traceback" not in told.stderr
+def test_cuts_that_do_not_work_are_answered(words: tuple[str, ...], code: int, expected: str) -> None:
+    result = plan("plain", "plain", *words)
+    assert result.exit_code == code, result.stderr
+    assert expected in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 def test_places_inside_a_stage_are_places_as_well() -> None:
-    told = plan("plain", "plain", "--split-student", "a.0,b.1", "--json")
-    assert told.exit_code == 0, told.stderr
-    assert [block["student"]["last"] for block in json.loads(told.stdout)["blocks"]] == ["a.0", "b.1", "head"]
+    result = plan("plain", "plain", "--split-student", "a.0,b.1", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert [block["student"]["last"] for block in json.loads(result.stdout)["blocks"]] == ["a.0", "b.1", "head"]

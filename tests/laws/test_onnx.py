@@ -1,4 +1,4 @@
-"""ONNX files: run in onnxruntime at every batch they answer as PyTorch, and they tell nothing of this machine."""
+"""ONNX files: run in onnxruntime at every batch they answer as PyTorch, and hold nothing of this machine."""
 
 import json
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_the_file_tells_what_its_network_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("opset", [19, 23])
-def test_the_opset_is_the_one_that_was_asked_for(opset: int, tmp_path: Path) -> None:
+def test_the_file_has_the_requested_opset(opset: int, tmp_path: Path) -> None:
     found, model = written(subject(small(), 32), tmp_path, opset=opset)
     assert found.opset == opset
     assert [(one.domain, one.version) for one in model.opset_import] == [("", opset)]
@@ -171,7 +171,7 @@ def test_a_file_that_answers_otherwise_is_not_written(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_every_image_is_asked_up_to_the_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_image_is_compared_up_to_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found, _ = written(subject(small(), 32, 200), tmp_path)
     assert found.images == 200
     monkeypatch.setattr("graftcli.formats.parity.MAX_IMAGES", 90)
@@ -206,11 +206,11 @@ def test_attention_of_five_dimensions_is_spelt_out(tmp_path: Path) -> None:
 def test_a_graph_that_lost_a_tensor_is_made_again_without_the_optimiser(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    export, asked = torch.onnx.export, []
+    export, optimized = torch.onnx.export, []
 
     def losing(*given: Any, optimize: bool, **more: Any) -> Any:
         program = export(*given, optimize=optimize, **more)
-        asked.append(optimize)
+        optimized.append(optimize)
         assert program is not None
         model = program.model_proto
         if optimize:
@@ -220,10 +220,10 @@ def test_a_graph_that_lost_a_tensor_is_made_again_without_the_optimiser(
     monkeypatch.setattr(torch.onnx, "export", losing)
     network = randomise(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     found, _ = written(subject(network, 32), tmp_path)
-    assert asked == [True, False] and found.error <= 1e-4
+    assert optimized == [True, False] and found.error <= 1e-4
 
 
 def test_few_images_and_one_channel_do(tmp_path: Path) -> None:
     network = randomise(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 14 * 14, 3))).eval()
     made = ExportSource(network, preprocess(16, 1), pixels(2, 16, 1))
-    assert write(made, ExportOptions(), tmp_path / "a.onnx").images == 10  # 1 + 2 + 7, some of them asked again
+    assert write(made, ExportOptions(), tmp_path / "a.onnx").images == 10  # 1 + 2 + 7, some of them again

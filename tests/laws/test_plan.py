@@ -64,8 +64,8 @@ def test_very_different_families_pair_and_stay_stock(teacher: str, student: str,
     for block in made.blocks[:-1]:
         assert block.seam is not None
         assert block.seam.kind == "identity" or (block.seam.into and block.seam.folds in ("forward", "backward"))
-    for ours, theirs in zip(made.teacher.cuts, made.student.cuts, strict=True):
-        assert ours.size == theirs.size
+    for teacher_cut, student_cut in zip(made.teacher.cuts, made.student.cuts, strict=True):
+        assert teacher_cut.size == student_cut.size
 
 
 def test_residual_and_layernorm_at_a_cut_keep_the_adapter_and_the_plan_says_so() -> None:
@@ -95,7 +95,7 @@ def test_cuts_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("by_hand", "said"),
+    ("by_hand", "expected"),
     [
         ({"split_teacher": ["layer9"], "split_student": ["layer1"]}, "layer9"),
         ({"split_teacher": ["layer2", "layer1"], "split_student": ["layer1", "layer2"]}, "does not come after"),
@@ -104,11 +104,11 @@ def test_cuts_by_hand() -> None:
         ({"blocks_count": 99}, "--blocks-count is 99"),
     ],
 )
-def test_what_cannot_be_cut_so_is_refused(by_hand: dict[str, Any], said: str) -> None:
-    with pytest.raises(PairError) as told:
+def test_what_cannot_be_cut_so_is_refused(by_hand: dict[str, Any], expected: str) -> None:
+    with pytest.raises(PairError) as caught:
         planned("torchvision:resnet34", "torchvision:resnet18", 64, **by_hand)
-    assert said in str(told.value)
-    assert told.value.fix
+    assert expected in str(caught.value)
+    assert caught.value.fix
 
 
 # ---- what a plan says ----

@@ -1,4 +1,4 @@
-"""pt2 files: PyTorch alone runs them, where nobody has heard of graftcli, and they tell nothing of this machine."""
+"""pt2 files: PyTorch alone runs them, without graftcli, and hold nothing of this machine."""
 
 import json
 import subprocess
@@ -29,11 +29,11 @@ with torch.no_grad():
 
 def answers(file: Path, batches: list[torch.Tensor]) -> list[torch.Tensor]:
     """What the file says of the batches, in a process without graftcli and timm."""
-    given, said = file.with_suffix(".given"), file.with_suffix(".said")
+    given, answered = file.with_suffix(".given"), file.with_suffix(".answered")
     torch.save(batches, given)
-    command = [sys.executable, "-W", "ignore", "-c", _RUN, str(file), str(given), str(said)]
+    command = [sys.executable, "-W", "ignore", "-c", _RUN, str(file), str(given), str(answered)]
     subprocess.run(command, check=True, cwd=file.parent)
-    found: list[torch.Tensor] = torch.load(said)
+    found: list[torch.Tensor] = torch.load(answered)
     return found
 
 
@@ -54,9 +54,9 @@ def test_the_file_holds_no_trace_of_this_machine_and_tells_what_it_is(tmp_path: 
     with zipfile.ZipFile(tmp_path / "a.pt2") as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
     assert not any(place.encode() in data for place in PLACES for data in content.values())
-    told: dict[str, Any] = {"mean": ""}
-    torch.export.load(tmp_path / "a.pt2", extra_files=told)
-    assert json.loads(told["mean"]) == [0.4, 0.5, 0.6]
+    extra: dict[str, Any] = {"mean": ""}
+    torch.export.load(tmp_path / "a.pt2", extra_files=extra)
+    assert json.loads(extra["mean"]) == [0.4, 0.5, 0.6]
 
 
 @pytest.mark.parametrize("order", ["nhwc", "nchw"])
@@ -78,7 +78,7 @@ class _Asking(torch.nn.Linear):
         return logits if bool(logits.sum() > 0) else -logits
 
 
-def test_what_cannot_be_exported_is_told_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused_with_its_reason(tmp_path: Path) -> None:
     with pytest.raises(GateError, match="`_Asking` cannot be exported to pt2: ") as caught:
         write(subject(_Asking(3, 5), 32), ExportOptions(format="pt2"), tmp_path / "a.pt2")
     assert "--static" in caught.value.fix

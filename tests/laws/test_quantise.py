@@ -47,18 +47,18 @@ def test_int8_is_per_channel_qdq_and_about_a_quarter_of_the_size(tmp_path: Path)
 
 
 def test_a_layer_that_int8_harms_stays_in_float(tmp_path: Path) -> None:
-    heard: list[Event] = []
+    events: list[Event] = []
     made = subject(hostile(), 32, 40)
-    found = write(made, ExportOptions(precision="int8", min_agreement=0.95), tmp_path / "a.onnx", heard.append)
+    found = write(made, ExportOptions(precision="int8", min_agreement=0.95), tmp_path / "a.onnx", events.append)
     assert found.agreement >= 0.95
     assert 0 < len(found.in_float) <= 3 < found.layers
     model = onnx.load(found.path)
     kept = [node for node in model.graph.node if node.name in found.in_float]
     assert len(kept) == len(found.in_float)
-    assert any(isinstance(event, LayersTried) for event in heard)
+    assert any(isinstance(event, LayersTried) for event in events)
 
 
-def test_what_no_layer_can_mend_is_told_with_figures(tmp_path: Path) -> None:
+def test_what_no_float_layer_can_repair_is_refused_with_figures(tmp_path: Path) -> None:
     made = subject(small(), 32)
     with pytest.raises(
         GateError, match=r"in int8 .* on \d+\.\d+% of 12 images.*most sensitive of \d+ layers"

@@ -88,19 +88,19 @@ def test_blocks_work_for_any_number_of_images(count: int) -> None:
 class Counting(nn.Module):
     """Asks at its top how many images there are, and needs it at its end."""
 
-    def __init__(self, asked: Callable[[Tensor], int]) -> None:
+    def __init__(self, count_of: Callable[[Tensor], int]) -> None:
         super().__init__()
-        self.asked = asked
+        self.count_of = count_of
         self.first, self.second, self.head = nn.Conv2d(3, 4, 3, 2), nn.Conv2d(4, 6, 3, 2), nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        count = self.asked(x)
+        count = self.count_of(x)
         return self.head(self.second(self.first(x)).mean((2, 3)).reshape(count, -1))  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("asked", [lambda x: x.size(0), lambda x: x.size(dim=0), lambda x: x.size(-4), len])
-def test_how_many_images_there_are_is_known_however_it_is_asked(asked: Callable[[Tensor], int]) -> None:
-    network = randomise(Counting(asked)).eval()
+@pytest.mark.parametrize("count_of", [lambda x: x.size(0), lambda x: x.size(dim=0), lambda x: x.size(-4), len])
+def test_the_batch_size_stays_dynamic_however_it_is_read(count_of: Callable[[Tensor], int]) -> None:
+    network = randomise(Counting(count_of)).eval()
     batch = images(3, 32, 32, count=7)
     with torch.no_grad():
         assert torch.equal(join(behind(network, "first"))(batch), network(batch))

@@ -43,15 +43,15 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path: Path) -> 
         pass
 
 
-def _try(folder: Path, said: Path, go_home: Path) -> None:
+def _try(folder: Path, answer: Path, go_home: Path) -> None:
     try:
         with Store(folder, SETTINGS):
-            said.with_suffix(".tmp").write_text("in")
-            said.with_suffix(".tmp").rename(said)
+            answer.with_suffix(".tmp").write_text("in")
+            answer.with_suffix(".tmp").rename(answer)
             while not go_home.exists():
                 time.sleep(0.01)
     except MachineError as err:
-        said.write_text(err.message)
+        answer.write_text(err.message)
 
 
 def test_of_several_commands_at_once_in_a_new_folder_one_works(tmp_path: Path) -> None:
@@ -62,8 +62,10 @@ def test_of_several_commands_at_once_in_a_new_folder_one_works(tmp_path: Path) -
     (tmp_path / "go").touch()
     for process in processes:
         process.join()
-    said = sorted(answer.read_text() for answer in answers)
-    assert said[-1] == "in" and all(re.match(r"`.*` is in use by (another )?process", text) for text in said[:-1])
+    outcomes = sorted(answer.read_text() for answer in answers)
+    assert outcomes[-1] == "in" and all(
+        re.match(r"`.*` is in use by (another )?process", text) for text in outcomes[:-1]
+    )
     assert [process.exitcode for process in processes] == [0] * 4
 
 

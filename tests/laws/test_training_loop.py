@@ -53,11 +53,11 @@ def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path
     index = training.order.at(0)
     view = training.context.teacher_cache.views.normalised(index)
 
-    theirs = found.teacher[0](view)
+    teacher_maps = found.teacher[0](view)
     own = found.student[0](view)
-    correction = relative_mse(found.student[1](theirs), found.teacher[1](theirs))
+    correction = relative_mse(found.student[1](teacher_maps), found.teacher[1](teacher_maps))
     imitation = relative_mse(found.student[1](own), found.teacher[1](own))
-    towards = relative_mse(found.student[1](own), found.teacher[1](theirs))
+    towards = relative_mse(found.student[1](own), found.teacher[1](teacher_maps))
     expected = {"teacher": correction, "student": towards, "mix": 0.7 * correction + 0.3 * imitation}[source]
     assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -77,11 +77,11 @@ def test_the_whole_student_is_met_at_every_cut(tmp_path: Path) -> None:
     found = pieces(made, seams(made))
     whole = on_blocks(name="finish", train="student", targets=[{"at": "outputs", "loss": "mse", "weight": 3.0}])
     training = BlockTrainer(tasks(whole, 3, (1, 2, 3))[0], context(found, tmp_path), MemoryUnit())
-    ours = theirs = training.context.teacher_cache.views.normalised(training.order.at(0))
+    teacher_maps = student_maps = training.context.teacher_cache.views.normalised(training.order.at(0))
     expected = 0.0
     for k in range(3):
-        ours, theirs = found.teacher[k](ours), found.student[k](theirs)
-        expected += relative_mse(found.regressor(theirs) if k == 2 else theirs, ours).item()
+        teacher_maps, student_maps = found.teacher[k](teacher_maps), found.student[k](student_maps)
+        expected += relative_mse(found.regressor(student_maps) if k == 2 else student_maps, teacher_maps).item()
     assert training.compute_loss().item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -92,10 +92,10 @@ def test_the_head_is_met_by_the_last_block_alone(tmp_path: Path) -> None:
     first, _, last = tasks(on_blocks(targets=targets), 3, (1, 2, 3))
     assert BlockTrainer(first, context(found, tmp_path), MemoryUnit()).targets == {1}  # no step behind its block
     training = BlockTrainer(last, context(found, tmp_path), MemoryUnit())
-    theirs = training.context.teacher_cache.at(2, training.order.at(0))
-    maps, ours = found.student[2](theirs), found.teacher[2](theirs)
-    expected = relative_mse(found.regressor(maps), ours)
-    expected = expected + 0.5 * softened_kl(found.student[3](maps), found.teacher[3](ours), 1)
+    features = training.context.teacher_cache.at(2, training.order.at(0))
+    maps, teacher_maps = found.student[2](features), found.teacher[2](features)
+    expected = relative_mse(found.regressor(maps), teacher_maps)
+    expected = expected + 0.5 * softened_kl(found.student[3](maps), found.teacher[3](teacher_maps), 1)
     assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
     training.compute_loss().backward()
     assert all(p.grad is not None for p in found.student[3].parameters())
@@ -118,8 +118,8 @@ def test_runs_on_the_students_own_features_lower_the_loss_and_can_be_broken_off(
 
 def test_a_block_that_is_right_from_the_start_has_not_run_away(tmp_path: Path) -> None:
     """Its loss rises from rounding to what a step of Adam is: that is many times as much, and nothing."""
-    ours = randomise(Stages((8, 12, 16), 2), seed=1)
-    made = plans.make(network(ours, "one"), network(copy.deepcopy(ours), "same"))
+    module = randomise(Stages((8, 12, 16), 2), seed=1)
+    made = plans.make(network(module, "one"), network(copy.deepcopy(module), "same"))
     found = pieces(made, seams(made))
     task = tasks(on_blocks(steps=80), 3, (1, 2, 3))[0]
     events: list[Event] = []

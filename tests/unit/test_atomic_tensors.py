@@ -38,8 +38,8 @@ def tensors() -> dict[str, torch.Tensor]:
 def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
     facts = {"name": "résnet", "widths": [1, 2], "none": None}
     write_tensors(tmp_path / "t.safetensors", tensors(), facts)
-    read, told = read_tensors(tmp_path / "t.safetensors")
-    assert told == facts == read_facts(tmp_path / "t.safetensors")
+    read, read_back = read_tensors(tmp_path / "t.safetensors")
+    assert read_back == facts == read_facts(tmp_path / "t.safetensors")
     assert read.keys() == tensors().keys()
     for name, tensor in tensors().items():
         assert read[name].dtype == tensor.dtype and torch.equal(read[name], tensor.detach()), name
@@ -87,7 +87,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
         read_tensors(path)
 
 
-def test_a_file_of_others_is_told_from_ours(tmp_path: Path) -> None:
+def test_a_file_of_others_is_recognised(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "t.safetensors")

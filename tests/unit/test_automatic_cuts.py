@@ -262,4 +262,4 @@ def test_equal_shares_leave_a_place_for_each_share_that_follows() -> None:
     work = [0] * len(found.nodes) + [1]  # all the work comes after the last place
     assert names(equal_shares(places, work, 0, len(found.nodes), 3)) == ["layer1", "layer2"]
     assert names(equal_shares(places, work, 0, len(found.nodes), 2)) in (["layer1"], ["layer2"])
-    assert names(equal_shares(places[:1], work, 0, len(found.nodes), 3)) == ["layer1"], "fewer than asked for"
+    assert names(equal_shares(places[:1], work, 0, len(found.nodes), 3)) == ["layer1"], "fewer than requested"

@@ -48,18 +48,18 @@ def test_the_first_sees_as_its_run_did_and_the_others_as_they_were_trained(tmp_p
         NamedModel("a.onnx", tmp_path / "a.onnx"),
     ]
     every.append(NamedModel("c", seeing((0.9,) * 3, "file")))  # a user's code says nothing
-    asked = PreprocessOptions(mean=SAID)
+    options = PreprocessOptions(mean=SAID)
     assert means(every, PreprocessOptions(), PreprocessOptions()) == [(0.7,) * 3, (0.8,) * 3, OWN, (0.7,) * 3]
-    assert means(every, PreprocessOptions(), asked) == [SAID, (0.8,) * 3, OWN, SAID]
-    assert means(every, asked, asked) == [SAID] * 4
+    assert means(every, PreprocessOptions(), options) == [SAID, (0.8,) * 3, OWN, SAID]
+    assert means(every, options, options) == [SAID] * 4
 
 
 def test_what_a_file_says_of_cutting_images_matters_for_the_first_alone(tmp_path: Path) -> None:
     made = subject(small(), 16)
     write(made, ExportOptions(), tmp_path / "a.onnx")
-    told = onnx.load(tmp_path / "a.onnx")
-    next(one for one in told.metadata_props if one.key == "interpolation").value = "area"
-    onnx.save(told, tmp_path / "a.onnx")
+    model = onnx.load(tmp_path / "a.onnx")
+    next(one for one in model.metadata_props if one.key == "interpolation").value = "area"
+    onnx.save(model, tmp_path / "a.onnx")
     every = [NamedModel("a", seeing(OWN)), NamedModel("a.onnx", tmp_path / "a.onnx")]
     assert means(every, PreprocessOptions(), PreprocessOptions()) == [OWN, OWN]
     with pytest.raises(UsageError, match="area"):
@@ -70,12 +70,12 @@ def test_a_file_that_leaves_channels_open_takes_the_networks(tmp_path: Path) -> 
     torch.manual_seed(0)
     made = replace(subject(Grey().eval(), 16), preprocess=preprocess(16, 1), images=pixels(12, 16, 1))
     write(made, ExportOptions(dynamic_size=True), tmp_path / "a.onnx")
-    told = onnx.load(tmp_path / "a.onnx")
-    del told.metadata_props[:]
-    channels = told.graph.input[0].type.tensor_type.shape.dim[1]
+    model = onnx.load(tmp_path / "a.onnx")
+    del model.metadata_props[:]
+    channels = model.graph.input[0].type.tensor_type.shape.dim[1]
     channels.ClearField("dim_value")
     channels.dim_param = "channels"
-    onnx.save(told, tmp_path / "a.onnx")
+    onnx.save(model, tmp_path / "a.onnx")
     grey = network(Grey(), "grey")
     grey = replace(grey, input_size=(1, 16, 16), preprocess=PreprocessDefaults((0.5,), (0.25,), 1.0, "bilinear"))
     every = [NamedModel("grey", grey), NamedModel("a.onnx", tmp_path / "a.onnx")]

@@ -145,6 +145,6 @@ def test_the_median_is_below_the_tail_and_the_slower_work_is_slower() -> None:
 
 
 def test_progress_rises_to_one() -> None:
-    heard: list[float] = []
-    measure_latencies({"a": lambda: None}, seconds=0.05, on_progress=heard.append)
-    assert heard == sorted(heard) and heard[0] == 0 and heard[-1] == 1
+    progress: list[float] = []
+    measure_latencies({"a": lambda: None}, seconds=0.05, on_progress=progress.append)
+    assert progress == sorted(progress) and progress[0] == 0 and progress[-1] == 1

@@ -22,7 +22,7 @@ def started(place: Path, *overrides: str) -> PreparedRun:
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours", "taken"),
+    ("earlier", "new", "taken"),
     [
         (("stages.finish.steps=100",), ("stages.finish.steps=150",), True),  # both too short for synthetic images
         (("stages.finish.steps=100",), ("stages.finish.steps=250",), False),  # 250 steps of 64 views: 40 are made
@@ -36,7 +36,7 @@ def started(place: Path, *overrides: str) -> PreparedRun:
     ],
 )
 def test_blocks_are_taken_over_where_they_saw_the_same(
-    place: Path, theirs: tuple[str, ...], ours: tuple[str, ...], taken: bool
+    place: Path, earlier: tuple[str, ...], new: tuple[str, ...], taken: bool
 ) -> None:
-    found = _matching_stages(started(place, *theirs).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *ours))
+    found = _matching_stages(started(place, *earlier).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *new))
     assert [stage.name for stage in found] == (["graft"] if taken else [])

@@ -36,9 +36,11 @@ def test_every_layer_holds_the_teachers_numbers_at_the_kept_channels_and_the_tea
     assert [channel_counts(layer) for layer in student.children()] == [(3, 3), (3, 3), (3, 3), (4, 3)]
     assert [channel_counts(layer) for layer in teacher.children()] == [(6, 3), (6, 6), (6, 6), (4, 6)]
     for kept in KEPT:
-        ours, theirs = teacher.get_submodule(kept.teacher_layer), student.get_submodule(kept.layer)
-        for name, tensor in theirs.state_dict().items():
-            assert torch.equal(tensor, selected_tensor(name, ours.state_dict()[name], ours, kept)), (kept.layer, name)
+        teacher_module, student_module = teacher.get_submodule(kept.teacher_layer), student.get_submodule(kept.layer)
+        for name, tensor in student_module.state_dict().items():
+            assert torch.equal(
+                tensor, selected_tensor(name, teacher_module.state_dict()[name], teacher_module, kept)
+            ), (kept.layer, name)
     assert torch.equal(student.get_parameter("0.weight"), teacher.get_parameter("0.weight")[[0, 2, 3]])
 
 

@@ -37,7 +37,7 @@ def plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         (2e18, "", "2000.0 P"),
     ],
 )
-def test_amounts_are_told_in_steps_of_a_thousand(amount: float, unit: str, shown: str) -> None:
+def test_amounts_are_shown_in_steps_of_a_thousand(amount: float, unit: str, shown: str) -> None:
     assert render.human(amount, unit) == shown
 
 
@@ -87,9 +87,9 @@ def test_a_control_character_is_shown_not_obeyed(capsys: pytest.CaptureFixture[s
 def test_what_reorders_or_hides_text_is_shown_as_an_escape(unseen: str, capsys: pytest.CaptureFixture[str]) -> None:
     render.note(f"a{unseen}b")
     render.error(Failure(2, f"c{unseen}d", f"e{unseen}f"))
-    told = capsys.readouterr().err
+    stderr = capsys.readouterr().err
     escape = unseen.encode("unicode_escape", "surrogatepass").decode()
-    assert told == "".join(f"{a}{escape}{b}\n" for a, b in ("ab", "cd", "ef"))
+    assert stderr == "".join(f"{a}{escape}{b}\n" for a, b in ("ab", "cd", "ef"))
 
 
 def test_a_document_is_json_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,8 +104,8 @@ def test_a_document_is_json_and_nothing_else(capsys: pytest.CaptureFixture[str])
     ("setting", "coloured"), [({"FORCE_COLOR": "1"}, True), ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False), ({}, False)]
 )
 def test_colour_is_for_terminals_and_for_those_who_want_it(setting: dict[str, str], coloured: bool) -> None:
-    told = "from graftcli.cli import render, exits; render.error(exits.Failure(3, 'found'))"
-    ran = subprocess.run([sys.executable, "-c", told], env=setting, capture_output=True, text=True, check=True)
+    code = "from graftcli.cli import render, exits; render.error(exits.Failure(3, 'found'))"
+    ran = subprocess.run([sys.executable, "-c", code], env=setting, capture_output=True, text=True, check=True)
     assert ("\x1b[31m" in ran.stderr) == coloured
     assert "found" in ran.stderr
 
@@ -127,7 +127,7 @@ class Deaf:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_ctrl_c_is_heard_even_where_python_drops_it() -> None:
+def test_ctrl_c_works_even_where_python_drops_it() -> None:
     with listening(as_json=False, quiet=True) as listen:
         listen(Warned("before"))
         deaf = [Deaf()]
@@ -136,7 +136,7 @@ def test_ctrl_c_is_heard_even_where_python_drops_it() -> None:
             listen(Warned("after"))
 
 
-def test_ctrl_c_is_heard_at_once_elsewhere_and_the_handler_is_put_back() -> None:
+def test_ctrl_c_works_at_once_elsewhere_and_the_handler_is_restored() -> None:
     with pytest.raises(KeyboardInterrupt), listening(as_json=False, quiet=True):
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""Steps within a budget: the recipe's proportions, exactly as many as were asked for, and times that were measured."""
+"""Steps within a budget: the recipe's proportions, exactly the requested number, and times that were measured."""
 
 from typing import Any
 

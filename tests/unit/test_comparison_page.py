@@ -70,7 +70,7 @@ def test_the_table_begins_with_the_teacher_and_leaves_out_what_all_share() -> No
     assert two["student"][-1] == "other" and two["blocks"] == ["", "", "", "", "3"]
 
 
-def test_students_of_different_sizes_are_told_by_the_smallest_and_the_largest() -> None:
+def test_students_of_different_sizes_are_shown_as_a_range() -> None:
     """What is dropped or pruned by the images of each draw differs in size."""
     some = [replace(trial("graft", 1, draw, 0.5), params=size) for draw, size in enumerate((270_000, 250_000, 260_000))]
     (line,) = method_lines(some)
@@ -80,12 +80,12 @@ def test_students_of_different_sizes_are_told_by_the_smallest_and_the_largest() 
 
 
 def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
-    told = markdown(comparison(notes=("left out: fskd with small: it is not made from the teacher",)))
-    rows = [row for row in told.splitlines() if row.startswith("|")]
+    table = markdown(comparison(notes=("left out: fskd with small: it is not made from the teacher",)))
+    rows = [row for row in table.splitlines() if row.startswith("|")]
     assert len(rows) == 2 + 4 and len({row.replace("\\|", "").count("|") for row in rows}) == 1
     for text in ("52.00 ± 2.83", "4 of 6 cells are done", "600 s a cell", "left out: fskd", "the loss ran away"):
-        assert text in told
-    assert "graftcli compare --teacher big" in told
+        assert text in table
+    assert "graftcli compare --teacher big" in table
 
 
 def test_what_is_whole_says_nothing_of_being_unfinished() -> None:
@@ -130,7 +130,7 @@ def test_the_page_is_safe_whatever_the_names() -> None:
 def test_nothing_overflows_in_a_browser(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(comparison_page(comparison()), encoding="utf-8")
-    told, spoken = opened(page, tmp_path)
+    measured, spoken = opened(page, tmp_path)
     assert spoken == []
-    for width, found in told.items():
+    for width, found in measured.items():
         assert found["scroll"] <= int(width) and found["beyond"] == []

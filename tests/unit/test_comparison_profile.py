@@ -59,7 +59,7 @@ def test_looks_are_counted_by_what_was_new_in_them() -> None:
 
 
 def test_a_synthetic_image_is_priced_where_the_run_will_make_some(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of 44 images 8 are held out: with 40 asked for, some are made."""
+    """Of 44 images 8 are held out: 40 are requested, so some are made."""
 
     def make(self: Synthesis, pixels: torch.Tensor, augment: object, count: int, *rest: object) -> torch.Tensor:
         time.sleep(0.16)

@@ -81,8 +81,8 @@ def test_groups_are_those_of_comparing_all_with_all() -> None:
     expected = {frozenset([name]) for name in names}
     for i, j in itertools.combinations(range(len(bits)), 2):
         if int(bits[i] ^ bits[j]).bit_count() <= NEAR:
-            ours, theirs = (next(group for group in expected if names[k] in group) for k in (i, j))
-            expected = expected - {ours, theirs} | {ours | theirs}
+            teacher, student = (next(group for group in expected if names[k] in group) for k in (i, j))
+            expected = expected - {teacher, student} | {teacher | student}
     assert {frozenset(group) for group in find_near_duplicates(names, bits, pictures)} == {
         g for g in expected if len(g) > 1
     }

@@ -28,7 +28,7 @@ def test_the_name_ends_with_what_the_file_is(form: ExportOptions, suffix: str, r
 
 
 @pytest.mark.parametrize(
-    ("wishes", "said"),
+    ("wishes", "expected"),
     [
         ({"format": "tflite"}, "--format tflite is unknown.*onnx, pt2, safetensors"),
         ({"precision": "int4"}, "--precision int4 is unknown.*fp32, fp16, int8"),
@@ -40,8 +40,8 @@ def test_the_name_ends_with_what_the_file_is(form: ExportOptions, suffix: str, r
         ({"opset": 17}, "--opset 17 is older"),
     ],
 )
-def test_wishes_that_do_not_go_together_are_refused(wishes: dict[str, Any], said: str) -> None:
-    with pytest.raises(UsageError, match=f"(?s){said}"):
+def test_wishes_that_do_not_go_together_are_refused(wishes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UsageError, match=f"(?s){expected}"):
         ExportOptions(**wishes)
 
 
@@ -54,7 +54,7 @@ def test_baked_preprocessing_is_that_of_the_images(order: Any) -> None:
     )
 
 
-def test_only_what_is_known_is_told() -> None:
+def test_only_known_facts_are_written() -> None:
     assert source_facts(None, "small") == {"student": "small"}
     assert source_facts("big", "small", ["teacher", "student"], "ab", ["cat", "grün"]) == {
         "teacher": "big",

@@ -56,6 +56,6 @@ def test_convolutions_that_would_not_become_smaller_stay() -> None:
         factorize_depthwise(net[:2], 1)
 
 
-def test_the_refusal_names_what_was_asked_for() -> None:
+def test_the_refusal_names_the_requested_share() -> None:
     with pytest.raises(PairError, match="decouple:9 makes"):
         factorize_depthwise(conv(), 9)

@@ -86,7 +86,7 @@ def test_keywords_reach_the_factory(file: Path) -> None:
     assert build(f"{file}:Net(width=6, num_classes=3)").num_classes == 3
 
 
-def test_a_factory_is_told_what_its_signature_has_a_word_for(file: Path) -> None:
+def test_a_factory_is_given_the_options_that_its_signature_names(file: Path) -> None:
     net = build(f"{file}:Net", num_classes=7, in_chans=1, img_size=40)
     assert (net.num_classes, net.input_size) == (7, (1, 40, 40))
     assert build(f"{file}:sized", img_size=16).module[1].in_features == 3 * 16 * 16  # type: ignore[index]
@@ -111,7 +111,7 @@ def test_a_factory_may_insist_on_its_numbers_and_is_then_refused(file: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "expected"),
     [
         ("missing", "no `missing`"),
         ("made", "`made` in .* is a Net"),
@@ -121,13 +121,13 @@ def test_a_factory_may_insist_on_its_numbers_and_is_then_refused(file: Path) -> 
         ("small(depth=3)", "unexpected keyword argument 'depth'"),
     ],
 )
-def test_a_factory_that_makes_no_network_is_refused(file: Path, call: str, said: str) -> None:
-    with pytest.raises(PairError, match=said):
+def test_a_factory_that_makes_no_network_is_refused(file: Path, call: str, expected: str) -> None:
+    with pytest.raises(PairError, match=expected):
         build(f"{file}:{call}")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (
             "import missing_library",
@@ -137,10 +137,10 @@ def test_a_factory_that_makes_no_network_is_refused(file: Path, call: str, said:
         ("from .layers import x", "package.module:factory"),
     ],
 )
-def test_a_file_that_cannot_be_imported_is_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_a_file_that_cannot_be_imported_is_refused(tmp_path: Path, text: str, expected: str) -> None:
     with pytest.raises(PairError) as caught:
         build(f"{source(tmp_path / 'nets.py', text)}:f")
-    assert said in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_a_missing_file_and_a_missing_package_are_refused(tmp_path: Path) -> None:

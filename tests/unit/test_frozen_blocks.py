@@ -27,7 +27,7 @@ def beside(depth: int, change: Callable[[nn.Module], None] = lambda _: None) -> 
     return plans.make(network(teacher, "big"), network(student, "small"))
 
 
-def test_what_equals_the_teacher_is_told_block_by_block() -> None:
+def test_blocks_that_equal_the_teachers_are_found() -> None:
     narrowed = made_plan("teacher*(1,1,.5)")
     assert [block.same for block in narrowed.blocks] == ["weights", "weights", None]
     assert [block.same for block in beside(3).blocks] == ["architecture"] * 3
@@ -74,9 +74,9 @@ class Whole(fx.Tracer):
 def test_a_recipe_says_which_blocks_are_frozen(
     changes: dict[str, Any], of_made: tuple[int, ...], of_other: tuple[int, ...]
 ) -> None:
-    asked = recipe(**changes)
-    assert frozen_blocks(asked, made_plan("teacher*(1,1,.5)")) == of_made
-    assert frozen_blocks(asked, beside(3)) == of_other
+    wanted = recipe(**changes)
+    assert frozen_blocks(wanted, made_plan("teacher*(1,1,.5)")) == of_made
+    assert frozen_blocks(wanted, beside(3)) == of_other
 
 
 @pytest.mark.parametrize(

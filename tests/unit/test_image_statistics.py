@@ -64,16 +64,16 @@ def test_without_a_network_no_size_is_too_small(folder: Path) -> None:
 
 
 def test_progress_counts_every_file_broken_ones_too(folder: Path) -> None:
-    heard: list[tuple[int, int]] = []
-    collect_statistics(folder, PREPROCESS, on_progress=lambda done, total: heard.append((done, total)))
-    assert heard == [(i, 8) for i in range(1, 9)]
+    progress: list[tuple[int, int]] = []
+    collect_statistics(folder, PREPROCESS, on_progress=lambda done, total: progress.append((done, total)))
+    assert progress == [(i, 8) for i in range(1, 9)]
 
 
 def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.txt": b"", "b.png": b"no picture"})
-    with pytest.raises(ImagesError, match=r"2 files were checked \(1 \.\w+, 1 \.\w+\)") as told:
+    with pytest.raises(ImagesError, match=r"2 files were checked \(1 \.\w+, 1 \.\w+\)") as caught:
         collect_statistics(tmp_path, PREPROCESS)
-    assert "b.png: it is damaged" in told.value.message
+    assert "b.png: it is damaged" in caught.value.message
 
 
 def test_images_of_one_shade_alone_are_counted_too(tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ def test_two_hundred_images_of_every_kind(tmp_path: Path) -> None:
     assert len(good) == 200
     folder_of(tmp_path, good | {f"broken/{name}": data for name, (data, _) in BROKEN.items()})
     os.mkfifo(tmp_path / "broken/pipe.jpg")
-    heard: list[tuple[int, int]] = []
-    images = load(tmp_path, PREPROCESS, on_progress=lambda done, total: heard.append((done, total)))
+    progress: list[tuple[int, int]] = []
+    images = load(tmp_path, PREPROCESS, on_progress=lambda done, total: progress.append((done, total)))
 
     assert images.pixels.shape == (200, 3, 16, 16) and images.pixels.dtype == torch.uint8
     assert images.pixels.is_contiguous()
@@ -101,7 +101,7 @@ def test_two_hundred_images_of_every_kind(tmp_path: Path) -> None:
     assert [one.name for one in images.broken] == sorted(f"broken/{name}" for name in expected)
     for one in images.broken:
         assert expected[one.name.removeprefix("broken/")] in one.reason
-    assert heard == [(done, 209) for done in range(1, 210)]
+    assert progress == [(done, 209) for done in range(1, 210)]
 
 
 def test_strict_names_every_broken_image(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_strict_gives_the_same_where_nothing_is_broken(tmp_path: Path) -> None:
     assert same(load(tmp_path, PREPROCESS, strict=True), load(tmp_path, PREPROCESS))
 
 
-def test_of_many_files_as_many_are_read_as_were_asked_for(tmp_path: Path) -> None:
+def test_of_many_files_the_requested_number_is_read(tmp_path: Path) -> None:
     folder_of(tmp_path, {f"{i % 4}/{name}": data for i, (name, data) in enumerate(plain(20).items())})
     few = load(tmp_path, PREPROCESS, max_images=8)
     assert len(few.pixels) == 8 and {name[0] for name in few.names} == set("0123")
@@ -199,7 +199,7 @@ def test_an_empty_folder_is_no_images(tmp_path: Path) -> None:
         load(tmp_path, PREPROCESS)
 
 
-def test_more_than_memory_holds_is_said_with_its_size(tmp_path: Path) -> None:
+def test_more_than_memory_holds_is_refused_with_its_size(tmp_path: Path) -> None:
     endless = Preprocess((10**7, 10**7), 3, (0.5,) * 3, (0.5,) * 3, 1.0, "nearest")
     with pytest.raises(MachineError, match=r"2 images of 10000000x10000000 need 600,000\.0 GB"):
         load(folder_of(tmp_path, plain(2)), endless)

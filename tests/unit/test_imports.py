@@ -106,8 +106,8 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
         return [f"{module} has no layer"]
     tree = ast.parse(source)
     imported = [(line, import_fault(module, name)) for line, name in imports(tree, module, is_package)]
-    said = [] if own in TALKATIVE else words(tree)
-    return [f"{module}:{line} {fault}" for line, fault in imported + said if fault]
+    talk = [] if own in TALKATIVE else words(tree)
+    return [f"{module}:{line} {fault}" for line, fault in imported + talk if fault]
 
 
 @pytest.mark.parametrize("module", list(MODULES))

@@ -35,9 +35,9 @@ def test_a_shallower_student_takes_units_at_even_depth() -> None:
     deep, shallow = randomise(resnet(depth=32)), resnet(depth=20)
     made = plans.make(network(deep, "deep"), network(shallow, "shallow"))
     inherit(made.teacher, made.student, IMAGES)
-    for mine, theirs in ((0, 0), (1, 2), (2, 4)):
+    for mine, source in ((0, 0), (1, 2), (2, 4)):
         for name, tensor in shallow.layer2[mine].state_dict().items():
-            assert torch.equal(tensor, deep.layer2[theirs].state_dict()[name])
+            assert torch.equal(tensor, deep.layer2[source].state_dict()[name])
     assert torch.equal(shallow.linear.weight, deep.linear.weight)
 
 
@@ -121,12 +121,14 @@ def _mask(count: int, kept: ChannelSelection) -> Tensor:
 def test_a_narrower_student_is_the_teacher_that_reads_zeros_of_what_it_has_not(family: str) -> None:
     teacher, student = (side(pairs.network(make, role, 32)) for make, role in zip(FAMILIES[family], "ts", strict=True))
     kept = inherit(teacher, student, torch.randn(4, 3, 32, 32))
-    theirs = student.network.module
-    with_weights = [path for path, m in theirs.named_modules() if next(m.parameters(recurse=False), None) is not None]
+    student_module = student.network.module
+    with_weights = [
+        path for path, m in student_module.named_modules() if next(m.parameters(recurse=False), None) is not None
+    ]
     assert {one.layer for one in kept} >= {path for path in with_weights if path}
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        answers = theirs.double()(images), masked(teacher.network.module, kept)(images)
+        answers = student_module.double()(images), masked(teacher.network.module, kept)(images)
     assert torch.allclose(*answers, rtol=1e-9, atol=1e-9 * float(answers[1].abs().max()))
 
 
@@ -142,8 +144,8 @@ def test_where_the_other_channels_are_dead_the_student_is_its_teacher() -> None:
     teacher, student = side(network(module, "teacher")), side(network(resnet(20, width=8), "student"))
     kept = inherit(teacher, student, IMAGES)
     assert next(one for one in kept if one.layer == "conv1").outputs == tuple(alive[16])
-    theirs = student.network.module.double()
-    assert torch.allclose(theirs(IMAGES.double()), module.double()(IMAGES.double()), rtol=1e-9, atol=1e-9)
+    student_module = student.network.module.double()
+    assert torch.allclose(student_module(IMAGES.double()), module.double()(IMAGES.double()), rtol=1e-9, atol=1e-9)
 
 
 def test_the_same_images_choose_the_same_channels() -> None:
@@ -158,10 +160,10 @@ def test_the_same_images_choose_the_same_channels() -> None:
 def test_layers_take_what_the_facts_say() -> None:
     made = plan((8, 12, 16), (6, 8, 10), depth=3)
     kept = {one.layer: one for one in inherit(made.teacher, made.student, IMAGES)}
-    ours, theirs = (side.network.module for side in (made.teacher, made.student))
+    teacher_module, student_module = (side.network.module for side in (made.teacher, made.student))
     one = kept["stages.1.0.0"]
-    expected = ours.get_parameter(f"{one.teacher_layer}.weight")[list(one.outputs)][:, list(one.inputs)]
-    assert torch.equal(theirs.get_parameter("stages.1.0.0.weight"), expected)
+    expected = teacher_module.get_parameter(f"{one.teacher_layer}.weight")[list(one.outputs)][:, list(one.inputs)]
+    assert torch.equal(student_module.get_parameter("stages.1.0.0.weight"), expected)
     assert one.inputs == kept["stages.0.1.0"].outputs and len(set(one.outputs)) == 8
 
 

@@ -99,14 +99,14 @@ def ruinous(lr: float = 0.3) -> Recipe:
     return recipe().model_copy(update={"stages": (stages[0], last)})
 
 
-def test_a_stage_that_ruins_the_student_is_taken_back_and_told(tmp_path: Path) -> None:
-    told: list[Event] = []
+def test_a_stage_that_ruins_the_student_is_undone_with_a_warning(tmp_path: Path) -> None:
+    events: list[Event] = []
     store = Memory(tmp_path)
-    outcome = trained(plan(), store, ruinous(), count=40, listen=told.append)
+    outcome = trained(plan(), store, ruinous(), count=40, listen=events.append)
     verdict = outcome.verdicts["finish-1-2-3"]
     assert verdict.after.agreement < verdict.before.agreement <= verdict.kept.agreement
     assert verdict.fraction < 1
-    texts = [event.text for event in told if isinstance(event, Warned)]
+    texts = [event.text for event in events if isinstance(event, Warned)]
     assert any("finish-1-2-3 made the student worse" in text and "--set stages.finish.lr=0.1" in text for text in texts)
     assert store.records[-1]["fraction"] == verdict.fraction
 
@@ -133,15 +133,15 @@ def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: 
         return Score(0.9, 0.1) if weights[-1] == weights[0] else Score(0.5, 0.9)
 
     monkeypatch.setattr(Judge, "measured", measured)
-    told: list[Event] = []
+    events: list[Event] = []
     store, blocks = Memory(tmp_path), recipe().model_copy(update={"stages": recipe().stages[:1]})
     made = plan()
-    outcome = trained(made, store, blocks, listen=told.append)
+    outcome = trained(made, store, blocks, listen=events.append)
     assert outcome.verdicts["graft"] == Verdict(_BEFORE, Score(0.5, 0.9), _BEFORE, 0.0)
     assert len(set(weights)) > 2 and all(
         verdict.fraction == 1 for name, verdict in outcome.verdicts.items() if "-" in name
     )
-    texts = [event.text for event in told if isinstance(event, Warned)]
+    texts = [event.text for event in events if isinstance(event, Warned)]
     assert any(text.startswith("stage graft, its blocks joined, made the student worse") for text in texts)
     again = trained(plan(), store, blocks)
     assert again.verdicts["graft"] == outcome.verdicts["graft"]
@@ -200,11 +200,11 @@ def falling(ranks: dict[int, float], step: int) -> dict[int, Score]:
 
 
 def test_without_held_out_images_unseen_views_are_scored(tmp_path: Path) -> None:
-    told: list[Event] = []
-    outcome = trained(plan(), Memory(tmp_path), ruinous(), count=12, listen=told.append)
+    events: list[Event] = []
+    outcome = trained(plan(), Memory(tmp_path), ruinous(), count=12, listen=events.append)
     assert outcome.score is None
     assert outcome.verdicts["finish-1-2-3"].fraction < 1
-    assert any(isinstance(event, Warned) and "unseen views of the images" in event.text for event in told)
+    assert any(isinstance(event, Warned) and "unseen views of the images" in event.text for event in events)
 
 
 def test_what_was_decided_is_the_same_after_a_finished_task_is_read_again(tmp_path: Path) -> None:

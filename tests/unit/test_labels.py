@@ -119,7 +119,7 @@ def test_a_name_of_two_classes_is_refused_only_where_it_is_used(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "expected"),
     [
         ("[1, 2", "is not valid JSON"),
         ({"cat": "dog"}, r'the entry \{"cat": "dog"\}'),
@@ -128,8 +128,8 @@ def test_a_name_of_two_classes_is_refused_only_where_it_is_used(tmp_path: Path) 
         ({"cat": True}, "which is not a class"),
     ],
 )
-def test_a_file_that_lists_no_classes_is_a_wrong_setting(tmp_path: Path, content: object, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_a_file_that_lists_no_classes_is_a_wrong_setting(tmp_path: Path, content: object, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         indices(["cat/a.png"], classes=listed(tmp_path / "classes.json", content))
 
 

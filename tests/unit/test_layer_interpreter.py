@@ -20,7 +20,7 @@ def test_a_walk_gives_what_the_part_gives() -> None:
             with torch.no_grad():
                 chunks = [part(chunk) for chunk in chunks]
             assert paths or isinstance(part, nn.Identity)
-            assert all(torch.equal(ours, theirs) for ours, theirs in zip(walk.values, chunks, strict=True))
+            assert all(torch.equal(walked, expected) for walked, expected in zip(walk.values, chunks, strict=True))
 
 
 def test_what_is_changed_before_a_layer_runs_counts() -> None:

@@ -23,9 +23,9 @@ def test_without_a_ridge_it_is_numpys_solution() -> None:
 def test_parts_add_up_with_their_shares() -> None:
     """A part that counts 0.25 is the same as its rows halved."""
     given, wanted = rows()
-    more, asked = rows(1)
-    parts = solve([(1.0, given, wanted), (0.25, more, asked)], torch.zeros(3, 5), 1e-15)
-    whole = solve([(1.0, torch.cat([given, more / 2]), torch.cat([wanted, asked / 2]))], torch.zeros(3, 5), 1e-15)
+    more, targets = rows(1)
+    parts = solve([(1.0, given, wanted), (0.25, more, targets)], torch.zeros(3, 5), 1e-15)
+    whole = solve([(1.0, torch.cat([given, more / 2]), torch.cat([wanted, targets / 2]))], torch.zeros(3, 5), 1e-15)
     assert torch.allclose(parts.weight, whole.weight, atol=1e-12)
 
 

@@ -50,9 +50,9 @@ def test_the_same_losses_give_the_same_bytes() -> None:
 )
 def test_its_axis_has_numbers_whatever_the_losses(losses: tuple[float, ...], numbers: set[str]) -> None:
     root = ET.fromstring(curves(stage(1, losses), "r1"))
-    told = {(text.text or "").strip().replace("\u2212", "-") for text in root.iter() if text.tag.endswith("text")}
-    assert numbers <= told, told
+    texts = {(text.text or "").strip().replace("\u2212", "-") for text in root.iter() if text.tag.endswith("text")}
+    assert numbers <= texts, texts
 
 
-def test_a_unit_that_was_told_of_once_is_a_dot() -> None:
+def test_a_task_with_one_record_is_a_dot() -> None:
     assert "<use" in curves(StageView("graft", (TaskView("graft-1", (1,), ((5, 0.5),), None),)), "r1")

@@ -19,25 +19,31 @@ ROW = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 3, 4])  # of 4 outputs and 5 
 
 
 def stage(**changes: Any) -> Stage:
-    said = {"name": "layer", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "steps": 2, "batch": 4}
-    return recipe(stages=[{**said, **changes}]).stages[0]
+    defaults = {
+        "name": "layer",
+        "train": "layers",
+        "targets": [{"at": "output", "loss": "mse"}],
+        "steps": 2,
+        "batch": 4,
+    }
+    return recipe(stages=[{**defaults, **changes}]).stages[0]
 
 
 def layer(norm: bool = True) -> LayerPair:
     """Three of the outputs of a teacher's convolution with BatchNorm folded in, out of four of its inputs."""
     torch.manual_seed(0)
-    theirs, last = nn.Conv2d(5, 4, 3, padding=1).double(), nn.Conv2d(4, 3, 3, padding=1, bias=False).double()
+    teacher_layer, last = nn.Conv2d(5, 4, 3, padding=1).double(), nn.Conv2d(4, 3, 3, padding=1, bias=False).double()
     with torch.no_grad():
-        last.weight.copy_(theirs.weight[ROW[0]][:, ROW[1]])
+        last.weight.copy_(teacher_layer.weight[ROW[0]][:, ROW[1]])
     behind = nn.BatchNorm2d(3).double().eval() if norm else None
-    return LayerPair("conv", "conv", "conv", (), last, behind, theirs, *ROW)
+    return LayerPair("conv", "conv", "conv", (), last, behind, teacher_layer, *ROW)
 
 
 def seen() -> LayerInputs:
     generator = torch.Generator().manual_seed(1)
-    theirs = [torch.randn(count, 5, 6, 6, generator=generator, dtype=torch.float64) for count in (4, 4, 3)]
+    teacher_inputs = [torch.randn(count, 5, 6, 6, generator=generator, dtype=torch.float64) for count in (4, 4, 3)]
     noise = torch.randn(4, 4, 6, 6, generator=generator, dtype=torch.float64)
-    return LayerInputs([x[:, ROW[1]] + 0.3 * noise[: len(x)] for x in theirs], theirs)
+    return LayerInputs([x[:, ROW[1]] + 0.3 * noise[: len(x)] for x in teacher_inputs], teacher_inputs)
 
 
 def mean_square(value: Tensor) -> float:
@@ -58,7 +64,7 @@ def test_fskd_is_numpys_least_squares_of_what_the_layer_gives() -> None:
     assert np.allclose(after.numpy(), given.numpy() @ expected.T, atol=1e-6)
 
 
-def test_nothing_is_mended_where_nothing_is_missed() -> None:
+def test_a_layer_without_error_is_not_changed() -> None:
     """The student's features are the teacher's, and the layer is whole: Q is the identity, with any ridge."""
     made = layer(norm=False)
     whole = torch.arange(4), torch.arange(5)
@@ -90,8 +96,8 @@ def test_cross_distillation_is_correction_and_imitation(mu: float, tmp_path: Pat
     made, views = layer(norm=False), seen()
     with torch.no_grad():
         made.last.weight.add_(0.1)
-    asked = stage(input="mix", mu=mu, lr=1e-3)
-    training = LayerTrainer(Task("layer-1", asked, 0, (1,)), made, views, context(tmp_path), MemoryUnit())
+    wanted = stage(input="mix", mu=mu, lr=1e-3)
+    training = LayerTrainer(Task("layer-1", wanted, 0, (1,)), made, views, context(tmp_path), MemoryUnit())
     index = training.order.at(0)
     x_t, x_s = torch.cat(list(views.teacher))[index], torch.cat(list(views.student))[index]
     with torch.no_grad():

@@ -59,14 +59,14 @@ def test_a_step_is_as_long_as_one_of_adam_for_wide_and_for_tall_matrices() -> No
 
 
 def test_what_is_no_matrix_moves_as_with_adam() -> None:
-    ours, theirs = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
-    muon = Muon([{"params": [ours], "lr": 1e-2}], weight_decay=0.1)
-    adam = torch.optim.AdamW([theirs], lr=1e-2, weight_decay=0.1)
+    teacher, student = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
+    muon = Muon([{"params": [teacher], "lr": 1e-2}], weight_decay=0.1)
+    adam = torch.optim.AdamW([student], lr=1e-2, weight_decay=0.1)
     for step in range(6):
-        for parameter, optimiser in ((ours, muon), (theirs, adam)):
+        for parameter, optimiser in ((teacher, muon), (student, adam)):
             parameter.grad = torch.tensor([1.0, -2.0, 0.0, 1e-3, 50.0]) / (step + 1)
             optimiser.step()
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(teacher, student, rtol=1e-6, atol=1e-7)
 
 
 def test_momentum_and_weight_decay_are_those_of_the_formula() -> None:
@@ -90,13 +90,13 @@ def test_matrices_of_one_shape_move_as_each_does_alone(shape: tuple[int, ...]) -
     alone = [nn.Parameter(weight.detach().clone()) for weight in together]
     optimisers = [Muon([{"params": each, "lr": 0.1}]) for each in (together, *([one] for one in alone))]
     for _ in range(3):
-        for ours, theirs in zip(together, alone, strict=True):
-            ours.grad = torch.randn(shape)
-            theirs.grad = ours.grad.clone()
+        for teacher, student in zip(together, alone, strict=True):
+            teacher.grad = torch.randn(shape)
+            student.grad = teacher.grad.clone()
         for optimiser in optimisers:
             optimiser.step()
-    for ours, theirs in zip(together, alone, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    for teacher, student in zip(together, alone, strict=True):
+        torch.testing.assert_close(teacher, student, rtol=1e-5, atol=1e-6)
 
 
 def test_it_learns_a_matrix() -> None:

@@ -33,7 +33,7 @@ def vit(depth: int = 4, **kwargs: Any) -> Traced:
 
 
 def names(pairs: list[Pair]) -> list[tuple[str, str]]:
-    return [(ours.name, theirs.name) for ours, theirs in pairs]
+    return [(teacher_cut.name, student_cut.name) for teacher_cut, student_cut in pairs]
 
 
 def refusal(teacher: Traced, student: Traced, choice: CutOptions | None = None) -> GraftError:
@@ -49,20 +49,20 @@ def refusal(teacher: Traced, student: Traced, choice: CutOptions | None = None) 
 def test_equal_sizes_meet() -> None:
     found = pair(of("resnet18"), of("mobilenet_v2"), CutOptions())
     assert names(found) == [("layer1", "features.3"), ("layer2", "features.6"), ("layer3", "features.13")]
-    assert all(ours.size == theirs.size for ours, theirs in found)
+    assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
 def test_what_only_one_network_has_is_passed_over() -> None:
     """A ResNet for small images starts at a size that the other never sees."""
     found = pair(traced(resnet(20), 32), of("resnet18", 128), CutOptions())
-    assert [ours.size for ours, _ in found] == [(32, 32), (16, 16)]
+    assert [teacher_cut.size for teacher_cut, _ in found] == [(32, 32), (16, 16)]
     assert names(found) == [("layer1", "layer1"), ("layer2", "layer2")]
 
 
 def test_where_one_cuts_before_a_step_and_the_other_behind_it_the_same_side_is_taken() -> None:
     found = pair(of("vgg11"), of("resnet18"), CutOptions())
-    assert [theirs.name for _, theirs in found] == ["layer1", "layer2", "layer3"]
-    assert all(ours.size == theirs.size for ours, theirs in found)
+    assert [student_cut.name for _, student_cut in found] == ["layer1", "layer2", "layer3"]
+    assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
 def test_every_pair_goes_forward_in_both() -> None:
@@ -71,7 +71,7 @@ def test_every_pair_goes_forward_in_both() -> None:
         assert len(found) >= 2
         for one, two in pairwise(found):
             assert one[0].index < two[0].index and one[1].index < two[1].index
-        assert all(ours.size == theirs.size for ours, theirs in found)
+        assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
 # ---- what does not meet ----
@@ -119,7 +119,7 @@ def test_class_tokens_and_none_do_not_meet() -> None:
 
 
 @pytest.mark.parametrize("count", range(2, 9))
-def test_as_many_blocks_as_were_asked_for_each_with_work_in_both(count: int) -> None:
+def test_the_requested_number_of_blocks_each_with_work_in_both(count: int) -> None:
     teacher, student = of("resnet34"), of("resnet18")
     found = pair(teacher, student, CutOptions(count))
     assert len(found) == count - 1
@@ -127,13 +127,13 @@ def test_as_many_blocks_as_were_asked_for_each_with_work_in_both(count: int) -> 
         work = macs_before(network)
         marks = [0, *(work[both[side].index] for both in found), work[-1]]
         assert marks == sorted(set(marks))
-    assert all(ours.size == theirs.size for ours, theirs in found)
+    assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
 def test_fewer_blocks_share_the_teachers_work_and_keep_natural_cuts() -> None:
     teacher = of("resnet34")
     found = pair(teacher, of("resnet18"), CutOptions(3))
-    assert {ours.node for ours, _ in found} <= {place.node for place in cuts(teacher)}
+    assert {teacher_cut.node for teacher_cut, _ in found} <= {place.node for place in cuts(teacher)}
 
 
 def test_more_blocks_than_there_are_places_are_refused_with_the_number_there_is() -> None:
@@ -149,13 +149,13 @@ def test_one_block_leaves_nothing_to_graft(count: int) -> None:
     assert f"--blocks-count {count}" in error.message
 
 
-def test_networks_of_one_resolution_are_cut_by_depth_into_four_blocks_or_as_many_as_asked_for() -> None:
+def test_networks_of_one_resolution_are_cut_by_depth_into_four_blocks_or_the_requested_number() -> None:
     found = names(pair(vit(12), vit(4), CutOptions()))
     assert found == [("blocks.1", "norm_pre"), ("blocks.4", "blocks.0"), ("blocks.8", "blocks.2")]
     assert len(pair(vit(8), vit(8), CutOptions(6))) == 5
 
 
-def test_a_short_network_gets_fewer_blocks_unless_four_were_asked_for() -> None:
+def test_a_short_network_gets_fewer_blocks_unless_four_are_requested() -> None:
     class Short(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -225,8 +225,8 @@ def test_a_choice_that_contradicts_itself_is_a_usage_error(choice: CutOptions) -
 def test_what_follows_a_mere_stem_is_cut_by_depth() -> None:
     teacher, student = of("xcit_tiny_12_p16_224", 64), of("xcit_nano_12_p16_224", 64)
     found = pair(teacher, student, CutOptions())
-    work = [macs_before(teacher)[ours.index] for ours, _ in found]
+    work = [macs_before(teacher)[teacher_cut.index] for teacher_cut, _ in found]
     total = macs_before(teacher)[-1]
     shares = [(after - before) / total for before, after in pairwise([*work, total])]
     assert len(shares) >= 4 and max(shares) < 0.3
-    assert all(ours.size == theirs.size for ours, theirs in found)
+    assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)

@@ -11,7 +11,7 @@ _MANY = 100_000_000  # floats
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="only Linux forgets a peak")
-def test_a_peak_is_forgotten_and_grows_anew() -> None:
+def test_the_peak_grows_again_after_a_reset() -> None:
     before = peak_memory()
     held = torch.ones(_MANY)
     full = peak_memory()

@@ -12,7 +12,7 @@ from graftcli.events import Event, Warned
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from tests.image_files import photos
-from tests.prepared_runs import OWN, asked_for, begun, furnished
+from tests.prepared_runs import OWN, begun, furnished, run_config
 
 NARROW = "teacher*0.5"
 
@@ -22,70 +22,72 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnished(tmp_path_factory.mktemp("place"), 4)
 
 
-def asked(place: Path, student: str, checkpoint: Path | str | None = None) -> PreparedRun:
+def prepared(place: Path, student: str, checkpoint: Path | str | None = None) -> PreparedRun:
     return begun(place, TrainOptions(), student, checkpoint)
 
 
 def test_a_student_just_made_from_the_teacher_has_its_layers_solved_for(place: Path) -> None:
-    assert asked(place, NARROW).recipe.init == "least-squares"
+    assert prepared(place, NARROW).recipe.init == "least-squares"
 
 
 def test_weights_that_a_made_student_brings_with_it_are_kept(place: Path) -> None:
     """Solved for, what an earlier training gave them would be lost."""
-    first = asked(place, NARROW)
+    first = prepared(place, NARROW)
     torch.save(first.plan.student.network.module.state_dict(), place / "narrow.pth")
     for checkpoint in (place / "narrow.pth", "none"):
-        assert asked(place, NARROW, checkpoint).recipe.init == "inherit"
+        assert prepared(place, NARROW, checkpoint).recipe.init == "inherit"
 
 
-def test_who_asks_for_layers_to_be_solved_for_is_told_where_none_can_be(place: Path) -> None:
-    def told(student: str, *overrides: str) -> list[str]:
-        heard: list[Event] = []
-        begun(place, TrainOptions(overrides=overrides), student, listen=heard.append)
-        return [event.text for event in heard if isinstance(event, Warned)]
+def test_a_run_warns_where_no_layer_can_be_solved_for(place: Path) -> None:
+    def warnings_of(student: str, *overrides: str) -> list[str]:
+        events: list[Event] = []
+        begun(place, TrainOptions(overrides=overrides), student, listen=events.append)
+        return [event.text for event in events if isinstance(event, Warned)]
 
-    said = "init=least-squares needs a newly derived student: using init=inherit"
-    assert said in told(OWN, "init=least-squares")
-    assert not any(line.startswith("init=") for line in told(OWN) + told(NARROW, "init=least-squares"))
+    warning = "init=least-squares needs a newly derived student: using init=inherit"
+    assert warning in warnings_of(OWN, "init=least-squares")
+    assert not any(line.startswith("init=") for line in warnings_of(OWN) + warnings_of(NARROW, "init=least-squares"))
 
 
-def test_adapters_that_will_stay_are_told_before_anything_is_trained(place: Path) -> None:
+def test_a_run_warns_of_adapters_that_will_stay(place: Path) -> None:
     """Between residual units both neighbours of a cut add: no layer is the only one to read or to give it."""
 
-    def told(*overrides: str) -> list[str]:
-        heard: list[Event] = []
-        begun(place, TrainOptions(overrides=overrides), OWN, listen=heard.append)
-        return [event.text for event in heard if isinstance(event, Warned) and "stay in the student" in event.text]
+    def warnings_of(*overrides: str) -> list[str]:
+        events: list[Event] = []
+        begun(place, TrainOptions(overrides=overrides), OWN, listen=events.append)
+        return [event.text for event in events if isinstance(event, Warned) and "stay in the student" in event.text]
 
-    said = "the adapters after blocks 1 and 2 stay in the student: no layer can absorb them"
-    assert told("adapters.where=always") == [said] and told() == []
+    warning = "the adapters after blocks 1 and 2 stay in the student: no layer can absorb them"
+    assert warnings_of("adapters.where=always") == [warning] and warnings_of() == []
 
 
-def test_images_that_are_measured_on_and_trained_on_are_told(place: Path) -> None:
-    def told(source: Path) -> list[str]:
-        heard: list[Event] = []
-        asked = asked_for(place, TrainOptions(), OWN)
-        prepare_run(replace(asked, val_images=str(source)), None, heard.append)
-        return [event.text for event in heard if isinstance(event, Warned) and "also training images" in event.text]
+def test_a_run_warns_of_images_in_both_training_and_evaluation(place: Path) -> None:
+    def warnings_of(source: Path) -> list[str]:
+        events: list[Event] = []
+        config = run_config(place, TrainOptions(), OWN)
+        prepare_run(replace(config, val_images=str(source)), None, events.append)
+        return [event.text for event in events if isinstance(event, Warned) and "also training images" in event.text]
 
     photos(place, [f"photos/{i}.png" for i in range(4)] + [f"others/{i}.png" for i in range(4)])
-    assert told(place / "others") == []
+    assert warnings_of(place / "others") == []
     shutil.copy(place / "photos" / "0.png", place / "others" / "copy.png")
-    assert told(place / "others") == [
+    assert warnings_of(place / "others") == [
         "1 of the 5 validation images are also training images: agreement will be overestimated"
     ]
 
 
 def test_a_block_that_is_the_teachers_own_is_not_worth_replacing(place: Path) -> None:
-    def told(blocks: str | None) -> list[str]:
-        heard: list[Event] = []
-        prepare_run(asked_for(place, TrainOptions(), "drop:layer2.1"), blocks, heard.append)
-        return [event.text for event in heard if isinstance(event, Warned) and "saves nothing" in event.text]
+    def warnings_of(blocks: str | None) -> list[str]:
+        events: list[Event] = []
+        prepare_run(run_config(place, TrainOptions(), "drop:layer2.1"), blocks, events.append)
+        return [event.text for event in events if isinstance(event, Warned) and "saves nothing" in event.text]
 
-    assert told("1,3") == ["replacing blocks 1 and 3 saves nothing: the student has no fewer parameters or MACs there"]
-    assert told("1,2") == told(None) == []
+    assert warnings_of("1,3") == [
+        "replacing blocks 1 and 3 saves nothing: the student has no fewer parameters or MACs there"
+    ]
+    assert warnings_of("1,2") == warnings_of(None) == []
 
 
 def test_weights_that_a_recipe_would_not_use_are_refused_in_its_own_words(place: Path) -> None:
     with pytest.raises(UsageError, match="recipe graft has `init: least-squares` and would not use it"):
-        asked(place, OWN, place / "teacher.pth")
+        prepared(place, OWN, place / "teacher.pth")

@@ -67,9 +67,9 @@ def test_the_factor_with_the_nearest_answers_is_chosen_and_the_weights_are_as_be
 
 
 def test_of_a_rate_that_ruins_the_student_a_part_is_taken(tmp_path: Path) -> None:
-    told: list[Event] = []
-    trained(plan(), Memory(tmp_path), with_factors(1.0, 1e-3, lr=1.0), count=40, listen=told.append)
-    assert [event.factor for event in told if isinstance(event, RateChosen)] == [1e-3] * 3
+    events: list[Event] = []
+    trained(plan(), Memory(tmp_path), with_factors(1.0, 1e-3, lr=1.0), count=40, listen=events.append)
+    assert [event.factor for event in events if isinstance(event, RateChosen)] == [1e-3] * 3
 
 
 class Killed(Exception):
@@ -80,8 +80,8 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
-    asked = with_factors(1.0, 1e-2, lr=1.0)
-    whole = trained(plan(), Memory(tmp_path / "whole"), asked)
+    wanted = with_factors(1.0, 1e-2, lr=1.0)
+    whole = trained(plan(), Memory(tmp_path / "whole"), wanted)
     store = Memory(tmp_path / "broken")
     unit, kept = store.unit("graft-1"), 0
 
@@ -93,15 +93,15 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
 
     monkeypatch.setattr(unit, "keep", keep)
     with pytest.raises(Killed):
-        trained(plan(), store, asked)
+        trained(plan(), store, wanted)
     assert unit.state is not None and unit.state["course"]["factor"] == 1e-2
     monkeypatch.setattr(unit, "keep", lambda *_: None)
-    again = trained(plan(), store, asked)
+    again = trained(plan(), store, wanted)
     assert weights_digest(again.merged.module) == weights_digest(whole.merged.module)
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "said"),
+    ("name", "change", "expected"),
     [
         ("fskd", "stages.fskd.lr_factors=[1, 0.1]", "is given"),
         ("cross", "stages.cross.lr_factors=[1, 0.1]", "has no trials"),
@@ -109,8 +109,8 @@ def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
         ("graft", "stages.finish.lr_factors=[0]", "nine numbers above 0"),
     ],
 )
-def test_factors_are_for_what_is_trained_in_blocks(name: str, change: str, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_factors_are_for_what_is_trained_in_blocks(name: str, change: str, expected: str) -> None:
+    with pytest.raises(UsageError, match=expected):
         load(name, (change,), 1.0)
 
 

@@ -286,7 +286,7 @@ def test_a_recipe_needs_no_torch() -> None:
     assert run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_nothing_is_done_to_an_image_unless_it_is_said() -> None:
+def test_images_are_not_augmented_by_default() -> None:
     assert ViewSettings().count is None
     assert ViewSettings().augment == Augment()
     assert Augment().model_dump(exclude_none=True) == {"flip": False}
@@ -315,5 +315,5 @@ def test_an_aspect_ratio_may_be_above_one() -> None:
     ("value", "found"),
     [([{"at": 1}, {}, 7], [1, None, None]), ((Mix(share=1),), [None]), ("text", []), (None, []), ({"at": 1}, [])],
 )
-def test_items_are_asked_before_anybody_knows_what_they_are(value: Any, found: list[Any]) -> None:
+def test_item_values_reads_unvalidated_items(value: Any, found: list[Any]) -> None:
     assert item_values(value, "at") == found

@@ -57,16 +57,16 @@ def test_a_folded_command_is_the_same_command() -> None:
     ],
 )
 def test_three_sentences_say_what_was_done(tmp_path: Path, changes: dict[str, object], parts: tuple[str, ...]) -> None:
-    told = sentences(one_shown(tmp_path, **changes))
-    assert len(told) == 3
-    for sentence, part in zip(told, parts, strict=True):
+    found = sentences(one_shown(tmp_path, **changes))
+    assert len(found) == 3
+    for sentence, part in zip(found, parts, strict=True):
         assert part in sentence and sentence.endswith(".")
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "expected"),
     [([], ""), (["a"], "a"), (["a", "b", "c"], "a, b, c"), (["a", "b", "c", "d", "e"], "a, b, c and 2 more")],
 )
-def test_many_names_are_told_by_the_first(names: list[str], said: str) -> None:
-    assert few(names) == said
+def test_long_lists_of_names_are_abbreviated(names: list[str], expected: str) -> None:
+    assert few(names) == expected
     assert few(names, 10) == ", ".join(names)

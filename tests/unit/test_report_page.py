@@ -126,7 +126,7 @@ def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
     assert "no image was held out" in unheld.words
 
 
-def test_a_loss_that_was_told_once_stands_in_the_table_alone(tmp_path: Path) -> None:
+def test_a_loss_with_one_record_stands_in_the_table_alone(tmp_path: Path) -> None:
     records = [{"unit": "graft-1", "step": 4, "loss": 0.125, "agreement": 0.5}]
     read = Reader(page([one_shown(tmp_path, records=records)]))
     assert "0.125" in read.words and read.tags.count("svg") == 1
@@ -209,8 +209,8 @@ def test_nothing_overflows_in_a_browser_and_its_console_is_silent(tmp_path: Path
     for number, runs in enumerate([[one], [one, one_shown(tmp_path / "two", seed=3)]]):
         file = tmp_path / f"page-{number}.html"
         file.write_text(page(runs), encoding="utf-8")
-        measured, said = opened(file, tmp_path)
-        assert said == []
+        measured, console = opened(file, tmp_path)
+        assert console == []
         for seen in measured.values():
             assert seen["beyond"] == [] and seen["hidden"] == [] and seen["height"] > 500
         assert all(seen["scroll"] <= int(width) for width, seen in measured.items())

@@ -55,7 +55,7 @@ def test_a_file_has_its_room_before_anything_is_written(tmp_path: Path) -> None:
     assert made.st_size == 20 * 3 * 16 * 16 * 4 <= 512 * made.st_blocks
 
 
-def test_a_disk_that_is_too_small_is_told_at_once(tmp_path: Path) -> None:
+def test_a_disk_that_is_too_small_is_refused_at_once(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         with pytest.raises(MachineError, match=r"values.bin` cannot be written: No space left .*3.7 MB needed"):
             rows(disk / "values.bin", 1200)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from graftcli.report.run_view import load_run_view, read_bench, stages
-from tests.reports import LADDER, folder_of_run, told
+from tests.reports import LADDER, folder_of_run, tiny_facts
 
 
 def record(unit: str, step: int, loss: float, agreement: float | None = None) -> dict[str, object]:
@@ -23,7 +23,7 @@ def test_units_are_grouped_by_the_stages_of_the_recipe_in_the_order_of_training(
     ]
 
 
-def test_a_step_that_was_told_twice_counts_once_and_the_last_agreement_stays() -> None:
+def test_a_step_recorded_twice_counts_once_and_the_last_agreement_stays() -> None:
     records = [record("a-1", 5, 3.0), record("a-1", 10, 2.0, 0.5), record("a-1", 5, 2.5), record("a-1", 10, 1.0)]
     (unit,) = stages(records, ["a"])[0].units
     assert (unit.losses, unit.agreement) == (((5, 2.5), (10, 1.0)), 0.5)
@@ -38,7 +38,7 @@ def test_lines_that_are_torn_or_tell_no_loss_are_passed_over(tmp_path: Path) -> 
     assert stage.units[0].losses == ((4, 0.5),)
 
 
-def test_every_warning_of_every_session_is_told_once(tmp_path: Path) -> None:
+def test_every_warning_of_every_session_is_shown_once(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, warnings=["left out: a.png", "left out: b.png"], finished=False)
     folder_of_run(tmp_path, warnings=["left out: a.png", "the loss ran away"])
     assert load_run_view(folder, None, ["no pictures"]).warnings == (
@@ -50,7 +50,7 @@ def test_every_warning_of_every_session_is_told_once(tmp_path: Path) -> None:
 
 
 def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
-    found = load_run_view(folder_of_run(tmp_path, finished=False), told())
+    found = load_run_view(folder_of_run(tmp_path, finished=False), tiny_facts())
     assert found.result is None and "not finished" in found.warnings[0]
 
 
@@ -77,7 +77,7 @@ def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
     assert (second.macs, second.ratio, second.top1) == (None, 4.0, 0.922)
 
 
-def test_networks_of_one_name_are_told_apart_by_what_was_typed(tmp_path: Path) -> None:
+def test_networks_of_one_name_are_shown_by_their_specs(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, names=("resnet", "resnet"))
     found = load_run_view(folder, None)
     found.session["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}

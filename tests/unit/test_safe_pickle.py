@@ -165,7 +165,7 @@ def written(path: Path, data: bytes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("data", "said"),
+    ("data", "expected"),
     [
         (b"", "is empty"),
         (b"epoch,accuracy\n1,0.5\n", "a text file that begins with 'epoch,accuracy'"),
@@ -179,8 +179,8 @@ def written(path: Path, data: bytes) -> Path:
         (b"\x80\x02garbage", "truncated or damaged"),
     ],
 )
-def test_what_is_no_checkpoint_is_refused_by_what_it_is(tmp_path: Path, data: bytes, said: str) -> None:
-    assert said in refusal(written(tmp_path / "w.pth", data))
+def test_what_is_no_checkpoint_is_refused_by_what_it_is(tmp_path: Path, data: bytes, expected: str) -> None:
+    assert expected in refusal(written(tmp_path / "w.pth", data))
 
 
 @pytest.mark.parametrize("save", [save_new, save_old, safetensors.torch.save_file])

@@ -64,7 +64,7 @@ def test_rebuilding_makes_the_same_architecture(spec: str) -> None:
     assert not again.training
 
 
-def test_what_graftcli_wrote_takes_the_size_asked_for_where_it_runs_at_it(tmp_path: Path) -> None:
+def test_a_saved_network_takes_the_requested_size_where_it_runs_at_it(tmp_path: Path) -> None:
     folder = str(written_folder(made("timm:resnet10t"), tmp_path / "convolutions"))
     assert build(folder, img_size=64).made_for.img_size == (64, 64)
     folder = str(written_folder(made("timm:vit_tiny_patch16_224"), tmp_path / "tokens"))

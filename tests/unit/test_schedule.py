@@ -15,7 +15,7 @@ from tests.engine import images, recipe
     [
         ({"total": 30}, 3),  # 12 images share them evenly
         ({"total": 5}, 1),
-        ({"total": 30, "count": 9}, 9),  # what is said of each image goes before
+        ({"total": 30, "count": 9}, 9),  # the count per image takes precedence
         ({"count": 2}, 2),
         ({"total": 10**6}, 20),  # never more than there are steps to see them
     ],
@@ -31,8 +31,8 @@ def test_images_share_a_total_of_views(limits: dict[str, int], each: int) -> Non
 )
 def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there: int, steps: int, made: int) -> None:
     settings = ("views.synthetic={images: 600, steps: 40}", "stages.graft.steps=1", f"stages.finish.steps={steps}")
-    asked = load("graft", settings)
-    assert schedule_of(asked, there, 3).synthetic == made
+    wanted = load("graft", settings)
+    assert schedule_of(wanted, there, 3).synthetic == made
     without = load("graft", ("views.synthetic=null", *settings[1:]))
     assert schedule_of(without, there, 3).synthetic == 0
 
@@ -41,8 +41,8 @@ def test_as_many_are_made_as_are_missing_and_fewer_or_none_for_a_short_run(there
     ("below", "there", "made"), [(80, 79, 521), (80, 80, 0), (80, 100, 0), ("null", 100, 500), (1000, 900, 0)]
 )
 def test_none_are_made_where_there_are_enough(below: int | str, there: int, made: int) -> None:
-    asked = load("graft", (f"views.synthetic={{images: 600, below: {below}}}",))
-    assert schedule_of(asked, there, 3).synthetic == made
+    wanted = load("graft", (f"views.synthetic={{images: 600, below: {below}}}",))
+    assert schedule_of(wanted, there, 3).synthetic == made
 
 
 @pytest.mark.parametrize(("count", "held"), [(12, 0), (39, 0), (40, 8), (200, 20)])

@@ -268,11 +268,11 @@ def test_a_missing_folder_names_what_exists(tmp_path: Path) -> None:
 def test_what_is_neither_folder_nor_archive_is_named(tmp_path: Path) -> None:
     folder_of(tmp_path, {"a.jpg": b"1", "a.rar": b"Rar!"})
     os.mkfifo(tmp_path / "pipe")
-    for name, said in {
+    for name, expected in {
         "a.jpg": "is a single image",
         "a.rar": "neither a folder nor a .zip or .tar",
         "pipe": "is a named pipe",
     }.items():
-        with pytest.raises(ImagesError, match=said) as caught:
+        with pytest.raises(ImagesError, match=expected) as caught:
             contents(tmp_path / name)
         assert caught.value.exit_code == 5 and "a folder of images" in caught.value.fix

@@ -126,7 +126,7 @@ def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
     assert len(run_file(tmp_path)["sessions"]) == 2
 
 
-def test_to_overwrite_is_to_start_anew(tmp_path: Path) -> None:
+def test_overwrite_starts_from_scratch(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS) as store:
         store.unit("graft-1").finish({"w": torch.ones(2)}, {})
         store.unit("graft-2").keep(1, {})
@@ -166,19 +166,19 @@ def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> No
 
 
 def test_in_a_folder_of_others_only_what_graftcli_writes_is_overwritten(tmp_path: Path) -> None:
-    ours = (
+    own = (
         *("README.md", "model.safetensors", "config.json", "graft.json"),
         *("bench.json", "metrics.jsonl", "blocks/a.safetensors"),
     )
     others = ("a.txt", "blocks/notes.txt", "cache/photo.jpg", "sub/README.md", ".hidden")
-    for name in ours + others:
+    for name in own + others:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("mine")
     with Store(tmp_path, SETTINGS, overwrite=True):
         pass
     left = files(tmp_path)
     assert left.keys() == {*others, ".lock", "run.json"} and all(left[name] == b"mine" for name in others)
-    assert all(any(Path(name).match(pattern) for pattern in FILE_PATTERNS) for name in ours)
+    assert all(any(Path(name).match(pattern) for pattern in FILE_PATTERNS) for name in own)
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
@@ -220,12 +220,12 @@ def test_damage_is_dropped_with_a_warning_when_a_run_is_resumed(tmp_path: Path, 
     data = bytearray(file.read_bytes())
     data[-9] ^= 4
     file.write_bytes(data)
-    heard: list[str] = []
-    with Store(tmp_path, SETTINGS, warn=heard.append) as store:
+    warnings: list[str] = []
+    with Store(tmp_path, SETTINGS, warn=warnings.append) as store:
         assert (store.unit("graft-1").finished is None) == (name == "blocks/graft-1")
         assert (store.unit("graft-2").state is None) == (name == "state/graft-2")
         assert (store.unit("graft-2").step == -1) == (name == "state/graft-2")
-    assert len(heard) == 1 and f"{name}.safetensors` is damaged" in heard[0] and not file.exists()
+    assert len(warnings) == 1 and f"{name}.safetensors` is damaged" in warnings[0] and not file.exists()
 
 
 @pytest.mark.parametrize("replaced", [False, True])

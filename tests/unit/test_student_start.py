@@ -33,12 +33,12 @@ def noise(count: int, seed: int) -> Tensor:
 
 
 def started(
-    made: Plan, asked: Recipe, listen: Listener = lambda event: None, chosen: Sequence[int] | None = None
+    made: Plan, wanted: Recipe, listen: Listener = lambda event: None, chosen: Sequence[int] | None = None
 ) -> Pieces:
-    joined = seams(made, asked.adapters.where)
+    joined = seams(made, wanted.adapters.where)
     both = pieces(made, joined)
     blocks = chosen or range(1, both.blocks + 1)
-    initialize(asked, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
+    initialize(wanted, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
     return both
 
 
@@ -62,7 +62,9 @@ def missed(made: Plan, both: Pieces) -> dict[str, float]:
 
 @pytest.mark.parametrize("spec", ["prune:l1=0.4", "prune:act=0.4", "teacher*0.75", "lowrank:0.5", "decouple"])
 def test_the_layers_of_a_made_student_come_nearer_to_the_teachers(spec: str) -> None:
-    before, after = (missed(made, started(made, asked)) for asked in (INHERITED, SOLVED) for made in [made_plan(spec)])
+    before, after = (
+        missed(made, started(made, wanted)) for wanted in (INHERITED, SOLVED) for made in [made_plan(spec)]
+    )
     assert len(after) == 10 and after.keys() == before.keys()
     assert sum(after.values()) < 0.7 * sum(before.values())
 
@@ -70,7 +72,7 @@ def test_the_layers_of_a_made_student_come_nearer_to_the_teachers(spec: str) -> 
 @pytest.mark.parametrize("start_of_adapters", ["identity", "random"])
 def test_layers_are_solved_whatever_leads_into_a_block(start_of_adapters: str) -> None:
     both = [recipe(init=init, adapters={"start": start_of_adapters}) for init in ("inherit", "least-squares")]
-    before, after = (sum(missed(made, started(made, asked)).values()) for asked in both for made in [made_plan(SPEC)])
+    before, after = (sum(missed(made, started(made, wanted)).values()) for wanted in both for made in [made_plan(SPEC)])
     assert after < 0.7 * before
 
 
@@ -92,18 +94,18 @@ def test_a_student_whose_layers_have_lost_nothing_stays_as_it_is(make: Callable[
 def test_a_network_of_its_own_inherits_and_no_more(tmp_path: Path) -> None:
     """Its layers stand for none of the teacher's."""
     digests = []
-    for asked in (INHERITED, SOLVED, recipe(init="random")):
+    for wanted in (INHERITED, SOLVED, recipe(init="random")):
         made = plan()
-        trained(made, Memory(tmp_path), asked)
+        trained(made, Memory(tmp_path), wanted)
         digests.append(weights_digest(made.student.network.module))
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_layers_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard: list[Event] = []
+    events: list[Event] = []
     monkeypatch.setattr("graftcli.graft.layerwise.whole_layer._MAX_INPUTS", 60)
-    started(made_plan(SPEC), SOLVED, heard.append)
-    (warned,) = [event.text for event in heard if isinstance(event, Warned)]
+    started(made_plan(SPEC), SOLVED, events.append)
+    (warned,) = [event.text for event in events if isinstance(event, Warned)]
     assert warned.startswith("least squares initialises 5 of 10 layers; skipped: stages.1.1.0, ")
 
 
@@ -119,9 +121,9 @@ def test_what_a_block_begins_with_does_not_hang_on_what_else_is_trained(block: i
         }
         return made.student.network.module.state_dict(), alone
 
-    (every, theirs), (some, own), (none, _) = weights(None), weights((block,)), weights(None, INHERITED)
+    (every, among_all), (some, own), (none, _) = weights(None), weights((block,)), weights(None, INHERITED)
     assert any(name.endswith("to_student.weight") for name in own)
-    assert own.keys() == theirs.keys() and all(torch.equal(own[name], theirs[name]) for name in own)
+    assert own.keys() == among_all.keys() and all(torch.equal(own[name], among_all[name]) for name in own)
     later = [name for name in every if not torch.equal(some[name], every[name])]
     assert bool(later) == (block == 2) and all(name.startswith(("stages.2.", "head.")) for name in later)
     assert all(torch.equal(some[name], none[name]) for name in later)

@@ -109,8 +109,8 @@ def test_moments_and_their_gradient_are_those_of_each_channel(shape: tuple[int, 
     over = [0, *range(2, given.ndim)]
     plainly = given.mean(over), given.var(over, unbiased=False)
     found = _Moments.apply(given)
-    for own, theirs in zip(found, plainly, strict=True):
-        assert torch.allclose(own, theirs, rtol=1e-5)
+    for own, expected in zip(found, plainly, strict=True):
+        assert torch.allclose(own, expected, rtol=1e-5)
     slopes = [
         torch.autograd.grad(sum((w * m.square()).sum() for w, m in zip(weights, both, strict=True)), given)[0]
         for both in (found, plainly)
@@ -118,7 +118,7 @@ def test_moments_and_their_gradient_are_those_of_each_channel(shape: tuple[int, 
     assert torch.allclose(slopes[0], slopes[1], rtol=1e-4, atol=1e-6)
 
 
-def test_nobody_listens_to_a_network_any_more_when_its_statistics_are_told() -> None:
+def test_hooks_are_removed_once_statistics_are_gathered() -> None:
     side = teacher()
     difference(side, pictures()[:4])
     assert not any(module._forward_pre_hooks for module in side.network.module.modules())
@@ -197,7 +197,7 @@ class Silent(Stages):
         return self.head(x.mean((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_norms_that_nobody_hears_of_are_none() -> None:
+def test_batchnorms_without_statistics_are_left_out() -> None:
     big = network(randomise(Silent((8, 12, 16), 3)), "big")
     side = plans.make(big, network(Stages((6, 8, 16), 2), "small")).teacher
     assert not Synthesis(side, PREPROCESS, HOW, 3).is_possible
@@ -224,8 +224,8 @@ def test_a_run_is_trained_on_them_too(tmp_path: Path) -> None:
     recipe = with_synthetic()
     store, other = Memory(tmp_path), Memory(tmp_path / "without")
     trained(plan(), store, recipe, listen=events.append)
-    told = [event for event in events if isinstance(event, SyntheticImages)]
-    assert (told[0], told[-1]) == (
+    made = [event for event in events if isinstance(event, SyntheticImages)]
+    assert (made[0], made[-1]) == (
         SyntheticImages(0, 40),
         SyntheticImages(40, 40),
     )  # one for each 400 of 20 x 800 views
@@ -240,7 +240,7 @@ def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
 ) -> None:
     monkeypatch.setattr("graftcli.graft.data.synthetic._MOST", 10)
     expected = weights_digest(trained(plan(), Memory(tmp_path / "whole"), with_synthetic()).merged.module)
-    store, asked, seen = Memory(tmp_path / "broken"), with_synthetic(), list[int]()
+    store, wanted, seen = Memory(tmp_path / "broken"), with_synthetic(), list[int]()
 
     def listen(event: Event) -> None:
         if isinstance(event, SyntheticImages):
@@ -249,9 +249,9 @@ def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(plan(), store, asked, listen=listen)
+        trained(plan(), store, wanted, listen=listen)
     assert seen == [0, 10, 20] and len(list(store.cache.folder.glob("synthetic-*.bin"))) == 2
-    assert weights_digest(trained(plan(), store, asked).merged.module) == expected
+    assert weights_digest(trained(plan(), store, wanted).merged.module) == expected
 
 
 def test_a_teacher_that_remembers_no_statistics_makes_none(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_a_look_goes_on(place: Place, stop_at: int, amp: bool, tmp_path: Path, m
     assert torch.equal(answers.at(1, index), whole.at(1, index))
 
 
-def test_a_file_made_anew_is_not_trusted_however_often_a_look_breaks_off(
+def test_a_file_made_again_is_not_trusted_however_often_a_pass_is_interrupted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its rows are zeros: what was written down of the file before it counts no more."""
@@ -133,9 +133,9 @@ def test_a_damaged_cache_is_computed_again_with_a_warning(
     data = bytearray((tmp_path / "value-1.bin").read_bytes())
     data[bit // 8] ^= 1 << bit % 8
     (tmp_path / "value-1.bin").write_bytes(data)
-    heard: list[str] = []
-    found, again = looking(place, tmp_path, None, warn=heard.append)
-    assert again.shown == 64 and len(heard) == 1 and "damaged" in heard[0]
+    warnings: list[str] = []
+    found, again = looking(place, tmp_path, None, warn=warnings.append)
+    assert again.shown == 64 and len(warnings) == 1 and "damaged" in warnings[0]
     assert torch.equal(found.at(1, torch.arange(60)), whole.at(1, torch.arange(60)))
 
 
@@ -155,14 +155,14 @@ def test_a_damaged_page_is_a_damaged_cache(page: str, tmp_path: Path, monkeypatc
 
 def test_a_row_that_is_damaged_while_the_run_is_under_way_is_computed_again(tmp_path: Path) -> None:
     whole, _ = looking("memory", tmp_path / "whole", None)
-    heard: list[str] = []
-    found, _ = looking("disk", tmp_path, None, warn=heard.append)
+    warnings: list[str] = []
+    found, _ = looking("disk", tmp_path, None, warn=warnings.append)
     with (tmp_path / "value-1.bin").open("r+b") as file:
         file.seek(59 * 12)
         file.write(b"\xff\xff")
     index = torch.tensor([3, 59, 8])
-    assert torch.equal(found.at(1, index), whole.at(1, index)) and len(heard) == 1
-    assert torch.equal(found.at(1, index), whole.at(1, index)) and len(heard) == 1, "it is written again"
+    assert torch.equal(found.at(1, index), whole.at(1, index)) and len(warnings) == 1
+    assert torch.equal(found.at(1, index), whole.at(1, index)) and len(warnings) == 1, "it is written again"
 
 
 def test_a_full_disk_only_costs_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,18 +25,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return furnished(tmp_path_factory.mktemp("foresight"), 6)
 
 
-def told(start: PreparedRun, *looks: tuple[float, int], behind: float = -1) -> list[TimeEstimated]:
+def estimates(start: PreparedRun, *looks: tuple[float, int], behind: float = -1) -> list[TimeEstimated]:
     """What is foretold where the clock says so many seconds when so many views of a thousand are seen, with so many
     steps of each unit behind it."""
-    heard: list[Event] = []
+    events: list[Event] = []
     now = iter(seconds for seconds, _ in looks)
-    listen = with_time_estimate(start, lambda unit: behind, heard.append, lambda: next(now))
+    listen = with_time_estimate(start, lambda unit: behind, events.append, lambda: next(now))
     for _, done in looks:
         listen(TeacherPass(done, 1000))
-    assert [event for event in heard if isinstance(event, TeacherPass)] == [
+    assert [event for event in events if isinstance(event, TeacherPass)] == [
         TeacherPass(done, 1000) for _, done in looks
     ]
-    return [event for event in heard if isinstance(event, TimeEstimated)]
+    return [event for event in events if isinstance(event, TimeEstimated)]
 
 
 def macs(of: Plan, side: str) -> list[int]:
@@ -48,7 +48,7 @@ def test_a_long_run_is_foretold_by_what_there_is_to_compute(place: Path) -> None
     length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
     how = TrainOptions(recipe="kd", overrides=length)
     start = begun(place, how)
-    (found,) = told(start, (50.0, 0), (52.0, 1), (54.0, 2), (90.0, 20))
+    (found,) = estimates(start, (50.0, 0), (52.0, 1), (54.0, 2), (90.0, 20))
     share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
     assert found.steps == 300
     assert found.seconds == pytest.approx(2.0 * (6 * 100 + 300 * 4 * 4 * share))
@@ -60,52 +60,54 @@ def test_of_a_run_that_goes_on_what_is_left_is_foretold(place: Path) -> None:
     looks = ((0.0, 40), (20.0, 50))
     share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
     for behind, steps in ((200, 100), (math.inf, 0)):
-        (found,) = told(start, *looks, behind=behind)
+        (found,) = estimates(start, *looks, behind=behind)
         assert found.steps == steps
         assert found.seconds == pytest.approx(2.0 * (600 - 40 + steps * 4 * 4 * share))
 
 
 def test_looks_that_were_kept_do_not_hide_those_that_follow(place: Path) -> None:
-    assert len(told(begun(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
+    assert len(estimates(begun(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
 
 
 def test_on_a_gpu_nothing_is_foretold(place: Path) -> None:
     start = replace(begun(place, TrainOptions()), device=torch.device("cuda"))
-    assert told(start, (0.0, 0), (4.0, 1)) == []
+    assert estimates(start, (0.0, 0), (4.0, 1)) == []
 
 
-def test_it_is_said_once_and_not_before_there_is_something_to_go_by(place: Path) -> None:
+def test_the_estimate_comes_once_and_not_before_there_is_data(place: Path) -> None:
     start = begun(place, TrainOptions())
-    assert told(start, (0.0, 0), (2.9, 1)) == []
-    assert len(told(start, (0.0, 0), (2.9, 1), (3.1, 2), (60.0, 9))) == 1
-    assert len(told(start, (0.0, 0), (1.0, 1000))) == 1  # there is nothing more to see
+    assert estimates(start, (0.0, 0), (2.9, 1)) == []
+    assert len(estimates(start, (0.0, 0), (2.9, 1), (3.1, 2), (60.0, 9))) == 1
+    assert len(estimates(start, (0.0, 0), (1.0, 1000))) == 1  # there is nothing more to see
 
 
 def test_a_short_run_is_not_foretold(place: Path) -> None:
     start = begun(place, TrainOptions(steps_scale=0.001))
-    assert told(start, (0.0, 0), (3.5, 900)) == []
+    assert estimates(start, (0.0, 0), (3.5, 900)) == []
 
 
-def test_of_steps_that_differ_from_layer_to_layer_nothing_is_said(place: Path) -> None:
+def test_stages_whose_steps_differ_between_layers_are_not_estimated(place: Path) -> None:
     start = begun(place, TrainOptions(recipe="cross"), "teacher*0.5")
-    assert told(start, (0.0, 0), (3.5, 1)) == []
+    assert estimates(start, (0.0, 0), (3.5, 1)) == []
 
 
 @pytest.mark.parametrize(("recipe", "behind"), [("graft", 0), ("netgraft", 2)])
 def test_a_block_alone_is_dearer_where_its_target_lies_at_the_end(recipe: str, behind: int) -> None:
     """Towards the logits, what the teacher has behind the block is computed forwards and back."""
     made = plan()
-    ours, theirs = macs(made, "teacher"), macs(made, "student")
+    teacher, student = macs(made, "teacher"), macs(made, "student")
     first = tasks(load(recipe), len(made.blocks), range(1, len(made.blocks) + 1))[0]
-    assert passes_per_view(first, made) == pytest.approx((4 * theirs[0] + behind * sum(ours[1:])) / sum(ours))
+    assert passes_per_view(first, made) == pytest.approx((4 * student[0] + behind * sum(teacher[1:])) / sum(teacher))
 
 
 def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
     made = plan()
-    ours, theirs = macs(made, "teacher"), macs(made, "student")
+    teacher, student = macs(made, "teacher"), macs(made, "student")
     finish = tasks(load("graft"), len(made.blocks), (1, 3))[-1]
     assert finish.blocks == (1, 3)
-    assert passes_per_view(finish, made) == pytest.approx((4 * (theirs[0] + theirs[2]) + 2 * ours[1]) / sum(ours))
+    assert passes_per_view(finish, made) == pytest.approx(
+        (4 * (student[0] + student[2]) + 2 * teacher[1]) / sum(teacher)
+    )
 
 
 def test_who_is_told_of_hours_is_told_what_would_be_shorter() -> None:

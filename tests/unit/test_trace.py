@@ -89,7 +89,7 @@ def test_a_tensor_that_the_code_makes_belongs_to_the_graph_not_to_the_network() 
         assert torch.equal(run(traced, images(count=4)), network(images(count=4)))
 
 
-def test_sizes_are_told_apart_from_numbers_that_were_read_off_the_images() -> None:
+def test_sizes_stay_dynamic_and_numbers_read_from_the_images_are_refused() -> None:
     class Sized(Small):
         def forward(self, x: Tensor) -> Any:
             height = x.shape[2] // 2
@@ -178,7 +178,7 @@ def refusal(network: nn.Module, batch: Tensor | None = None) -> PairError:
     return caught.value
 
 
-def test_a_network_with_other_inputs_is_told_which() -> None:
+def test_the_refusal_of_a_network_names_its_other_inputs() -> None:
     class Two(Small):
         def forward(self, x: Tensor, mask: Tensor) -> Any:  # type: ignore[override]
             return super().forward(x * mask)

@@ -37,7 +37,7 @@ def test_a_view_is_the_same_alone_and_with_others_and_a_second_time() -> None:
         assert torch.equal(again[torch.tensor([i])][0], together[i])
 
 
-def test_remembered_views_are_those_that_are_drawn_anew() -> None:
+def test_cached_views_equal_those_that_are_drawn_again() -> None:
     index, size = torch.tensor([3, 3, 99, 0]), 100 * 3 * 16 * 16
     remembering = Views(pictures(), PREPROCESS, EVERYTHING, 20, seed=3, room=size)
     first, again = remembering[index], remembering[torch.arange(100)]

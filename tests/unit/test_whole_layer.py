@@ -43,28 +43,30 @@ def test_a_whole_layer_that_misses_nothing_stays() -> None:
 def test_what_a_convolution_reads_at_a_place_is_what_it_multiplies(stride: int, padding: int, dilation: int) -> None:
     """A layer with all of its teacher's inputs becomes that teacher's, whatever its steps, from any weights."""
     torch.manual_seed(0)
-    theirs, last = (nn.Conv2d(3, 4, (3, 2), stride, padding, dilation).double() for _ in range(2))
+    teacher_layer, last = (nn.Conv2d(3, 4, (3, 2), stride, padding, dilation).double() for _ in range(2))
     views = torch.randn(20, 3, 9, 10, dtype=torch.float64)
     solve_whole(
-        LayerPair("c", "c", "c", (), last, None, theirs, torch.arange(4), torch.arange(3)),
+        LayerPair("c", "c", "c", (), last, None, teacher_layer, torch.arange(4), torch.arange(3)),
         LayerInputs([views], [views]),
         1e-12,
     )
     with torch.no_grad():
-        assert torch.allclose(last(views), theirs(views), rtol=0, atol=1e-6)
+        assert torch.allclose(last(views), teacher_layer(views), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(30, 5), (6, 7, 5)])
 def test_a_linear_layer_is_solved_over_all_of_its_tokens(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    theirs, last = (nn.Linear(5, 4).double() for _ in range(2))
+    teacher_layer, last = (nn.Linear(5, 4).double() for _ in range(2))
     views = torch.randn(*shape, dtype=torch.float64)
     solve_whole(
-        LayerPair("l", "l", "l", (), last, None, theirs, torch.arange(4), torch.arange(5)),
+        LayerPair("l", "l", "l", (), last, None, teacher_layer, torch.arange(4), torch.arange(5)),
         LayerInputs([views], [views]),
         1e-12,
     )
-    assert torch.allclose(last.weight, theirs.weight, atol=1e-6) and torch.allclose(last.bias, theirs.bias, atol=1e-6)
+    assert torch.allclose(last.weight, teacher_layer.weight, atol=1e-6) and torch.allclose(
+        last.bias, teacher_layer.bias, atol=1e-6
+    )
 
 
 def test_with_fewer_places_than_numbers_the_solution_is_the_same() -> None:
@@ -79,23 +81,23 @@ def test_with_fewer_places_than_numbers_the_solution_is_the_same() -> None:
 def test_a_layer_behind_pooling_is_not_bent_to_a_few_views() -> None:
     """As many views as numbers: without a stronger ridge it would be exact on these, and wrong on all others."""
     generator = torch.Generator().manual_seed(4)
-    theirs, last = nn.Linear(40, 6), nn.Linear(30, 6)
+    teacher_layer, last = nn.Linear(40, 6), nn.Linear(30, 6)
     kept = torch.arange(30)
     with torch.no_grad():
-        last.weight.copy_(theirs.weight[:, kept])
-        last.bias.copy_(theirs.bias)
-    made = LayerPair("head", "head", "head", (), last, None, theirs, torch.arange(6), kept)
+        last.weight.copy_(teacher_layer.weight[:, kept])
+        last.bias.copy_(teacher_layer.bias)
+    made = LayerPair("head", "head", "head", (), last, None, teacher_layer, torch.arange(6), kept)
     views, others = (torch.randn(count, 40, generator=generator) for count in (32, 500))
 
     def error() -> float:
         with torch.no_grad():
-            return float((last(others[:, kept]) - theirs(others)).square().mean())
+            return float((last(others[:, kept]) - teacher_layer(others)).square().mean())
 
     solve_whole(made, LayerInputs([views[:, kept]], [views]), 1e-9)
     bent = error()
     with torch.no_grad():
-        last.weight.copy_(theirs.weight[:, kept])
-        last.bias.copy_(theirs.bias)
+        last.weight.copy_(teacher_layer.weight[:, kept])
+        last.bias.copy_(teacher_layer.bias)
     solve_whole(made, LayerInputs([views[:, kept]], [views]))
     assert error() < 0.2 * bent
 
@@ -104,19 +106,19 @@ def test_a_layer_behind_pooling_is_not_bent_to_a_few_views() -> None:
 @pytest.mark.parametrize("kernel", [3, 4])
 @pytest.mark.filterwarnings("ignore:Using padding")  # PyTorch says that it copies
 def test_padding_in_words_is_what_torch_makes_of_it(padding: str, kernel: int) -> None:
-    theirs, last = (nn.Conv2d(2, 3, kernel, padding=padding).double() for _ in range(2))
+    teacher_layer, last = (nn.Conv2d(2, 3, kernel, padding=padding).double() for _ in range(2))
     views = torch.randn(20, 2, 8, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
-    made = LayerPair("conv", "conv", "conv", (), last, None, theirs, torch.arange(3), torch.arange(2))
+    made = LayerPair("conv", "conv", "conv", (), last, None, teacher_layer, torch.arange(3), torch.arange(2))
     solve_whole(made, LayerInputs([views], [views]), 1e-12)
     with torch.no_grad():
-        assert torch.allclose(last(views), theirs(views), rtol=0, atol=1e-6)
+        assert torch.allclose(last(views), teacher_layer(views), rtol=0, atol=1e-6)
 
 
 POINT = nn.Conv2d(3, 4, 1)
 
 
 @pytest.mark.parametrize(
-    ("last", "theirs", "possible"),
+    ("last", "teacher_layer", "possible"),
     [
         (nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1), True),
         (POINT, nn.Conv2d(3, 4, 3, padding="same"), True),
@@ -126,6 +128,6 @@ POINT = nn.Conv2d(3, 4, 1)
         (nn.Linear(8, 4), nn.Linear(8, 4), True),
     ],
 )
-def test_what_cannot_be_laid_out_in_rows_is_left_alone(last: Plain, theirs: Plain, possible: bool) -> None:
-    made = LayerPair("conv", "conv", "conv", (), last, None, theirs, torch.arange(4), torch.arange(3))
+def test_what_cannot_be_laid_out_in_rows_is_left_alone(last: Plain, teacher_layer: Plain, possible: bool) -> None:
+    made = LayerPair("conv", "conv", "conv", (), last, None, teacher_layer, torch.arange(4), torch.arange(3))
     assert fits_in_rows(made) == possible

@@ -20,8 +20,8 @@ def main() -> None:
     print(row("hostile archives", found, time.perf_counter() - began), flush=True)
     for one in found:
         if one.word not in GOOD or one.memory > MOST_MEMORY or one.seconds > LIMIT / 4:
-            told = f"{one.case}: {one.word}, {one.seconds:.1f} s, {one.memory >> 20} MiB"
-            print(f"  {told} {one.message}", file=sys.stderr)
+            line = f"{one.case}: {one.word}, {one.seconds:.1f} s, {one.memory >> 20} MiB"
+            print(f"  {line} {one.message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def _damage(format: str, count: int, folder: Path) -> None:
         return outcome_of(path, held)
 
     cases = [f"{damaged(sound, format, seed)[0]} {seed}" for seed in range(count)]
-    _told(f"damaged checkpoints, {format}", cases, run)
+    _report(f"damaged checkpoints, {format}", cases, run)
 
 
 def _bombs(folder: Path) -> None:
@@ -53,10 +53,10 @@ def _bombs(folder: Path) -> None:
         BOMBS[name](path)
         return opened(path)
 
-    _told("hostile checkpoints", list(BOMBS), run, batch=1)
+    _report("hostile checkpoints", list(BOMBS), run, batch=1)
 
 
-def _told(name: str, cases: list[str], run: Callable[[str], str], batch: int = 50) -> None:
+def _report(name: str, cases: list[str], run: Callable[[str], str], batch: int = 50) -> None:
     began = time.perf_counter()
     found = list(outcomes(cases, run, batch=batch))
     print(row(name, found, time.perf_counter() - began), flush=True)

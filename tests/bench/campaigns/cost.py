@@ -57,12 +57,12 @@ def main() -> None:
         teacher_checkpoint=str(data / "teachers" / "resnet56-4bfd9763.th"),
     )
     how = TrainOptions(steps_scale=given.scale, cache_gb=given.cache_gb)
-    asked = RunConfig(
+    config = RunConfig(
         networks, str(data / "10shot-draw0"), None, PreprocessOptions(img_size=(32, 32), crop_pct=1.0), how
     )
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        distill(asked, out=Path(folder) / "run")
+        distill(config, out=Path(folder) / "run")
         whole = time.process_time() - began
     checks = sum(spent.values()) / 1e6
     print(f"| checks | {checks:.2f} of {whole:.0f} CPU s | {checks / whole:.2%} |")

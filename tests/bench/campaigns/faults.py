@@ -132,9 +132,9 @@ def _problem(ended: Ended) -> str | None:
 
 
 def _warning(ended: Ended) -> str:
-    """The first warning that was told."""
+    """The first warning."""
     found = re.search(r"^warning: (.{0,60})", ended.output, re.MULTILINE)
-    return f", told: {found[1]}…" if found else ""
+    return f", warning: {found[1]}…" if found else ""
 
 
 def planned(

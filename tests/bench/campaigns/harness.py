@@ -98,7 +98,7 @@ def prepare() -> None:
 
 
 def run_case(case: Case) -> Ended:
-    """Fork, run the command, wait for it, and kill it where that is asked for."""
+    """Fork, run the command, wait for it, and kill it on request."""
     case.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         sys.stdout.flush()

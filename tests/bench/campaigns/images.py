@@ -33,10 +33,10 @@ def _campaign(name: str, folder: Path, seeds: list[int], batch: int = 50) -> Non
     print(row(name, found, time.perf_counter() - began), flush=True)
     for one in found:
         if one.word not in ("read", "broken by name") or one.memory > MOST_MEMORY or one.seconds > LIMIT / 2:
-            told = (
+            line = (
                 f"{one.case} ({hostile(int(one.case)).kind}): {one.word}, {one.seconds:.1f} s, {one.memory >> 20} MiB"
             )
-            print(f"  {told} {one.message}", file=sys.stderr)
+            print(f"  {line} {one.message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def main(names: Sequence[str] = ()) -> None:
             # a case takes its own limit and the time to start: it is a hang where the command itself is late
             found = list(outcomes(list(names) or list(HOSTILE), case(command, place), limit=60.0, batch=1))
             print(row(f"hostile ONNX files, {command}", found, time.perf_counter() - began), flush=True)
-            _remarkable(found, told=bool(names))
+            _remarkable(found, everything=bool(names))
 
 
 def pictures(folder: Path) -> None:
@@ -59,7 +59,7 @@ def case(command: str, place: Path) -> Callable[[str], str]:
         path = place / command / str(abs(hash(name))) / "w.onnx"
         path.parent.mkdir(parents=True)
         HOSTILE[name](path)
-        # two threads are not asked for: the machine may have one core
+        # one thread: the machine may have one core
         more = ["--threads", "1", "-b", "2", "--seconds", "0"] if command == "bench" else []
         words = [command, str(path), "--images", str(place / "photos"), "--json", *more]
         ended = CliRunner().invoke(app, words)
@@ -71,7 +71,7 @@ def case(command: str, place: Path) -> Callable[[str], str]:
     return run
 
 
-def _word(name: str, code: int, said: str, error: BaseException | None) -> str:
+def _word(name: str, code: int, message: str, error: BaseException | None) -> str:
     if code == 0:
         return "silent" if name.startswith("external") and any(word in name for word in FORBIDDEN) else "ran"
     if isinstance(error, GraftError):  # the app's own function makes messages of them, which CliRunner does not call
@@ -79,19 +79,19 @@ def _word(name: str, code: int, said: str, error: BaseException | None) -> str:
     if error is not None and not isinstance(error, SystemExit):
         raise error
     refusals = {2: UsageError, 6: CheckpointError}
-    if code == 1 or "Traceback" in said:
-        raise RuntimeError(said[-2000:])
-    raise refusals.get(code, GraftError)(said, "as said")
+    if code == 1 or "Traceback" in message:
+        raise RuntimeError(message[-2000:])
+    raise refusals.get(code, GraftError)(message, "see the message")
 
 
-def _remarkable(found: Sequence[Outcome], *, told: bool) -> None:
-    """On stderr: what ran and what went wrong, and with `told` everything."""
+def _remarkable(found: Sequence[Outcome], *, everything: bool) -> None:
+    """On stderr: what ran and what went wrong, and with `everything` every case."""
     print(f"  ran: {', '.join(one.case for one in found if one.word == 'ran')}", file=sys.stderr)
     for one in found:
         bad = one.word in ("traceback", "crash", "hang", "silent", "refused without a fix") or one.seconds > LIMIT
-        if bad or told or one.memory > 1 << 30:
-            said = " ".join(one.message.split())[-700:]
-            print(f"  {one.case}: {one.word}, {one.seconds:.1f} s, {one.memory >> 20} MB {said}", file=sys.stderr)
+        if bad or everything or one.memory > 1 << 30:
+            text = " ".join(one.message.split())[-700:]
+            print(f"  {one.case}: {one.word}, {one.seconds:.1f} s, {one.memory >> 20} MB {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -186,7 +186,7 @@ def weights(place: Place) -> Command:
 
 
 def report(place: Place) -> Command:
-    """A report whose facts are gone, so that both networks are loaded and asked."""
+    """A report whose facts are gone, so that both networks are loaded and compared."""
     argv = ("report", RUN, "--quiet")
     results = (f"{RUN}/report.json", f"{RUN}/report.html", f"{RUN}/model.safetensors")
     return Command("report", argv, results, _with_run(place, without=("report.json", "report.html")))
