@@ -1,6 +1,7 @@
-"""Escape untrusted text (names, commands, paths) for the terminal and for Markdown."""
+"""Escape untrusted text (names, commands, paths) for the terminal and for Markdown; join names."""
 
 import re
+from collections.abc import Iterable
 
 # control characters, bidirectional overrides, invisible line separators and lone surrogates
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
@@ -39,6 +40,12 @@ def fenced(text: str, language: str = "") -> str:
     """Format text as a fenced Markdown code block, whatever its lines contain."""
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}{language}\n{visible(text)}\n{fence}"
+
+
+def one_of(names: Iterable[str]) -> str:
+    """Join alternatives: `a`, `a or b`, `a, b or c`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _longest_run(text: str) -> int:

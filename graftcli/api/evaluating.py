@@ -24,7 +24,7 @@ from graftcli.runs.scoring import (
 )
 from graftcli.store.atomic import plain
 from graftcli.students.make import student_maker
-from graftcli.students.spec import is_derived_spec, needs_images, parse_spec
+from graftcli.students.spec import is_derived_spec, parse_spec
 
 
 def evaluate(
@@ -187,7 +187,7 @@ def _derive_args(teacher: Model | None, spec: str) -> dict[str, Any]:
     if isinstance(teacher, OnnxModel):
         found = f"`{spec}` is derived from the layers of a teacher, and the teacher `{teacher.name}` is an ONNX file."
         raise UsageError(found, "Give the network that was exported with --teacher.")
-    if needs_images(parse_spec(spec)):
+    if parse_spec(spec).needs_images:
         found = f"`{spec}` is derived with training images, and here are only test images."
         raise UsageError(found, "Score the folder of a run, or a student that needs no images, such as prune:l1=0.3.")
     return {"like": teacher, "derive": student_maker()}

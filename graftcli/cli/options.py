@@ -7,6 +7,8 @@ import typer
 
 from graftcli.cli.limits import MAX_IMAGE_SIZE, bounded
 from graftcli.errors import UsageError
+from graftcli.formatting import one_of
+from graftcli.students.spec import EXAMPLES
 
 NETWORKS = "Networks"
 RUNNING = "Running"
@@ -47,7 +49,7 @@ def option(*flags: str, **settings: Any) -> Any:
 
 _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder written by graftcli"  # noqa: E501
 
-_DERIVED = "derived from the teacher: teacher*0.5, teacher*(1,1,.5,.5), prune:l1=0.5, prune:slim=0.5, prune:act=0.5, lowrank:0.5, decouple, drop:layer3.3,layer3.4 or drop:auto=2"  # noqa: E501
+_DERIVED = f"derived from the teacher: {one_of(EXAMPLES)}"
 
 Teacher = Annotated[
     str, option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}.")

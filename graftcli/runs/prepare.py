@@ -30,8 +30,9 @@ from graftcli.recipe.file import load as load_recipe
 from graftcli.report.format import numbers
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.scoring import preprocess_for
-from graftcli.students.make import ImageLoader, is_derived_from_teacher, student_maker
+from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import is_derived_spec
+from graftcli.students.student_kind import ImageLoader
 
 _SELECTION_IMAGES = 64  # images on which the channels of a derived student are selected
 

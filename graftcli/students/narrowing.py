@@ -6,12 +6,12 @@ where teacher' reads zeros from the removed channels. Channels for which this do
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from graftcli.errors import PairError, UsageError
 from graftcli.models.channel_selection import (
@@ -24,29 +24,22 @@ from graftcli.models.channel_selection import (
 )
 from graftcli.models.cuts.automatic_cuts import cuts
 from graftcli.models.tracing.trace import Traced
-from graftcli.students.channel_groups import (
-    ChannelGroup,
-    activation_energies,
-    filter_norms,
-    find_channel_groups,
-    norm_scales,
-)
-from graftcli.students.spec import Narrower, Pruned, width
+from graftcli.students.channel_groups import ChannelGroup, find_channel_groups
+from graftcli.students.student_kind import Changes
 
 Removed = Sequence[tuple[ChannelGroup, frozenset[int]]]  # the channels to remove from each group
 _OTHER_SPECS = "Choose drop:auto=2, lowrank:0.5, or a smaller network of the same family."
-_MIN_SHARE = 0.1  # slimming keeps at least this share of each layer's channels
 _TOLERANCE = 1e-6  # relative to the largest logit, in float64: above rounding errors, far below a wrong channel
 
 
-def narrow_blocks(traced: Traced, spec: Narrower) -> tuple[tuple[ChannelSelection, ...], list[str]]:
+def narrow_blocks(traced: Traced, factors: Sequence[float]) -> Changes:
     """Keep the first channels of every layer, scaled by the factor of its block; the head keeps its width."""
     bounds = [0, *(cut.index for cut in cuts(traced)), len(traced.nodes)]
     blocks = len(bounds) - 1
-    if len(spec.factors) not in (1, blocks):
-        message = f"the teacher has {blocks} blocks, but the spec gives {len(spec.factors)} factors."
+    if len(factors) not in (1, blocks):
+        message = f"the teacher has {blocks} blocks, but the spec gives {len(factors)} factors."
         raise UsageError(message, "Give one factor, or one per block; `graftcli inspect` lists the blocks.")
-    factors = spec.factors * (blocks if len(spec.factors) == 1 else 1)
+    per_block = [*factors] * (blocks if len(factors) == 1 else 1)
     index = {traced.paths[node]: i for i, node in enumerate(traced.nodes)}
 
     def choose(groups: Sequence[ChannelGroup]) -> Removed:
@@ -54,60 +47,22 @@ def narrow_blocks(traced: Traced, spec: Narrower) -> tuple[tuple[ChannelSelectio
         for group in groups:
             position = min(index.get(member.layer, len(index)) for member in group.members if member.is_output)
             block = next(k for k, (_, stop) in enumerate(pairwise(bounds)) if position < stop or stop == bounds[-1])
-            channels_removed.append((group, frozenset(range(width(group.count, factors[block]), group.count))))
+            channels_removed.append((group, frozenset(range(width(group.count, per_block[block]), group.count))))
         return channels_removed
 
-    return _select(traced, choose)
+    return select(traced, choose)
 
 
-def prune(traced: Traced, spec: Pruned, images: Tensor | None) -> tuple[tuple[ChannelSelection, ...], list[str]]:
-    """Remove the least important channels: per layer, or for slimming in the whole network."""
-    module = traced.module
-
-    def choose(groups: Sequence[ChannelGroup]) -> Removed:
-        if spec.rule == "slim":
-            return _slimmed(groups, module, spec.share)
-        if spec.rule == "l1":
-            scores = [filter_norms(group, module) for group in groups]
-        else:
-            scores = activation_energies(groups, module, traced.example if images is None else images)
-        return [
-            (group, frozenset(_lowest(score, group.count - width(group.count, 1 - spec.share))))
-            for group, score in zip(groups, scores, strict=True)
-        ]
-
-    return _select(traced, choose)
-
-
-def _lowest(scores: Tensor, count: int) -> list[int]:
-    """The channels with the lowest scores; the last ones among equals."""
-    order = scores.flip(0).sort(stable=True).indices
-    return [len(scores) - 1 - int(i) for i in order[:count]]
-
-
-def _slimmed(groups: Sequence[ChannelGroup], module: nn.Module, share: float) -> Removed:
-    """Network slimming: one threshold for all BatchNorm scales; channels without BatchNorm are kept."""
-    scales = [(group, norm_scales(group, module)) for group in groups]
-    scales = [(group, scale) for group, scale in scales if scale.any()]
-    if not scales:
-        message = f"`{type(module).__name__}` has no BatchNorm scales to rank channels by."
-        raise PairError(message, "Prune by filter norms or activations: prune:l1=0.5, prune:act=0.5.")
-    sorted_scales = torch.cat([scale for _, scale in scales]).sort().values
-    threshold = sorted_scales[min(int(share * len(sorted_scales)), len(sorted_scales) - 1)]
-    channels_removed = []
-    for group, scale in scales:
-        limit = group.count - width(group.count, _MIN_SHARE)
-        channels_removed.append((group, frozenset(_lowest(scale, min(int((scale < threshold).sum()), limit)))))
-    return channels_removed
+def width(channels: int, factor: float) -> int:
+    """The number of channels to keep, rounded half up, at least 1."""
+    return max(1, math.floor(channels * factor + 0.5))
 
 
 # -- selections --------------------------------------------------------------------------------------------------
 
 
-def _select(
-    traced: Traced, choose: Callable[[Sequence[ChannelGroup]], Removed]
-) -> tuple[tuple[ChannelSelection, ...], list[str]]:
-    """The selections, and the layers that the spec would narrow but that keep their width."""
+def select(traced: Traced, choose: Callable[[Sequence[ChannelGroup]], Removed]) -> Changes:
+    """The changes that remove the chosen channels; channels that cannot be removed are kept and reported as `whole`."""
     removable, whole = find_channel_groups(traced)
     removed = choose(removable)
     if not _is_valid(traced, removed):
@@ -120,7 +75,7 @@ def _select(
         message = f"no channels of `{type(traced.module).__name__}` can be removed independently of the others."
         raise PairError(message, _OTHER_SPECS)
     order = [path for path, _ in traced.module.named_modules()]
-    return selections_without(traced.module, removed), sorted(whole, key=order.index)
+    return Changes(selections_without(traced.module, removed), whole=sorted(whole, key=order.index))
 
 
 def selections_without(module: nn.Module, removed: Removed) -> tuple[ChannelSelection, ...]:
@@ -140,18 +95,6 @@ def selections_without(module: nn.Module, removed: Removed) -> tuple[ChannelSele
         selections.append(
             ChannelSelection(path, path, outputs, inputs if reads_all(layer) or _is_grouped(layer) else outputs)
         )
-    return tuple(selections)
-
-
-def selections_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:
-    """Full selections; replaced convolutions are marked inexact, and dropped layers are left out."""
-    selections = []
-    for selection in selections_without(module, ()):
-        layers = next(
-            (layers for path, layers in replaced.items() if f"{selection.layer}.".startswith(f"{path}.")), None
-        )
-        if layers is None or len(layers):
-            selections.append(replace(selection, exact=layers is None))
     return tuple(selections)
 
 

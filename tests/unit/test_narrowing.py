@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from graftcli.errors import PairError, UsageError
 from graftcli.models.channel_selection import ChannelSelection, layer_at, narrow, reads_all
 from graftcli.models.cuts.plan import example
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import Traced, trace
-from graftcli.students.narrowing import narrow_blocks, prune
-from graftcli.students.spec import Narrower, Pruned
+from graftcli.students.kinds.narrower import Narrower
+from graftcli.students.kinds.pruned import Pruned
+from graftcli.students.student_kind import StudentKind
 from tests import nets, pairs
 
 
@@ -20,6 +21,13 @@ def traced(network: Network) -> Traced:
 
 def of(module: nn.Module, size: int = 32) -> Traced:
     return trace(module.eval(), torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
+
+
+def changed(
+    net: Traced, student: StudentKind, images: Tensor | None = None
+) -> tuple[tuple[ChannelSelection, ...], list[str]]:
+    changes = student.changes(net, None if images is None else lambda: images)
+    return changes.selections, list(changes.whole)
 
 
 def by_layer(kept: tuple[ChannelSelection, ...]) -> dict[str, ChannelSelection]:
@@ -50,7 +58,7 @@ NETWORKS = {
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_the_student_is_the_teacher_that_reads_zeros_of_what_went(kind: str) -> None:
     net = traced(NETWORKS[kind]())
-    kept, _ = prune(net, Pruned("l1", 0.4), None)
+    kept, _ = changed(net, Pruned("l1", 0.4))
     student, teacher = narrow(net.module, kept).double(), masked(net.module, kept).double()
     images = torch.randn(2, *net.example.shape[1:], dtype=torch.float64)
     with torch.no_grad():
@@ -59,7 +67,7 @@ def test_the_student_is_the_teacher_that_reads_zeros_of_what_went(kind: str) -> 
 
 
 def test_channels_that_torch_pruning_couples_wrongly_stay() -> None:
-    kept, whole = narrow_blocks(of(nets.randomise(nets.resnet(depth=8))), Narrower((0.5,)))
+    kept, whole = changed(of(nets.randomise(nets.resnet(depth=8))), Narrower((0.5,)))
     layers = by_layer(kept)
     # the padded shortcuts put channels elsewhere
     assert whole == ["conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"]
@@ -68,7 +76,7 @@ def test_channels_that_torch_pruning_couples_wrongly_stay() -> None:
 
 def test_norms_and_scales_of_channels_are_narrowed_with_the_layers_around_them() -> None:
     net = traced(pairs.of_timm("convnext_atto", 32))
-    kept, whole = prune(net, Pruned("l1", 0.5), None)
+    kept, whole = changed(net, Pruned("l1", 0.5))
     student = narrow(net.module, kept)
     scale = next(one for one in kept if one.layer == "stages.1.blocks.0.gamma")
     assert torch.equal(
@@ -84,7 +92,7 @@ def test_slopes_go_with_their_channels_and_one_for_all_stays(slopes: int) -> Non
     layers = (nn.Conv2d(3, 8, 3, 2), nn.PReLU(slopes), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(72, 10))
     net = nets.randomise(nn.Sequential(*layers))
     net.get_parameter("1.weight").data.uniform_(0.1, 0.9)
-    kept, whole = prune(of(net, 16), Pruned("l1", 0.5), None)
+    kept, whole = changed(of(net, 16), Pruned("l1", 0.5))
     assert whole == []
     student = narrow(net, kept)
     assert student.get_parameter("1.weight").numel() == max(1, slopes // 2)
@@ -95,7 +103,7 @@ def test_slopes_go_with_their_channels_and_one_for_all_stays(slopes: int) -> Non
 def test_the_papers_half_of_vgg16_has_its_parameters() -> None:
     teacher = nets.vgg16()
     assert sum(p.numel() for p in teacher.parameters()) == 14_983_498
-    kept, whole = narrow_blocks(of(teacher), Narrower((1, 1, 1, 0.5, 0.5)))
+    kept, whole = changed(of(teacher), Narrower((1, 1, 1, 0.5, 0.5)))
     student = narrow(teacher, kept)
     assert sum(p.numel() for p in student.parameters()) == 5_413_706
     assert whole == []
@@ -103,7 +111,7 @@ def test_the_papers_half_of_vgg16_has_its_parameters() -> None:
 
 
 def test_a_narrower_student_has_the_first_channels() -> None:
-    kept, _ = narrow_blocks(of(nets.vgg16(width=8)), Narrower((0.5,)))
+    kept, _ = changed(of(nets.vgg16(width=8)), Narrower((0.5,)))
     assert by_layer(kept)["features.2"] == ChannelSelection(
         "features.2", "features.2", tuple(range(4)), tuple(range(4))
     )
@@ -111,35 +119,35 @@ def test_a_narrower_student_has_the_first_channels() -> None:
 
 def test_by_a_factor_of_one_the_student_is_the_teacher() -> None:
     net = nets.randomise(nets.vgg16(width=8))
-    kept, whole = narrow_blocks(of(net), Narrower((1,)))
+    kept, whole = changed(of(net), Narrower((1,)))
     assert nets.same_weights(narrow(net, kept), net) and whole == []
 
 
 def test_a_network_without_channels_of_its_own_is_refused() -> None:
     vectors = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 6), nn.ReLU(), nn.Linear(6, 5))
     with pytest.raises(PairError, match="no channels"):
-        narrow_blocks(of(vectors, 8), Narrower((0.5,)))
+        changed(of(vectors, 8), Narrower((0.5,)))
 
 
 def test_the_hidden_channels_of_tokens_go_too() -> None:
     net = pairs.of_timm("vit_tiny_patch16_224", img_size=64, depth=2)
-    kept, _ = narrow_blocks(traced(net), Narrower((0.5,)))
+    kept, _ = changed(traced(net), Narrower((0.5,)))
     assert narrow(net.module, kept).get_parameter("blocks.1.mlp.fc1.weight").shape == (384, 192)
     net = pairs.of_torchvision("convnext_tiny", 32)
-    kept, whole = narrow_blocks(traced(net), Narrower((0.5,)))
+    kept, whole = changed(traced(net), Narrower((0.5,)))
     assert whole == [] and narrow(net.module, kept).get_parameter("features.1.0.block.3.weight").shape == (192, 48)
 
 
 def test_as_many_factors_as_blocks_are_needed() -> None:
     with pytest.raises(UsageError, match="5 blocks, but the spec gives 2 factors"):
-        narrow_blocks(of(nets.vgg16(width=8)), Narrower((1, 0.5)))
+        changed(of(nets.vgg16(width=8)), Narrower((1, 0.5)))
 
 
 def test_the_smallest_filters_go_first() -> None:
     net = nets.randomise(nets.vgg16(width=8))
     weight = net.get_parameter("features.0.weight")
     weight.data[[1, 4]] *= 0.01
-    kept, _ = prune(of(net), Pruned("l1", 0.25), None)
+    kept, _ = changed(of(net), Pruned("l1", 0.25))
     assert by_layer(kept)["features.0"].outputs == (0, 2, 3, 5, 6, 7)
 
 
@@ -147,18 +155,18 @@ def test_the_smallest_scales_of_the_whole_network_go_and_each_layer_keeps_a_tent
     net = nets.randomise(nets.resnet(depth=8))
     net.get_parameter("layer2.0.bn1.weight").data.fill_(0.001)
     net.get_parameter("layer1.0.bn1.weight").data.fill_(9.0)
-    layers = by_layer(prune(of(net), Pruned("slim", 0.5), None)[0])
+    layers = by_layer(changed(of(net), Pruned("slim", 0.5))[0])
     assert len(layers["layer2.0.conv1"].outputs) == 3
     assert len(layers["layer1.0.conv1"].outputs) == 16
 
 
 def test_without_batchnorm_there_are_no_scales_to_go_by() -> None:
     with pytest.raises(PairError, match="no BatchNorm"):
-        prune(traced(pairs.flat_vgg(8)), Pruned("slim", 0.5), None)
+        changed(traced(pairs.flat_vgg(8)), Pruned("slim", 0.5))
 
 
 def test_channels_that_carry_nothing_on_the_images_go_first() -> None:
     net = nets.randomise(nets.vgg16(width=8))
     net.get_parameter("features.5.bias").data.fill_(1.0)[[0, 7]] = -100.0
-    kept, _ = prune(of(net), Pruned("act", 0.125), torch.randn(5, 3, 32, 32))
+    kept, _ = changed(of(net), Pruned("act", 0.125), torch.randn(5, 3, 32, 32))
     assert by_layer(kept)["features.5"].outputs == tuple(range(1, 7)) + tuple(range(8, 16))

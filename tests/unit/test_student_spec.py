@@ -3,17 +3,13 @@
 import pytest
 
 from graftcli.errors import UsageError
-from graftcli.students.spec import (
-    Decoupled,
-    Dropped,
-    LowRank,
-    Narrower,
-    Pruned,
-    is_derived_spec,
-    parse_spec,
-    suffix,
-    width,
-)
+from graftcli.students.kinds.decoupled import Decoupled
+from graftcli.students.kinds.dropped import Dropped
+from graftcli.students.kinds.low_rank import LowRank
+from graftcli.students.kinds.narrower import Narrower
+from graftcli.students.kinds.pruned import Pruned
+from graftcli.students.narrowing import width
+from graftcli.students.spec import is_derived_spec, parse_spec
 
 
 @pytest.mark.parametrize(
@@ -34,7 +30,7 @@ from graftcli.students.spec import (
 def test_a_spec_is_read_and_named_so_that_a_folder_can_be_called_by_it(text: str, what: object, name: str) -> None:
     assert is_derived_spec(text)
     assert parse_spec(text) == what
-    assert suffix(parse_spec(text)) == name
+    assert parse_spec(text).suffix == name
 
 
 @pytest.mark.parametrize(

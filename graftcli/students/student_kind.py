@@ -1,0 +1,80 @@
+"""What a kind of student provides.
+
+torch is imported when a student is derived, so that specs are parsed and help texts made without it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Self
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from graftcli.models.channel_selection import ChannelSelection
+    from graftcli.models.tracing.trace import Traced
+
+ImageLoader = Callable[[], "Tensor"]  # returns a few preprocessed images
+
+NUMBER = r"(\d+\.?\d*|\.\d+)"  # in the regular expression of a spec
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The changes that turn the teacher into the student."""
+
+    selections: "tuple[ChannelSelection, ...]"
+    replaced: "Mapping[str, nn.Sequential]" = field(default_factory=dict)
+    whole: Sequence[str] = ()  # layers that the spec would narrow but that cannot be narrowed
+    note: str = ""  # follows "the teacher's" where the plan shows the student's weights
+
+
+class StudentKind(ABC):
+    """A kind of student that is derived from the teacher; an instance is a parsed spec.
+
+    A subclass in a file of `students/kinds`, listed in `KINDS`, adds a kind.
+
+    Attributes:
+        examples: Specs of this kind, for help texts, messages and the README.
+        about: What the student is, for the README.
+        start: A regular expression that matches the start of every spec of this kind, valid or not.
+    """
+
+    examples: ClassVar[tuple[str, ...]]
+    about: ClassVar[str]
+    start: ClassVar[str]
+
+    @classmethod
+    @abstractmethod
+    def parse(cls, spec: str) -> Self | None:
+        """Parse a spec without spaces; None if it does not have the syntax. Raises SpecFault for a wrong value."""
+
+    @property
+    @abstractmethod
+    def suffix(self) -> str:
+        """The suffix of the student's name, valid in folder names."""
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether the student depends on the images of the run. `changes` gets no images otherwise."""
+        return False
+
+    @abstractmethod
+    def changes(self, traced: "Traced", images: ImageLoader | None) -> Changes:
+        """Find what to change in the teacher. `images` is None where the run has none or the kind needs none."""
+
+
+class SpecFault(Exception):
+    """A wrong value in a spec; `fix` is empty where the list of all specs is the best advice."""
+
+    def __init__(self, fault: str, fix: str = "") -> None:
+        super().__init__(fault)
+        self.fix = fix
+
+
+def parse_share(part: str, *, below_one: bool = False, fix: str = "") -> float:
+    """Parse a share in (0, 1], or in (0, 1) with `below_one`; raises SpecFault for any other number."""
+    share = float(part)
+    if not 0 < share <= 1 or (below_one and share == 1):
+        raise SpecFault(f"{part} is not a share between 0 and 1.", fix)
+    return share
