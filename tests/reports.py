@@ -13,20 +13,11 @@ from graftcli.report.disagreement import compare
 from graftcli.report.facts import Facts
 from graftcli.report.run_view import RunView, load_run_view
 from graftcli.store import Store
+from graftcli.store.run_record import Document, Session
 from tests import engine
+from tests.records import result as finished_result
+from tests.records import settings
 
-RESULT = {
-    **{"teacher": "big", "student": "small", "params": [5000, 2000], "macs": [900_000, 300_000]},
-    "unmerged": [2100, 310_000],
-    **{"bytes": [20_000, 8000], "stock": True},
-    **{"agreement": 0.875, "held_out": 8, "images": 12, "seconds": 75.0, "peak_memory": 1_200_000_000},
-    **{"merge_errors": [0.0, 1e-7], "already_done": False},
-    **{"kept": ["to_student at cut 2 stays a layer: folded, it would cost more"]},
-}
-ORIGIN: dict[str, Any] = {
-    **{"kind": "timm", "kwargs": {}, "input_size": [3, 16, 16], "num_classes": 5},
-    "preprocess": {"mean": [0.5], "std": [0.25], "crop_pct": 1.0, "interpolation": "bilinear", "squash": False},
-}
 STAGES = [
     {"name": name, "train": train, "targets": [{"at": "logits", "loss": "kl"}], "steps": 4, "lr": 1e-3}
     for name, train in (("graft", "blocks"), ("finish", "student"))
@@ -66,29 +57,19 @@ def folder_of_run(
     **result: Any,
 ) -> Path:
     """A folder as a run of `engine.plan` leaves it, but without weights and report."""
-    cuts = ["stages.0", "stages.1"]
-    settings = {
-        "teacher": {"name": names[0], "origin": {**ORIGIN, "name": names[0]}, "weights": "0123"},
-        "student": {"name": names[1], "origin": {**ORIGIN, "name": names[1]}, "weights": "4567"},
-        "cuts": {"teacher": cuts, "student": cuts},
-        "blocks": list(blocks),
-        "images": "89ab",
-        "val_images": None,
-        "recipe": engine.recipe(stages=STAGES).model_dump(mode="json"),
-        "seed": seed,
+    config: Document = {
+        "networks": {"teacher": "nowhere.py:big", "student": "nowhere.py:small"},
+        "images": "nowhere",
     }
-    asked = {"networks": {"teacher": "nowhere.py:big", "student": "nowhere.py:small"}, "images": "nowhere"}
-    about = {
-        "asked": asked,
-        "command": "graftcli distill --teacher big",
-        "versions": {"torch": "2"},
-        "warnings": list(warnings),
-    }
-    with Store(folder, settings, about=about) as store:
+    session = Session(
+        config=config, command="graftcli distill --teacher big", versions={"torch": "2"}, warnings=tuple(warnings)
+    )
+    recipe = engine.recipe(stages=STAGES)
+    with Store(folder, settings(names, blocks=tuple(blocks), recipe=recipe, seed=seed), session) as store:
         for record in records:
             store.metric(record)
         if finished:
-            store.finish({"folder": str(folder), "blocks": list(blocks), **RESULT, **result})
+            store.finish(finished_result(blocks=tuple(blocks), **result))
     if ladder is not None:
         (folder / "bench.json").write_text(json.dumps(list(ladder)))
     return folder

@@ -28,8 +28,7 @@ from graftcli.runs.repair import repair
 from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
 from graftcli.store.atomic import TEMPORARY, remove_abandoned
 from graftcli.store.model_card import CardFacts, write_weights
-from graftcli.store.run_file import RUN_FILE
-from graftcli.store.run_record import read_record
+from graftcli.store.run_file import RUN_FILE, read_record
 
 _NOISE_IMAGES = 16  # to check the file on, without other images
 
@@ -157,10 +156,11 @@ def _load_model(
     model: str, checkpoint: str | Path | None, options: PreprocessOptions, build_args: Mapping[str, Any]
 ) -> _LoadedModel:
     path = output_of(model) if checkpoint is None else None
-    document = read_document(path)[0] if path else {}
+    document = read_document(path)[0] if path else None
     network = network_of(model, checkpoint=checkpoint, img_size=options.img_size, role="model", **build_args)
-    preprocess, hybrid = preprocess_for(network, options), document.get("hybrid")
-    facts = CardFacts(document.get("teacher", network.origin), network.origin, preprocess, "", 0, "", {}, hybrid)
+    preprocess, hybrid = preprocess_for(network, options), document["hybrid"] if document else None
+    teacher = document["teacher"] if document else network.origin
+    facts = CardFacts(teacher, network.origin, preprocess, "", 0, "", {}, hybrid)
     if path:
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
@@ -173,7 +173,7 @@ def _has_imagenet_classes(run: Path) -> bool:
     """Whether the teacher of a run had the pretrained weights of timm or torchvision."""
     networks = recorded_config(run).networks
     is_path_or_hub = networks.teacher.startswith(("hf-hub:", "local-dir:")) or Path(networks.teacher).exists()
-    kind = read_record(run)["settings"]["teacher"]["origin"]["kind"]
+    kind = read_record(run).settings.teacher.origin["kind"]
     return networks.teacher_checkpoint is None and not is_path_or_hub and kind in ("timm", "torchvision")
 
 
@@ -193,7 +193,7 @@ def _export_source(
         calibration = _decode(check_images.calib, preprocess, check_images, listen, max_images=MAX_IMAGES)
     if images is None and calibration is not None:
         images = calibration
-    digest = read_record(loaded.run)["settings"]["images"] if loaded.run is not None else None
+    digest = read_record(loaded.run).settings.images if loaded.run is not None else None
     if digest is not None and check_images.images is None and images is not None and images.digest != digest:
         listen(Warned("the images differ from those that the run was trained on"))
     blocks = card.hybrid["blocks"] if card.hybrid else None

@@ -1,10 +1,9 @@
 """`graftcli.report`: write an HTML report of one or several runs; predictions that are not stored are recomputed."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
@@ -24,7 +23,8 @@ from graftcli.runs.repair import repair
 from graftcli.runs.scoring import preprocess_for
 from graftcli.store import REPORT_FILE
 from graftcli.store.atomic import write_bytes
-from graftcli.store.run_record import read_record
+from graftcli.store.run_file import read_record
+from graftcli.store.run_record import RunRecord
 
 _HEAD_BYTES = 4096  # of a page, which contain its generator
 
@@ -101,11 +101,11 @@ def _check_file(file: Path, overwrite: bool) -> None:
             )
 
 
-def _recompute(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: Listener) -> tuple[Facts, list[str]]:
+def _recompute(folder: Path, run: RunRecord, trust_code: bool, listen: Listener) -> tuple[Facts, list[str]]:
     """Recompute the facts of a run from its networks and images, and store them; also return what is missing."""
     config = recorded_config(folder, trust_code=trust_code)
     plan = plan_of(config, recipe_of(config.how))
-    if run["status"] != "finished":
+    if run.status != "finished":
         return facts.gather(plan, None), []
     try:
         predictions = _compare_predictions(folder, run, config, plan, listen)
@@ -120,16 +120,16 @@ def _recompute(folder: Path, run: Mapping[str, Any], trust_code: bool, listen: L
 
 
 def _compare_predictions(
-    folder: Path, run: Mapping[str, Any], config: RunConfig, plan: Plan, listen: Listener
+    folder: Path, run: RunRecord, config: RunConfig, plan: Plan, listen: Listener
 ) -> PredictionComparison:
     """Compare the predictions of the run's networks on its images; raise if any of them have changed."""
     preprocess = preprocess_for(plan.teacher.network, config.look, whole=True)
     source = config.val_images or config.images
     images = images_of(source, preprocess, config.how, listen)
-    settings = run["settings"]
-    if images.digest != settings["val_images" if config.val_images else "images"]:
+    settings = run.settings
+    if images.digest != (settings.val_images if config.val_images else settings.images):
         raise ImagesError(f"the images in `{source}` have changed since the run.", "Restore the images of the run.")
-    if weights_digest(plan.teacher.network.module) != settings["teacher"]["weights"]:
+    if weights_digest(plan.teacher.network.module) != settings.teacher.weights:
         raise CheckpointError(
             "the weights of the teacher have changed since the run.", "Restore the weights of the run."
         )

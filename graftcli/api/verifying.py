@@ -1,10 +1,10 @@
 """`graftcli check`: verify the files in the folder of a run."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from graftcli.errors import CheckpointError
 from graftcli.models.loading.tensor_file import check as check_tensors
@@ -12,8 +12,8 @@ from graftcli.store import BLOCKS, CACHE, METRICS_FILE, STATES
 from graftcli.store.cache_files import is_whole_pixels
 from graftcli.store.cache_progress import read_progress
 from graftcli.store.row_file import Checksums
-from graftcli.store.run_file import RUN_FILE
-from graftcli.store.run_record import command_of, digest_of_file, read_record
+from graftcli.store.run_file import RUN_FILE, digest_of_file, read_record
+from graftcli.store.run_record import RunRecord
 
 State = Literal["whole", "damaged", "missing"]
 
@@ -62,13 +62,13 @@ def check_run(folder: str | Path) -> RunCheck:
         *_caches(folder),
         *_metrics(folder),
     ]
-    return RunCheck(str(folder), tuple(files), command_of(run))
+    return RunCheck(str(folder), tuple(files), run.session.plain_command)
 
 
-def _recorded(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
+def _recorded(folder: Path, run: RunRecord) -> Iterator[FileCheck]:
     """Check the files whose digests are in the record: network and blocks of a finished run, and single files."""
-    single_files = {path: digest for path, digest in run.get("singles", {}).items() if digest is not None}
-    for name, digest in {**run.get("files", {}), **single_files}.items():
+    single_files = {path: digest for path, digest in run.singles.items() if digest is not None}
+    for name, digest in {**run.files, **single_files}.items():
         actual = digest_of_file(folder / name)
         if actual is None:
             yield FileCheck(name, "missing")
@@ -78,11 +78,11 @@ def _recorded(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
             yield FileCheck(name, "whole")
 
 
-def _tensors(folder: Path, run: Mapping[str, Any]) -> Iterator[FileCheck]:
+def _tensors(folder: Path, run: RunRecord) -> Iterator[FileCheck]:
     """Check the blocks and states of an unfinished run by the digests in the files."""
     for path in sorted(path for name in (BLOCKS, STATES) for path in folder.glob(f"{name}/*.safetensors")):
         name = str(path.relative_to(folder))
-        if name in run.get("files", {}):
+        if name in run.files:
             continue
         try:
             check_tensors(path)

@@ -18,7 +18,7 @@ from graftcli.runs.loading import network_of
 from graftcli.runs.onnx_models import OnnxModel, onnx_model
 from graftcli.runs.recorded import recorded_teacher
 from graftcli.runs.scoring import Model, PreprocessOptions, model_preprocess
-from graftcli.store.run_record import read_record
+from graftcli.store.run_file import read_record
 
 _PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
@@ -67,9 +67,8 @@ def named_models(
 
 def _models_of_run(folder: Path, build_args: dict[str, Any], *, alone: bool) -> Iterator[NamedModel]:
     """Yield the student or hybrid of a run, and the ONNX files in its folder."""
-    settings = read_record(folder)["settings"]
-    is_student = len(settings["blocks"]) == len(settings["cuts"]["student"]) + 1
-    name = settings["student"]["name"] if is_student else f"{numbers(settings['blocks'])} replaced"
+    settings = read_record(folder).settings
+    name = settings.student.name if settings.is_whole else f"{numbers(settings.blocks)} replaced"
     network = network_of(folder, img_size=build_args.get("img_size"), trust_code=bool(build_args.get("trust_code")))
     yield NamedModel(f"{name} (student)" if alone else f"{folder.name}: {name}", network, folder)
     for file in sorted(folder.glob("*.onnx"), key=_by_precision):

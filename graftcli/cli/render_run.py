@@ -12,8 +12,9 @@ from graftcli.report.format import duration, numbers
 if TYPE_CHECKING:
     from graftcli.demo.show import DemoResult
     from graftcli.measure import ShareOfImages
-    from graftcli.runs.result import Result, Setback
+    from graftcli.runs.result import Result
     from graftcli.runs.scoring import Evaluation
+    from graftcli.store.run_record import Setback
 
 
 _NAMES: dict[type[events.Event], str] = {
@@ -181,7 +182,7 @@ def result(run: "Result") -> None:
     if run.unmerged != (run.params[1], run.macs[1]):
         line(f"before merging the adapters: {human(run.unmerged[0])} parameters and {human(run.unmerged[1])} MACs")
     for adapter in run.kept:
-        line(f"adapter {adapter}")
+        line(f"adapter {adapter.adapter} at cut {adapter.cut} stays a layer: {adapter.reason}")
     if run.frozen:
         line(f"{numbers(run.frozen)} {'equal' if len(run.frozen) > 1 else 'equals'} the teacher: not trained")
     for setback in run.setbacks:

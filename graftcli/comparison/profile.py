@@ -81,11 +81,12 @@ def profile_run(prepared: PreparedRun, folder: Path) -> StepTimes:
     times = step_repeats(prepared, schedule.tasks)
     share = min(1.0, schedule.total_views / prepared.schedule.total_views)
     fixed = fixed_settings(prepared, folder)
-    scaled = {name: fixed[name] and int(share * fixed[name]) for name in ("memory", "disk", "at_once")}
-    settings = engine_settings(prepared, {**fixed, **scaled})
+    at_once = None if fixed.at_once is None else int(share * fixed.at_once)
+    scaled = {"memory": int(share * fixed.memory), "disk": int(share * fixed.disk), "at_once": at_once}
+    settings = engine_settings(prepared, fixed.model_copy(update=scaled))
     settings = replace(settings, max_drawn_bytes=int(share * settings.max_drawn_bytes))
     began = time.monotonic()
-    with threads(fixed["threads"]), tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
+    with threads(fixed.threads), tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
         timings = _TimingStore(Cache(Path(scratch)))
         check_run_images(plan.teacher.network, train, prepared.preprocess, settings.precision.device)
         run(plan, train, prepared.preprocess, schedule, settings, timings, timings.listen, prepared.held_out)
@@ -94,7 +95,7 @@ def profile_run(prepared: PreparedRun, folder: Path) -> StepTimes:
     step = {task.name: timings.step(task.name, layered=task.stage.train == "layers") for task in trained_tasks}
     trained = sum(_TIMED_STEPS * times[name] * seconds for name, seconds in step.items())
     pass_seconds, views = timings.teacher_pass_time()
-    with threads(fixed["threads"]):
+    with threads(fixed.threads):
         image = _seconds_per_synthetic(prepared, settings, folder)
     return StepTimes(step, pass_seconds / max(1, views), image, max(0.0, elapsed - pass_seconds - trained))
 

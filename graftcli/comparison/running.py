@@ -8,7 +8,7 @@ cells/NAME/    the runs, as `distill` and `partial` write them
 
 import gc
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -35,8 +35,8 @@ from graftcli.runs.running import distill
 from graftcli.store import METRICS_FILE, REPORT_FILE
 from graftcli.store.atomic import write_bytes, write_json
 from graftcli.store.locks import locked
-from graftcli.store.run_file import RUN_FILE
-from graftcli.store.run_record import is_whole, read_record
+from graftcli.store.run_file import RUN_FILE, is_intact, read_record
+from graftcli.store.run_record import RunRecord
 
 COMPARISON = Path("runs/compare")
 TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
@@ -167,12 +167,12 @@ class _ComparisonRun:
         if not (folder / RUN_FILE).exists():
             return score
         run = read_record(folder)
-        is_current = run["status"] == "finished" and self.cache.has("cells", self.cell_key(cell, run))
-        return self.with_results(score, run) if is_current and is_whole(folder, run) else score
+        is_current = run.status == "finished" and self.cache.has("cells", self.cell_key(cell, run))
+        return self.with_results(score, run) if is_current and is_intact(folder, run) else score
 
-    def cell_key(self, cell: Cell, run: Mapping[str, Any]) -> list[Any]:
+    def cell_key(self, cell: Cell, run: RunRecord) -> list[Any]:
         """Return what identifies a finished cell in the cache."""
-        return [cell.name, run["ended"], fingerprint(self.config_for(cell))]
+        return [cell.name, run.ended, fingerprint(self.config_for(cell))]
 
     def train_cell(self, cell: Cell) -> CellScore:
         """Train or resume the run of a cell, and return its score."""
@@ -197,20 +197,21 @@ class _ComparisonRun:
         self.cache.get_or_compute("cells", self.cell_key(cell, record), lambda: True)
         return self.with_results(score, record)
 
-    def with_results(self, score: CellScore, run: Mapping[str, Any]) -> CellScore:
+    def with_results(self, score: CellScore, run: RunRecord) -> CellScore:
         """Return the score with the results of the finished run."""
-        result = run["result"]
+        result = run.result
+        assert result is not None  # the run is finished
         accuracy, agreement = self.scorer.score(Path(score.folder), run)
         return replace(
             score,
             accuracy=accuracy,
             agreement=agreement,
-            images=result["images"],
+            images=result.images,
             steps=_steps(Path(score.folder), run),
-            params=result["params"][1],
-            macs=result["macs"][1],
-            seconds=result["seconds"],
-            peak_memory=result["peak_memory"],
+            params=result.params[1],
+            macs=result.macs[1],
+            seconds=result.seconds,
+            peak_memory=result.peak_memory,
         )
 
     def config_for(self, cell: Cell) -> RunConfig:
@@ -253,11 +254,11 @@ class _ComparisonRun:
         return comparison
 
 
-def _steps(folder: Path, run: Mapping[str, Any]) -> int:
+def _steps(folder: Path, run: RunRecord) -> int:
     """Return the training steps of a run over all tasks; tasks that are solved by least squares have none."""
-    recipe_stages = run["settings"]["recipe"]["stages"]
-    trained = {stage["name"] for stage in recipe_stages if stage["optimizer"] != "least-squares"}
-    curves = stages(read_metrics(folder / METRICS_FILE), [stage["name"] for stage in recipe_stages])
+    recipe_stages = run.settings.recipe.stages
+    trained = {stage.name for stage in recipe_stages if stage.optimizer != "least-squares"}
+    curves = stages(read_metrics(folder / METRICS_FILE), [stage.name for stage in recipe_stages])
     return sum(unit.steps for stage in curves if stage.name in trained for unit in stage.units)
 
 

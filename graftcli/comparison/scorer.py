@@ -1,6 +1,5 @@
 """Score the results of a comparison on one set of images, with cached scores."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +12,7 @@ from graftcli.runs.config import RunConfig, models_json
 from graftcli.runs.loading import network_of
 from graftcli.runs.prepare import teacher_of
 from graftcli.runs.scoring import ScoredModel, ScoringImages, load_scoring_images
+from graftcli.store.run_record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class Scorer:
         images = load_scoring_images(self.test, teacher, look, classes=self.classes, jobs=how.jobs, device=how.device)
         return images.with_teacher(teacher, look)
 
-    def score(self, folder: Path, run: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    def score(self, folder: Path, run: RunRecord) -> tuple[float | None, float | None]:
         """Return accuracy and agreement of the result of a run; without test images, the agreement that it recorded."""
         if self.test is None:
-            return None, run["result"]["agreement"]
+            return None, run.result.agreement if run.result else None
 
         def compute() -> Any:
             return _shares(self._scoring.score(network_of(folder)))
 
-        scores = self.cache.get_or_compute("scores", [folder.name, run["ended"], *self._inputs], compute)
+        scores = self.cache.get_or_compute("scores", [folder.name, run.ended, *self._inputs], compute)
         return scores[0], scores[1]
 
     @property

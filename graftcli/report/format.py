@@ -3,10 +3,11 @@
 import re
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graftcli.report.run_view import RunView
+    from graftcli.store.run_record import RunResult
 
 _PREFIXES = ("", "k", "M", "G", "T", "P")
 
@@ -63,30 +64,30 @@ def numbers(blocks: Sequence[int]) -> str:
 def sentences(run: "RunView") -> tuple[str, ...]:
     """Three sentences: the training, the size of the result, and its agreement and cost."""
     settings, result = run.settings, run.result
-    blocks, count = settings["blocks"], len(settings["cuts"]["student"]) + 1
+    blocks, count = settings.blocks, settings.block_count
     teacher, student = run.name("teacher"), run.name("student")
     what = f"{student}, cut into {count} blocks," if len(blocks) == count else f"{numbers(blocks)} of {student}"
-    recipe = settings["recipe"]["name"]
+    recipe = settings.recipe.name
     if result is None:
         first = f"The recipe {recipe} is to train {what} to match the outputs of {teacher}."
         return first, "The run is not finished.", "The results so far are shown below."
-    images = f"{result['images']:,} unlabelled images"
+    images = f"{result.images:,} unlabelled images"
     first = f"The recipe {recipe} trained {what} on {images} to match the outputs of {teacher}."
     return first, _sizes(result), _agreement_and_cost(result)
 
 
-def _sizes(result: dict[str, Any]) -> str:
-    (params, new_params), (macs, new_macs) = result["params"], result["macs"]
-    loading = "loads as the stock architecture" if result["stock"] else "loads with graftcli.load only"
+def _sizes(result: "RunResult") -> str:
+    (params, new_params), (macs, new_macs) = result.params, result.macs
+    loading = "loads as the stock architecture" if result.stock else "loads with graftcli.load only"
     return (
         f"The result has {human(new_params)} parameters instead of {human(params)} ({change(params, new_params)})"
         f" and {human(new_macs)} MACs per image instead of {human(macs)} ({change(macs, new_macs)}), and {loading}."
     )
 
 
-def _agreement_and_cost(result: dict[str, Any]) -> str:
-    cost = f"the run took {duration(result['seconds'])} and at most {human(result['peak_memory'], 'B')} of memory"
-    if result["agreement"] is None:
+def _agreement_and_cost(result: "RunResult") -> str:
+    cost = f"the run took {duration(result.seconds)} and at most {human(result.peak_memory, 'B')} of memory"
+    if result.agreement is None:
         return f"No image was held out, so agreement with the teacher was not measured; {cost}."
-    views = f"shifted and flipped views of {result['held_out']:,} held-out images"
-    return f"On {views}, {share(result['agreement'])} of its top-1 predictions match the teacher's; {cost}."
+    views = f"shifted and flipped views of {result.held_out:,} held-out images"
+    return f"On {views}, {share(result.agreement)} of its top-1 predictions match the teacher's; {cost}."

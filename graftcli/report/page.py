@@ -18,7 +18,7 @@ from graftcli.report.disagreement import MAX_IMAGES
 from graftcli.report.figures import figures
 from graftcli.report.plan_diagram import plan_diagram
 from graftcli.report.run_view import BenchView, RunView, StageView
-from graftcli.store.run_file import differences
+from graftcli.store.resume import differences, settings_document
 
 GENERATOR = "graftcli report"  # marks a page as written by graftcli
 _MAX_SETTING = 60  # characters of a setting that a comparison shows
@@ -87,7 +87,9 @@ def _environment() -> Environment:
     }
     environment.filters |= filters
     environment.globals |= {
-        "plan_diagram": lambda run: plan_diagram(run.facts, run.settings["blocks"], (run.result or {}).get("kept")),
+        "plan_diagram": lambda run: plan_diagram(
+            run.facts, run.settings.blocks, run.result.kept if run.result else None
+        ),
         "block_rows": block_rows,
         "curves": _curves,
         "colour": lambda index: f"var(--c{index % COLOURS + 1})",
@@ -107,7 +109,7 @@ def block_rows(run: RunView) -> list[BlockRow]:
     """The costs of each block before and after; a block that was not replaced is the teacher's."""
     if run.facts is None:
         return []
-    replaced = run.settings["blocks"]
+    replaced = run.settings.blocks
     rows = []
     for block in run.facts.plan["blocks"]:
         before, index = block["teacher"], block["index"]
@@ -125,12 +127,13 @@ def batch_sizes(bench: Sequence[BenchView]) -> list[str]:
 
 def differing_settings(runs: Sequence[RunView]) -> dict[str, list[str]]:
     """The settings that differ between runs: dotted name -> the value in each run."""
-    names = {name for run in runs for name, _, _ in differences(runs[0].settings, run.settings)}
+    documents = [settings_document(run.settings) for run in runs]
+    names = {name for document in documents for name, _, _ in differences(documents[0], document)}
     names.discard("recipe.about")  # has no effect on the result
-    return {name: [_shortened(_setting(run.settings, name)) for run in runs] for name in sorted(names)}
+    return {name: [_shortened(_setting(document, name)) for document in documents] for name in sorted(names)}
 
 
-def _setting(settings: Any, name: str) -> Any:
+def _setting(settings: object, name: str) -> object:
     for part in name.split("."):
         if isinstance(settings, list) and part.isdigit() and int(part) < len(settings):
             settings = settings[int(part)]
@@ -141,12 +144,12 @@ def _setting(settings: Any, name: str) -> Any:
     return settings
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: object) -> str:
     text = _setting_text(value)
     return text if len(text) <= _MAX_SETTING else f"{text[: _MAX_SETTING - 1]}…"
 
 
-def _setting_text(value: Any) -> str:
+def _setting_text(value: object) -> str:
     """A setting as text without JSON brackets; a map with a name is shown by its name."""
     if isinstance(value, dict):
         return (

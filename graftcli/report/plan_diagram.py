@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graftcli.models.cuts.foldability import KeptAdapter
 from graftcli.report.facts import Facts
 from graftcli.report.format import human
 
@@ -56,13 +57,13 @@ class Diagram:
     gap: int = _GAP
 
 
-def plan_diagram(facts: Facts, replaced: Sequence[int], kept: Sequence[str] | None = None) -> Diagram:
+def plan_diagram(facts: Facts, replaced: Sequence[int], kept: Sequence[KeptAdapter] | None = None) -> Diagram:
     """Lay out every box and cut.
 
     Parameters:
         facts: the plan.
         replaced: the blocks that come from the student.
-        kept: the run's messages about adapters that were not folded; None: use the plan's prediction.
+        kept: the adapters that the run did not fold; None: use the plan's prediction.
     """
     blocks = facts.plan["blocks"]
     max_macs = max(block[role]["macs"] for block in blocks for role in ("teacher", "student")) or 1
@@ -106,11 +107,11 @@ def _cut(
     names: tuple[str, str],
     channels: tuple[int, int],
     replaced: set[int],
-    kept: Sequence[str] | None,
+    kept: Sequence[KeptAdapter] | None,
 ) -> DiagramCut:
     """The line of a cut; `replaced` are the replaced blocks beside it."""
     index, seam = block["index"], block["seam"]
-    is_kept = seam["blocker"] if kept is None else any(f" at cut {index} " in message for message in kept)
+    is_kept = seam["blocker"] if kept is None else any(adapter.cut == index for adapter in kept)
     teacher, student = channels
     if not replaced:
         text = f"cut {index}: teacher on both sides"

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from graftcli.report.documents import Amount, Loss, Share, Text, Warn, Whole, load, silent
 from graftcli.report.facts import Facts
 from graftcli.store import BENCH_FILE, METRICS_FILE
-from graftcli.store.run_file import read_run
+from graftcli.store.run_file import read_record
+from graftcli.store.run_record import RunRecord, RunResult, RunSettings, Session
 
 Batch = Annotated[str, Field(pattern=r"\A[0-9]{1,9}\z")]  # batch size
 
@@ -75,28 +76,26 @@ class RunView:
     """Everything that the page of a run shows."""
 
     folder: Path
-    run: dict[str, Any]
+    run: RunRecord
     stages: tuple[StageView, ...]
     bench: tuple[BenchView, ...]
     facts: Facts | None
     warnings: tuple[str, ...]
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> RunResult | None:
         """The result; None while the run is not finished."""
-        result: dict[str, Any] | None = self.run.get("result")
-        return result
+        return self.run.result
 
     @property
-    def settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = self.run["settings"]
-        return settings
+    def settings(self) -> RunSettings:
+        """Everything that determined the result."""
+        return self.run.settings
 
     @property
-    def session(self) -> dict[str, Any]:
+    def session(self) -> Session:
         """The last session of the run."""
-        session: dict[str, Any] = self.run["sessions"][-1]
-        return session
+        return self.run.session
 
     @property
     def student_bench(self) -> BenchView | None:
@@ -107,8 +106,9 @@ class RunView:
 
     def name(self, role: str) -> str:
         """The network's name, or the spec from the command if teacher and student have the same name."""
-        names = {side: str(self.settings[side]["name"]) for side in ("teacher", "student")}
-        spec = self.session.get("asked", {}).get("networks", {}).get(role)
+        names = {"teacher": self.settings.teacher.name, "student": self.settings.student.name}
+        networks = self.session.config.get("networks")
+        spec = networks.get(role) if isinstance(networks, dict) else None
         if len(set(names.values())) == 1 and spec:
             path, bracket, arguments = str(spec).partition("(")
             return f"{path.rsplit('/', 1)[-1]}{bracket}{arguments}"
@@ -117,12 +117,12 @@ class RunView:
 
 def load_run_view(folder: Path, facts: Facts | None, warnings: Iterable[str] = ()) -> RunView:
     """Read a run's folder; `warnings` about the report itself are shown with those of the run."""
-    run = read_run(folder)
-    names = [stage["name"] for stage in run["settings"]["recipe"]["stages"]]
-    run_warnings = [text for session in run["sessions"] for text in session.get("warnings", ())]
+    run = read_record(folder)
+    names = [stage.name for stage in run.settings.recipe.stages]
+    run_warnings = [text for session in run.sessions for text in session.warnings]
     notes = facts.plan["notes"] if facts else []
     unfinished = (
-        [] if run["status"] == "finished" else ["this run is not finished: run the same command again to resume it"]
+        [] if run.status == "finished" else ["this run is not finished: run the same command again to resume it"]
     )
     ignored: list[str] = []
     return RunView(

@@ -15,8 +15,9 @@ from graftcli.models.loading.trust import Gate
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import shipped
 from graftcli.runs.scoring import PreprocessOptions
-from graftcli.store.run_file import RUN_FILE
-from graftcli.store.run_record import read_record
+from graftcli.store.atomic import plain
+from graftcli.store.run_file import RUN_FILE, read_record
+from graftcli.store.run_record import Document, RunRecord
 
 _OF_THIS_CALL = ("trust_code", "record", "recorded")  # fields of ModelPair that are not saved in a run record
 
@@ -125,7 +126,7 @@ def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
 # -- saved in a run record --------------------------------------------------------------------------------------------
 
 
-def config_json(config: RunConfig) -> dict[str, Any]:
+def config_json(config: RunConfig) -> Document:
     """Return the config as plain JSON with absolute paths, which `recorded_config` reads back."""
     networks, train_options = config.networks, config.how
     networks = replace(
@@ -138,7 +139,8 @@ def config_json(config: RunConfig) -> dict[str, Any]:
     images, val_images = absolute(config.images) or config.images, absolute(config.val_images)
     config = replace(config, networks=networks, images=images, val_images=val_images)
     how = {**asdict(train_options), "recipe": _recipe_json(train_options.recipe)}
-    return {**asdict(config), "networks": models_json(networks), "how": how}
+    document: Document = plain({**asdict(config), "networks": models_json(networks), "how": how})
+    return document
 
 
 def _recipe_json(recipe: str | Recipe) -> str | dict[str, Any]:
@@ -172,15 +174,16 @@ def recorded_config(folder: Path, *, trust_code: bool = False) -> RunConfig:
     return replace(config, networks=networks)
 
 
-def config_from_record(run: Mapping[str, Any], file: Path) -> RunConfig:
-    document = dict(run["sessions"][-1]["asked"])
+def config_from_record(record: RunRecord, file: Path) -> RunConfig:
+    """Return the config of the last session of a run."""
+    document = dict(record.session.config)
     networks = document.get("networks")
     if isinstance(networks, dict):
         document["networks"] = {name: value for name, value in networks.items() if name not in _OF_THIS_CALL}
     try:
         return TypeAdapter(RunConfig).validate_python(document)
     except ValidationError as err:
-        found = f"`{file}` is damaged or was changed: {fault(err, 'sessions.-1.asked')}."
+        found = f"`{file}` is damaged or was changed: {fault(err, 'sessions.-1.config')}."
         raise CheckpointError(found, "Give its options on the command line, or run it again.") from err
 
 

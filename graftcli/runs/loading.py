@@ -16,6 +16,7 @@ from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document, rebuild, size_of
 from graftcli.models.loading.trust import Gate
 from graftcli.models.network import Network, PreprocessDefaults
+from graftcli.models.origin import Origin, Role, SavedNetwork
 from graftcli.store.atomic import read_tensors
 
 
@@ -47,11 +48,11 @@ def load(
     path = Path(path).expanduser()
     document, file = read_document(path)
     gate = Gate(path, trust_code)
-    given = {"teacher": teacher, "student": student}
     tensors, _ = read_tensors(file)
     roles = _roles(document)
+    networks = {"teacher": (teacher, document["teacher"]), "student": (student, document["student"])}
     with building(path, size_of(file)):
-        modules = {role: _architecture(given[role], document[role], gate) for role in roles}
+        modules = {role: _architecture(*networks[role], gate) for role in roles}
         if document["kind"] == "hybrid":
             return _with_weights(
                 hybrid.rebuild(modules.get("teacher"), modules.get("student"), document["hybrid"]), tensors, file
@@ -59,7 +60,7 @@ def load(
     return _with_weights(modules["student"].float().cpu().eval(), tensors, file)
 
 
-def _architecture(given: nn.Module | None, origin: Mapping[str, Any], gate: Gate) -> nn.Module:
+def _architecture(given: nn.Module | None, origin: Origin, gate: Gate) -> nn.Module:
     return rebuild(origin, gate) if given is None else copy.deepcopy(given)
 
 
@@ -74,10 +75,10 @@ def network_of(
     """Build the network of a model spec, a run or a file that graftcli wrote; `build_args` are those of `build`."""
     spec = spec_of(model)
     path = output_of(spec) if checkpoint is None else None
-    document = read_document(path)[0] if path else {}
-    if path is None or document.get("kind") != "hybrid":
+    document = read_document(path)[0] if path else None
+    if path is None or document is None or document["kind"] != "hybrid":
         return build(spec, checkpoint=checkpoint, unsafe=unsafe, trust_code=trust_code, **build_args)
-    size = tuple(document["preprocess"]["size"])
+    height, width = size = tuple(document["preprocess"]["size"])
     img_size = build_args.get("img_size")
     if img_size is not None and tuple(img_size) != size:
         expected = "x".join(map(str, size))
@@ -87,7 +88,7 @@ def network_of(
         name=path.stem if path.is_file() else path.name,
         source="graftcli",
         weights=f"{path.name}: written by graftcli",
-        input_size=(document["student"]["input_size"][0], *size),
+        input_size=(document["student"]["input_size"][0], height, width),
         num_classes=document["classes"],
         preprocess=PreprocessDefaults.read(document["preprocess"]),
         origin=document["student"],
@@ -100,7 +101,7 @@ def spec_of(model: str | Path) -> str:
     return str(model.expanduser().absolute()) if isinstance(model, Path) else model
 
 
-def _roles(document: Mapping[str, Any]) -> list[str]:
+def _roles(document: SavedNetwork) -> list[Role]:
     """Return the networks whose architectures are needed: teacher, student or both."""
     return sorted(set(document["hybrid"]["blocks"])) if document["kind"] == "hybrid" else ["student"]
 

@@ -1,19 +1,16 @@
 """Repair a finished run whose network is damaged: merge it again from the trained blocks."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from graftcli.errors import CheckpointError, GraftError, few
 from graftcli.events import FileSaved, Listener, Warned
 from graftcli.graft.training.tasks import tasks
 from graftcli.models.loading.tensor_file import check
-from graftcli.recipe import Recipe
 from graftcli.runs.config import recorded_config
 from graftcli.runs.running import distill
 from graftcli.store import BLOCKS
-from graftcli.store.run_file import RUN_FILE
-from graftcli.store.run_record import command_of, is_whole, read_record
+from graftcli.store.run_file import RUN_FILE, is_intact, read_record
+from graftcli.store.run_record import RunSettings
 
 
 def repair(path: Path, *, trust_code: bool = False, listen: Listener = lambda _: None) -> Path:
@@ -21,14 +18,14 @@ def repair(path: Path, *, trust_code: bool = False, listen: Listener = lambda _:
     if not (path / RUN_FILE).is_file():
         return path
     run = read_record(path)
-    if run["status"] != "finished" or is_whole(path, run):
+    if run.status != "finished" or is_intact(path, run):
         return path
-    command = command_of(run) or "graftcli distill …"
+    command = run.session.plain_command or "graftcli distill …"
     fix = f"Repeat the command of the run; missing blocks are retrained: {command}"
-    if lost := _lost_blocks(path, run["settings"]):
+    if lost := _lost_blocks(path, run.settings):
         found = f"The network in `{path}` is damaged, and {few(lost)} {'is' if len(lost) == 1 else 'are'} too."
         raise CheckpointError(found, fix)
-    chosen = ",".join(map(str, run["settings"]["blocks"]))
+    chosen = ",".join(map(str, run.settings.blocks))
     try:
         config = recorded_config(path, trust_code=trust_code)
         distill(config, out=path, blocks=chosen, command=command, listen=_without_progress(listen))
@@ -38,10 +35,9 @@ def repair(path: Path, *, trust_code: bool = False, listen: Listener = lambda _:
     return path
 
 
-def _lost_blocks(folder: Path, settings: Mapping[str, Any]) -> list[str]:
+def _lost_blocks(folder: Path, settings: RunSettings) -> list[str]:
     """Return the trained blocks that the merge needs and that are missing or damaged."""
-    recipe, blocks = Recipe.model_validate(settings["recipe"]), len(settings["cuts"]["student"]) + 1
-    scheduled = tasks(recipe, blocks, settings["blocks"], settings.get("frozen", ()))
+    scheduled = tasks(settings.recipe, settings.block_count, settings.blocks, settings.frozen)
     names = [f"{task.name}.safetensors" for task in scheduled]
     return [f"`{BLOCKS}/{name}`" for name in names if not _is_whole_block(folder, name)]
 

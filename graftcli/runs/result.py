@@ -1,65 +1,32 @@
 """The result of a run: its figures, its model card, and the single file that `--out` may ask for."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from graftcli.errors import CheckpointError
 from graftcli.events import FileSaved, Listener
 from graftcli.formats.options import ExportOptions, ExportSource, source_facts
 from graftcli.formats.write import write
 from graftcli.graft.engine import Outcome
 from graftcli.graft.training.judge import Verdict
 from graftcli.measure import model_size
-from graftcli.models.loading.documents import fault
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document
 from graftcli.runs.loading import load
 from graftcli.runs.prepare import PreparedRun, train_count
 from graftcli.store import Store, TimeSpent
 from graftcli.store.atomic import write_bytes
 from graftcli.store.model_card import CardFacts
-from graftcli.store.run_file import RUN_FILE
+from graftcli.store.run_record import RunResult, Setback
 
 
-@dataclass(frozen=True)
-class Setback:
-    """A task whose training lowered the agreement, and the share of the weight change that is kept."""
-
-    unit: str
-    before: float  # agreement, on views of held-out images or unseen views of the training images
-    after: float
-    kept: float
-    fraction: float  # share of the weight change that is kept; 0 restores the weights before the task
-    stopped: int | None  # step of early stopping, because agreement had dropped at every checkpoint of the task
-
-
-@dataclass(frozen=True)
-class Result:
-    """The figures of a finished run, and its folder."""
+@dataclass(frozen=True, kw_only=True)
+class Result(RunResult):
+    """A finished run: its figures, its folder and its model."""
 
     folder: str
-    teacher: str
-    student: str
-    blocks: tuple[int, ...]
-    params: tuple[int, int]  # of the teacher, of the result
-    macs: tuple[int, int]
-    unmerged: tuple[int, int]  # parameters and MACs of the result before its adapters are merged
-    kept: tuple[str, ...]  # the adapters that stay layers, and why
-    bytes: tuple[int, int]  # size of the weights: of the teacher, of the result
-    stock: bool
-    agreement: float | None  # with the teacher, on views of held-out images; None without held-out images
-    held_out: int
-    images: int  # training images
-    merge_errors: tuple[float, float]  # relative to the largest logit, in float64 and float32
-    seconds: float  # of all sessions
-    peak_memory: int  # bytes, maximum over the sessions
-    kl: float | None = None  # KL(teacher || result) on the views of the agreement, in nats
-    frozen: tuple[int, ...] = ()  # blocks that equal the teacher's and were not trained
-    setbacks: tuple[Setback, ...] = ()
     already_done: bool = False
 
     @cached_property
@@ -78,7 +45,7 @@ def result_of(prepared: PreparedRun, folder: Path, outcome: Outcome, time_spent:
         params=(plan.teacher.params, merged.params),
         macs=(plan.teacher.macs, merged.macs),
         unmerged=(merged.unmerged_params, merged.unmerged_macs),
-        kept=tuple(f"{kept.adapter} at cut {kept.cut} stays a layer: {kept.reason}" for kept in merged.kept),
+        kept=merged.kept,
         bytes=(model_size(plan.teacher.network.module), model_size(merged.module)),
         stock=merged.stock,
         agreement=score.agreement if score else None,
@@ -100,15 +67,11 @@ def _setback(unit: str, verdict: Verdict) -> Setback:
 
 def finished_result(store: Store, single: Path | None, prepared: PreparedRun, listen: Listener) -> Result:
     """Return the result of a run that has finished before; write its single file if that is missing or damaged."""
-    try:
-        result = TypeAdapter(Result).validate_python(store.finished)
-    except ValidationError as err:
-        found = f"`{store.folder / RUN_FILE}` is damaged or was changed: {fault(err, 'result')}."
-        raise CheckpointError(found, "Start the run from scratch with --overwrite.") from err
+    assert store.finished is not None  # checked by the caller
     if single is not None and not store.has_single(single):
         write_single(single, store.folder, prepared, listen)
         store.record_single(single)
-    return replace(result, folder=str(store.folder), already_done=True)
+    return Result(**vars(store.finished), folder=str(store.folder), already_done=True)
 
 
 def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command: str) -> CardFacts:

@@ -1,35 +1,29 @@
 """Reuse trained blocks of an earlier run, so that they are not trained again."""
 
-from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from graftcli.errors import CheckpointError
 from graftcli.events import Listener, Warned
 from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.models.loading.tensor_file import check
-from graftcli.recipe import Recipe, Stage
+from graftcli.recipe import Stage
 from graftcli.runs.prepare import PreparedRun
-from graftcli.store.atomic import plain, write_bytes
-from graftcli.store.run_record import read_record
+from graftcli.store.atomic import write_bytes
+from graftcli.store.run_file import read_record
+from graftcli.store.run_record import RunSettings
 
-_COMPARED_APART = (
-    "blocks",
-    "frozen",
-    "recipe",
-    "cache_gb",
-)  # settings that may differ, or that `_matching_stages` compares
+# settings that may differ, or that `_matching_stages` compares
+_COMPARED_APART = ("blocks", "frozen", "recipe", "cache_gb")
 
 
-def reuse_blocks(
-    earlier: Path, folder: Path, settings: Mapping[str, Any], prepared: PreparedRun, listen: Listener
-) -> None:
+def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: PreparedRun, listen: Listener) -> None:
     """Copy the blocks that an earlier run trained alone, with the same settings; damaged blocks are not copied."""
-    before, now = read_record(earlier)["settings"], plain(settings)
-    if any(before.get(key) != now[key] for key in now if key not in _COMPARED_APART):
+    before = read_record(earlier).settings
+    apart = {key: getattr(now, key) for key in _COMPARED_APART}
+    if before.model_copy(update=apart) != now:
         return
-    names = (stage.name for stage in _matching_stages(Recipe.model_validate(before["recipe"]), before, prepared))
+    names = (stage.name for stage in _matching_stages(before, prepared))
     for name in (f"{stage}-{block}.safetensors" for stage in names for block in prepared.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
         if source.exists() and not target.exists() and _is_whole(source, listen):
@@ -46,13 +40,13 @@ def _is_whole(block: Path, listen: Listener) -> bool:
     return True
 
 
-def _matching_stages(earlier: Recipe, before: Mapping[str, Any], prepared: PreparedRun) -> list[Stage]:
+def _matching_stages(before: RunSettings, prepared: PreparedRun) -> list[Stage]:
     """Return the leading stages that both recipes share, in which each block is trained alone on the same views."""
-    now = prepared.recipe
+    earlier, now = before.recipe, prepared.recipe
     if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "freeze", "views")):
         return []
-    blocks, frozen = before["blocks"], before.get("frozen", ())
-    schedule = schedule_of(earlier, prepared.schedule.images, len(prepared.plan.blocks), blocks, frozen)
+    images, blocks = prepared.schedule.images, len(prepared.plan.blocks)
+    schedule = schedule_of(earlier, images, blocks, before.blocks, before.frozen)
     pairs = zip(_training_inputs(schedule), _training_inputs(prepared.schedule), strict=False)
     shared = [first[0] for first, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
     return list(takewhile(lambda stage: stage.train == "blocks" and stage.input == "teacher", shared))

@@ -1,10 +1,8 @@
 """Train a run and write its folder: `distill` and `partial`."""
 
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -26,9 +24,11 @@ from graftcli.runs.result import Result, card_facts, finished_result, result_of,
 from graftcli.runs.reuse import reuse_blocks
 from graftcli.runs.time_estimate import with_time_estimate
 from graftcli.store import REPORT_FILE, Store
+from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
-from graftcli.store.run_file import RUN_FILE, newest, read_run
-from graftcli.store.run_record import read_record
+from graftcli.store.resume import newest
+from graftcli.store.run_file import RUN_FILE, read_record
+from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, RunSettings, Session
 
 # bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
 _MEMORY_FIRST_BYTES = 2**29
@@ -60,7 +60,7 @@ def distill(
     def warn(text: str) -> None:
         listen(Warned(text))
 
-    with Store(folder, settings, overwrite=overwrite, about=session, warn=warn) as store:
+    with Store(folder, settings, session, overwrite=overwrite, warn=warn) as store:
         if single is not None:
             store.add_single(single)
         if store.finished is not None:
@@ -79,7 +79,7 @@ def distill(
         if single is not None:
             write_single(single, folder, prepared, listen)
             store.record_single(single)
-        store.finish(asdict(result))
+        store.finish(result)
         _report(folder, prepared, outcome, listen)
     listen(FileSaved(str(folder)))
     return result
@@ -105,7 +105,7 @@ def partial(
     given_fields = {"teacher", "student", "images"} if given is None and config is not None else set(given or ())
     missing = [name for name in ("teacher", "student", "images") if name not in given_fields]
     if config is None or missing:
-        folder = folder or newest(RUNS, _is_whole, read_record)
+        folder = folder or newest(RUNS, lambda run: run.settings.is_whole)  # a partial run has inherited its config
         if folder is None:
             raise UsageError(
                 f"there is no run under ./runs to take {', '.join(missing)} from.",
@@ -114,11 +114,6 @@ def partial(
         earlier = recorded_config(folder, trust_code=config is not None and config.networks.trust_code)
         config = merge_configs(earlier, config, given_fields) if config is not None else earlier
     return distill(config, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
-
-
-def _is_whole(run: Mapping[str, Any]) -> bool:
-    """Whether a run trained the whole student: a partial run has inherited its config."""
-    return len(run["settings"]["blocks"]) == len(run["settings"]["cuts"]["student"]) + 1
 
 
 def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
@@ -134,8 +129,8 @@ def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Pa
 
 def _check_free(single: Path, folder: Path) -> None:
     """Raise if the file exists and is not of this run."""
-    run: dict[str, Any] = read_run(folder) if (folder / RUN_FILE).exists() else {}
-    if single.exists() and str(single.absolute()) not in run.get("singles", ()):
+    singles = read_record(folder).singles if (folder / RUN_FILE).exists() else {}
+    if single.exists() and str(single.absolute()) not in singles:
         raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
 
 
@@ -145,12 +140,12 @@ def _check_free(single: Path, folder: Path) -> None:
 def _train(prepared: PreparedRun, store: Store, listen: Listener) -> Outcome:
     """Train all stages of the recipe, with the settings that were fixed when the run first started."""
     fixed = store.fixed(lambda: fixed_settings(prepared, store.folder))
-    _check_device(fixed["device"], store.folder)
+    _check_device(fixed.device, store.folder)
     settings = engine_settings(prepared, fixed)
-    with threads(fixed["threads"]):
+    with threads(fixed.threads):
         plan, train, preprocess = prepared.plan, prepared.train, prepared.preprocess
         listen(check_run_images(plan.teacher.network, train, preprocess, settings.precision.device))
-        listen(_started_event(prepared, settings, fixed["threads"], store))
+        listen(_started_event(prepared, settings, fixed.threads, store))
         listen = with_time_estimate(prepared, lambda unit: store.unit(unit).step, listen)
         return run(plan, train, preprocess, prepared.schedule, settings, store, listen, prepared.held_out)
 
@@ -164,53 +159,55 @@ def _check_device(name: str, folder: Path) -> None:
         raise MachineError(found, "Resume it on such a machine, or restart it with --overwrite.") from err
 
 
-def _run_settings(prepared: PreparedRun) -> dict[str, Any]:
+def _run_settings(prepared: PreparedRun) -> RunSettings:
     """Return everything that determines the result; a run resumes only if it is unchanged."""
     plan, options = prepared.plan, prepared.config.how
-    return {
-        "teacher": _identity(plan.teacher.network),
-        "student": _identity(plan.student.network),
-        "cuts": {"teacher": [c.name for c in plan.teacher.cuts], "student": [c.name for c in plan.student.cuts]},
-        "blocks": list(prepared.blocks),
-        "frozen": list(prepared.frozen),
-        "images": prepared.train.digest,
-        "val_images": prepared.held_out.digest if prepared.held_out is not None else None,
-        "fit": asdict(prepared.preprocess),
-        "recipe": prepared.recipe.model_dump(mode="json"),
-        "seed": options.seed,
-        "device": options.device,
-        "amp": options.amp,
-        "compile": options.compile,
-        "cache_gb": options.cache_gb,
-    }
+    return RunSettings(
+        teacher=_identity(plan.teacher.network),
+        student=_identity(plan.student.network),
+        cuts=CutNames(
+            teacher=tuple(cut.name for cut in plan.teacher.cuts), student=tuple(cut.name for cut in plan.student.cuts)
+        ),
+        blocks=prepared.blocks,
+        frozen=prepared.frozen,
+        images=prepared.train.digest,
+        val_images=prepared.held_out.digest if prepared.held_out is not None else None,
+        preprocess=prepared.preprocess,
+        recipe=prepared.recipe,
+        seed=options.seed,
+        device=options.device,
+        amp=options.amp,
+        compile=options.compile,
+        cache_gb=options.cache_gb,
+    )
 
 
-def _identity(network: Network) -> dict[str, Any]:
-    return {"name": network.name, "origin": network.origin, "weights": weights_digest(network.module)}
+def _identity(network: Network) -> NetworkIdentity:
+    return NetworkIdentity(name=network.name, origin=plain(network.origin), weights=weights_digest(network.module))
 
 
-def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> dict[str, Any]:
-    return {"warnings": list(warnings), "command": command, "asked": config_json(config), "versions": versions()}
+def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Session:
+    return Session(config=config_json(config), command=command, versions=versions(), warnings=tuple(warnings))
 
 
-def engine_settings(prepared: PreparedRun, fixed: Mapping[str, Any]) -> EngineSettings:
+def engine_settings(prepared: PreparedRun, fixed: FixedSettings) -> EngineSettings:
     """Return the settings of the engine; `fixed` are those that were fixed when the run started."""
     options = prepared.config.how
-    precision = Precision(torch.device(fixed["device"]), options.amp, options.compile)
-    return EngineSettings(options.seed, precision, fixed["memory"], fixed["disk"], fixed["at_once"], prepared.blocks)
+    precision = Precision(torch.device(fixed.device), options.amp, options.compile)
+    return EngineSettings(options.seed, precision, fixed.memory, fixed.disk, fixed.at_once, prepared.blocks)
 
 
-def fixed_settings(prepared: PreparedRun, folder: Path) -> dict[str, Any]:
+def fixed_settings(prepared: PreparedRun, folder: Path) -> FixedSettings:
     """Return the settings that depend on the machine; they are stored, so that a resumed run has the same."""
     cache_gb = prepared.config.how.cache_gb
     budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
-    return {
-        "memory": max(0, budget - prepared.train.pixels.numel()),
-        "disk": shutil.disk_usage(folder).free // 2,
-        "at_once": _MEMORY_FIRST_BYTES if cache_gb is None else None,
-        "threads": usable_cores(),
-        "device": str(prepared.device),
-    }
+    return FixedSettings(
+        memory=max(0, budget - prepared.train.pixels.numel()),
+        disk=shutil.disk_usage(folder).free // 2,
+        at_once=_MEMORY_FIRST_BYTES if cache_gb is None else None,
+        threads=usable_cores(),
+        device=str(prepared.device),
+    )
 
 
 def _started_event(prepared: PreparedRun, settings: EngineSettings, count: int, store: Store) -> RunStarted:

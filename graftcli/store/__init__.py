@@ -12,7 +12,6 @@ cache/                    cached teacher features and synthetic images; removed 
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -44,8 +43,9 @@ from graftcli.store.folder import (
     remove,
 )
 from graftcli.store.locks import LOCK_FILE, locked
-from graftcli.store.run_file import new_run, newest, now, read_run, resumable_run, write_run
-from graftcli.store.run_record import digest_of_file
+from graftcli.store.resume import newest, resumable_run
+from graftcli.store.run_file import digest_of_file, read_record, write_record
+from graftcli.store.run_record import FixedSettings, RunRecord, RunResult, RunSettings, Session, now
 from graftcli.store.unit_state import UnitState
 
 __all__ = [
@@ -61,7 +61,7 @@ __all__ = [
     "TimeSpent",
     "UnitState",
     "newest",
-    "read_run",
+    "read_record",
 ]
 
 
@@ -83,10 +83,10 @@ class Store:
     def __init__(
         self,
         folder: Path,
-        settings: Mapping[str, Any],
+        settings: RunSettings,
+        session: Session | None = None,
         *,
         overwrite: bool = False,
-        about: Mapping[str, Any] | None = None,
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lock the folder and read or create its run.
@@ -94,22 +94,22 @@ class Store:
         Parameters:
             folder: created if it does not exist.
             settings: everything that determines the result.
+            session: facts about this session, such as versions and the command.
             overwrite: replace a run or other files, but only those that graftcli writes.
-            about: facts about this session for run.json, such as versions and the command.
             warn: called with a message about each damaged file.
         """
         self.folder, self.cache, self._warn = folder, Cache(folder / CACHE, self._report), warn
         check_folder(folder, overwrite)
         self._lock = locked(folder)
-        self._start = time.monotonic()
+        self._start, session = time.monotonic(), session or Session()
         try:
-            previous = resumable_run(folder, plain(settings), overwrite)
+            previous = resumable_run(folder, settings, overwrite)
             self.resumed = previous is not None
-            self._run = previous or new_run(plain(settings))
+            self._record = previous or RunRecord(settings=settings, sessions=(session,))
             if not self.resumed:
                 remove(folder, FILE_PATTERNS)
             if self.finished is None:
-                self._start_session(plain(about or {}))
+                self._start_session(session)
             else:
                 remove(folder, UNFINISHED)
                 remove_abandoned(folder)  # for example of a report whose writing was killed
@@ -117,10 +117,11 @@ class Store:
             self._lock.close()
             raise
 
-    def _start_session(self, about: dict[str, Any]) -> None:
+    def _start_session(self, session: Session) -> None:
         """Start a session of an unfinished run, after removing temporary and damaged files."""
         remove(self.folder, TEMPORARY_FILES)
-        self._run["sessions"].append({"started": now(), "host": socket.gethostname(), **about})
+        if self._record.session is not session:
+            self._update(sessions=(*self._record.sessions, session))
         self._drop_damaged()
         self._keep_metrics()
         self._save()
@@ -137,17 +138,15 @@ class Store:
 
     def damaged(self) -> list[str]:
         """The files of a finished run's network and blocks that are missing or damaged."""
-        digests = self._run.get("files", {})
+        digests = self._record.files
         names = dict.fromkeys((WEIGHTS_FILE, FACTS_FILE, *digests))
         return [name for name in names if digest_of_file(self.folder / name) != digests.get(name)]
 
-    def reopen(self, about: Mapping[str, Any], reason: str) -> None:
+    def reopen(self, session: Session, reason: str) -> None:
         """Set a finished run back to running, to merge its network from its blocks again."""
-        self._run["status"] = "running"
-        for name in ("result", "ended", "files"):
-            self._run.pop(name, None)
+        self._update(status="running", result=None, ended=None, files={})
         self.resumed = True
-        self._start_session(plain(about))
+        self._start_session(session)
         self._report(reason)
 
     def __enter__(self) -> Self:
@@ -173,37 +172,40 @@ class Store:
         self.check_held()
         if self.finished is None:
             seconds = round(time.monotonic() - self._start, 3)
-            self._run["sessions"][-1] |= {"seconds": seconds, "peak_memory": peak_memory()}
-        write_run(self.folder, self._run)
+            self._record = self._record.with_session(seconds=seconds, peak_memory=peak_memory())
+        write_record(self.folder, self._record)
+
+    def _update(self, **changes: object) -> None:
+        self._record = self._record.model_copy(update=changes)
 
     @property
     def spent(self) -> TimeSpent:
         """The time and peak memory so far; a killed session counts up to its last saved state."""
-        earlier = self._run["sessions"][:-1]
-        seconds = time.monotonic() - self._start + sum(session.get("seconds", 0.0) for session in earlier)
-        return TimeSpent(seconds, max([peak_memory(), *(session.get("peak_memory", 0) for session in earlier)]))
+        earlier = self._record.sessions[:-1]
+        seconds = time.monotonic() - self._start + sum(session.seconds for session in earlier)
+        return TimeSpent(seconds, max([peak_memory(), *(session.peak_memory for session in earlier)]))
 
-    def fixed(self, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Values that depend on the machine's state: computed at the first call, then read from run.json."""
-        if "fixed" not in self._run:
-            self._run["fixed"] = plain(compute())
+    def fixed(self, compute: Callable[[], FixedSettings]) -> FixedSettings:
+        """Settings that depend on the machine's state: computed at the first call, then read from run.json."""
+        fixed = self._record.fixed or compute()
+        if self._record.fixed is None:
+            self._update(fixed=fixed)
             self._save()
-        fixed: dict[str, Any] = self._run["fixed"]
         return fixed
 
     def add_single(self, single: Path) -> None:
         """Record, before it is written, that the run also writes its network to this single file."""
-        self._run.setdefault("singles", {}).setdefault(str(single.absolute()), None)
+        self._update(singles={str(single.absolute()): None} | self._record.singles)
         self._save()
 
     def record_single(self, single: Path) -> None:
         """Record the digest of a single file after it is written."""
-        self._run["singles"][str(single.absolute())] = digest_of_file(single)
+        self._update(singles=self._record.singles | {str(single.absolute()): digest_of_file(single)})
         self._save()
 
     def has_single(self, single: Path) -> bool:
         """Whether the single file exists and is intact."""
-        return single.is_file() and self._run["singles"].get(str(single.absolute())) == digest_of_file(single)
+        return single.is_file() and self._record.singles.get(str(single.absolute())) == digest_of_file(single)
 
     def unit(self, name: str) -> UnitState:
         return UnitState(self.folder, name, self._save, self.check_held)
@@ -225,7 +227,7 @@ class Store:
 
     def add_warning(self, text: str) -> None:
         """Record a warning of this session, for the report."""
-        self._run["sessions"][-1].setdefault("warnings", []).append(text)
+        self._record = self._record.with_session(warnings=(*self._record.session.warnings, text))
         self._save()
 
     def _keep_metrics(self) -> None:
@@ -239,17 +241,17 @@ class Store:
                 write_bytes(path, b"".join(kept))
 
     @property
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self) -> RunResult | None:
         """The result of a finished run; None for an unfinished one."""
-        return self._run.get("result")
+        return self._record.result
 
-    def finish(self, result: Mapping[str, Any]) -> None:
+    def finish(self, result: RunResult) -> None:
         """Mark the run as finished, after all its files are written."""
         self._save()  # record the time of the session first
         blocks = (str(path.relative_to(self.folder)) for path in self.folder.glob(f"{BLOCKS}/*.safetensors"))
         names = (*NETWORK_FILES, *sorted(blocks))
         files = {name: digest for name in names if (digest := digest_of_file(self.folder / name)) is not None}
-        self._run |= {"status": "finished", "ended": now(), "result": plain(result), "files": files}
+        self._update(status="finished", ended=now(), result=result, files=files)
         self._save()
         remove(self.folder, UNFINISHED)
 

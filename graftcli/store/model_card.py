@@ -19,6 +19,7 @@ from graftcli.images.pixels import Preprocess
 from graftcli.models.loading import from_timm
 from graftcli.models.loading.code_import import is_file
 from graftcli.models.loading.saved import FACTS_FILE, FORMAT, WEIGHTS_FILE, user_code_in
+from graftcli.models.origin import CodeOrigin, HybridFacts, Origin
 from graftcli.store.atomic import write_bytes, write_json, write_tensors
 
 CONFIG_FILE = "config.json"
@@ -30,14 +31,14 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE, CARD_FILE)
 class CardFacts:
     """The origin, preprocessing and training of a network."""
 
-    teacher: Mapping[str, Any]  # complete origins
-    student: Mapping[str, Any]
+    teacher: Origin  # complete, as is the student's
+    student: Origin
     preprocess: Preprocess
     recipe: str
     images: int
     command: str
     numbers: Mapping[str, int | float | str | None]  # metrics by their name in the card
-    hybrid: Mapping[str, Any] | None = None  # how to rebuild a hybrid; None: a stock student
+    hybrid: HybridFacts | None = None  # how to rebuild a hybrid; None: a stock student
 
     @property
     def is_timm(self) -> bool:
@@ -77,16 +78,18 @@ def document(facts: CardFacts) -> dict[str, Any]:
 
 def timm_config(module: nn.Module, facts: CardFacts) -> dict[str, Any]:
     """The content of config.json, as timm's `local-dir:` and `hf-hub:` read it."""
-    preprocess, name = facts.preprocess, facts.student["name"]
+    preprocess, student = facts.preprocess, facts.student
+    assert student["kind"] == "timm"  # checked by the caller
+    name = student["name"]
     defaults = from_timm.registered(name).pretrained
     pool = getattr(module, "global_pool", None)
     pool = getattr(pool, "pool_type", pool)
     return {
         "architecture": name.partition(".")[0],
-        "num_classes": facts.student["num_classes"],
+        "num_classes": student["num_classes"],
         "num_features": getattr(module, "num_features", None),
         **({"global_pool": pool} if isinstance(pool, str) else {}),
-        "model_args": facts.student["kwargs"],
+        "model_args": student["kwargs"],
         "pretrained_cfg": {
             "tag": "graftcli",
             "custom_load": False,  # the parameter names are timm's, even if those of its pretrained weights are not
@@ -97,7 +100,7 @@ def timm_config(module: nn.Module, facts: CardFacts) -> dict[str, Any]:
             "crop_mode": "squash" if preprocess.squash else "center",
             "mean": preprocess.mean,
             "std": preprocess.std,
-            "num_classes": facts.student["num_classes"],
+            "num_classes": student["num_classes"],
             "pool_size": None,
             "first_conv": defaults.get("first_conv"),
             "classifier": defaults.get("classifier"),
@@ -162,7 +165,7 @@ def loading_code(folder: Path, facts: CardFacts) -> str:
     return f"import graftcli\nmodel = graftcli.load({str(folder)!r}{arguments})"
 
 
-def _code_sources(facts: CardFacts) -> dict[str, Mapping[str, Any]]:
+def _code_sources(facts: CardFacts) -> dict[str, CodeOrigin]:
     """The user code that builds the networks, by role."""
     roles = set(facts.hybrid["blocks"]) if facts.hybrid is not None else {"student"}
     origins = {"teacher": facts.teacher, "student": facts.student}

@@ -1,135 +1,98 @@
-"""Read and write run.json, decide whether a command resumes its run, and find the newest run.
+"""Read and write run.json: the only reader, and the only writer.
 
-{"format": 1, "status": "running" | "finished", "settings": …, "fixed": …, "sessions": [{"started": …}, …],
- "ended": …, "result": …, "files": {"model.safetensors": sha256, …}, "digest": sha256 of all other fields}
+The file holds the fields of `RunRecord` and `digest`, the SHA-256 of all of them.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-from graftcli.errors import CheckpointError, GraftError, UsageError
+from pydantic import JsonValue, ValidationError
+
+from graftcli.errors import CheckpointError, UsageError
+from graftcli.models.loading.documents import check_origin, fault
 from graftcli.models.loading.plain_file import read_text
+from graftcli.models.loading.safe_pickle import sha256_of
+from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE
 from graftcli.store.atomic import plain, write_json
+from graftcli.store.run_record import FORMAT, RunRecord
 
 RUN_FILE = "run.json"
-_FORMAT = 1
-_MAX_LINES = 20  # differing settings that an error lists
-_MAX_VALUE = 60  # characters of a value in that list
+_NAME_A_RUN = "Name the folder of a run, for example one in `ls runs`."
+_RESTORE = "Run the run's command again with --overwrite, or restore the file from a copy of the run."
 
 
-def new_run(settings: dict[str, Any]) -> dict[str, Any]:
-    return {"format": _FORMAT, "status": "running", "settings": settings, "sessions": []}
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")
-
-
-def read_run(folder: Path, fix: str = "Name the folder of a run, for example one in `ls runs`.") -> dict[str, Any]:
-    """Read run.json and verify its digest; `run_record.read_record` also validates every field."""
+def read_record(folder: Path, fix: str | None = None) -> RunRecord:
+    """Read run.json, verify its digest and validate every field; `fix` replaces the advice of all errors."""
     file = folder / RUN_FILE
+    document = _read_document(file, fix)
+
+    def damaged(reason: str) -> NoReturn:
+        raise CheckpointError(f"`{file}` is damaged or was changed: {reason}.", fix or _RESTORE)
+
+    if document.get("format") != FORMAT:
+        found = f"`{file}` has format {document.get('format')!r}; this graftcli reads format {FORMAT}."
+        raise CheckpointError(
+            found, fix or "Start the run from scratch with --overwrite, or use the graftcli that wrote it."
+        )
+    if document.pop("digest", None) != digest_of(document):
+        damaged("its digest does not match its content")
     try:
-        run = json.loads(read_text(file))
+        record = RunRecord.model_validate(document)
+    except ValidationError as err:
+        damaged(fault(err))
+    except UsageError as err:  # of Preprocess
+        damaged(err.message.rstrip("."))
+    for role, network in (("teacher", record.settings.teacher), ("student", record.settings.student)):
+        check_origin(network.origin, file, f"settings.{role}.origin")
+    return record
+
+
+def _read_document(file: Path, fix: str | None) -> dict[str, JsonValue]:
+    try:
+        document = json.loads(read_text(file))
     except OSError as err:
-        raise UsageError(f"`{file}` cannot be read: {err.strerror or err}.", fix) from err
+        raise UsageError(f"`{file}` cannot be read: {err.strerror or err}.", fix or _NAME_A_RUN) from err
     except (ValueError, RecursionError) as err:
-        raise _damaged(file, f"it is not JSON: {err}", fix) from err
-    if not isinstance(run, dict):
-        raise _damaged(file, f"it is a {type(run).__name__}, not a map", fix)
-    if run.get("format") != _FORMAT:
-        found = f"`{file}` has format {run.get('format')!r}; this graftcli reads format {_FORMAT}."
-        raise CheckpointError(found, "Update graftcli, or start the run from scratch with --overwrite.")
-    if missing := sorted({"digest", "settings", "sessions", "status"} - set(run)):
-        raise _damaged(file, f"{', '.join(f'`{name}`' for name in missing)} missing", fix)
-    for name, kind in (("settings", dict), ("sessions", list), ("status", str)):
-        if not isinstance(run[name], kind) or not run[name]:
-            raise _damaged(file, f"`{name}` is {json.dumps(run[name])[:_MAX_VALUE]}", fix)
-    if not isinstance(run["sessions"][-1], dict) or not isinstance(run["sessions"][-1].get("started"), str):
-        raise _damaged(file, "the last of `sessions` has no `started`", fix)
-    if run.pop("digest") != digest_of(run):
-        raise _damaged(file, "its digest does not match its content", fix)
-    return run
+        raise CheckpointError(f"`{file}` is damaged or was changed: it is not JSON: {err}.", fix or _RESTORE) from err
+    if not isinstance(document, dict):
+        found = f"`{file}` is damaged or was changed: it is a {type(document).__name__}, not a map."
+        raise CheckpointError(found, fix or _RESTORE)
+    return document
 
 
-def write_run(folder: Path, run: Mapping[str, Any]) -> None:
-    write_json(folder / RUN_FILE, {**run, "digest": digest_of(run)})
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write run.json with its digest."""
+    write_json(folder / RUN_FILE, sealed(document_of(record)))
 
 
-def digest_of(run: Mapping[str, Any]) -> str:
-    """The sha256 of a record without its `digest` field."""
-    text = json.dumps(plain({key: run[key] for key in run if key != "digest"}), sort_keys=True)
+def document_of(part: RunRecord) -> dict[str, JsonValue]:
+    """The record as JSON, without its digest."""
+    document: dict[str, JsonValue] = plain(part.model_dump())
+    return document
+
+
+def sealed(document: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The document with its digest."""
+    return {**document, "digest": digest_of(document)}
+
+
+def digest_of(document: Mapping[str, JsonValue]) -> str:
+    """The SHA-256 of a document without its `digest`."""
+    text = json.dumps({key: document[key] for key in document if key != "digest"}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _damaged(file: Path, reason: str, fix: str) -> CheckpointError:
-    return CheckpointError(f"`{file}` is damaged or was changed: {reason}.", fix)
+def is_intact(folder: Path, record: RunRecord) -> bool:
+    """Whether the network of a finished run is complete and undamaged."""
+    return all(digest_of_file(folder / name) == record.files.get(name) for name in (WEIGHTS_FILE, FACTS_FILE))
 
 
-def newest(
-    runs: Path,
-    matches: Callable[[Mapping[str, Any]], bool] = lambda run: True,
-    read: Callable[[Path], dict[str, Any]] = read_run,
-) -> Path | None:
-    """The folder under `runs` with the latest activity, finished or not, among the runs that match."""
-    candidates: list[tuple[str, Path]] = []
-    for file in sorted(runs.glob(f"*/{RUN_FILE}")):
-        with suppress(GraftError):
-            if matches(run := read(file.parent)):
-                candidates.append((_last_activity(run), file.parent))
-    return max(candidates)[1] if candidates else None
-
-
-def _last_activity(run: Mapping[str, Any]) -> str:
-    """The last time that a run was started, resumed or finished, as sortable text."""
-    return max(str(run.get("ended", "")), str(run["sessions"][-1]["started"]))
-
-
-def resumable_run(folder: Path, settings: dict[str, Any], overwrite: bool) -> dict[str, Any] | None:
-    """The folder's run if it has these settings; None if there is no run or it is to be overwritten.
-
-    With `overwrite`, an interrupted run with the same settings is still resumed: its result is the same bytes.
-    """
-    if not (folder / RUN_FILE).exists():
-        return None
+def digest_of_file(path: Path) -> str | None:
+    """The SHA-256 of a file; None if it cannot be read."""
     try:
-        run = read_run(folder, "Choose another folder with --out, or start this one from scratch with --overwrite.")
-        if changes := list(differences(run["settings"], settings)):
-            raise _different_settings(folder, changes)
-    except (UsageError, CheckpointError):
-        if overwrite:
-            return None
-        raise
-    return None if overwrite and run["status"] == "finished" else run
-
-
-_ABSENT = object()
-_Difference = tuple[str, Any, Any]
-
-
-def differences(old: Any, new: Any, name: str = "") -> Iterator[_Difference]:
-    """Each difference between two documents: the dotted name, the old value and the new value."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted({*old, *new}):
-            yield from differences(old.get(key, _ABSENT), new.get(key, _ABSENT), f"{name}.{key}".lstrip("."))
-    elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        for index, (before, after) in enumerate(zip(old, new, strict=True)):
-            yield from differences(before, after, f"{name}.{index}")
-    elif old != new:
-        yield name, old, new
-
-
-def _different_settings(folder: Path, changes: list[_Difference]) -> UsageError:
-    lines = [f"  {name}: {_quoted(old)} in the run, {_quoted(new)} now" for name, old, new in changes[:_MAX_LINES]]
-    more = [f"  and {len(changes) - _MAX_LINES} more"] if len(changes) > _MAX_LINES else []
-    found = "\n".join([f"`{folder}` holds a run with different settings:", *lines, *more])
-    return UsageError(found, "Choose another folder with --out, or start from scratch with --overwrite.")
-
-
-def _quoted(value: Any) -> str:
-    text = "not set" if value is _ABSENT else json.dumps(value)
-    return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 3]}..."
+        return sha256_of(path) if path.is_file() else None
+    except OSError:  # the name is too long, or permission is denied
+        return None

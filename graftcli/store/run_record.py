@@ -1,156 +1,189 @@
-"""The schema of run.json, which every command validates before it uses a record.
+"""The types of run.json: what a run is, what determined its result, and what came out of it.
 
-A record is untrusted input: each field has a type and bounds, and an error names the file and the field.
+A record is untrusted input: scalars are strict, and have bounds. `run_file` reads and writes it.
 """
 
 import shlex
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_serializer, model_validator
 
-from graftcli.errors import CheckpointError
-from graftcli.models.loading.documents import check_origin, fault
-from graftcli.models.loading.safe_pickle import sha256_of
-from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE
+from graftcli.images.pixels import Preprocess
+from graftcli.models.cuts.foldability import KeptAdapter
 from graftcli.recipe import Recipe
-from graftcli.store.run_file import RUN_FILE, read_run
 
-Text = Annotated[str, Field(max_length=4096)]
-Amount = Annotated[int, Field(ge=0, le=2**63)]
-Seconds = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Block = Annotated[int, Field(ge=1, le=10_000)]
-_RUN_FILES = r"^(model\.safetensors|graft\.json|config\.json|blocks/[\w-]{1,200}\.safetensors)$"
-Pair = Annotated[list[Amount], Field(min_length=2, max_length=2)]
+FORMAT: Final = 2
 
-
-class _Schema(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore")
-
-
-class _Network(_Schema):
-    name: Text
-    origin: dict[str, Any]
-    weights: Text
+Count = Annotated[int, Field(strict=True, ge=0, le=2**63)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e12, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Block = Annotated[int, Field(strict=True, ge=1, le=10_000)]
+Document = dict[str, JsonValue]
+_Device = Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")]
+_NetworkFile = Annotated[
+    str, Field(pattern=r"^(model\.safetensors|graft\.json|config\.json|blocks/[\w-]{1,200}\.safetensors)$")
+]
 
 
-class _Cuts(_Schema):
-    teacher: list[Text]
-    student: list[Text]
+def now() -> str:
+    """The time in UTC, as sortable text."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
-class _Settings(_Schema):
-    teacher: _Network
-    student: _Network
-    cuts: _Cuts
-    blocks: Annotated[list[Block], Field(min_length=1)]
-    frozen: list[Block] = []
-    images: Text
-    val_images: Text | None
-    recipe: dict[str, Any]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class _Session(_Schema):
-    started: Text
-    asked: dict[str, Any]
-    warnings: list[str] = []
-    command: Text | None = None
-    seconds: Seconds = 0
-    peak_memory: Amount = 0
+class NetworkIdentity(_Part):
+    """A network of a run: `origin` rebuilds its architecture, `weights` is the digest of its weights."""
+
+    name: str
+    origin: Document
+    weights: str
 
 
-class _Fixed(_Schema):
-    memory: Amount
-    disk: Amount
-    at_once: Amount | None
-    threads: Annotated[int, Field(ge=1, le=4096)]
-    device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")]
+class CutNames(_Part):
+    """The modules before the cuts of both networks."""
+
+    teacher: tuple[str, ...]
+    student: tuple[str, ...]
 
 
-class _Setback(_Schema):
-    unit: Text
-    before: Share
+class RunSettings(_Part):
+    """Everything that determines the result of a run; a run is resumed only with equal settings."""
+
+    teacher: NetworkIdentity
+    student: NetworkIdentity
+    cuts: CutNames
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1)]
+    frozen: tuple[Block, ...]
+    images: str  # digests
+    val_images: str | None
+    preprocess: Preprocess
+    recipe: Recipe
+    seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+    device: str
+    amp: Flag
+    compile: Flag
+    cache_gb: Annotated[float, Field(strict=True, ge=0)] | None
+
+    @field_serializer("recipe")
+    def _recipe(self, recipe: Recipe) -> Document:
+        return recipe.model_dump(mode="json")
+
+    @property
+    def block_count(self) -> int:
+        """The number of blocks of each network."""
+        return len(self.cuts.student) + 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all blocks are replaced."""
+        return len(self.blocks) == self.block_count
+
+
+class Session(_Part):
+    """One process that worked on a run; `config` is what its user asked for."""
+
+    started: str = Field(default_factory=now)
+    host: str = Field(default_factory=socket.gethostname)
+    config: Document = {}
+    command: str | None = None
+    versions: dict[str, str | None] = {}
+    warnings: tuple[str, ...] = ()
+    seconds: Seconds = 0.0
+    peak_memory: Count = 0
+
+    @property
+    def plain_command(self) -> str | None:
+        """The command; None unless it is a plain graftcli command that is safe to show for pasting."""
+        try:
+            words = shlex.split(self.command or "")
+        except ValueError:
+            return None
+        return self.command if words[:1] == ["graftcli"] and shlex.join(words) == self.command else None
+
+
+class FixedSettings(_Part):
+    """Settings that depend on the machine: fixed when the run starts, the same in each session."""
+
+    memory: Count
+    disk: Count
+    at_once: Count | None
+    threads: Annotated[int, Field(strict=True, ge=1, le=4096)]
+    device: _Device
+
+
+@dataclass(frozen=True)
+class Setback:
+    """A task whose training lowered the agreement, and the share of the weight change that is kept."""
+
+    unit: str
+    before: Share  # agreement, on views of held-out images or unseen views of the training images
     after: Share
     kept: Share
-    fraction: Share
-    stopped: Amount | None
+    fraction: Share  # share of the weight change that is kept; 0 restores the weights before the task
+    stopped: Count | None  # step of early stopping, because agreement had dropped at every checkpoint of the task
 
 
-class _Result(_Schema):
-    teacher: Text
-    student: Text
-    blocks: list[Block]
-    params: Pair
-    macs: Pair
-    unmerged: Pair
-    kept: list[str]
-    bytes: Pair
-    stock: bool
-    agreement: Share | None
-    kl: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    held_out: Amount
-    images: Amount
-    frozen: list[Block] = []
-    setbacks: list[_Setback] = []
-    seconds: Seconds
-    peak_memory: Amount
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """The figures of a finished run."""
+
+    teacher: str
+    student: str
+    blocks: tuple[Block, ...]
+    params: tuple[Count, Count]  # of the teacher, of the result
+    macs: tuple[Count, Count]
+    unmerged: tuple[Count, Count]  # parameters and MACs of the result before its adapters are merged
+    kept: tuple[KeptAdapter, ...]  # the adapters that stay layers
+    bytes: tuple[Count, Count]  # size of the weights: of the teacher, of the result
+    stock: Flag
+    agreement: Share | None  # with the teacher, on views of held-out images; None without held-out images
+    kl: Number | None  # KL(teacher || result) on the views of the agreement, in nats
+    held_out: Count
+    images: Count  # training images
+    frozen: tuple[Block, ...]  # blocks that equal the teacher's and were not trained
+    setbacks: tuple[Setback, ...]
+    merge_errors: tuple[Number, Number]  # relative to the largest logit, in float64 and float32
+    seconds: Seconds  # of all sessions
+    peak_memory: Count  # bytes, maximum over the sessions
 
 
-class _Record(_Schema):
-    status: Literal["running", "finished"]
-    settings: _Settings
-    sessions: Annotated[list[_Session], Field(min_length=1)]
-    fixed: _Fixed | None = None
-    result: _Result | None = None
-    ended: Text | None = None
-    singles: dict[Text, Text | None] = {}
-    files: dict[Annotated[str, Field(pattern=_RUN_FILES)], Text] = {}
+class RunRecord(_Part):
+    """The content of run.json."""
 
+    format: Literal[2] = FORMAT
+    status: Literal["running", "finished"] = "running"
+    settings: RunSettings
+    sessions: Annotated[tuple[Session, ...], Field(min_length=1)]
+    fixed: FixedSettings | None = None
+    singles: dict[str, str | None] = {}  # single files that the run also writes, with their SHA-256
+    ended: str | None = None
+    result: RunResult | None = None
+    files: dict[_NetworkFile, str] = {}  # the SHA-256 of each file of a finished run
 
-_RECORD: TypeAdapter[Any] = TypeAdapter(_Record)
-_FIX = "Run the run's command again with --overwrite, or restore the file from a copy of the run."
+    @model_validator(mode="after")
+    def _finished_has_result(self) -> Self:
+        if (self.status == "finished") != (self.result is not None):
+            raise ValueError("a run has a `result` when it is finished, and only then")
+        return self
 
+    @property
+    def session(self) -> Session:
+        """The last session."""
+        return self.sessions[-1]
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read the run.json of a `distill` or `partial` run and validate every field."""
-    run, file = read_run(folder), folder / RUN_FILE
-    try:
-        _RECORD.validate_python(run)
-    except ValidationError as err:
-        raise CheckpointError(f"`{file}` is damaged or was changed: {fault(err)}.", _FIX) from err
-    if run["status"] == "finished" and run.get("result") is None:
-        raise CheckpointError(f"`{file}` is damaged or was changed: a finished run has no `result`.", _FIX)
-    for role in ("teacher", "student"):
-        check_origin(run["settings"][role]["origin"], file, f"settings.{role}.origin")
-    try:
-        Recipe.model_validate(run["settings"]["recipe"])
-    except ValidationError as err:
-        raise CheckpointError(f"`{file}` is damaged or was changed: {fault(err, 'settings.recipe')}.", _FIX) from err
-    return run
+    @property
+    def last_activity(self) -> str:
+        """The last time that the run was started, resumed or finished, as sortable text."""
+        return max(self.ended or "", self.session.started)
 
-
-def is_whole(folder: Path, run: Mapping[str, Any]) -> bool:
-    """Whether the network of a finished run is complete and intact."""
-    digests = run.get("files", {})
-    return all(digest_of_file(folder / name) == digests.get(name) for name in (WEIGHTS_FILE, FACTS_FILE))
-
-
-def digest_of_file(path: Path) -> str | None:
-    """The sha256 of a file; None if it cannot be read."""
-    try:
-        return sha256_of(path) if path.is_file() else None
-    except OSError:  # the name is too long, or permission is denied
-        return None
-
-
-def command_of(run: Mapping[str, Any]) -> str | None:
-    """The command of a run; None unless it is a plain graftcli command that is safe to show for pasting."""
-    command = run["sessions"][-1].get("command")
-    try:
-        words = shlex.split(command or "")
-    except ValueError:
-        return None
-    return command if words[:1] == ["graftcli"] and shlex.join(words) == command else None
+    def with_session(self, **changes: object) -> Self:
+        """A copy with changes of the last session."""
+        return self.model_copy(update={"sessions": (*self.sessions[:-1], self.session.model_copy(update=changes))})

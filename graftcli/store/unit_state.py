@@ -36,7 +36,9 @@ class UnitState:
         """The step to resume from: -1 without a saved state, infinity for a finished unit."""
         if self._block.exists():
             return math.inf
-        return int(read_facts(self._state)["step"]) if self._state.exists() else -1
+        step = read_facts(self._state)["step"] if self._state.exists() else -1
+        assert isinstance(step, int)  # as `keep` has written it
+        return step
 
     @property
     def state(self) -> dict[str, Any] | None:

@@ -19,10 +19,10 @@ from graftcli.events import Event, Warned
 from graftcli.formats import write as export
 from graftcli.formats.options import ExportOptions
 from graftcli.measure.benchmark import BenchEntry, Candidate, benchmark
-from graftcli.store.run_file import write_run
 from tests.exports import small, subject
 from tests.image_files import folder_of, noise, saved
 from tests.nets import randomise, resnet
+from tests.records import write_document
 from tests.tiny_onnx import Tiny, write
 
 NETS = Path(__file__).parents[1] / "nets.py"
@@ -131,8 +131,8 @@ def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) ->
 def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) -> None:
     shutil.copytree("run", "other")
     run = json.loads((place / "other/run.json").read_text())
-    run["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
-    write_run(place / "other", run)
+    run["sessions"][-1]["config"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
+    write_document(place / "other", run)
     result = call("run", "other")
     assert result.exit_code == 0, result.output + result.stderr
     assert "other was measured with a different teacher" in result.stderr
@@ -191,8 +191,8 @@ def test_options_of_a_run_are_not_applied_to_other_models(
 ) -> None:
     shutil.copytree("run", tmp_path / "dark")
     run = json.loads((place / "run/run.json").read_text())
-    run["sessions"][-1]["asked"]["look"]["mean"] = [0.1, 0.1, 0.1]
-    write_run(tmp_path / "dark", run)
+    run["sessions"][-1]["config"]["look"]["mean"] = [0.1, 0.1, 0.1]
+    write_document(tmp_path / "dark", run)
     export.write(subject(small(), 32), ExportOptions(), tmp_path / "other.onnx")
     seen: list[Candidate] = []
 

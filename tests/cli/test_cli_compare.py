@@ -19,7 +19,7 @@ from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import GateError
 from graftcli.events import Event, FileSaved, TimeEstimated, Warned
 from graftcli.runs.running import distill
-from graftcli.store import UnitState, read_run
+from graftcli.store import UnitState, read_record
 from graftcli.store.atomic import read_tensors
 from tests.image_files import noise, photos, saved
 from tests.nets import randomise, resnet
@@ -171,11 +171,11 @@ def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
 def test_overwrite_keeps_cells_that_would_come_out_the_same(finished: dict[str, Any], place: Path) -> None:
     shutil.copytree(place / "whole", place / "touched")
     cells = sorted((place / "touched/cells").glob("*/run.json"))
-    before = [read_run(cell.parent)["ended"] for cell in cells]
+    before = [read_record(cell.parent).ended for cell in cells]
     (place / "teacher.pth").touch()
     file_stats.cache_clear()
     document(*DRAWN, "--overwrite", "-j", "1", out="touched")
-    assert [read_run(cell.parent)["ended"] for cell in cells] == before
+    assert [read_record(cell.parent).ended for cell in cells] == before
 
 
 def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:

@@ -22,9 +22,9 @@ from graftcli.cli import app
 from graftcli.runs.config import recorded_config
 from graftcli.store.atomic import read_tensors
 from graftcli.store.locks import LOCK_FILE
-from graftcli.store.run_file import write_run
 from tests.image_files import photos
 from tests.nets import randomise, resnet
+from tests.records import write_document
 
 HERE = Path(__file__).resolve().parents[1]
 NETS = HERE / "nets.py"
@@ -222,8 +222,8 @@ def test_eval_takes_the_teacher_and_its_weights_from_the_run(finished: Path) -> 
 def test_runs_of_different_teachers_are_not_compared_with_one(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "other")
     record = json.loads((tmp_path / "other" / "run.json").read_text())
-    record["sessions"][-1]["asked"]["networks"]["teacher"] = f"{NETS}:resnet(depth=20)"
-    write_run(tmp_path / "other", record)
+    record["sessions"][-1]["config"]["networks"]["teacher"] = f"{NETS}:resnet(depth=20)"
+    write_document(tmp_path / "other", record)
     both = (str(finished), str(tmp_path / "other"))
     result = call("eval", *both, "--images", "photos", "--trust-code")
     assert result.exit_code == 0 and "have different teachers" in result.stderr and "teacher:" not in result.output
@@ -234,8 +234,8 @@ def test_runs_of_different_teachers_are_not_compared_with_one(finished: Path, tm
 def test_a_teacher_of_the_run_that_cannot_be_loaded_costs_the_agreement_alone(finished: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    record["sessions"][-1]["asked"]["networks"]["teacher_checkpoint"] = str(tmp_path / "gone.pth")
-    write_run(tmp_path / "run", record)
+    record["sessions"][-1]["config"]["networks"]["teacher_checkpoint"] = str(tmp_path / "gone.pth")
+    write_document(tmp_path / "run", record)
     result = call("eval", str(tmp_path / "run"), "--images", "photos", "--trust-code")
     assert result.exit_code == 0 and "agreement is not measured" in result.stderr and "gone.pth" in result.stderr
     photos(tmp_path, ["flat/1.png", "flat/2.png"])
@@ -311,7 +311,7 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
     run = json.loads((place / "begun/run.json").read_text())
     del run["result"]
     run |= {"status": "running", "fixed": {**run["fixed"], "device": "cuda:7"}}
-    write_run(place / "begun", run)
+    write_document(place / "begun", run)
     result = call(*arguments(out="begun"))
     assert result.exit_code == 7, result.stderr
     assert "was started on cuda:7" in result.stderr and "--overwrite" in result.stderr

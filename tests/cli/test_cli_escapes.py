@@ -10,6 +10,7 @@ import pytest
 
 from graftcli.formatting import code, fenced, markdown, one_line, visible
 from graftcli.images.pixels import Preprocess
+from graftcli.models.origin import LibraryOrigin
 from graftcli.report.comparison import CellScore, Comparison, TeacherScore, method_lines
 from graftcli.report.comparison import markdown as table_of
 from graftcli.report.disagreement import Prediction
@@ -68,8 +69,11 @@ def run_page(folder: Path, name: str) -> str:
     plan["notes"] = [name]
     facts = replace(facts, plan=plan, cuts=tuple((name, name) for _ in facts.cuts))
     facts = replace(facts, compared=replace(compared, worst=worst))
-    run.run["settings"]["recipe"]["name"] = run.run["settings"]["images"] = name
-    run.session.update(command=f"graftcli distill --teacher '{name}'", versions={name: name})
+    settings = run.settings.model_copy(
+        update={"images": name, "recipe": run.settings.recipe.model_copy(update={"name": name})}
+    )
+    record = run.run.with_session(command=f"graftcli distill --teacher '{name}'", versions={name: name})
+    run = replace(run, run=record.model_copy(update={"settings": settings}))
     bench = tuple(replace(rung, format=name, precision=name) for rung in run.bench)
     return page([replace(run, facts=facts, bench=bench), replace(run, facts=facts, folder=folder / "other")])
 
@@ -98,7 +102,7 @@ def test_a_name_adds_no_element_and_no_attribute_to_a_page(tmp_path: Path, name:
 
 def made(name: str) -> CardFacts:
     preprocess = Preprocess((8, 8), 3, (0.5,) * 3, (0.5,) * 3, 1.0, "bilinear")
-    origin = {"kind": "timm", "name": name, "kwargs": {}, "num_classes": 5}
+    origin: LibraryOrigin = {"kind": "timm", "name": name, "kwargs": {}, "num_classes": 5}
     command = f"graftcli distill --teacher '{name}'"
     return CardFacts(origin, origin, preprocess, name, 10, command, {name: name, "agreement": 0.5})
 

@@ -22,7 +22,7 @@ from graftcli.events import Event, Warned
 from graftcli.formats.options import ExportOptions, Format, Precision
 from graftcli.images.pixels import normalise
 from graftcli.store import FILE_PATTERNS
-from graftcli.store.run_file import read_run
+from graftcli.store.run_file import read_record
 from tests.exports import pixels, preprocess, small
 from tests.image_files import folder_of, saved
 
@@ -71,7 +71,7 @@ def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> Non
     assert document["size"] == (place / "run/student.onnx").stat().st_size
     about = props("run/student.onnx")
     assert (about["teacher"], about["student"]) == ("resnet", "resnet")
-    assert about["images_sha256"] == read_run(place / "run")["settings"]["images"]
+    assert about["images_sha256"] == read_record(place / "run").settings.images
     images = torch.randn(3, 3, 32, 32)
     (given,) = onnxruntime.InferenceSession("run/student.onnx").run(None, {"images": images.numpy()})
     with torch.no_grad():

@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 from graftcli.cli import app
 from graftcli.report import facts, writing
-from graftcli.store.run_file import write_run
 from tests.nets import randomise, resnet
+from tests.records import write_document
 from tests.reports import folder_of_run
 
 HERE = Path(__file__).resolve().parents[1]
@@ -142,7 +142,9 @@ def test_what_is_not_the_runs_any_more_is_left_out_and_named(
 
 def test_an_interrupted_run_has_a_report_too(run: Path) -> None:
     document = json.loads((run / "run.json").read_text())
-    write_run(run, {key: document[key] for key in document if key not in ("result", "files")} | {"status": "running"})
+    write_document(
+        run, {key: document[key] for key in document if key not in ("result", "files", "ended")} | {"status": "running"}
+    )
     (run / "report.json").unlink()
     result = call("report", str(run), "--quiet", "--trust-code")
     assert result.exit_code == 0, result.output + result.stderr

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from graftcli.models.loading.tensor_file import read, serialized
-from graftcli.store.run_file import digest_of, write_run
+from graftcli.store.run_file import digest_of
+from tests.records import write_document
 
 CANARY = "canary"  # the file that code from a document leaves in the working directory
 TOUCH = f"touch {CANARY}"
@@ -277,7 +278,7 @@ def change_run(folder: Path, change: Callable[[dict[str, Any]], object]) -> None
     }
     change(run)
     try:
-        write_run(folder / "run", {key: value for key, value in run.items() if key != "digest"})
+        write_document(folder / "run", {key: value for key, value in run.items() if key != "digest"})
     except ValueError:  # a value that JSON has no word for
         file.write_text(json.dumps({**run, "digest": digest_of(run)}))
 
@@ -298,7 +299,7 @@ def _records() -> Iterator[Document]:
                     (folder / "run" / "report.json").unlink(missing_ok=True)
                     (folder / "run" / "model.safetensors").unlink()  # which makes readers build the networks again
                     text = spec.format(here=folder.resolve())
-                    change_run(folder, lambda run: put(run, f"sessions.-1.asked.networks.{role}", text))
+                    change_run(folder, lambda run: put(run, f"sessions.-1.config.networks.{role}", text))
 
                 known = frozenset({2, 3, 5, 6, 7})
                 yield Document(f"run.json {role} {spec[:14]} {command[0]}", write, (command,), known)
@@ -318,10 +319,10 @@ def _records() -> Iterator[Document]:
             (folder / "run" / "model.safetensors").unlink()
 
             def change(run: dict[str, Any]) -> None:
-                put(run, "sessions.-1.asked.networks.unsafe_load", True)
-                put(run, "sessions.-1.asked.networks.teacher_checkpoint", str(folder.resolve() / "evil.pth"))
-                put(run, "sessions.-1.asked.networks.trust_code", True)
-                put(run, "sessions.-1.asked.networks.recorded", [])
+                put(run, "sessions.-1.config.networks.unsafe_load", True)
+                put(run, "sessions.-1.config.networks.teacher_checkpoint", str(folder.resolve() / "evil.pth"))
+                put(run, "sessions.-1.config.networks.trust_code", True)
+                put(run, "sessions.-1.config.networks.recorded", [])
 
             change_run(folder, change)
 
@@ -339,11 +340,11 @@ RUN_FIELDS: tuple[str, ...] = (
     "settings.recipe",
 )
 RUN_FIELDS += ("settings.recipe.stages", "settings.teacher", "settings.teacher.origin", "settings.student.origin.kind")
-RUN_FIELDS += ("sessions", "sessions.-1.asked", "sessions.-1.asked.networks", "sessions.-1.asked.how.seed", "fixed")
+RUN_FIELDS += ("sessions", "sessions.-1.config", "sessions.-1.config.networks", "sessions.-1.config.how.seed", "fixed")
 RUN_FIELDS += (
-    "sessions.-1.asked.how.recipe",
-    "sessions.-1.asked.images",
-    "sessions.-1.asked.look.img_size",
+    "sessions.-1.config.how.recipe",
+    "sessions.-1.config.images",
+    "sessions.-1.config.look.img_size",
     "fixed.threads",
 )
 RUN_FIELDS += (
@@ -357,8 +358,8 @@ RUN_FIELDS += (
 )
 RUN_FIELDS += (
     "fixed.device",
-    "sessions.-1.asked.how.device",
-    "sessions.-1.asked.how.overrides",
+    "sessions.-1.config.how.device",
+    "sessions.-1.config.how.overrides",
     "settings.seed",
     "ended",
 )
@@ -484,7 +485,7 @@ def _links() -> Iterator[Document]:
 def _hub(folder: Path) -> None:
     (folder / "run" / "report.json").unlink(missing_ok=True)
     (folder / "run" / "model.safetensors").unlink()
-    change_run(folder, lambda run: put(run, "sessions.-1.asked.networks.teacher", "hf-hub:evil/repo"))
+    change_run(folder, lambda run: put(run, "sessions.-1.config.networks.teacher", "hf-hub:evil/repo"))
 
 
 VICTIM = "victim/precious.safetensors"  # what no command may change, where a document links to it

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from graftcli.errors import MachineError
-from graftcli.store import Store, read_run
+from graftcli.store import Store, read_record
 from graftcli.store.atomic import read_tensors
 from tests.processes import kill, small_disk, started, wait_for
-from tests.unit.test_store import SETTINGS, files, records, run_file
+from tests.records import FIXED, result
+from tests.unit.test_store import SETTINGS, files, records
 
 # -- two processes ------------------------------------------------------------------------------------------------
 
@@ -77,7 +78,7 @@ _STEPS = 40
 def _train(folder: Path, ready: Path, pause: float) -> None:
     """Two units, whose state after each step is the step."""
     with Store(folder, SETTINGS) as store:
-        store.fixed(lambda: {"random": random.random()})
+        store.fixed(lambda: FIXED.model_copy(update={"memory": random.randrange(2**60)}))
         ready.touch()
         for name in ("graft-1", "graft-2"):
             unit = store.unit(name)
@@ -89,7 +90,7 @@ def _train(folder: Path, ready: Path, pause: float) -> None:
                 unit.keep(step, {"step": step, "weights": torch.full((100_000,), step)})
                 time.sleep(pause)
             unit.finish({"weights": torch.full((100_000,), _STEPS)}, {"steps": _STEPS})
-        store.finish({"steps": 2 * _STEPS})
+        store.finish(result(images=2 * _STEPS))
 
 
 def _progress(folder: Path) -> float:
@@ -102,7 +103,7 @@ def _progress(folder: Path) -> float:
         assert len(values) == 1 and bool((values[0] == step).all())
     for name in ("graft-1", "graft-2"):
         if (folder / "run.json").exists():
-            with Store(folder, read_run(folder)["settings"]) as store:
+            with Store(folder, read_record(folder).settings) as store:
                 unit = store.unit(name)
                 total += _STEPS if unit.finished is not None else max(unit.step, 0)
     return total
@@ -122,13 +123,13 @@ def test_a_run_that_is_killed_at_random_moments_loses_nothing_that_was_kept(tmp_
         assert now >= safe
         safe = now
         kept.add(now)
-        fixed.add(read_run(folder)["fixed"]["random"])
+        fixed.add(read_record(folder).fixed)
         left = {name for name in files(folder) if name.endswith(".tmp")}
         assert not left, "what a kill leaves behind goes with the next start"
     assert len(kept) > 5 and len(fixed) == 1
     process = started(_train, folder, ready, 0.0)
     process.join()
-    assert process.exitcode == 0 and run_file(folder)["result"] == {"steps": 2 * _STEPS}
+    assert process.exitcode == 0 and read_record(folder).result == result(images=2 * _STEPS)
     expected = [{"unit": f"graft-{k}", "step": step} for k in (1, 2) for step in range(1, _STEPS + 1)]
     assert records(folder) == expected
     assert set(files(folder)) == {

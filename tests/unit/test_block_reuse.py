@@ -8,6 +8,7 @@ from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.reuse import _matching_stages
 from tests.prepared_runs import begun, furnished
+from tests.records import settings
 
 
 @pytest.fixture(scope="module")
@@ -38,5 +39,5 @@ def started(place: Path, *overrides: str) -> PreparedRun:
 def test_blocks_are_taken_over_where_they_saw_the_same(
     place: Path, earlier: tuple[str, ...], new: tuple[str, ...], taken: bool
 ) -> None:
-    found = _matching_stages(started(place, *earlier).recipe, {"blocks": (1, 2, 3), "frozen": ()}, started(place, *new))
+    found = _matching_stages(settings(recipe=started(place, *earlier).recipe), started(place, *new))
     assert [stage.name for stage in found] == (["graft"] if taken else [])

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from graftcli.report.plan_diagram import WIDTH, Box, plan_diagram, shortened
+from tests.records import KEPT
 from tests.reports import tiny_facts
 
 
@@ -45,7 +46,7 @@ def test_a_cut_tells_of_its_adapters() -> None:
 
 
 def test_what_a_run_says_of_its_adapters_goes_before_what_the_plan_foresaw() -> None:
-    kept = ["to_student at cut 2 stays a layer: folded, it would cost more"]
+    kept = (KEPT,)
     assert [cut.text for cut in plan_diagram(tiny_facts(), (2,), kept).cuts] == [
         "cut 1: adapters 8 ⇄ 6 channels, folded",
         "cut 2: adapters 12 ⇄ 8 channels, kept",

@@ -1,6 +1,7 @@
 """What a page shows is what the run's folder says, whole or not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -80,5 +81,6 @@ def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
 def test_networks_of_one_name_are_shown_by_their_specs(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, names=("resnet", "resnet"))
     found = load_run_view(folder, None)
-    found.session["asked"] = {"networks": {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}}
+    networks = {"teacher": "a/nets.py:resnet(56, 'b/c')", "student": "resnet18"}
+    found = replace(found, run=found.run.with_session(config={"networks": networks}))
     assert (found.name("teacher"), found.name("student")) == ("nets.py:resnet(56, 'b/c')", "resnet18")

@@ -12,9 +12,11 @@ import torch
 
 from graftcli.errors import CheckpointError, MachineError, UsageError
 from graftcli.store import FILE_PATTERNS, Store
-from graftcli.store.run_file import read_run
+from graftcli.store.run_file import read_record
+from graftcli.store.run_record import RunSettings, Session
+from tests.records import FIXED, RECIPE, result, settings
 
-SETTINGS = {"recipe": {"name": "graft", "stages": [{"lr": 1e-3}, {"lr": 1e-2}]}, "seed": 0, "images": "ab12"}
+SETTINGS = settings()
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -35,15 +37,15 @@ def records(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_run_tells_in_run_json_what_it_is_and_how_far_it_has_come(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
-    with Store(folder, SETTINGS, about={"versions": {"torch": "2.9"}, "command": ["distill"]}) as store:
+    with Store(folder, SETTINGS, Session(versions={"torch": "2.9"}, command="distill")) as store:
         assert not store.resumed and store.finished is None
         run = run_file(folder)
-        assert (run["status"], run["settings"]) == ("running", SETTINGS)
+        assert run["status"] == "running" and RunSettings.model_validate(run["settings"]) == SETTINGS
         (session,) = run["sessions"]
-        assert session["versions"] == {"torch": "2.9"} and session["command"] == ["distill"]
-        store.finish({"agreement": 0.9, "lost": float("nan")})
+        assert session["versions"] == {"torch": "2.9"} and session["command"] == "distill"
+        store.finish(result(agreement=0.9, kl=float("nan")))
     run = run_file(folder)
-    assert (run["status"], run["result"]) == ("finished", {"agreement": 0.9, "lost": None})
+    assert (run["status"], run["result"]["agreement"], run["result"]["kl"]) == ("finished", 0.9, None)
     assert session["started"] < run["ended"]
 
 
@@ -51,10 +53,10 @@ def test_the_same_command_after_the_end_finds_the_result_and_writes_nothing(tmp_
     with Store(tmp_path, SETTINGS) as store:
         store.unit("graft-1").finish({"w": torch.ones(2)}, {})
         store.metric({"loss": 1.0})
-        store.finish({"agreement": 0.9})
+        store.finish(result(agreement=0.9))
     before = files(tmp_path)
-    with Store(tmp_path, SETTINGS, about={"versions": {"torch": "3"}}) as store:
-        assert store.resumed and store.finished == {"agreement": 0.9}
+    with Store(tmp_path, SETTINGS, Session(versions={"torch": "3"})) as store:
+        assert store.resumed and store.finished == result(agreement=0.9)
         assert files(tmp_path) == before
 
 
@@ -81,17 +83,16 @@ def test_states_and_caches_go_when_the_run_is_finished(tmp_path: Path) -> None:
         (tmp_path / "cache").mkdir()
         (tmp_path / "cache" / "value-1.bin").write_bytes(b"x")
         (tmp_path / "cache" / "mine.txt").write_bytes(b"x")
-        store.finish({})
+        store.finish(result())
     assert set(files(tmp_path)) == {".lock", "run.json", "cache/mine.txt"}
     assert not (tmp_path / "state").exists()
 
 
 def test_what_is_fixed_is_computed_once(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS) as store:
-        first = store.fixed(lambda: {"places": {1: "memory"}, "chunk": 256})
-        assert first == {"places": {"1": "memory"}, "chunk": 256}
+        assert store.fixed(lambda: FIXED) == FIXED
     with Store(tmp_path, SETTINGS) as store:
-        assert store.fixed(lambda: {"chunk": 8}) == first
+        assert store.fixed(lambda: FIXED.model_copy(update={"memory": 8})) == FIXED
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
@@ -101,16 +102,13 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     with Store(tmp_path / "a", SETTINGS):
         pass
     before = files(tmp_path / "a")
-    other = {
-        "recipe": {"name": "graft", "stages": [{"lr": 1e-3}, {"lr": 0.5}]},
-        "seed": 1,
-        "images": "ab12",
-        "amp": True,
-    }
+    graft, finish = RECIPE.stages
+    faster = RECIPE.model_copy(update={"stages": (graft, finish.model_copy(update={"lr": (0.5,)}))})
+    other = settings(recipe=faster, seed=1, amp=True)
     with pytest.raises(UsageError) as caught:
         Store(tmp_path / "a", other)
     assert caught.value.message.splitlines()[1:] == [
-        "  amp: not set in the run, true now",
+        "  amp: false in the run, true now",
         "  recipe.stages.1.lr: 0.01 in the run, 0.5 now",
         "  seed: 0 in the run, 1 now",
     ]
@@ -118,10 +116,10 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert files(tmp_path / "a") == before
 
 
-def test_settings_are_compared_as_json_has_them(tmp_path: Path) -> None:
-    with Store(tmp_path, {"size": (32, 32), "blocks": {1: "a"}}):
+def test_another_command_with_the_same_settings_resumes_the_run(tmp_path: Path) -> None:
+    with Store(tmp_path, SETTINGS):
         pass
-    with Store(tmp_path, {"blocks": {"1": "a"}, "size": [32, 32]}, about={"command": ["other"]}) as store:
+    with Store(tmp_path, SETTINGS, Session(command="other")) as store:
         assert store.resumed
     assert len(run_file(tmp_path)["sessions"]) == 2
 
@@ -131,19 +129,19 @@ def test_overwrite_starts_from_scratch(tmp_path: Path) -> None:
         store.unit("graft-1").finish({"w": torch.ones(2)}, {})
         store.unit("graft-2").keep(1, {})
         store.metric({"unit": "graft-1", "step": 1})
-        store.fixed(lambda: {"chunk": 1})
-    with Store(tmp_path, {"seed": 1}, overwrite=True) as store:
+        store.fixed(lambda: FIXED)
+    with Store(tmp_path, settings(seed=1), overwrite=True) as store:
         assert not store.resumed and store.unit("graft-1").finished is None and store.unit("graft-2").state is None
         assert set(files(tmp_path)) == {".lock", "run.json"}
-        assert store.fixed(lambda: {"chunk": 2}) == {"chunk": 2}
-        store.finish({})
-    with Store(tmp_path, {"seed": 1}, overwrite=True) as store:
+        assert store.fixed(lambda: FIXED.model_copy(update={"memory": 2})).memory == 2
+        store.finish(result())
+    with Store(tmp_path, settings(seed=1), overwrite=True) as store:
         assert not store.resumed and store.finished is None
 
 
 def test_a_command_that_overwrites_goes_on_when_it_was_interrupted(tmp_path: Path) -> None:
-    with Store(tmp_path, {"seed": 1}) as store:
-        store.finish({})
+    with Store(tmp_path, settings(seed=1)) as store:
+        store.finish(result())
     with Store(tmp_path, SETTINGS, overwrite=True) as store:
         store.unit("graft-1").keep(3, {})
     with Store(tmp_path, SETTINGS, overwrite=True) as store:
@@ -190,10 +188,10 @@ def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "model").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 2}', '{"format": 1, "sessions": []}', "\x00"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 1}', '{"format": 2, "sessions": []}', "\x00"])
 def test_a_run_json_of_others_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"run.json` (is damaged or was changed: |has format (2|None))"):
+    with pytest.raises(CheckpointError, match=r"run.json` (is damaged or was changed: |has format (1|None))"):
         Store(tmp_path, SETTINGS)
     assert (tmp_path / "run.json").read_text() == text
     with Store(tmp_path, SETTINGS, overwrite=True) as store:
@@ -208,7 +206,7 @@ def test_a_record_that_was_edited_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"run.json` is damaged or was changed: its digest does not match its content"
     ):
-        read_run(tmp_path)
+        read_record(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["blocks/graft-1", "state/graft-2"])
@@ -244,13 +242,13 @@ def test_a_folder_that_is_removed_under_a_run_is_not_made_again(tmp_path: Path, 
             unit.keep(2, {"w": torch.ones(2)})
         with pytest.raises(MachineError, match=gone):
             unit.finish({"w": torch.ones(2)}, {})
-        store.finish({})
+        store.finish(result())
     assert caught.value.exit_code == 7 and files(tmp_path) == before
 
 
 def test_what_a_killed_report_left_in_a_finished_run_is_removed(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS) as store:
-        store.finish({"steps": 1})
+        store.finish(result())
     live = tmp_path / f".report.html.{os.getpid()}.tmp"
     for file in (tmp_path / ".report.json.4194303.tmp", live):
         file.write_text("half")
@@ -287,15 +285,15 @@ def test_a_resumed_run_drops_the_records_that_it_writes_again(tmp_path: Path) ->
 
 
 def test_a_warning_stays_with_the_session_that_gave_it(tmp_path: Path) -> None:
-    with Store(tmp_path, {"a": 1}, about={"warnings": ["early"]}) as store:
+    with Store(tmp_path, SETTINGS, Session(warnings=("early",))) as store:
         store.add_warning("late")
-    with Store(tmp_path, {"a": 1}) as store:
+    with Store(tmp_path, SETTINGS) as store:
         store.add_warning("again")
-        store.finish({})
+        store.finish(result())
         store.add_warning("after the end")
-    found = read_run(tmp_path)
-    assert [session["warnings"] for session in found["sessions"]] == [["early", "late"], ["again", "after the end"]]
-    assert found["status"] == "finished"
+    record = read_record(tmp_path)
+    assert [session.warnings for session in record.sessions] == [("early", "late"), ("again", "after the end")]
+    assert record.status == "finished"
 
 
 def test_a_run_has_spent_what_all_of_its_sessions_have(tmp_path: Path) -> None:
@@ -320,5 +318,5 @@ def test_a_run_has_spent_what_all_of_its_sessions_have(tmp_path: Path) -> None:
             clock.now = 120.0
             assert store.spent.seconds == 10 + 5 + 2
             assert store.spent.peak_memory > 10**6
-            store.finish({})
+            store.finish(result())
     assert [session["seconds"] for session in run_file(tmp_path)["sessions"]] == [10, 5, 2]

@@ -26,20 +26,11 @@ from graftcli.graft.surgery.fold_plan import (
 )
 from graftcli.graft.surgery.hybrid import Joint, Role, compose, facts
 from graftcli.graft.surgery.seams import Adapter, Scion, Seam, check_blocks, graft
+from graftcli.models.cuts.foldability import KeptAdapter
 from graftcli.models.cuts.plan import Plan, count_parameters, example
 
 EXACT_LIMIT = 1e-9  # of the largest logit, in float64
 ROUNDED_LIMIT = 1e-4  # the same in float32, the precision of the written weights
-
-
-@dataclass(frozen=True)
-class KeptAdapter:
-    """An adapter that stays in the network as a layer."""
-
-    cut: int
-    adapter: str
-    shape: tuple[int, ...]  # of its weight [outputs, inputs]
-    reason: str
 
 
 @dataclass(frozen=True)

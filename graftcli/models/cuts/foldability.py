@@ -7,6 +7,7 @@ compared exactly: a weight-standardised convolution derives from nn.Conv2d but c
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import fx, nn
 
@@ -32,6 +33,16 @@ class Fold:
 
     def __bool__(self) -> bool:
         return self.blocker is None and bool(self.layers)
+
+
+@dataclass(frozen=True)
+class KeptAdapter:
+    """An adapter that cannot be folded, or would make the network larger, and stays a layer."""
+
+    cut: int
+    adapter: Literal["to_student", "to_teacher", "both"]
+    shape: tuple[int, ...]  # of its weight [outputs, inputs]
+    reason: str
 
 
 class _Blocked(Exception):
