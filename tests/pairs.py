@@ -14,6 +14,7 @@ from graftcli.graft.surgery.seams import Seam, seams
 from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.cuts.plan import Plan, make
 from graftcli.models.network import IMAGENET, Network
+from graftcli.models.origin import ModuleOrigin
 from tests import nets
 
 Maker = Callable[[], nn.Module]
@@ -33,7 +34,8 @@ def network(make_module: Maker, name: str, size: int) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(len(name))
         module = nets.randomise(make_module(), seed=len(name)).eval()
-    return Network(module, name, "package", "random", (3, size, size), CLASSES, IMAGENET, {})
+    origin: ModuleOrigin = {"kind": "in-memory", "key": name}
+    return Network(module, name, "package", "random", (3, size, size), CLASSES, IMAGENET, origin)
 
 
 class FlatVGG(nn.Module):

@@ -4,13 +4,14 @@ Each tensor in a layer of narrow(teacher, selections) equals selected_tensor(…
 """
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from graftcli.models.origin import SelectionFacts
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm)
 LAYERS = (nn.Conv2d, nn.Linear, nn.PReLU, *NORMS)  # types that can be narrowed
@@ -98,7 +99,7 @@ def _narrow_layer(layer: nn.Module, selection: ChannelSelection) -> None:
     for name, buffer in list(layer.named_buffers(recurse=False)):
         setattr(layer, name, selected_tensor(name, buffer, layer, selection))
     outputs, inputs = len(selection.outputs), len(selection.inputs)
-    attributes: dict[str, Any] = {"num_features": outputs, "num_parameters": outputs, "normalized_shape": (outputs,)}
+    attributes: dict[str, object] = {"num_features": outputs, "num_parameters": outputs, "normalized_shape": (outputs,)}
     if isinstance(layer, nn.Conv2d):
         attributes = {"out_channels": outputs, "in_channels": inputs, "groups": 1 if layer.groups == 1 else outputs}
     elif isinstance(layer, nn.Linear):
@@ -111,14 +112,22 @@ def _narrow_layer(layer: nn.Module, selection: ChannelSelection) -> None:
 # -- as JSON -----------------------------------------------------------------------------------------------------
 
 
-def as_facts(selections: Sequence[ChannelSelection]) -> list[dict[str, Any]]:
+def as_facts(selections: Sequence[ChannelSelection]) -> list[SelectionFacts]:
+    """The selections as JSON."""
     return [
-        {**asdict(selection), "outputs": _as_text(selection.outputs), "inputs": _as_text(selection.inputs)}
+        {
+            "layer": selection.layer,
+            "teacher_layer": selection.teacher_layer,
+            "outputs": _as_text(selection.outputs),
+            "inputs": _as_text(selection.inputs),
+            "exact": selection.exact,
+        }
         for selection in selections
     ]
 
 
-def from_facts(facts: Sequence[Mapping[str, Any]]) -> tuple[ChannelSelection, ...]:
+def from_facts(facts: Sequence[SelectionFacts]) -> tuple[ChannelSelection, ...]:
+    """The selections that `as_facts` has written."""
     return tuple(
         ChannelSelection(
             fact["layer"],

@@ -1,16 +1,16 @@
 """A network with its module, weights, input, classes and origin."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from graftcli.errors import GraftError, PairError, UsageError
+from graftcli.models.origin import Origin, PreprocessFacts
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PreprocessDefaults:
     squash: bool = False  # whether the image is resized to the crop size without keeping its aspect ratio
 
     @classmethod
-    def read(cls, stored: Mapping[str, Any]) -> "PreprocessDefaults":
+    def read(cls, stored: PreprocessFacts) -> "PreprocessDefaults":
         """Read from JSON; older documents have no `squash`."""
         numbers = tuple(stored["mean"]), tuple(stored["std"]), stored["crop_pct"]
         return cls(*numbers, stored["interpolation"], stored.get("squash", False))
@@ -70,7 +70,7 @@ class Network:
     input_size: tuple[int, int, int]  # C, H, W
     num_classes: int
     preprocess: PreprocessDefaults
-    origin: dict[str, Any]  # JSON; rebuild(origin) makes the same architecture in a new process
+    origin: Origin  # JSON; rebuild(origin) makes the same architecture in a new process
     file: Path | None = None  # the file of its weights
 
     @property

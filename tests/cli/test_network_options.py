@@ -14,6 +14,7 @@ import torchvision
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.models.loading.build import build
 from graftcli.models.network import PreprocessDefaults
+from graftcli.models.origin import Origin
 from tests.nets import randomise, resnet
 
 
@@ -46,7 +47,7 @@ def test_a_network_is_in_eval_mode_and_single_precision() -> None:
 def test_the_checkpoint_decides_over_the_networks_own_numbers(tmp_path: Path) -> None:
     net = build("resnet10t", checkpoint=checkpoint(tmp_path, 7, in_chans=1))
     assert (net.num_classes, net.input_size[0]) == (7, 1)
-    assert net.origin["kwargs"] == {"num_classes": 7, "in_chans": 1}
+    assert net.origin["kind"] == "timm" and net.origin["kwargs"] == {"num_classes": 7, "in_chans": 1}
     torch.save(torchvision.models.resnet18(num_classes=5).state_dict(), tmp_path / "r18.pth")
     assert build("torchvision:resnet18", checkpoint=tmp_path / "r18.pth").num_classes == 5
     torch.save(resnet(8, num_classes=20).state_dict(), tmp_path / "mine.pth")
@@ -127,7 +128,7 @@ def test_preprocessing_for_other_channels_is_the_average() -> None:
 
 
 def test_an_origin_makes_the_network_again_in_a_fresh_process(tmp_path: Path) -> None:
-    origins: list[dict[str, object]] = []
+    origins: list[Origin] = []
     for spec in ("timm:vit_tiny_patch16_224", "torchvision:squeezenet1_1", "tests/nets.py:resnet(depth=8)"):
         net = build(spec, checkpoint="none", num_classes=5, img_size=64)
         torch.save(randomise(net.module).state_dict(), tmp_path / f"{len(origins)}.pth")

@@ -199,8 +199,9 @@ def test_networks_that_are_not_those_of_the_facts_are_refused() -> None:
         PairError, match=re.escape("`s1`, was NCHW of 32x16x16; in this student it is NCHW of 24x16x16.")
     ):
         rebuild(*networks, without(merged.facts, shape=[32, 16, 16]))
+    assert merged.facts is not None
     with pytest.raises(PairError, match="contains blocks of the teacher") as refused:
-        rebuild(None, networks[1], merged.facts or {})
+        rebuild(None, networks[1], merged.facts)
     assert refused.value.exit_code == 3
 
 

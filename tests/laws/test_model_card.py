@@ -135,6 +135,7 @@ def test_images_that_are_squashed_are_squashed_wherever_the_network_is_read(tmp_
 
 def test_the_config_holds_the_keywords_of_the_network() -> None:
     net = network("timm:resnet10t")
+    assert net.origin["kind"] == "timm"
     kwargs = {**net.origin["kwargs"], "output_stride": 16}
     config = timm_config(net.module, made(net, student={**net.origin, "kwargs": kwargs}))
     assert config["model_args"] == kwargs

@@ -13,6 +13,7 @@ from graftcli.cli import app
 from graftcli.models.cuts.plan import Plan, make
 from graftcli.models.cuts.positions import positions
 from graftcli.models.network import IMAGENET, Network
+from graftcli.models.origin import ModuleOrigin
 from graftcli.models.tracing.split import join
 from tests import odd_networks
 from tests.nets import randomise
@@ -28,8 +29,9 @@ def plan(teacher: str, student: str, *more: str) -> Result:
 
 def planned(module: nn.Module) -> Plan:
     """A network as teacher of a plain one."""
+    origin: ModuleOrigin = {"kind": "in-memory", "key": "net"}
     teacher, student = (
-        Network(randomise(net).eval(), "net", "package", "random", (3, 32, 32), 10, IMAGENET, {})
+        Network(randomise(net).eval(), "net", "package", "random", (3, 32, 32), 10, IMAGENET, origin)
         for net in (module, odd_networks.plain())
     )
     return make(teacher, student)

@@ -48,7 +48,7 @@ def network(module: nn.Module, source: str = "file", weights: str = "random", cl
         (3, 16, 16),
         classes,
         PreprocessDefaults(PREPROCESS.mean, PREPROCESS.std, 1.0, ""),
-        {},
+        {"kind": "in-memory", "key": "net"},
     )
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from importlib.util import cache_from_source
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
 
 import pytest
 import torch
@@ -16,6 +15,7 @@ from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.models.loading.build import build, rebuild
 from graftcli.models.loading.from_code import keywords
 from graftcli.models.loading.trust import Gate, trusted
+from graftcli.models.origin import CodeOrigin
 
 NET = """
     import torch
@@ -206,7 +206,7 @@ def test_what_a_trusted_file_imports_beside_it_is_trusted_too_or_refused(tmp_pat
     """
     source(tmp_path / "late.py", "CLASSES = 4")
     file = source(tmp_path / "model.py", text)
-    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    origin: CodeOrigin = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
     gate = Gate(tmp_path / "graft.json")
     rebuild(origin, replace(gate, trust_code=True))
     assert sorted(Path(one.path).name for one in trusted()) == ["late.py", "layers.py", "model.py"]
@@ -237,7 +237,7 @@ def test_links_and_folders_that_the_code_adds_come_through_the_gate_too(tmp_path
     source(tmp_path / "elsewhere" / "real.py", "X = 2")
     file = source(tmp_path / "model.py", text)
     (tmp_path / "beside.py").symlink_to(tmp_path / "elsewhere" / "real.py")
-    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    origin: CodeOrigin = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
     gate, before = Gate(tmp_path / "graft.json"), list(sys.path)
     rebuild(origin, replace(gate, trust_code=True))
     assert sys.path == before
@@ -255,7 +255,7 @@ def test_links_and_folders_that_the_code_adds_come_through_the_gate_too(tmp_path
 
 def test_a_document_gives_a_trusted_factory_numbers_and_names_alone(tmp_path: Path) -> None:
     file = source(tmp_path / "model.py", "from torch import nn\ndef net(path='a'): return nn.ReLU()")
-    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    origin: CodeOrigin = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
     rebuild(origin, Gate(tmp_path / "graft.json", trust_code=True))
     with pytest.raises(CheckpointError, match="the argument `'path'` of '/etc/passwd'"):
         rebuild({**origin, "call": "net(path='/etc/passwd')"}, Gate(tmp_path / "graft.json"))
@@ -264,7 +264,7 @@ def test_a_document_gives_a_trusted_factory_numbers_and_names_alone(tmp_path: Pa
 def test_what_was_compiled_before_is_never_run(tmp_path: Path) -> None:
     source(tmp_path / "layers.py", "WIDTH = 3")
     file = source(tmp_path / "model.py", "from layers import WIDTH\nfrom torch import nn\ndef net(): return nn.ReLU()")
-    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    origin: CodeOrigin = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
     ran, evil = tmp_path / "ran", source(tmp_path / "evil.py", f"open({str(tmp_path / 'ran')!r}, 'w'); WIDTH = 3")
     for name in ("layers", "model"):
         compiled = Path(cache_from_source(str(tmp_path / f"{name}.py")))
@@ -280,7 +280,7 @@ def test_what_was_compiled_before_is_never_run(tmp_path: Path) -> None:
 
 def test_a_trusted_file_may_be_called_by_the_trusted_name_alone(tmp_path: Path) -> None:
     file = source(tmp_path / "model.py", "from os import system\nfrom torch import nn\ndef net(): return nn.ReLU()")
-    origin: dict[str, Any] = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
+    origin: CodeOrigin = {"kind": "code", "where": str(file), "call": "net", "kwargs": {}, "sha256": None}
     rebuild(origin, Gate(tmp_path / "graft.json", trust_code=True))
     with pytest.raises(CheckpointError, match="`system` of"):
         rebuild({**origin, "call": "system(command='true')"}, Gate(tmp_path / "graft.json"))

@@ -158,6 +158,8 @@ def test_what_a_loss_or_an_optimizer_needs_is_filled_in() -> None:
             ("targets", 0, "loss"),
             "found norm-l2, but `train: layers` has exactly one target: {at: output, loss: mse}",
         ),
+        ({"targets": [{"at": [], "loss": "mse"}]}, ("targets", 0, "at"), "literal_error"),
+        ({"train": "layers", "targets": [{"at": "output", "loss": {}}]}, ("targets", 0, "loss"), "literal_error"),
         (
             {"optimizer": "least-squares", "lr": None},
             ("optimizer",),

@@ -168,7 +168,7 @@ def test_a_kind_of_network_from_the_future_is_refused() -> None:
         ("torchvision", "raft_small"),
     ):
         with pytest.raises(CheckpointError, match=f"The {kind} network `{name}` is unknown"):
-            rebuild({"kind": kind, "name": name, "kwargs": {}})
+            rebuild(json.loads(json.dumps({"kind": kind, "name": name, "kwargs": {}})))
 
 
 @pytest.mark.parametrize("where", ["os", os.__file__, "timm"])

@@ -10,10 +10,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from graftcli.graft.surgery.fold import Plain, into_producer, into_reader, past_batchnorm
-from graftcli.graft.surgery.hybrid import Joint, Role
+from graftcli.graft.surgery.hybrid import Joint
 from graftcli.graft.surgery.seams import Adapter, Seam
 from graftcli.models.cuts.foldability import Fold, FoldableLayer
 from graftcli.models.cuts.plan import Plan, Side, count_parameters
+from graftcli.models.origin import Role
 
 Direction = Literal["forward", "backward"]
 
@@ -62,6 +63,7 @@ def _name(left: Role, right: Role) -> Literal["to_student", "to_teacher", "both"
 
 
 def network_side(plan: Plan, role: Role) -> Side:
+    """The teacher's or the student's side of a plan."""
     return plan.student if role == "student" else plan.teacher
 
 
@@ -88,6 +90,7 @@ class LayerCopies(dict[str, nn.Module]):
         return copy.deepcopy(self.original(path)).cpu().double()
 
     def original(self, path: str) -> nn.Module:
+        """The layer itself, in the network that it belongs to."""
         role, _, rest = path.partition(".")
         return network_side(self.plan, "student" if role == "student" else "teacher").network.module.get_submodule(rest)
 
@@ -114,6 +117,7 @@ class FoldOption:
 
     @property
     def grows(self) -> bool:
+        """Whether the network gets more parameters or multiply-adds than with the adapter."""
         return self.params > 0 or self.macs > 0
 
 

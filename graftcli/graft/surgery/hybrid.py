@@ -7,11 +7,10 @@ facts(plan, …)  ->  JSON  ->  rebuild(teacher, student, facts)  ->  load_state
 """
 
 import copy
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx, nn
@@ -22,21 +21,21 @@ from graftcli.graft.surgery.seams import Adapter, Relayout
 from graftcli.models.cuts.plan import Plan, Side
 from graftcli.models.cuts.positions import Layout, Position, positions
 from graftcli.models.network import Network
+from graftcli.models.origin import CutFacts, HybridFacts, JointFacts, Role
 from graftcli.models.tracing.split import split
 from graftcli.models.tracing.trace import trace
 
-Role = Literal["teacher", "student"]
 Blocks = Sequence[tuple[Role, fx.GraphModule]]
 
 
 class Hybrid(fx.GraphModule):
     """A graph over the modules `teacher`, `student` and `seams`; it holds only the modules that it calls."""
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _unpickled, super().__reduce__()
 
 
-def _unpickled(reconstruct: Callable[..., fx.GraphModule], arguments: tuple[Any, ...]) -> Hybrid:
+def _unpickled(reconstruct: Callable[..., fx.GraphModule], arguments: tuple[object, ...]) -> Hybrid:
     module = reconstruct(*arguments)
     return Hybrid(module, module.graph)
 
@@ -54,6 +53,7 @@ class Joint:
 
     @property
     def key(self) -> str:
+        """The path of the module in the hybrid."""
         return f"seams.{self.cut}.{self.name}"
 
     def empty(self) -> nn.Module:
@@ -67,7 +67,7 @@ def compose(blocks: Blocks, joints: Mapping[Joint, nn.Module], layers: Mapping[s
     """Join copies of the blocks and the joints between them into one network; `layers` replace those at their paths."""
     names, modules = zip(*_in_order(blocks, joints), strict=True)
     copies = copy.deepcopy(nn.Sequential(*modules))  # in one call, so that shared tensors stay shared
-    graph, modules_by_path = fx.Graph(), dict[str, Any]()
+    graph, modules_by_path = fx.Graph(), dict[str, object]()
     value = graph.placeholder("images")
     for name, module in zip(names, copies, strict=True):
         value = _append(graph, value, name, module, modules_by_path)
@@ -84,7 +84,7 @@ def _in_order(blocks: Blocks, joints: Mapping[Joint, nn.Module]) -> Iterator[tup
         yield from ((joint.key, module) for joint, module in joints.items() if joint.cut == number)
 
 
-def _append(graph: fx.Graph, value: fx.Node, name: str, module: nn.Module, modules: dict[str, Any]) -> fx.Node:
+def _append(graph: fx.Graph, value: fx.Node, name: str, module: nn.Module, modules: dict[str, object]) -> fx.Node:
     """Append a module that reads `value` to the graph; everything that it uses is added to `modules` by path."""
     if not isinstance(module, fx.GraphModule):
         modules[name] = module
@@ -102,25 +102,32 @@ def _append(graph: fx.Graph, value: fx.Node, name: str, module: nn.Module, modul
 # -- JSON description ---------------------------------------------------------------------------------------------
 
 
-def facts(
-    plan: Plan, blocks: Collection[int], joints: Iterable[Joint], layers: Mapping[str, nn.Module]
-) -> dict[str, Any]:
+def facts(plan: Plan, blocks: Collection[int], joints: Iterable[Joint], layers: Mapping[str, nn.Module]) -> HybridFacts:
     """Describe a hybrid for `rebuild`; `layers` are those whose shape differs from the original."""
-    description = {
+    return {
         "input_size": list(plan.teacher.network.input_size),
         "blocks": ["student" if block.index in blocks else "teacher" for block in plan.blocks],
         "cuts": {"teacher": _cut_facts(plan.teacher), "student": _cut_facts(plan.student)},
-        "seams": [asdict(joint) for joint in joints],
+        "seams": [_joint_facts(joint) for joint in joints],
         "reshaped": {path: list(_shape(layer)) for path, layer in layers.items()},
     }
-    plain: dict[str, Any] = json.loads(json.dumps(description))  # lists for tuples, as when it is read back
-    return plain
 
 
-def _cut_facts(side: Side) -> list[dict[str, Any]]:
+def _joint_facts(joint: Joint) -> JointFacts:
+    return {
+        "cut": joint.cut,
+        "name": joint.name,
+        "source": joint.source,
+        "target": joint.target,
+        "size": list(joint.size),
+        "shape": list(joint.shape) if joint.shape is not None else None,
+    }
+
+
+def _cut_facts(side: Side) -> list[CutFacts]:
     """Describe each cut by its name and its number among the positions of that name: a layer may run repeatedly."""
     all_positions = positions(side.traced)
-    facts = []
+    facts: list[CutFacts] = []
     for cut in side.cuts:
         same_name = [position.index for position in all_positions if position.name == cut.name]
         which = same_name.index(cut.index)
@@ -134,17 +141,14 @@ def _shape(layer: nn.Module) -> torch.Size:
     return tensor.shape
 
 
-def rebuild(
-    teacher: Network | nn.Module | None, student: Network | nn.Module | None, facts: Mapping[str, Any]
-) -> Hybrid:
+def rebuild(teacher: Network | nn.Module | None, student: Network | nn.Module | None, facts: HybridFacts) -> Hybrid:
     """Rebuild a hybrid from its description over copies of the networks; its weights have yet to be loaded.
 
     A network that contributes no block may be None.
     """
     networks = {"teacher": teacher, "student": student}
-    roles: list[Role] = facts["blocks"]
-    pieces = {role: _split_again(role, networks[role], facts) for role in sorted(set(roles))}
-    blocks = [(role, pieces[role][k]) for k, role in enumerate(roles)]
+    pieces = {role: _split_again(role, networks[role], facts) for role in sorted(set(facts["blocks"]))}
+    blocks = [(role, pieces[role][k]) for k, role in enumerate(facts["blocks"])]
     joints = {joint: joint.empty() for joint in map(_joint, facts["seams"])}
     hybrid = compose(blocks, joints, {})
     for path, shape in facts["reshaped"].items():
@@ -152,13 +156,18 @@ def rebuild(
     return hybrid
 
 
-def _joint(fact: Mapping[str, Any]) -> Joint:
+def _joint(fact: JointFacts) -> Joint:
     """Restore a joint; JSON has lists for tuples."""
-    tuples: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in fact.items()}
-    return Joint(**tuples)
+    size, shape = _pair(fact["size"]), None if fact["shape"] is None else _pair(fact["shape"])
+    return Joint(fact["cut"], fact["name"], fact["source"], fact["target"], size, shape)
 
 
-def _split_again(role: str, network: Network | nn.Module | None, facts: Mapping[str, Any]) -> list[fx.GraphModule]:
+def _pair(values: Sequence[int]) -> tuple[int, int]:
+    first, second = values
+    return first, second
+
+
+def _split_again(role: Role, network: Network | nn.Module | None, facts: HybridFacts) -> list[fx.GraphModule]:
     if network is None:
         raise PairError(f"this hybrid contains blocks of the {role}.", f"Give the {role} that it was built from.")
     module = network.module if isinstance(network, Network) else network
@@ -168,7 +177,7 @@ def _split_again(role: str, network: Network | nn.Module | None, facts: Mapping[
     return split(traced, [_find_cut(role, k, all_positions, fact) for k, fact in enumerate(facts["cuts"][role], 1)])
 
 
-def _find_cut(role: str, number: int, candidates: Sequence[Position], fact: Mapping[str, Any]) -> Position:
+def _find_cut(role: Role, number: int, candidates: Sequence[Position], fact: CutFacts) -> Position:
     """Return the position of a recorded cut; raise if it is missing or has another shape."""
     remedy = f"Give the {role} that the hybrid was built from, in the library version that `run.json` names."
     same_name = [position for position in candidates if position.name == fact["name"]]

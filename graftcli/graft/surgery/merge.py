@@ -8,7 +8,6 @@ in float64; `check` measures the remaining difference.
 import copy
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +23,11 @@ from graftcli.graft.surgery.fold_plan import (
     fold_options,
     network_side,
 )
-from graftcli.graft.surgery.hybrid import Joint, Role, compose, facts
+from graftcli.graft.surgery.hybrid import Joint, compose, facts
 from graftcli.graft.surgery.seams import Adapter, Scion, Seam, check_blocks, graft
 from graftcli.models.cuts.foldability import KeptAdapter
 from graftcli.models.cuts.plan import Plan, count_parameters, example
+from graftcli.models.origin import HybridFacts, Role
 
 EXACT_LIMIT = 1e-9  # of the largest logit, in float64
 ROUNDED_LIMIT = 1e-4  # the same in float32, the precision of the written weights
@@ -46,7 +46,7 @@ class Merged:
     macs: int  # for one image
     unmerged_params: int
     unmerged_macs: int
-    facts: Mapping[str, Any] | None  # for `hybrid.rebuild`; None if stock
+    facts: HybridFacts | None  # for `hybrid.rebuild`; None if stock
 
 
 def merge(plan: Plan, seams: Sequence[Seam]) -> Merged:
@@ -122,7 +122,7 @@ def _reason(site: AdapterSite, options: Sequence[FoldOption]) -> str:
     return "; ".join(dict.fromkeys(str(side.fold.blocker) for side in site.sides))
 
 
-def _assemble(plan: Plan, blocks: Collection[int], folding: _Folding) -> tuple[nn.Module, dict[str, Any] | None]:
+def _assemble(plan: Plan, blocks: Collection[int], folding: _Folding) -> tuple[nn.Module, HybridFacts | None]:
     """Build the network in float64: a copy of the student's module if nothing else remains, else a hybrid."""
     roles: list[Role] = ["student" if block.index in blocks else "teacher" for block in plan.blocks]
     if "teacher" not in roles and not folding.joints:

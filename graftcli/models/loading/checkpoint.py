@@ -4,10 +4,9 @@ find_state(read(path)) -> TensorState;  match(state, module) -> CheckpointMatch;
 """
 
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +54,16 @@ class CheckpointMatch:
 
     @property
     def count(self) -> int:
+        """The network's tensors that the checkpoint has, with their shapes."""
         return self.total - len(self.missing) - len(self.differing)
 
     @property
     def complete(self) -> bool:
+        """Whether both have the same tensors, with the same shapes."""
         return not (self.missing or self.extra or self.differing)
 
 
-def find_state(saved: Any, file: str = "the checkpoint", ema: bool | None = None) -> TensorState:
+def find_state(saved: object, file: str = "the checkpoint", ema: bool | None = None) -> TensorState:
     """The state dict in a saved object; `ema` chooses between averaged (True) and plain weights (False)."""
     plain, averaged = sets_in(saved)
     if plain and averaged and ema is None:
@@ -77,7 +78,7 @@ def find_state(saved: Any, file: str = "the checkpoint", ema: bool | None = None
     raise CheckpointError(f"`{file}` holds {missing}; it holds {content[:300] or 'nothing'}.", fix)
 
 
-def sets_in(saved: Any) -> tuple[TensorState | None, TensorState | None]:
+def sets_in(saved: object) -> tuple[TensorState | None, TensorState | None]:
     """The plain and the averaged state dict in a saved object; None for what it lacks."""
     if (tensors := _tensors(saved)) is not None:
         return TensorState(tensors), None
@@ -86,7 +87,7 @@ def sets_in(saved: Any) -> tuple[TensorState | None, TensorState | None]:
     return plain if plain or averaged else _from_unknown_key(entries), averaged
 
 
-def _tensors(value: Any) -> Mapping[str, Tensor] | None:
+def _tensors(value: object) -> Mapping[str, Tensor] | None:
     """The value as a state dict, or None if it holds anything besides named tensors."""
     if isinstance(value, nn.Module):
         value = value.state_dict()
@@ -97,7 +98,7 @@ def _tensors(value: Any) -> Mapping[str, Tensor] | None:
     return tensors if tensors and not others else None
 
 
-def _nested(entries: Mapping[Any, Any], names: tuple[str, ...], depth: int = 3) -> Iterator[TensorState]:
+def _nested(entries: Mapping[object, object], names: tuple[str, ...], depth: int = 3) -> Iterator[TensorState]:
     """The state dicts under these keys, and nested below them; `depth` bounds the recursion."""
     for name in names:
         value = entries.get(name)
@@ -107,18 +108,18 @@ def _nested(entries: Mapping[Any, Any], names: tuple[str, ...], depth: int = 3) 
             yield from (TensorState(inner.tensors, name) for inner in _nested(value, (*PLAIN, *AVERAGED), depth - 1))
 
 
-def _from_unknown_key(entries: Mapping[Any, Any]) -> TensorState | None:
+def _from_unknown_key(entries: Mapping[object, object]) -> TensorState | None:
     """The only state dict under an unknown key, or the tensors that lie beside other values."""
     nested = [
         TensorState(tensors, str(key)) for key, value in entries.items() if (tensors := _tensors(value)) is not None
     ]
     if len(nested) == 1:
         return nested[0]
-    loose = {key: value for key, value in entries.items() if isinstance(value, Tensor) and "." in str(key)}
+    loose = {str(key): value for key, value in entries.items() if isinstance(value, Tensor) and "." in str(key)}
     return TensorState(loose) if loose and not nested else None
 
 
-def architecture(saved: Any) -> str | None:
+def architecture(saved: object) -> str | None:
     """The architecture name stored in a checkpoint, if any."""
     if not isinstance(saved, Mapping):
         return None
@@ -155,7 +156,7 @@ def match(state: TensorState, module: nn.Module) -> CheckpointMatch:
     )
 
 
-def _rename(keys: Mapping[str, Any], names: Mapping[str, Any]) -> dict[str, str]:
+def _rename(keys: Iterable[str], names: Container[str]) -> dict[str, str]:
     """Map checkpoint keys to network names; keys with fewer stripped prefixes win."""
     bare = {key: list(_without_prefixes(key)) for key in keys}
     renamed: dict[str, str] = {}

@@ -16,7 +16,6 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any
 
 from torch import nn
 
@@ -31,15 +30,16 @@ _NAMED_BY_USER: set[tuple[str, str, str]] = set()  # (file or package, sha256, f
 
 
 def is_file(where: str) -> bool:
+    """Whether the code lies in a file, not in a package."""
     return where.endswith(".py")
 
 
-def find(where: str, factory: str, gate: Gate | None = None) -> Callable[..., Any]:
+def find(where: str, factory: str, gate: Gate | None = None) -> Callable[..., object]:
     """Import the factory; an unknown name raises with the factories that exist."""
     if gate is None:
         _NAMED_BY_USER.add(_named_key(where, factory))
     module = _import_file(Path(where), factory, gate) if is_file(where) else _import_package(where, factory, gate)
-    attribute: Callable[..., Any] | None = getattr(module, factory, None)
+    attribute: object = getattr(module, factory, None)
     if callable(attribute) and not isinstance(attribute, nn.Module):
         return attribute
     problem = (
@@ -67,6 +67,7 @@ def _named_key(where: str, factory: str) -> tuple[str, str, str]:
 
 
 def sha256_of(file: Path) -> str:
+    """The digest of the code, which is stored in the origin of its network."""
     return hashlib.sha256(_read(file)).hexdigest()
 
 

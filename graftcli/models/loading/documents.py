@@ -6,16 +6,21 @@ building(document, weights)       bounds the tensors of a network by the size of
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 import torch
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from graftcli.errors import CheckpointError, GraftError, few
+from graftcli.models.cuts.positions import Layout
+from graftcli.models.origin import Origin, SavedNetwork
+
+T = TypeVar("T")
 
 # arguments that take a file, a URL, or an object other than a number or a name
 _FORBIDDEN = {
@@ -65,14 +70,14 @@ class _TimmConfig(BaseModel):
 class _Library(BaseModel):
     kind: Literal["timm", "torchvision"]
     name: Name
-    kwargs: dict[Name, Any]
+    kwargs: dict[Name, object]
 
 
 class _Code(BaseModel):
     kind: Literal["code"]
     where: Path_
     call: Path_
-    kwargs: dict[Name, Any]
+    kwargs: dict[Name, object]
     sha256: Name | None
 
 
@@ -110,7 +115,7 @@ class _Derived(BaseModel):
     replaced: dict[Path_, list[_Convolution]]
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     return {"timm": "library", "torchvision": "library"}.get(str(kind), str(kind))
 
@@ -141,54 +146,65 @@ class _Cut(BaseModel):
     layout: Name
 
 
+class _Joint(BaseModel, extra="forbid"):
+    cut: Count
+    name: Literal["to_student", "to_teacher", "both"]
+    source: Layout
+    target: Layout
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    shape: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+
+
 class _Hybrid(BaseModel):
     input_size: Annotated[list[Side], Field(min_length=3, max_length=3)]
     blocks: Annotated[list[Literal["teacher", "student"]], Field(min_length=1, max_length=1000)]
     cuts: dict[Literal["teacher", "student"], list[_Cut]]
-    seams: list[dict[str, Any]]
+    seams: list[_Joint]
     reshaped: dict[Path_, list[Count]]
 
 
-_ORIGIN: TypeAdapter[Any] = TypeAdapter(_Origin)
-_COMMON: TypeAdapter[Any] = TypeAdapter(_Common)
-_HYBRID: TypeAdapter[Any] = TypeAdapter(_Hybrid)
-_INPUT: TypeAdapter[Any] = TypeAdapter(_Input)
-_CLASSES: TypeAdapter[Any] = TypeAdapter(Count)
-_TIMM: TypeAdapter[Any] = TypeAdapter(_TimmConfig)
+_ORIGIN: TypeAdapter[object] = TypeAdapter(_Origin)
+_COMMON = TypeAdapter(_Common)
+_HYBRID = TypeAdapter(_Hybrid)
+_INPUT = TypeAdapter(_Input)
+_CLASSES: TypeAdapter[int] = TypeAdapter(Count)
+_TIMM = TypeAdapter(_TimmConfig)
 
 
-def check_document(document: Mapping[str, Any], file: Path) -> None:
-    """Validate graft.json or the metadata of a safetensors file."""
+def check_document(document: Mapping[str, object], file: Path) -> SavedNetwork:
+    """Validate graft.json or the metadata of a safetensors file, and return it."""
     if document["kind"] not in ("student", "hybrid"):
         raise CheckpointError(f"`{file}` is damaged or was changed: `kind` is {_short(document['kind'])}.", _FIX)
     roles = {"student"}
     if document["kind"] == "hybrid":
-        _validate(_HYBRID, document["hybrid"], file, "hybrid")
-        roles |= set(document["hybrid"]["blocks"])
+        roles |= set(_validate(_HYBRID, document["hybrid"], file, "hybrid").blocks)
     for role in sorted(roles):
         check_origin(document[role], file, role)
     _validate(_INPUT, document["preprocess"], file, "preprocess")
     _validate(_CLASSES, document["classes"], file, "classes")
+    return cast(SavedNetwork, document)  # its fields were validated above
 
 
-def check_origin(origin: Any, document: Path, at: str = "student") -> None:
-    """Validate the description of a network: architecture, input and classes."""
+def check_origin(origin: object, document: Path, at: str = "student") -> Origin:
+    """Validate the description of a network, and return it: architecture, input and classes."""
     _validate(_ORIGIN, origin, document, at)
     _validate(_COMMON, origin, document, at)
-    for part in _parts(origin):
+    checked = cast(Origin, origin)  # its fields were validated above
+    for part in _parts(checked):
         check_kwargs(part.get("kwargs", {}), document)
+    return checked
 
 
-def _parts(origin: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _parts(origin: Origin) -> Iterator[Origin]:
     """The origin, then the origins that it is derived from."""
     yield origin
-    if isinstance(base := origin.get("base"), Mapping):
-        yield from _parts(base)
+    if origin["kind"] == "derived":
+        yield from _parts(origin["base"])
 
 
-def _validate(schema: TypeAdapter[Any], value: Any, document: Path, at: str) -> None:
+def _validate(schema: TypeAdapter[T], value: object, document: Path, at: str) -> T:
     try:
-        schema.validate_python(value, strict=True)
+        return schema.validate_python(value, strict=True)
     except ValidationError as err:
         raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, at)}.", _FIX) from err
     except RecursionError as err:
@@ -207,7 +223,7 @@ def fault(err: ValidationError, at: str = "") -> str:
     return few(errors, 3)
 
 
-def check_timm_config(pretrained: Mapping[str, Any], kwargs: Any, document: Path) -> None:
+def check_timm_config(pretrained: object, kwargs: object, document: Path) -> None:
     """Validate a timm config.json."""
     check_kwargs(kwargs, document)
     try:
@@ -216,7 +232,7 @@ def check_timm_config(pretrained: Mapping[str, Any], kwargs: Any, document: Path
         raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, 'pretrained_cfg')}.", _FIX) from err
 
 
-def check_kwargs(kwargs: Any, document: Path) -> None:
+def check_kwargs(kwargs: object, document: Path) -> None:
     """Refuse architecture arguments other than numbers, names and containers of them, or that lead to a file."""
     if not isinstance(kwargs, Mapping) or not all(isinstance(key, str) for key in kwargs):
         raise _not_allowed(document, f"arguments given as {_short(kwargs)} instead of a map of names to values")
@@ -231,7 +247,7 @@ def _not_allowed(document: Path, problem: str) -> CheckpointError:
     return CheckpointError(f"`{document}` asks for {problem}, which is not allowed in a file.", _FIX)
 
 
-def _problem(value: Any, depth: int = _MAX_DEPTH) -> str | None:
+def _problem(value: object, depth: int = _MAX_DEPTH) -> str | None:
     """What is wrong with an argument, or None."""
     if value is None or isinstance(value, bool):
         return None
@@ -248,7 +264,7 @@ def _problem(value: Any, depth: int = _MAX_DEPTH) -> str | None:
     return f"of the type {type(value).__name__}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -263,7 +279,13 @@ class _Bounded(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.document, self.bytes, self.tensors = document, limit, _MAX_TENSORS
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self,
+        func: OpOverload[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func.overloadpacket in _ALLOCATORS and args and isinstance(args[0], list | tuple | torch.Size):
             self.bytes -= 4 * math.prod(int(side) for side in args[0])
             self.tensors -= 1

@@ -3,11 +3,9 @@
 import ast
 import inspect
 import io
-from collections.abc import Mapping
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -17,12 +15,13 @@ from graftcli.models.loading.code_import import find, gate_for, importable, is_f
 from graftcli.models.loading.documents import check_kwargs
 from graftcli.models.loading.trust import Gate
 from graftcli.models.network import IMAGENET, ModelRequest, Network, PreprocessDefaults, measured_outputs
+from graftcli.models.origin import Kwargs
 
 _SETTINGS = ("pretrained_cfg", "default_cfg")  # attributes in which timm models describe their input
 _MIN_CROPPED_SIZE = 128  # below this size (CIFAR, MNIST) images are not cropped
 
 
-def keywords(call: str) -> tuple[str, dict[str, Any]]:
+def keywords(call: str) -> tuple[str, dict[str, object]]:
     """`factory(depth=20)` -> ("factory", {"depth": 20}). Values must be literals; no code is evaluated."""
     fix = "Use keyword arguments with literal values: factory(depth=20, widths=[16, 32, 64])."
     try:
@@ -71,6 +70,7 @@ def network(where: str, call: str, request: ModelRequest, gate: Gate | None = No
 def mark_random_weights(network: Network, gate: Gate | None = None) -> Network:
     """Mark the weights as random if a second call of the factory gives different weights."""
     origin, before = network.origin, network.module.state_dict()
+    assert origin["kind"] == "code"  # as `network` above has made it
     # the first call has already shown what the factory prints
     with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
         torch.manual_seed(1)
@@ -79,7 +79,7 @@ def mark_random_weights(network: Network, gate: Gate | None = None) -> Network:
     return network if same else replace(network, weights="random")
 
 
-def module(where: str, call: str, requested: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
+def module(where: str, call: str, requested: Kwargs, gate: Gate | None = None) -> nn.Module:
     """Call the factory, in eval mode, float32, on the CPU; a gate admits only trusted files."""
     factory, literals = keywords(call)
     active_gate = gate_for(where, factory, gate)
@@ -95,7 +95,7 @@ def module(where: str, call: str, requested: Mapping[str, Any], gate: Gate | Non
     return built.float().cpu().eval()
 
 
-def _as_keywords(request: ModelRequest) -> dict[str, Any]:
+def _as_keywords(request: ModelRequest) -> dict[str, object]:
     """The request as keyword arguments; a square size becomes one number."""
     size = request.img_size
     edge = size[0] if size and size[0] == size[1] else list(size) if size else None
@@ -104,7 +104,7 @@ def _as_keywords(request: ModelRequest) -> dict[str, Any]:
 
 
 def input_of(
-    module: nn.Module, request: ModelRequest, kwargs: Mapping[str, Any]
+    module: nn.Module, request: ModelRequest, kwargs: Kwargs
 ) -> tuple[tuple[int, int, int], PreprocessDefaults]:
     """Find the input size and preprocessing: in timm's settings, `input_size`, or the first convolution."""
     settings = next((s for name in _SETTINGS if isinstance(s := getattr(module, name, None), dict)), {})
@@ -120,7 +120,7 @@ def input_of(
     return (channels, height, width), replace(defaults, **stored)
 
 
-def _size(value: Any) -> tuple[int, ...]:
+def _size(value: object) -> tuple[int, ...]:
     """Parse a size as (H, W) or (C, H, W): 32, (32, 32), [3, 32, 32]; () if it is none."""
     size = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list | tuple) else ()
     return size if len(size) in (2, 3) and all(isinstance(edge, int) and edge > 0 for edge in size) else ()

@@ -1,10 +1,8 @@
 """timm models: from the registry, the Hugging Face Hub, or a folder written by timm."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import timm
 from timm.data import resolve_data_config
@@ -22,6 +20,7 @@ from graftcli.errors import CheckpointError, PairError
 from graftcli.models.loading.checkpoint import CheckpointMatch, TensorState, match
 from graftcli.models.loading.documents import check_timm_config
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, as_pair_error, measured_outputs
+from graftcli.models.origin import Kwargs
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class TimmSettings:
     """The settings of a timm model, before it is built."""
 
     name: str
-    kwargs: Mapping[str, Any]  # arguments it was created with
-    pretrained: Mapping[str, Any]  # timm's `pretrained_cfg`: preprocessing and location of the weights
+    kwargs: Kwargs  # arguments it was created with
+    pretrained: Kwargs  # timm's `pretrained_cfg`: preprocessing and location of the weights
 
     @property
     def defaults(self) -> tuple[int, int, tuple[int, int]]:
@@ -43,6 +42,7 @@ class TimmSettings:
 
 
 def is_registered(name: str) -> bool:
+    """Whether timm's registry has a model of this name."""
     return bool(timm.is_model(name))
 
 
@@ -84,7 +84,7 @@ def in_folder(folder: Path) -> TimmSettings:
         raise CheckpointError(message, fix) from err
 
 
-def module(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def module(name: str, kwargs: Kwargs) -> nn.Module:
     """Create the timm model `name` with random weights."""
     with as_pair_error(name):
         built: nn.Module = timm.create_model(name, pretrained=False, **kwargs)
@@ -99,7 +99,9 @@ def network(settings: TimmSettings, request: ModelRequest, source: str) -> Netwo
     built, kwargs = _sized(settings, {**settings.kwargs, "num_classes": classes, "in_chans": channels}, size)
     data = resolve_data_config(pretrained_cfg=dict(settings.pretrained))
     # six old weights use crop mode "border", which is treated as "center"
-    preprocess = PreprocessDefaults.read({**data, "squash": data["crop_mode"] == "squash"})
+    preprocess = PreprocessDefaults(
+        tuple(data["mean"]), tuple(data["std"]), data["crop_pct"], data["interpolation"], data["crop_mode"] == "squash"
+    )
     return Network(
         module=built.eval(),
         name=settings.name,
@@ -112,7 +114,7 @@ def network(settings: TimmSettings, request: ModelRequest, source: str) -> Netwo
     )
 
 
-def _sized(settings: TimmSettings, kwargs: dict[str, Any], size: tuple[int, int]) -> tuple[nn.Module, dict[str, Any]]:
+def _sized(settings: TimmSettings, kwargs: Kwargs, size: tuple[int, int]) -> tuple[nn.Module, Kwargs]:
     """Build the module; pass `img_size` where it matters and the constructor takes it. Returns module and kwargs."""
     if settings.pretrained.get("fixed_input_size") or "img_size" in kwargs or size != settings.defaults[2]:
         sized = {**kwargs, "img_size": list(size)}

@@ -1,14 +1,15 @@
 """torchvision classification models."""
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 import torchvision
 from torch import nn
+from torchvision.models import WeightsEnum
 
 from graftcli.errors import PairError
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, as_pair_error
+from graftcli.models.origin import Kwargs
 
 # without auxiliary classifiers, as in torchvision's pretrained models
 _WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
@@ -21,7 +22,7 @@ def names() -> tuple[str, ...]:
     return tuple(torchvision.models.list_models(module=torchvision.models))
 
 
-def entry(name: str, variant: str = "", file: str = "") -> Any:
+def entry(name: str, variant: str = "", file: str = "") -> WeightsEnum:
     """An entry of torchvision's weights enum: `variant`, else the one stored as `file`, else the default."""
     weights = torchvision.models.get_model_weights(name)
     if not variant:
@@ -33,7 +34,7 @@ def entry(name: str, variant: str = "", file: str = "") -> Any:
     return weights[variant]
 
 
-def module(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
+def module(name: str, kwargs: Kwargs) -> nn.Module:
     """Create the torchvision model `name` with random weights; graftcli adds the argument `in_chans`."""
     supported = {key: value for key, value in kwargs.items() if key != "in_chans"}
     with as_pair_error(name):
@@ -43,7 +44,7 @@ def module(name: str, kwargs: Mapping[str, Any]) -> nn.Module:
     return built
 
 
-def network(name: str, entry: Any, request: ModelRequest, loads_entry: bool) -> Network:
+def network(name: str, entry: WeightsEnum, request: ModelRequest, loads_entry: bool) -> Network:
     """Build a torchvision model with random weights and the preprocessing of the weights `entry`.
 
     `loads_entry`: these weights will be loaded; two old models need `transform_input` for them.
@@ -51,7 +52,8 @@ def network(name: str, entry: Any, request: ModelRequest, loads_entry: bool) -> 
     preset = entry.transforms()
     crop = preset.crop_size[0]
     channels, size = request.in_chans or 3, request.img_size or (crop, crop)
-    kwargs = {**_DEFAULTS.get(name, {}), **_size_keyword(name, size), "num_classes": request.num_classes or 1000}
+    classes = request.num_classes or 1000
+    kwargs = {**_DEFAULTS.get(name, {}), **_size_keyword(name, size), "num_classes": classes}
     if channels != 3:
         kwargs["in_chans"] = channels
     elif loads_entry and name in _DEFAULTS:
@@ -63,7 +65,7 @@ def network(name: str, entry: Any, request: ModelRequest, loads_entry: bool) -> 
         source="torchvision",
         weights="random",
         input_size=(channels, *size),
-        num_classes=kwargs["num_classes"],
+        num_classes=classes,
         preprocess=PreprocessDefaults(tuple(preset.mean), tuple(preset.std), crop_pct, interpolation).for_channels(
             channels
         ),
@@ -79,7 +81,7 @@ def _remake_first_convolution(module: nn.Module, channels: int) -> None:
     setattr(module.get_submodule(parent), child, new)
 
 
-def _size_keyword(name: str, size: tuple[int, int]) -> dict[str, Any]:
+def _size_keyword(name: str, size: tuple[int, int]) -> dict[str, object]:
     """The size argument of the two torchvision families that are built for one image size."""
     family = torchvision.models.get_model_builder(name).__module__.rsplit(".", 1)[-1]
     if family == "maxvit":

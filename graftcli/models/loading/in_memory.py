@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from typing import Final
 
 import torch
 from torch import nn
@@ -11,7 +12,7 @@ from graftcli.models.loading.from_code import input_of
 from graftcli.models.network import ModelRequest, Network, measured_outputs
 
 PREFIX = "in-memory:"
-KIND = "in-memory"
+KIND: Final = "in-memory"
 _MODULES: dict[str, nn.Module] = {}
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.models.loading import checkpoint as weights
@@ -185,7 +184,7 @@ def _from_checkpoint(file: Path, context: SpecContext) -> ModelSource:
     return replace(source, make=lambda request: source.make(request | inferred), file=file)
 
 
-def _try_source(source: ModelSource, saved: Any) -> tuple[bool, ModelRequest]:
+def _try_source(source: ModelSource, saved: object) -> tuple[bool, ModelRequest]:
     """Whether the tensor names match, and the classes and channels inferred from the checkpoint."""
     state = next((state for state in weights.sets_in(saved) if state), weights.TensorState({}))
     network = source.make(ModelRequest())

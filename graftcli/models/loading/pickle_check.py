@@ -5,7 +5,7 @@ import pickletools
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, cast
 
 from torch.serialization import MAGIC_NUMBER
 
@@ -28,7 +28,7 @@ def check_pickles(file: Path, data: bytes | None) -> None:
             simulator.run(pickletools.genops(data))
             return
         with file.open("rb") as stream:
-            limited: Any = _Limited(stream)
+            limited = cast(IO[bytes], _Limited(stream))  # genops calls only read and readline
             if simulator.run(pickletools.genops(limited)) != MAGIC_NUMBER:
                 return
             for _ in range(3):

@@ -5,7 +5,8 @@ needs more time or memory than any checkpoint does, and `NotSupportedByTorch` if
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NoReturn
+from pickletools import OpcodeInfo
+from typing import NoReturn
 
 from graftcli.models.loading.file_bounds import MAX_DEPTH
 
@@ -36,12 +37,13 @@ class _Placeholder:
 
     __slots__ = ("depth", "items", "weight")
 
-    def __init__(self, items: Sequence[Any] = ()) -> None:
+    def __init__(self, items: Sequence[object] = ()) -> None:
         self.depth, self.weight = 0, 1
         self.items = tuple(items[:8])
         self.extend(items)
 
-    def extend(self, more: Sequence[Any]) -> None:
+    def extend(self, more: Sequence[object]) -> None:
+        """Add values to the container."""
         for value in more:
             self.weight = min(self.weight + _weight(value), _MAX_WORK + 1)
             if isinstance(value, _Placeholder) and value.depth >= self.depth:
@@ -54,7 +56,7 @@ class _GlobalName(str):
     """The name of a function or class in a pickle."""
 
 
-def _weight(value: Any) -> int:
+def _weight(value: object) -> int:
     """The cost of hashing or copying a value."""
     if isinstance(value, _Placeholder):
         return value.weight
@@ -68,11 +70,11 @@ class PickleSimulator:
         self.steps = self.work = 0
         self.storages: set[str] = set()  # the keys of all tensor storages
 
-    def run(self, steps: Iterator[tuple[Any, Any, Any]]) -> Any:
+    def run(self, steps: Iterator[tuple[OpcodeInfo, object, int | None]]) -> object:
         """Run one pickle and return its placeholder value."""
-        self.stack: list[Any] = []
-        self.outer_stacks: list[list[Any]] = []
-        memo: dict[int, Any] = {}
+        self.stack: list[object] = []
+        self.outer_stacks: list[list[object]] = []
+        memo: dict[object, object] = {}
         for op, argument, _ in steps:
             self.steps += 1
             if self.steps > _MAX_STEPS:
@@ -87,7 +89,7 @@ class PickleSimulator:
             elif name in _TUPLES:
                 self._tuple(_TUPLES[name])
             elif name == "GLOBAL":
-                self.stack.append(_GlobalName(argument.replace(" ", ".").replace("__builtin__", "builtins")))
+                self.stack.append(_GlobalName(str(argument).replace(" ", ".").replace("__builtin__", "builtins")))
             elif name == "STOP":
                 return self.stack.pop()
             elif name != "PROTO":
@@ -97,7 +99,7 @@ class PickleSimulator:
     def _unknown(self) -> NoReturn:
         raise NotSupportedByTorch
 
-    def _pop_items(self) -> list[Any]:
+    def _pop_items(self) -> list[object]:
         items, self.stack = self.stack, self.outer_stacks.pop()
         return items
 
@@ -158,7 +160,7 @@ class PickleSimulator:
     def _build(self) -> None:
         self._add_work(_weight(self.stack.pop()))
 
-    def _call(self, function: Any, arguments: Any) -> _Placeholder:
+    def _call(self, function: object, arguments: object) -> _Placeholder:
         if not isinstance(function, _GlobalName) or not isinstance(arguments, _Placeholder):
             raise NotSupportedByTorch
         self._add_work(_weight(arguments))
@@ -170,7 +172,7 @@ class PickleSimulator:
         return _Placeholder([arguments])
 
 
-def _is_harmless(function: str, items: tuple[Any, ...]) -> bool:
+def _is_harmless(function: str, items: tuple[object, ...]) -> bool:
     """Whether a call needs no more memory or time than its arguments; torch refuses names it does not allow."""
     module, _, name = function.rpartition(".")
     if module.startswith("numpy"):
@@ -184,7 +186,7 @@ def _is_harmless(function: str, items: tuple[Any, ...]) -> bool:
     return module != "torch._utils" or name in _REBUILDS
 
 
-def _is_harmless_array(module: str, name: str, items: tuple[Any, ...]) -> bool:
+def _is_harmless_array(module: str, name: str, items: tuple[object, ...]) -> bool:
     if name == "_reconstruct":
         return len(items) > 1 and isinstance(items[1], _Placeholder) and items[1].items == (0,)
     if name == "scalar":

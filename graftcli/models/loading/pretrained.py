@@ -8,12 +8,12 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import replace
-from typing import Any
 
 import timm
 from huggingface_hub import constants
 from timm.models import adapt_input_conv
 from torch import Tensor
+from torchvision.models import WeightsEnum
 
 from graftcli.errors import CheckpointError
 from graftcli.models.loading import from_timm
@@ -40,13 +40,14 @@ def timm_weights(network: Network, settings: TimmSettings, role: str) -> Network
     channels = settings.defaults[1]
     hub = "hf_hub_id" in settings.pretrained
     with _fetching(f"The pretrained weights of `{network.name}` ({where})", _fix(network.name, role), hub):
+        assert network.origin["kind"] == "timm"  # as `from_timm.network` has made it
         options = {**network.origin["kwargs"], "pretrained_cfg": dict(settings.pretrained)}
         module = timm.create_model(network.name, pretrained=True, **options)
     adaptation = [] if channels == network.input_size[0] else [_adaptation_note(channels, network)]
     return replace(network, module=module.eval(), weights="; ".join([f"pretrained ({where})", *adaptation, *notes]))
 
 
-def torchvision_weights(network: Network, entry: Any, role: str) -> Network:
+def torchvision_weights(network: Network, entry: WeightsEnum, role: str) -> Network:
     """Load the pretrained weights `entry` of torchvision."""
     notes = _new_classifier(network, len(entry.meta["categories"]), role)
     with _fetching(f"The pretrained weights of `{network.name}` ({entry.url})", _fix(network.name, role), hub=False):

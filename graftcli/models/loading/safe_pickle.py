@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -28,7 +27,7 @@ from graftcli.models.loading.zip_archive import check_zip
 _NUMBERS = "bool_ int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64"
 # Paths load as pure paths: no disk access, and Windows paths load on Linux. numpy and pathlib classes are listed under
 # the module names of older and newer versions.
-_BY_NAME: dict[str, Callable[..., Any]] = {
+_BY_NAME: dict[str, Callable[..., object]] = {
     **{f"{at}._reconstruct": _reconstruct for at in ("numpy.core.multiarray", "numpy._core.multiarray")},
     **{f"{at}.scalar": scalar for at in ("numpy.core.multiarray", "numpy._core.multiarray")},
     **{
@@ -43,7 +42,7 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
     **{f"numpy.dtypes.{name}": getattr(np.dtypes, name) for name in np.dtypes.__all__},
     "argparse.Namespace": argparse.Namespace,
 }
-_HARMLESS: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+_HARMLESS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     (value, name) for name, value in _BY_NAME.items()
 ]
 
@@ -60,7 +59,7 @@ _UNSAFE_LOAD = "If you trust its source, --unsafe-load loads it and runs the cod
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
 
-def read(path: str | Path, *, unsafe: bool = False) -> Any:
+def read(path: str | Path, *, unsafe: bool = False) -> object:
     """Read a weights file onto the CPU: a dict of tensors, or the object that was saved."""
     file = _file(Path(path).expanduser())
     try:
@@ -73,7 +72,7 @@ def read(path: str | Path, *, unsafe: bool = False) -> Any:
         message = f"`{file}` is a tar archive: packed files, or a checkpoint from torch before 0.1.10."
         raise CheckpointError(message, f"Extract it and give the weights file inside. {_UNSAFE_LOAD}")
     if kind == "safetensors":
-        value: Any = _safetensors(file)
+        value: object = _safetensors(file)
     elif kind in ("zip", "pickle", "tar"):
         value = _pickle(file, kind, unsafe)
     else:
@@ -163,7 +162,7 @@ def _check_header(file: Path) -> None:
         raise damaged(file, err) from err
 
 
-def _reject_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def _reject_duplicates(pairs: Sequence[tuple[str, object]]) -> dict[str, object]:
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
@@ -175,7 +174,7 @@ def _reject_duplicates(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 # ---- pickles ----
 
 
-def _pickle(file: Path, kind: str, unsafe: bool) -> Any:
+def _pickle(file: Path, kind: str, unsafe: bool) -> object:
     """Load a file written by torch.save, in the zip format or the legacy format."""
     data = check_zip(file) if kind == "zip" else None
     if not unsafe:
@@ -206,7 +205,7 @@ def _allowed() -> set[str]:
 # ---- checks after loading ----
 
 
-def _check_tensors(file: Path, value: Any) -> None:
+def _check_tensors(file: Path, value: object) -> None:
     """Refuse tensors larger than their storage, which would use excessive memory when copied."""
     for name, tensor in _tensors_in(value):
         if tensor.is_nested or tensor.dim() > MAX_DEPTH:
@@ -221,10 +220,10 @@ def _check_tensors(file: Path, value: Any) -> None:
             raise CheckpointError(message, "Save a contiguous copy: tensor.contiguous().")
 
 
-def _tensors_in(value: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _tensors_in(value: object) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors in nested dicts, lists, tuples and namespaces, each with its key."""
     seen: set[int] = set()
-    pending: list[tuple[str, Any]] = [("", value)]
+    pending: list[tuple[str, object]] = [("", value)]
     while pending:
         name, current = pending.pop()
         if isinstance(current, torch.Tensor):

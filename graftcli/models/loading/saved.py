@@ -9,9 +9,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from pydantic import JsonValue
 from torch import nn
 
 from graftcli.errors import CheckpointError, PairError, UsageError, few
@@ -22,6 +22,7 @@ from graftcli.models.loading.plain_file import read_text
 from graftcli.models.loading.tensor_file import facts_of, is_written
 from graftcli.models.loading.trust import Gate
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults
+from graftcli.models.origin import CodeOrigin, Origin, SavedNetwork
 
 FORMAT = 1  # of graft.json
 FACTS_FILE = "graft.json"
@@ -40,14 +41,14 @@ def complete(network: Network) -> Network:
     return replace(network, origin=json.loads(json.dumps({**network.origin, **description})))
 
 
-def user_code_in(origin: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def user_code_in(origin: Origin) -> CodeOrigin | None:
     """The part of an origin that names user code, or None."""
-    if origin.get("kind") == "code":
+    if origin["kind"] == "code":
         return origin
-    return user_code_in(origin["base"]) if origin.get("kind") == derived.KIND else None
+    return user_code_in(origin["base"]) if origin["kind"] == derived.KIND else None
 
 
-def rebuild(origin: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
+def rebuild(origin: Origin, gate: Gate | None = None) -> nn.Module:
     """Rebuild the architecture of an origin, in eval mode, float32, on the CPU, with arbitrary weights.
 
     `gate` decides which user code an origin from a document may run.
@@ -67,7 +68,7 @@ def rebuild(origin: Mapping[str, Any], gate: Gate | None = None) -> nn.Module:
     raise CheckpointError(message, "Update graftcli, timm and torchvision to the versions that wrote it, or newer.")
 
 
-def _rebuild_user_code(origin: Mapping[str, Any], gate: Gate | None) -> nn.Module:
+def _rebuild_user_code(origin: CodeOrigin, gate: Gate | None) -> nn.Module:
     try:
         return from_code.module(origin["where"], origin["call"], origin["kwargs"], gate)
     except (UsageError, PairError) as err:
@@ -76,7 +77,7 @@ def _rebuild_user_code(origin: Mapping[str, Any], gate: Gate | None) -> nn.Modul
         raise CheckpointError(f"`{gate.document}` names code that cannot be loaded: {err.message}", err.fix) from err
 
 
-def network_from_origin(origin: Mapping[str, Any], gate: Gate, weights: Path, request: ModelRequest) -> Network:
+def network_from_origin(origin: Origin, gate: Gate, weights: Path, request: ModelRequest) -> Network:
     """Rebuild the network of a complete origin, without its weights, for the requested image size."""
     with building(gate.document, size_of(weights)):
         module = rebuild(origin, gate)
@@ -94,7 +95,7 @@ def network_from_origin(origin: Mapping[str, Any], gate: Gate, weights: Path, re
         input_size=(channels, height, width),
         num_classes=origin["num_classes"],
         preprocess=PreprocessDefaults.read(origin["preprocess"]),
-        origin=dict(origin),
+        origin=origin.copy(),
     )
 
 
@@ -126,7 +127,7 @@ def not_an_output(folder: Path, *fixes: str) -> CheckpointError:
     return CheckpointError(message, " ".join((fix, *fixes)))
 
 
-def read_document(path: Path) -> tuple[dict[str, Any], Path]:
+def read_document(path: Path) -> tuple[SavedNetwork, Path]:
     """Read and validate the document of a graftcli output; returns it with the path of the weights."""
     if path.is_dir():
         file, weights = path / FACTS_FILE, path / WEIGHTS_FILE
@@ -139,13 +140,13 @@ def read_document(path: Path) -> tuple[dict[str, Any], Path]:
     if document["format"] != FORMAT:
         message = f"`{file}` has format {document['format']!r}; this graftcli reads format {FORMAT}."
         raise CheckpointError(message, "Update graftcli.")
-    check_document(document, file)
+    checked = check_document(document, file)
     if file != weights and weights.is_file() and is_written(weights):
         _check_same(file, document, weights)
-    return document, weights
+    return checked, weights
 
 
-def _json(file: Path, folder: Path) -> dict[str, Any]:
+def _json(file: Path, folder: Path) -> dict[str, JsonValue]:
     try:
         document = json.loads(read_text(file))
         if not isinstance(document, dict):
@@ -159,7 +160,7 @@ def _json(file: Path, folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"`{file}` was not written by graftcli: {err}.", _FIX) from err
 
 
-def _check_same(file: Path, document: Mapping[str, Any], weights: Path) -> None:
+def _check_same(file: Path, document: Mapping[str, object], weights: Path) -> None:
     """Refuse a document that differs from the metadata of its weights, for example in a mean."""
     metadata = facts_of(weights)
     differing = sorted(key for key in document if key in metadata and metadata[key] != document[key])
@@ -169,32 +170,36 @@ def _check_same(file: Path, document: Mapping[str, Any], weights: Path) -> None:
         raise CheckpointError(message, f"{_FIX} To write it again, run the command of the run again.")
 
 
-def check_config(folder: Path, pretrained: Mapping[str, Any]) -> None:
+def check_config(folder: Path, pretrained: Mapping[str, object]) -> None:
     """Refuse a timm config.json that differs from the metadata of graftcli's weights in the same folder."""
     weights = folder / WEIGHTS_FILE
     if not weights.is_file() or not is_written(weights):
         return
-    document = facts_of(weights)
-    check_document(document, weights)
+    document = check_document(facts_of(weights), weights)
     preprocess = document["preprocess"]
-    written = {name: preprocess[name] for name in ("mean", "std", "crop_pct", "interpolation")}
-    written |= {"num_classes": document["classes"], "input_size": [len(preprocess["mean"]), *preprocess["size"]]}
+    written = {
+        "mean": preprocess["mean"],
+        "std": preprocess["std"],
+        "crop_pct": preprocess["crop_pct"],
+        "interpolation": preprocess["interpolation"],
+        "num_classes": document["classes"],
+        "input_size": [len(preprocess["mean"]), *preprocess["size"]],
+    }
     differing = [name for name, value in written.items() if name in pretrained and _listed(pretrained[name]) != value]
     if differing:
         message = f"`{folder / 'config.json'}` differs from the metadata of `{weights.name}`: {few(differing)}."
         raise CheckpointError(message, f"Restore the file, or name the folder itself: {folder}.")
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     return list(value) if isinstance(value, tuple) else value
 
 
-def read_output(path: Path) -> tuple[dict[str, Any], Path]:
+def read_output(path: Path) -> tuple[Origin, Path]:
     """Read the origin of the student at `path`; returns it with the path of the weights."""
     document, weights = read_document(path)
     if document["kind"] == "hybrid":
         raise CheckpointError(
             f"`{path}` is a hybrid, partly teacher and partly student.", "Load it with graftcli.load."
         )
-    origin: dict[str, Any] = document["student"]
-    return origin, weights
+    return document["student"], weights

@@ -12,9 +12,9 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
+from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -32,7 +32,7 @@ class Damaged(CheckpointError):
     """A file differs from what graftcli wrote."""
 
 
-def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> bytes:
     """Serialize tensors and facts as safetensors; equal inputs give equal bytes."""
     fields = json.dumps(facts, sort_keys=True).removeprefix("{")
     body = f'{{"digest": "{_NO_DIGEST}"{", " if facts else ""}{fields}'
@@ -44,6 +44,7 @@ def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes
 
 
 def digest_of(data: bytes | bytearray) -> str:
+    """The SHA-256 of the data as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -58,18 +59,18 @@ def _independent(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return copies
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, JsonValue]]:
     """Read all tensors and facts of a graftcli file, after verifying its digest."""
     check(path)
     with _read_errors(path), safe_open(path, "pt") as file:
         # cloned, because the memory alignment of a mapped tensor can change the last bit of a sum
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, _facts(file)  # noqa: SIM118
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, _facts(file.metadata())  # noqa: SIM118
 
 
-def facts_of(path: Path) -> dict[str, Any]:
+def facts_of(path: Path) -> dict[str, JsonValue]:
     """Read only the facts."""
     with _read_errors(path), safe_open(path, "pt") as file:
-        return _facts(file)
+        return _facts(file.metadata())
 
 
 def is_written(path: Path) -> bool:
@@ -100,8 +101,8 @@ def check(path: Path) -> None:
             raise ValueError(f"its sha256 is {digest.hexdigest()[:12]}…, expected {expected[:12]}…")
 
 
-def _facts(file: Any) -> dict[str, Any]:
-    facts = json.loads(file.metadata()[METADATA_KEY])
+def _facts(metadata: Mapping[str, str] | None) -> dict[str, JsonValue]:
+    facts = json.loads((metadata or {})[METADATA_KEY])
     if not isinstance(facts, dict):
         raise TypeError(f"its metadata is a {type(facts).__name__}")
     facts.pop("digest", None)

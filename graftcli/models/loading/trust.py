@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.models.loading.plain_file import read_text
@@ -56,7 +55,8 @@ def trusted() -> tuple[Trusted, ...]:
         ) from err
 
 
-def _entry(fields: Mapping[str, Any]) -> Trusted:
+def _entry(fields: Mapping[str, str]) -> Trusted:
+    """An entry of the file as read; raise TypeError unless its fields are strings."""
     entry = Trusted(**fields)
     if not all(isinstance(value, str) for value in asdict(entry).values()):
         raise TypeError("a field is not a string")
