@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from graftcli.runs.result import Result
 
 RECIPE = "Recipe"
-_IMAGES_HELP = "Folder, .zip or .tar of unlabelled images. Labels and folder names are never read."
+_IMAGES_HELP = f"{o.SOURCE} of unlabelled images. Labels and folder names are never read."
 
 Images = Annotated[Path, o.option("--images", metavar="DIR", rich_help_panel=o.IMAGES, help=_IMAGES_HELP)]
 ValImages = Annotated[

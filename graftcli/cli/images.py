@@ -8,7 +8,7 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_images
 
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="Folder, .zip or .tar of images.")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help=f"{o.SOURCE} of images.")]
 Teacher = Annotated[
     str | None,
     o.option(

@@ -8,6 +8,7 @@ import typer
 from graftcli.cli.limits import MAX_IMAGE_SIZE, bounded
 from graftcli.errors import UsageError
 from graftcli.formatting import one_of
+from graftcli.images.sources import NAMES
 from graftcli.students.spec import EXAMPLES
 
 NETWORKS = "Networks"
@@ -50,6 +51,8 @@ def option(*flags: str, **settings: Any) -> Any:
 _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder written by graftcli"  # noqa: E501
 
 _DERIVED = f"derived from the teacher: {one_of(EXAMPLES)}"
+
+SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])}"  # what flags and arguments for images take
 
 Teacher = Annotated[
     str, option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}.")

@@ -7,7 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from graftcli.images.sources import files_below, is_hidden
+from graftcli.images.sources.folder import files_below
+from graftcli.images.sources.source import is_hidden
 from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE, is_output
 from graftcli.runs.config import RunConfig, config_json
 from graftcli.runs.prepare import recipe_of

@@ -1,162 +1,28 @@
-"""Load a folder or an archive of images as uint8 pixels.
+"""Images as uint8 pixels: sources, decoding, preprocessing, statistics.
 
-Labels are not used, and names change neither pixels nor order: images are sorted by the SHA-256 of their files. A file
-that cannot be read is reported and skipped, never replaced by another.
+torch is imported when one of the names below is used, so that help texts name sources and formats without it.
 """
 
-import hashlib
-import math
-import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+if TYPE_CHECKING:
+    from graftcli.images.decoding import Broken as Broken
+    from graftcli.images.loading import Images as Images
+    from graftcli.images.loading import load as load
+    from graftcli.images.pixels import center_crop as center_crop
+    from graftcli.images.pixels import normalise as normalise
+    from graftcli.images.preprocess import Preprocess as Preprocess
 
-from graftcli.errors import ImagesError, MachineError
-from graftcli.images.decoding import Broken, File, process_files
-from graftcli.images.limits import DEFAULT_LIMITS, Limits
-from graftcli.images.pixels import Preprocess, center_crop, decode, normalise
-from graftcli.images.sources import EXPECTED, SUFFIXES, Entry, ImageSource, open_source
+_MODULES = {
+    **{"Broken": "decoding", "Images": "loading", "load": "loading"},
+    **{"Preprocess": "preprocess", "center_crop": "pixels", "normalise": "pixels"},
+}
 
-__all__ = ["Broken", "Images", "Preprocess", "center_crop", "load", "normalise"]
-
-_LISTED = 5  # broken images in a message that is not about all of them
+__all__ = list(_MODULES)
 
 
-@dataclass(frozen=True)
-class Images:
-    pixels: Tensor  # uint8 [images, channels, *preprocess.stored_size], sorted by the SHA-256 of the files
-    names: tuple[str, ...]  # relative to the folder, with "/"
-    broken: tuple[Broken, ...]  # sorted by name
-    files: frozenset[bytes]  # the SHA-256 of each file
-    digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`; independent of names and order
-
-
-@dataclass(frozen=True)
-class _Decoded:
-    row: int
-    name: str
-    digest: bytes
-
-
-def load(
-    source: Path,
-    preprocess: Preprocess,
-    *,
-    strict: bool = False,
-    jobs: int | None = None,
-    max_images: int | None = None,
-    limits: Limits = DEFAULT_LIMITS,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Images:
-    """Decode the images of a folder or archive, each once.
-
-    Args:
-        strict: Raise ImagesError if any image is broken.
-        jobs: Decoding threads. Default: the usable cores.
-        max_images: Read this many files at most, spread evenly over all.
-        limits: Memory and time for decoding.
-        on_progress: Called with (files done, all files) after each file, in the calling thread.
-    """
-    with open_source(source) as opened:
-        entries = opened.entries
-        if max_images is not None and len(entries) > max_images:
-            entries = tuple(entries[index * len(entries) // max_images] for index in range(max_images))
-        pixels = _allocate(len(entries), preprocess)
-        results = _decode_all(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
-    broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda image: image.name)
-    decoded = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda image: (image.digest, image.name))
-    if strict and broken:
-        raise _broken_images(source, len(results), broken)
-    if len(decoded) < 2:
-        raise _too_few(source, opened, len(decoded), broken)
-    _reorder(pixels.numpy(), [image.row for image in decoded])
-    digest = hashlib.sha256(b"".join(image.digest for image in decoded)).hexdigest()
-    names, files = tuple(image.name for image in decoded), frozenset(image.digest for image in decoded)
-    return Images(pixels[: len(decoded)], names, tuple(broken), files, digest)
-
-
-def _allocate(count: int, preprocess: Preprocess) -> Tensor:
-    shape = (count, preprocess.channels, *preprocess.stored_size)
-    try:
-        return torch.empty(shape, dtype=torch.uint8)
-    except (RuntimeError, MemoryError) as error:
-        size = f"{preprocess.stored_size[0]}x{preprocess.stored_size[1]}"
-        needed = f"{count} images of {size} need {math.prod(shape) / 1e9:,.1f} GB of memory"
-        raise MachineError(
-            f"{needed}, which this machine cannot provide.", "Give fewer images or a smaller size."
-        ) from error
-
-
-def _decode_all(
-    entries: Sequence[Entry],
-    rows: NDArray[np.uint8],
-    preprocess: Preprocess,
-    jobs: int | None,
-    limits: Limits,
-    on_progress: Callable[[int, int], None] | None,
-) -> list[_Decoded | Broken]:
-    """Decode entry i into rows[i], and return one result per entry, in order."""
-    results: list[_Decoded | Broken] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
-        for result in process_files(entries, partial(_decode_file, preprocess), jobs, limits):
-            results.append(_store(rows, result))
-            if on_progress:
-                on_progress(len(results), len(entries))
-    return results
-
-
-def _decode_file(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
-    pixels = decode(file.data, preprocess, file.allowance)
-    return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest()), pixels
-
-
-def _store(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:
-    """Write the pixels into their row. Called by one thread, so that an abandoned worker never writes."""
-    if isinstance(result, Broken):
-        return result
-    decoded, rows[result[0].row] = result
-    return decoded
-
-
-def _reorder(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
-    """Move rows[order[i]] to rows[i], in place: a second copy of all images might not fit in memory."""
-    order = [*order, *sorted(set(range(len(rows))) - set(order))]
-    placed = [False] * len(order)
-    for first in range(len(order)):
-        if placed[first]:
-            continue
-        saved, current = rows[first].copy(), first
-        while order[current] != first:
-            rows[current], placed[current] = rows[order[current]], True
-            current = order[current]
-        rows[current], placed[current] = saved, True
-
-
-def _broken_images(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
-    message = f"{len(broken)} of {count} images under `{source}` cannot be read:\n{_lines(broken)}"
-    return ImagesError(message, "Fix or remove them, or run without --strict to skip them.")
-
-
-def _too_few(source: Path, opened: ImageSource, count: int, broken: Sequence[Broken]) -> ImagesError:
-    """Count the files by suffix, so that a wrong folder is obvious."""
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in opened.suffixes.most_common(8))
-    checked = f"{opened.suffixes.total()} files were checked" + (f" ({kinds})" if kinds else "")
-    more = f"\n  and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""
-    listed = f"\n{_lines(broken[:_LISTED])}{more}" if broken else ""
-    readable = {0: "no readable image", 1: "only one readable image"}[count]
-    formats = ", ".join(suffix[1:] for suffix in SUFFIXES)
-    return ImagesError(
-        f"`{source}` holds {readable}; at least two are needed. {checked}.{listed}",
-        f"Give {EXPECTED}. Supported formats: {formats}.",
-    )
-
-
-def _lines(broken: Sequence[Broken]) -> str:
-    return "\n".join(f"  {image.name}: {image.reason}" for image in broken)
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -48,6 +48,7 @@ class Predictions:
         self._num_classes = 0
 
     def add(self, logits: Tensor) -> None:
+        """Add a batch of logits [images, classes]."""
         self._num_classes = logits.shape[1]
         finite = logits.isfinite().all(1)
         self._broken += int((~finite).sum())
@@ -56,6 +57,7 @@ class Predictions:
         self._confidence.append(best.values)
 
     def coverage(self, teacher: str, names: Sequence[str] | None, trained: bool) -> Coverage:
+        """Summarise all predictions."""
         classes = torch.cat(self._classes).long()
         confidence = torch.cat(self._confidence)
         counts = torch.bincount(classes, minlength=self._num_classes)

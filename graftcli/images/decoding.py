@@ -13,10 +13,10 @@ from typing import Generic, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from graftcli.environment.machine import usable_cores
+from graftcli.images.file_formats import FORMATS, UNSUPPORTED
 from graftcli.images.limits import DEFAULT_LIMITS, Allowance, Limits
-from graftcli.images.pixels import FORMATS
 from graftcli.images.refusal import Refused
-from graftcli.images.sources import UNSUPPORTED, Entry, printable
+from graftcli.images.sources.source import Entry, printable
 from graftcli.images.workers import Workers, WorkerTask
 
 T = TypeVar("T")
@@ -30,12 +30,16 @@ _NO_MEMORY = "reading it ran out of memory, even with no other image in memory"
 
 @dataclass(frozen=True)
 class Broken:
+    """An image that cannot be read, and why."""
+
     name: str
     reason: str
 
 
 @dataclass(frozen=True)
 class File:
+    """The bytes of an image file, and what decoding it may take."""
+
     row: int  # index among the entries
     name: str
     data: bytes

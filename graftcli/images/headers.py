@@ -5,6 +5,7 @@ import re
 
 from PIL import Image, ImageFile
 
+from graftcli.images.file_formats import FORMATS
 from graftcli.images.limits import Allowance
 from graftcli.images.refusal import Refused
 
@@ -16,9 +17,6 @@ _STANDALONE = (0x01, 0xD8)  # markers without a length
 _ROTATED = range(2, 9)  # EXIF orientations of images that are not stored upright
 _ORIENTATION, _BITS, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_LENGTH = 0x0112, 258, 259, 278, 322, 323  # of TIFF
 
-# Bytes per pixel that a decoder holds besides the image: libwebp has two canvases, a frame and buffers.
-_WORKING = {"WEBP": 14, "GIF": 3, "BMP": 3}
-
 
 class TimedStream(io.BytesIO):
     """A stream of a file's bytes; reading raises Refused once the image has exceeded its time limit."""
@@ -28,6 +26,7 @@ class TimedStream(io.BytesIO):
         self._allowance = allowance
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `size` bytes."""
         self._allowance.check()
         return super().read(size)
 
@@ -65,7 +64,8 @@ def working_bytes(image: ImageFile.ImageFile, size: tuple[int, int], data: bytes
         return _coefficients(image, size) if scans > 1 else 0
     if image.format == "TIFF":
         return len(data) + _strip(image)
-    return pixels * _WORKING.get(image.format or "", 0)
+    file_format = FORMATS.get(image.format or "")
+    return pixels * file_format.working if file_format else 0
 
 
 def may_be_rotated(image: ImageFile.ImageFile, data: bytes) -> bool:

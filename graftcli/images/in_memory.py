@@ -49,7 +49,7 @@ def _items(images: Iterable[Any]) -> Iterable[Any]:
     return images
 
 
-def _pixels(item: Any, index: int) -> NDArray[np.uint8]:
+def _pixels(item: object, index: int) -> NDArray[np.uint8]:
     """An item as uint8 [height, width] or [height, width, 3]; of a tuple or mapping, its image."""
     if isinstance(item, Mapping):
         item = next((item[key] for key in _KEYS if key in item), item)

@@ -143,6 +143,7 @@ class BoundedReader:
         self.seek, self.tell, self.close, self.seekable = file.seek, file.tell, file.close, file.seekable
 
     def read(self, size: int = -1) -> bytes:
+        """Read at most `size` bytes, or all; raises Implausible for more than `left`."""
         if self.left is None:
             return self._file.read(size)
         if size < 0:  # to the end of the file

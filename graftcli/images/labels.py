@@ -28,6 +28,8 @@ JSON_FORMS = '["cat", "dog"], {"0": "cat"}, {"0": ["n02121808", "cat"]} or {"cat
 
 @dataclass(frozen=True)
 class Labels:
+    """The class of each image."""
+
     indices: Tensor  # int64, one for each name
     classes: tuple[str, ...]  # the class folders, in the order of their indices
     rule: str  # the rule that mapped folder names to indices, for messages

@@ -86,6 +86,7 @@ class Allowance:
 
     @property
     def available(self) -> int:
+        """Bytes that this image can have."""
         return self._limits.memory.available
 
     def start(self) -> None:
@@ -99,6 +100,7 @@ class Allowance:
 
     @property
     def too_slow(self) -> str:
+        """Why an image is refused that takes too long."""
         return f"decoding it takes more than {self._limits.seconds:g} s"
 
     @contextmanager

@@ -4,7 +4,6 @@ normalise(decode(data, preprocess), preprocess) equals timm's and torchvision's 
 center_crop(decode(data, whole), preprocess) == decode(data, preprocess), bit for bit
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 from torch import Tensor
 
-from graftcli.errors import UsageError
+from graftcli.images.file_formats import FORMATS
 from graftcli.images.flat import WORKING, flat, flat_mode
 from graftcli.images.headers import (
     TimedStream,
@@ -27,52 +26,23 @@ from graftcli.images.headers import (
     working_bytes,
 )
 from graftcli.images.limits import Allowance
+from graftcli.images.preprocess import KERNELS, Preprocess, crop_start, resized_size, stored_box
 from graftcli.images.refusal import Refused
 
-# A fixed list: newer Pillow versions have more, and a recipe must mean the same on every machine.
-KERNELS = {
-    name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
-}
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+__all__ = [
+    "DecodedImage",
+    "Preprocess",
+    "StoredImage",
+    "center_crop",
+    "decode",
+    "normalise",
+    "open_image",
+    "resize_and_crop",
+]
+
 MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
 _MAX_SCANNED_PIXELS = 2**33  # of all scans of a JPEG: 48 scans of the largest image
 _FINGERPRINT_SIDE = 128  # pixels per side that a fingerprint needs
-
-
-@dataclass(frozen=True)
-class Preprocess:
-    """How an image becomes the network's input: resize the short side to size / crop_pct, centre crop, normalise.
-
-    With `squash`, both sides are resized, ignoring the aspect ratio. With `whole`, `decode` keeps more than the crop:
-    `stored_size` pixels around the centre of the resized image, from which views are cropped; `center_crop` gives the
-    final crop.
-    """
-
-    size: tuple[int, int]  # height, width
-    channels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_pct: float
-    interpolation: str
-    whole: bool = False
-    squash: bool = False
-
-    def __post_init__(self) -> None:
-        if faults := list(_faults(self)):
-            raise UsageError("\n".join(faults), "Correct these preprocessing settings.")
-
-    @property
-    def resized(self) -> tuple[int, int]:
-        """The height and width that a resized image just covers: it meets one and may exceed the other."""
-        height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
-        return height, width
-
-    @property
-    def stored_size(self) -> tuple[int, int]:
-        """The height and width of the pixels that `decode` returns."""
-        if not self.whole:
-            return self.size
-        return max(self.size[0], self.resized[0]), max(self.size[1], self.resized[1])
 
 
 @dataclass(frozen=True)
@@ -110,7 +80,7 @@ def open_image(
     allowance = allowance or Allowance()
     allowance.check()
     scans = count_scans(data)
-    with Image.open(TimedStream(data, allowance), formats=FORMATS) as image:
+    with Image.open(TimedStream(data, allowance), formats=tuple(FORMATS)) as image:
         _check_pixels(image.size, "it has")
         if scans * image.width * image.height > _MAX_SCANNED_PIXELS:
             size = f"{image.width}x{image.height}"
@@ -130,9 +100,9 @@ def open_image(
 def resize_and_crop(image: DecodedImage, preprocess: Preprocess) -> NDArray[np.uint8]:
     """Resize and crop a decoded image to uint8 [channels, *preprocess.stored_size]."""
     width, height = image.stored.width, image.stored.height
-    size = _resized(width, height, preprocess)
+    size = resized_size(width, height, preprocess)
     _check_pixels(size, f"it has {width}x{height} pixels and would be resized to")
-    small = image.flat.resize(size, KERNELS[preprocess.interpolation]).crop(_box(*size, preprocess))
+    small = image.flat.resize(size, KERNELS[preprocess.interpolation]).crop(stored_box(*size, preprocess))
     mode = "L" if preprocess.channels == 1 else "RGB"
     if small.mode != mode:  # grey is resized before it is expanded: the same values, a third of the memory
         small = small.convert(mode)
@@ -167,7 +137,7 @@ def _resize_pixels(size: tuple[int, int], preprocess: Preprocess) -> int:
     """Pixels of the resized image and of the intermediate one, for the larger of both orientations."""
 
     def pixels(width: int, height: int) -> int:
-        wide, tall = _resized(width, height, preprocess)
+        wide, tall = resized_size(width, height, preprocess)
         return min(MAX_PIXELS, wide * tall) + max(wide * height, width * tall)
 
     return max(pixels(*size), pixels(*size[::-1]))
@@ -177,7 +147,7 @@ def _min_size(image: ImageFile.ImageFile, preprocess: Preprocess | None) -> tupl
     """The smallest width and height at which the stored image is still large enough."""
     sideways = is_sideways(image)
     width, height = image.size[::-1] if sideways else image.size
-    wide, tall = _resized(width, height, preprocess) if preprocess else (1, 1)
+    wide, tall = resized_size(width, height, preprocess) if preprocess else (1, 1)
     wide, tall = max(wide, _FINGERPRINT_SIDE), max(tall, _FINGERPRINT_SIDE)
     return (tall, wide) if sideways else (wide, tall)
 
@@ -201,7 +171,7 @@ def _decode(opened: _Opened) -> DecodedImage:
 def center_crop(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """The final crop of decoded pixels, as a view; all of them if they are that crop already."""
     (height, width), (tall, wide) = preprocess.size, pixels.shape[-2:]
-    top, left = _crop_start(tall, height), _crop_start(wide, width)
+    top, left = crop_start(tall, height), crop_start(wide, width)
     return pixels[..., top : top + height, left : left + width]
 
 
@@ -212,51 +182,6 @@ def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
         for values in (preprocess.mean, preprocess.std)
     )
     return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
-
-
-def _faults(preprocess: Preprocess) -> Iterator[str]:
-    if min(preprocess.size) < 1:
-        yield f"the image size is {preprocess.size[0]}x{preprocess.size[1]}: each side must be at least 1."
-    if preprocess.channels not in (1, 3):
-        yield f"the network takes {preprocess.channels} channels, but images have 1 (grey) or 3 (colour)."
-    elif not len(preprocess.mean) == len(preprocess.std) == preprocess.channels:
-        means, stds = len(preprocess.mean), len(preprocess.std)
-        yield f"there are {means} means and {stds} stds for {preprocess.channels} channels: give one per channel."
-    if not all(0 < std < math.inf for std in preprocess.std):
-        yield f"the stds are {preprocess.std}: each must be above 0."
-    if not all(map(math.isfinite, preprocess.mean)):
-        yield f"the means are {preprocess.mean}: each must be a number."
-    if not 0 < preprocess.crop_pct < math.inf:
-        yield f"crop_pct is {preprocess.crop_pct}: it must be above 0."
-    if preprocess.interpolation not in KERNELS:
-        yield f"interpolation `{preprocess.interpolation}` is unknown: known are {', '.join(KERNELS)}."
-
-
-def _crop_start(length: int, crop: int) -> int:
-    """Where torchvision's centre crop starts; negative if it pads with black."""
-    return round((length - crop) / 2) if length >= crop else -((crop - length) // 2)
-
-
-def _resized(width: int, height: int, preprocess: Preprocess) -> tuple[int, int]:
-    """Width and height of the resized image, rounded as torchvision does for square sizes and timm for others."""
-    tall, wide = preprocess.resized
-    if preprocess.squash:
-        return wide, tall
-    if tall == wide:
-        return (wide, int(wide * height / width)) if width <= height else (int(tall * width / height), tall)
-    ratio = min(height / tall, width / wide)
-    return round(width / ratio), round(height / ratio)
-
-
-def _box(width: int, height: int, preprocess: Preprocess) -> tuple[int, int, int, int]:
-    """Left, top, right and bottom of the stored part of a resized image.
-
-    Not simply its centre crop: that crop and `center_crop` both round, which is off by one pixel for some sizes.
-    """
-    (tall, wide), (final_tall, final_wide) = preprocess.stored_size, preprocess.size
-    left = _crop_start(width, final_wide) - _crop_start(wide, final_wide)
-    top = _crop_start(height, final_tall) - _crop_start(tall, final_tall)
-    return left, top, left + wide, top + tall
 
 
 def _check_pixels(size: tuple[int, int], prefix: str) -> None:

@@ -2,30 +2,23 @@
 
 from typing import Protocol
 
+from graftcli.images.file_formats import MAGIC
+
 LARGEST_FILE = 256 * 2**20
 _LARGE, _HEAD = 2**20, 32
-# JPEG, PNG, WEBP, BMP, GIF, and TIFF and BigTIFF in both byte orders
-_MAGIC = (
-    b"\xff\xd8\xff",
-    b"\x89PNG",
-    b"RIFF",
-    b"BM",
-    b"GIF8",
-    b"II*\0",
-    b"MM\0*",
-    b"II+\0",
-    b"MM\0+",
-    b"II\0*",
-    b"MM*\0",
-)
 
 
 class Stream(Protocol):
     """A file or an archive member."""
 
-    def read(self, size: int, /) -> bytes: ...
-    def seek(self, offset: int, /) -> object: ...
-    def tell(self) -> int: ...
+    def read(self, size: int, /) -> bytes:
+        """Read at most `size` bytes."""
+
+    def seek(self, offset: int, /) -> object:
+        """Move to an offset from the start."""
+
+    def tell(self) -> int:
+        """The current offset."""
 
 
 class Refused(Exception):
@@ -43,7 +36,7 @@ def read_image(file: Stream, size: int) -> bytes:
     if size > _LARGE:
         start = file.tell()
         head = file.read(_HEAD)
-        if not head.startswith(_MAGIC):
+        if not head.startswith(MAGIC):
             return head
         file.seek(start)
     return file.read(size)

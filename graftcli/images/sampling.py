@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from graftcli.errors import ImagesError, few
 from graftcli.images.decoding import File, process_files
-from graftcli.images.pixels import Preprocess, decode
+from graftcli.images.pixels import decode
+from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import Entry, open_source
 
 # any preprocessing: images are decoded only to check that they can be
@@ -22,6 +23,8 @@ _LISTED = 5  # class folders or images in a message
 
 @dataclass(frozen=True)
 class DrawnImage:
+    """The file of an image that was drawn."""
+
     name: str  # a hash of its bytes, which does not reveal its class
     data: bytes
 

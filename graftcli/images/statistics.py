@@ -21,8 +21,9 @@ from graftcli.errors import ImagesError
 from graftcli.images import duplicates
 from graftcli.images.decoding import Broken, File, process_files
 from graftcli.images.duplicates import Fingerprint, Groups, compute_fingerprint
-from graftcli.images.pixels import Preprocess, StoredImage, open_image, resize_and_crop
-from graftcli.images.sources import EXPECTED, SUFFIXES, open_source
+from graftcli.images.pixels import StoredImage, open_image, resize_and_crop
+from graftcli.images.preprocess import Preprocess
+from graftcli.images.sources import SUPPORTED, open_source
 
 Size = tuple[int, int]  # width, height
 _COMMON = 5  # sizes listed with their counts
@@ -30,6 +31,8 @@ _COMMON = 5  # sizes listed with their counts
 
 @dataclass(frozen=True)
 class Sizes:
+    """The sizes of the images."""
+
     smallest: Size  # by area, as median and largest
     median: Size
     largest: Size
@@ -224,7 +227,4 @@ def _no_images(source: Path, broken: list[Broken], suffixes: Counter[str]) -> Im
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(8))
     listed = "".join(f"\n  {image.name}: {image.reason}" for image in broken[:5])
     message = f"`{source}` holds no readable image. {suffixes.total()} files were checked"
-    formats = ", ".join(suffix[1:] for suffix in SUFFIXES)
-    return ImagesError(
-        f"{message}{f' ({kinds})' if kinds else ''}.{listed}", f"Give {EXPECTED}. Supported formats: {formats}."
-    )
+    return ImagesError(f"{message}{f' ({kinds})' if kinds else ''}.{listed}", SUPPORTED)

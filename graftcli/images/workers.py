@@ -58,6 +58,7 @@ class Workers(Generic[T]):
             self._add()
 
     def submit(self, call: Callable[[], T]) -> WorkerTask[T]:
+        """Queue a call."""
         task = WorkerTask(call)
         self._tasks.put(task)
         return task

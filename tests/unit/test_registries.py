@@ -1,26 +1,40 @@
 """Each registry through every consumer: an entry is handled everywhere, or a test names where it is not."""
 
 import re
+import tarfile
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
+from PIL import Image
 
 import graftcli
+from graftcli.cli import distill as distill_options
+from graftcli.cli import images as image_options
 from graftcli.cli import options
-from graftcli.errors import UsageError
-from graftcli.images.pixels import Preprocess
+from graftcli.comparison.fingerprint import file_stats
+from graftcli.errors import CheckpointError, ImagesError, UsageError
+from graftcli.formatting import one_of
+from graftcli.images import Preprocess, load
+from graftcli.images import sources as image_sources
+from graftcli.images.file_formats import FORMATS, SUFFIXES
+from graftcli.images.sampling import draw_images
+from graftcli.images.statistics import collect_statistics
 from graftcli.models.cuts import plan as plans
 from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.loading.build import build
+from graftcli.models.loading.checkpoint import AVERAGED, PLAIN, WRAPPERS, find_state
 from graftcli.models.network import Network
 from graftcli.store.model_card import CardFacts, write_weights
 from graftcli.students.kinds import KINDS
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import EXAMPLES, parse_spec
 from graftcli.students.student_kind import StudentKind
-from tests.nets import same_weights
+from tests.image_files import folder_of, noise, photos, saved
+from tests.nets import randomise, resnet, same_weights
 
 NETS = Path(__file__).resolve().parents[1] / "nets.py"
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -72,3 +86,101 @@ def test_every_kind_of_student_is_made_planned_saved_and_loaded(spec: str, teach
     loaded = graftcli.load(tmp_path / "student.safetensors", trust_code=True)
     assert is_derived_from_teacher(spec) and is_derived_from_teacher(str(tmp_path / "student.safetensors"))
     assert same_weights(loaded, student.module) and torch.equal(loaded(images), student.module(images))
+
+
+# -- image sources and file formats -------------------------------------------------------------------------------
+
+PREPROCESS = Preprocess((32, 32), 3, (0.5,) * 3, (0.5,) * 3, 1.0, "bilinear")
+
+
+def zipped(path: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.iterdir():
+            archive.write(file, file.name)
+    return path
+
+
+def tarred(path: Path, folder: Path) -> Path:
+    with tarfile.open(path, "w") as archive:
+        archive.add(folder, arcname=".")
+    return path
+
+
+MAKE_SOURCE: dict[str, Callable[[Path, Path], Path]] = {
+    "folder": lambda path, folder: folder.rename(path),
+    ".zip": zipped,
+    ".tar": tarred,
+}
+
+
+@pytest.mark.parametrize("name", image_sources.NAMES)
+def test_every_image_source_is_listed_decoded_measured_and_drawn_from(name: str, tmp_path: Path) -> None:
+    """The same files give the same images, whatever holds them."""
+    expected = photos(tmp_path / "photos", ["a.png", "b.png", "c.png"])
+    images, drawn = load(expected, PREPROCESS), draw_images(expected, 2, 0)
+    source = MAKE_SOURCE[name](tmp_path / "source", photos(tmp_path / "same", ["a.png", "b.png", "c.png"]))
+    with image_sources.open_source(source) as opened:
+        assert sorted(entry.name for entry in opened.entries) == ["a.png", "b.png", "c.png"]
+    assert load(source, PREPROCESS).digest == images.digest and draw_images(source, 2, 0) == drawn
+    assert collect_statistics(source, PREPROCESS).formats == {"PNG": 3}
+    file_stats.cache_clear()
+    assert file_stats(str(source))
+
+
+def test_every_image_source_is_documented(tmp_path: Path) -> None:
+    helps = (help_of(distill_options.Images), help_of(image_options.Folder))
+    docstrings = (graftcli.distill.__doc__, graftcli.evaluate.__doc__, graftcli.inspect_images.__doc__)
+    readme = re.sub(r"`(\.\w+)`", r"\1", README.read_text(encoding="utf-8"))
+    (tmp_path / "other").write_bytes(b"x")
+    with pytest.raises(ImagesError) as refused, image_sources.open_source(tmp_path / "other"):
+        pass
+    listed = one_of(image_sources.NAMES)
+    assert all(listed in (text or "").lower() for text in (*helps, *docstrings, readme))
+    assert all(name in refused.value.message and name in refused.value.fix for name in image_sources.NAMES)
+    assert set(MAKE_SOURCE) == set(image_sources.NAMES)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_every_image_suffix_is_found_decoded_and_named(suffix: str, tmp_path: Path) -> None:
+    (name,) = (name for name, file_format in FORMATS.items() if suffix in file_format.suffixes)
+    large = saved(Image.new("RGB", (40, 40), "red"), name) + bytes(2**20)  # read whole only if its magic is known
+    files = {f"{i}{suffix}": saved(noise(40, 40, i), name) for i in range(2)} | {f"2{suffix.upper()}": large}
+    folder_of(tmp_path / "images", files)
+    with image_sources.open_source(tmp_path / "images") as opened:
+        assert {entry.name: entry.read() for entry in opened.entries} == files
+    assert all(data.startswith(FORMATS[name].magic) for data in files.values())
+    assert len(load(tmp_path / "images", PREPROCESS, strict=True).names) == 3
+    assert collect_statistics(tmp_path / "images", PREPROCESS).formats == {name: 3}
+    assert suffix[1:] in image_sources.SUPPORTED
+    with (
+        pytest.raises(ImagesError, match="is a single image"),
+        image_sources.open_source(tmp_path / "images" / f"0{suffix}"),
+    ):
+        pass
+    folder_of(tmp_path / "broken", {f"{i}{suffix}": b"broken" for i in range(2)})
+    with pytest.raises(ImagesError, match=f"not one of .*{name}"):
+        load(tmp_path / "broken", PREPROCESS)
+
+
+# -- checkpoints --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", WRAPPERS)
+def test_every_key_that_wraps_weights_is_unwrapped_loaded_and_named(key: str, tmp_path: Path) -> None:
+    network, averaged = randomise(resnet(8)), key in AVERAGED
+    assert (key in PLAIN) != averaged
+    state = network.state_dict()
+    for name, saved_object in {
+        "wrapped": {key: state, "epoch": 3, "optimizer": {"lr": 0.1}},
+        "nested": {key: {"state_dict": state, "epoch": 3}},
+        "prefixed": {key: {f"module.{name}": tensor for name, tensor in state.items()}},
+    }.items():
+        torch.save(saved_object, tmp_path / f"{name}.pth")
+        for ema in (None, averaged):
+            loaded = build(f"{NETS}:resnet(depth=8)", checkpoint=tmp_path / f"{name}.pth", ema=ema)
+            assert same_weights(loaded.module, network)
+            assert loaded.weights.endswith(f" of `{key}`") == averaged
+        with pytest.raises(CheckpointError, match="only averaged weights" if averaged else "no averaged weights"):
+            build(f"{NETS}:resnet(depth=8)", checkpoint=tmp_path / f"{name}.pth", ema=not averaged)
+    with pytest.raises(CheckpointError, match=rf"two sets of weights: .*`{key}`"):
+        find_state({key: state, (PLAIN if averaged else AVERAGED)[0]: state})

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from graftcli.errors import ImagesError
-from graftcli.images import sources
+from graftcli.images.file_formats import SUFFIXES
 from graftcli.images.refusal import LARGEST_FILE, Refused
 from graftcli.images.sources import open_source
 from graftcli.images.special import special_devices
@@ -60,7 +60,7 @@ def test_a_folder_is_searched_to_its_depth_whatever_the_case(tmp_path: Path) -> 
         assert source.suffixes == {".jpg": 1, ".png": 1, ".tiff": 1, ".txt": 1, "without a suffix": 1}
 
 
-@pytest.mark.parametrize("suffix", sources.SUFFIXES)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_every_suffix_is_read(tmp_path: Path, suffix: str) -> None:
     assert contents(folder_of(tmp_path, {f"a{suffix.upper()}": b"1"})) == {f"a{suffix.upper()}": b"1"}
 

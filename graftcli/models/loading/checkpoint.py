@@ -26,8 +26,10 @@ __all__ = [
     "refusal",
 ]
 
+# The keys under which checkpoints wrap plain and averaged (EMA) weights, in the order in which they are looked for.
 PLAIN = ("state_dict", "model", "model_state_dict", "net", "student", "network", "module", "state")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "shadow")
+WRAPPERS = (*PLAIN, *AVERAGED)
 PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.")
 # Ignored in a checkpoint: auxiliary classifiers, profiler counters
 IGNORED_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
@@ -105,7 +107,7 @@ def _nested(entries: Mapping[object, object], names: tuple[str, ...], depth: int
         if (tensors := _tensors(value)) is not None:
             yield TensorState(tensors, name)
         elif isinstance(value, Mapping) and depth > 1:
-            yield from (TensorState(inner.tensors, name) for inner in _nested(value, (*PLAIN, *AVERAGED), depth - 1))
+            yield from (TensorState(inner.tensors, name) for inner in _nested(value, WRAPPERS, depth - 1))
 
 
 def _from_unknown_key(entries: Mapping[object, object]) -> TensorState | None:

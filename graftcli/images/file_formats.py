@@ -1,0 +1,35 @@
+"""The registry of image file formats: which files are read, how they begin, and what decoding them takes."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A file format of images.
+
+    Parameters:
+        suffixes: The suffixes of its files, in lower case.
+        magic: How its files begin.
+        working: Bytes per pixel that its decoder holds besides the image; `headers` computes those of JPEG and TIFF.
+    """
+
+    suffixes: tuple[str, ...]
+    magic: tuple[bytes, ...]
+    working: int = 0
+
+
+# By Pillow's name. A fixed list: newer versions of Pillow have more, and a run must read the same files everywhere.
+FORMATS = {
+    "JPEG": FileFormat((".jpg", ".jpeg", ".jfif"), (b"\xff\xd8\xff",)),
+    "PNG": FileFormat((".png",), (b"\x89PNG",)),
+    "WEBP": FileFormat((".webp",), (b"RIFF",), working=14),  # libwebp has two canvases, a frame and buffers
+    "BMP": FileFormat((".bmp",), (b"BM",), working=3),
+    "TIFF": FileFormat(  # TIFF and BigTIFF in both byte orders
+        (".tif", ".tiff"), (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"II\0*", b"MM*\0")
+    ),
+    "GIF": FileFormat((".gif",), (b"GIF8",), working=3),
+}
+SUFFIXES = tuple(suffix for file_format in FORMATS.values() for suffix in file_format.suffixes)
+MAGIC = tuple(magic for file_format in FORMATS.values() for magic in file_format.magic)
+# Formats that are not supported: their files are reported rather than ignored.
+UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
