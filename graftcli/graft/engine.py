@@ -11,12 +11,13 @@ from torch import nn
 from graftcli.errors import PairError
 from graftcli.events import Listener, MergeChecked
 from graftcli.graft.backend.memory_format import set_channels_last_pieces
-from graftcli.graft.data.caches import TeacherCaches
+from graftcli.graft.data.caches import RunImages, TeacherCaches
 from graftcli.graft.data.held_out import split_images
 from graftcli.graft.data.views import plain
 from graftcli.graft.initialize.frozen_blocks import copy_blocks, frozen_blocks
 from graftcli.graft.initialize.inherit import inherit
-from graftcli.graft.initialize.start import initialize
+from graftcli.graft.initialize.random_blocks import random_blocks
+from graftcli.graft.initialize.start import StartImages, initialize
 from graftcli.graft.layerwise.layer_pairs import check_derived
 from graftcli.graft.schedule import Schedule
 from graftcli.graft.settings import EngineSettings
@@ -36,6 +37,8 @@ _INIT_IMAGES = 64  # training images for selecting channels and solving adapters
 
 @dataclass(frozen=True)
 class Outcome:
+    """What a run gives: the merged network and its scores."""
+
     merged: Merged
     score: Score | None  # against the teacher, on views of held-out images
     held_out: int
@@ -72,9 +75,12 @@ def run(
         piece.to(settings.precision.device)
     init_images = init_images.to(settings.precision.device)
     set_channels_last_pieces(parts, init_images[:2])
-    caches = TeacherCaches(plan, parts, schedule, train, held, preprocess, settings, store.cache, listen)
-    initialize(recipe, plan, all_seams, parts, chosen, init_images, caches.first_views, settings.seed, listen, frozen)
-    runner = TaskRunner(plan, parts, schedule, caches, settings, store, listen)
+    run_images = RunImages(train, held, preprocess)
+    caches = TeacherCaches(plan, parts, schedule, run_images, settings, store.cache, listen)
+    start = StartImages(init_images, caches.first_views)
+    unfrozen = [block for block in range(1, max(chosen) + 1) if block not in frozen]
+    initialize(recipe, plan, all_seams, parts, unfrozen, start, settings.seed, listen)
+    runner = TaskRunner(plan, parts, schedule, caches, settings, store, listen, random_blocks(recipe, plan, frozen))
     for _, tasks in groupby(schedule.tasks, key=lambda task: task.stage.name):
         runner.run_stage(list(tasks))
     score = runner.agreement(chosen)

@@ -21,12 +21,15 @@ class Schedule:
     tasks: tuple[Task, ...]
 
     def steps(self, task: Task) -> int:
+        """The number of steps of a task."""
         return task.steps(self.images)
 
     def batch(self, task: Task) -> int:
+        """The number of views per step of a task."""
         return task.batch(self.images)
 
     def augment(self, task: Task) -> Augment:
+        """The augmentation of a task: its stage's, else the recipe's."""
         return task.stage.augment or self.recipe.views.augment
 
     def sharing_views(self, task: Task, candidates: Sequence[Task]) -> list[Task]:
@@ -60,6 +63,7 @@ class Schedule:
         return count if count >= _FEWEST_SYNTHETIC else 0
 
     def with_tasks(self, changed: Sequence[Task]) -> "Schedule":
+        """The same schedule for other tasks."""
         return replace(self, tasks=tuple(changed))
 
     def _view_count(self, task: Task) -> int:

@@ -26,7 +26,10 @@ __all__ = ["Adapters", "Recipe", "Stage", "Target", "check_units", "nth", "scale
 
 
 class Adapters(RecipeModel):
-    """Which cuts have adapters (`auto`: where the channels differ), and how adapters are initialised."""
+    """Which cuts have adapters, and how adapters are initialised.
+
+    `auto`: where the channels differ, and where a student block ends with a ReLU and the teacher's has negative values.
+    """
 
     where: Literal["auto", "always"] = "auto"
     start: Literal["identity", "least-squares", "random"] = "identity"

@@ -85,16 +85,16 @@ Rate = Annotated[float, Field(ge=1e-12, le=100.0)]
 WeightDecay = Annotated[float, Field(ge=0, le=100.0)]
 Ridge = Annotated[float, Field(ge=1e-18, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Aspect = Annotated[float, Field(ge=0.01, le=100)]
-Area = Annotated[float, Field(ge=0.0001, le=1)]
+_Aspect = Annotated[float, Field(ge=0.01, le=100)]
+_Area = Annotated[float, Field(ge=0.0001, le=1)]
 Fraction = Annotated[float, Field(ge=1e-6, le=1 - 1e-9)]
 Pair = Annotated[tuple[T, T], Strict(False)]
-Span = Annotated[tuple[T, T], Strict(False), AfterValidator(ascending)]
+_Span = Annotated[tuple[T, T], Strict(False), AfterValidator(ascending)]
 
 NAME = "at most 64 lower-case letters, digits and dashes, starting with a letter"
 SHARE = "a number from 0 to 1"
 POSITIVE = "a number above 0, from 1e-6 to 1e6"
-WHOLE = "a whole number from 1 to 1e9"
+_WHOLE = "a whole number from 1 to 1e9"
 SMALL = "a whole number from 1 to 65536"
 FRACTION = "between 0 and 1, from 1e-6 to 0.999999999"
 RATES = "a number above 0, from 1e-12 to 100, or a list of them, one per block"
@@ -118,8 +118,8 @@ class Crop(RecipeModel):
 class ResizedCrop(RecipeModel):
     """Crops a random region of the image and resizes it to the image's size."""
 
-    scale: Span[Area] = Field(description="two ascending numbers from 0.0001 to 1: the fraction of the image's area")
-    ratio: Span[Aspect] = Field(
+    scale: _Span[_Area] = Field(description="two ascending numbers from 0.0001 to 1: the fraction of the image's area")
+    ratio: _Span[_Aspect] = Field(
         default=(3 / 4, 4 / 3), description="two ascending numbers from 0.01 to 100: width / height"
     )
     share: Share = Field(default=1.0, description=f"{SHARE}: the fraction of views that are cropped and resized")
@@ -178,9 +178,9 @@ class Synthetic(RecipeModel):
 class ViewSettings(RecipeModel):
     """The number of views and their augmentation. With `count` or `total`, the teacher's outputs are cached."""
 
-    count: Count | None = Field(default=None, description=f"{WHOLE}: views per image; null: a new view at each step")
+    count: Count | None = Field(default=None, description=f"{_WHOLE}: views per image; null: a new view at each step")
     total: Count | None = Field(
-        default=None, description=f"{WHOLE}: views of all images, ignored if `count` is given; or null"
+        default=None, description=f"{_WHOLE}: views of all images, ignored if `count` is given; or null"
     )
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
     synthetic: Synthetic | None = Field(default=None, description="a map with `images`, `below` and `steps`, or null")

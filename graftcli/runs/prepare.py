@@ -23,6 +23,7 @@ from graftcli.images import load as load_images
 from graftcli.images.pixels import Preprocess
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
+from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.loading.build import build
 from graftcli.models.network import Network
 from graftcli.recipe import Recipe, Stage, check_units
@@ -108,7 +109,7 @@ def _kept_adapters(plan: Plan, recipe: Recipe) -> list[int]:
     return [
         block
         for block, (teacher, student) in enumerate(cuts, 1)
-        if (always or teacher.channels != student.channels) and not student.forwards and not student.backwards
+        if (always or needs_adapter(teacher, student)) and not student.forwards and not student.backwards
     ]
 
 

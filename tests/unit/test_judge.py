@@ -13,6 +13,7 @@ from graftcli.events import Event, Warned
 from graftcli.graft.engine import Outcome, weights_digest
 from graftcli.graft.training import loop as fitting
 from graftcli.graft.training.judge import Judge, Score, Verdict, Watch, keep_best, scoring_steps, scoring_views
+from graftcli.graft.training.tasks import Task
 from graftcli.recipe import Recipe
 from tests.engine import Memory, plan, recipe, trained
 
@@ -79,6 +80,15 @@ def test_a_task_that_loses_ground_at_each_mark_only_falls(scores: list[tuple[flo
     assert watch.is_falling({mark: Score(*score) for mark, score in zip(marks, scores, strict=False)}) == falls
 
 
+def test_a_task_whose_loss_falls_goes_on_although_its_logits_move_away() -> None:
+    """So does a block that is trained from random weights in its first steps."""
+    marks, loss = tuple(range(10, 80, 10)), iter((0.9, 0.8, 0.7, 0.6))
+    watch = Watch(Score(0.12, 2.0, 1.0), marks, lambda: _BEFORE)
+    scores = {mark: Score(0.1, 2 + mark, next(loss)) for mark in marks[:4]}
+    assert not watch.is_falling(scores)
+    assert watch.is_falling({mark: replace(score, loss=1.0) for mark, score in scores.items()})
+
+
 def test_scoring_is_a_small_share_of_a_task() -> None:
     assert scoring_views(task_cost=1e6, view_cost=1.5) == 512 and scoring_views(task_cost=100, view_cost=1.5) == 128
     for work in (1e3, 1e4, 1e5, 1e6):
@@ -126,7 +136,7 @@ def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: 
     """Each block alone scores the same before and after; the joined ones lose what they had."""
     weights: list[str] = []
 
-    def measured(self: Judge, blocks: tuple[int, ...], views: int) -> Score:
+    def measured(self: Judge, blocks: tuple[int, ...], views: int, task: Task | None = None) -> Score:
         if len(blocks) < 3:
             return _BEFORE
         weights.append(weights_digest(nn.ModuleList(self.pieces.student)))
@@ -146,6 +156,16 @@ def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: 
     again = trained(plan(), store, blocks)
     assert again.verdicts["graft"] == outcome.verdicts["graft"]
     assert weights_digest(again.merged.module) == weights_digest(outcome.merged.module)
+
+
+def test_random_weights_are_never_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training is kept whatever the scores of blocks that start from random weights; later tasks are judged."""
+    falling = iter(range(10**6))
+    monkeypatch.setattr(Judge, "measured", lambda *_: Score(1 / (1 + next(falling)), 0.1))
+    outcome = trained(plan(), Memory(tmp_path), recipe().model_copy(update={"init": "random"}))
+    fractions = {name: verdict.fraction for name, verdict in outcome.verdicts.items()}
+    assert [fractions[f"graft-{block}"] for block in (1, 2, 3)] == [1, 1, 1] and "graft" not in fractions
+    assert fractions["finish-1-2-3"] == 0
 
 
 @pytest.mark.parametrize(("count", "judged_on"), [(12, "all"), (60, "all"), (400, "held out")])

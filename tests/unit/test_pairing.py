@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from graftcli.errors import GraftError, PairError, UsageError
 from graftcli.models.cuts.automatic_cuts import cuts, macs_before
 from graftcli.models.cuts.pairing import CutOptions, Pair, pair
+from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.tracing.trace import Traced, trace
-from tests.nets import resnet
+from tests.nets import resnet, resnet18, vgg16
 from tests.odd_networks import Plain
 
 
@@ -44,6 +45,34 @@ def refusal(teacher: Traced, student: Traced, choice: CutOptions | None = None) 
 
 
 # ---- where both shrink ----
+
+
+def test_a_student_that_ends_with_a_relu_is_paired_behind_the_teachers() -> None:
+    """In front of it three quarters of the energy of a VGG's features are negative: no ReLU could give them."""
+    found = pair(traced(vgg16(), 32), traced(resnet18(), 32), CutOptions())
+    assert names(found) == [("features.3", "layer1"), ("features.8", "layer2"), ("features.15", "layer3")]
+    assert all(not needs_adapter(*both) for both in found)
+
+
+def test_a_student_without_negative_values_has_adapters_where_the_teacher_has_some() -> None:
+    linear, relu = traced(Ends(nn.Identity())), traced(Ends(nn.ReLU()))
+    ((teacher_cut, student_cut),) = pair(linear, relu, CutOptions())
+    assert teacher_cut.channels == student_cut.channels and needs_adapter(teacher_cut, student_cut)
+    assert not needs_adapter(student_cut, teacher_cut) and not needs_adapter(teacher_cut, teacher_cut)
+
+
+class Ends(nn.Module):
+    """Two stages, of which the first ends in a given way."""
+
+    def __init__(self, end: nn.Module) -> None:
+        super().__init__()
+        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), end)
+        self.second = nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.GELU(), nn.Conv2d(8, 8, 3, padding=1), nn.GELU())
+        self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.second(self.first(images)))
+        return logits
 
 
 def test_equal_sizes_meet() -> None:

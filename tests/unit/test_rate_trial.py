@@ -38,16 +38,17 @@ def test_a_trial_takes_two_hundredths_of_the_steps(factors: tuple[float, ...], s
 
 
 @pytest.mark.parametrize(
-    ("kls", "chosen"),
+    ("losses", "chosen"),
     [
         ((0.3, 0.2, 0.4), 0.3),
         ((0.2, 0.2, 0.2), 1.0),
         ((math.nan, 0.5, 0.4), 0.1),
         ((math.nan, math.inf, math.nan), 0.1),
+        ((None, 0.5, None), 0.3),
     ],
 )
-def test_the_factor_with_the_nearest_answers_is_chosen_and_the_weights_are_as_before(
-    kls: tuple[float, ...], chosen: float, tmp_path: Path
+def test_the_factor_with_the_lowest_loss_is_chosen_and_the_weights_are_as_before(
+    losses: tuple[float | None, ...], chosen: float, tmp_path: Path
 ) -> None:
     given = context(tmp_path)
     task = tasks(with_factors(1.0, 0.3, 0.1), 3, (1, 2, 3))[0]
@@ -56,9 +57,9 @@ def test_the_factor_with_the_nearest_answers_is_chosen_and_the_weights_are_as_be
     seen: list[str] = []
 
     def scores() -> Iterator[Score]:
-        for kl in kls:
+        for loss in losses:
             seen.append(weights_digest(moving))
-            yield Score(0.5, kl)
+            yield Score(0.5, 0.1, loss)
 
     each = scores()
     assert best_factor(task, given, moving, lambda: next(each)) == chosen
@@ -118,5 +119,5 @@ def test_trials_leave_the_random_state_alone(tmp_path: Path) -> None:
     given = context(tmp_path)
     task = tasks(with_factors(1.0, 0.3), 3, (1, 2, 3))[0]
     state = torch.get_rng_state()
-    best_factor(task, given, nn.ModuleList(trained_modules(task, given.pieces)), lambda: Score(0.5, 0.1))
+    best_factor(task, given, nn.ModuleList(trained_modules(task, given.pieces)), lambda: Score(0.5, 0.1, 0.1))
     assert torch.equal(torch.get_rng_state(), state)

@@ -23,6 +23,7 @@ def training_mode(stage: Stage, trainable: nn.Module) -> Iterator[None]:
 
 
 def batchnorms(module: nn.Module) -> list[AnyBatchNorm]:
+    """The BatchNorms of a module, of any number of dimensions."""
     return [m for m in module.modules() if isinstance(m, AnyBatchNorm)]
 
 

@@ -7,6 +7,8 @@ import torch
 
 @dataclass(frozen=True)
 class Precision:
+    """Where and in which dtype a run computes."""
+
     device: torch.device
     amp: bool = False
     compile: bool = False

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -27,6 +28,15 @@ _MIN_HELD_OUT = 40  # images; with fewer, tasks are judged on unseen views of al
 _LIGHT_AUGMENT = Augment(crop=Crop(), flip=True)
 
 
+@dataclass(frozen=True)
+class RunImages:
+    """The images of a run, as pixels."""
+
+    train: Tensor
+    held_out: Tensor
+    preprocess: Preprocess
+
+
 class TeacherCaches:
     """Fills the teacher cache of a task when it is first needed, and releases features that no task needs."""
 
@@ -35,15 +45,14 @@ class TeacherCaches:
         plan: Plan,
         pieces: Pieces,
         schedule: Schedule,
-        train: Tensor,
-        held_pixels: Tensor,
-        preprocess: Preprocess,
+        images: RunImages,
         settings: EngineSettings,
         files: Cache,
         listen: Listener,
     ) -> None:
-        self.plan, self.pieces, self.schedule, self.train, self.held_pixels = plan, pieces, schedule, train, held_pixels
-        self.preprocess, self.settings, self.files, self.listen = preprocess, settings, files, listen
+        self.plan, self.pieces, self.schedule, self.settings = plan, pieces, schedule, settings
+        self.train, self.held_pixels, self.preprocess = images.train, images.held_out, images.preprocess
+        self.files, self.listen = files, listen
         self._caches: dict[Augment, TeacherCache] = {}
 
     @cached_property

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
 from graftcli.graft.backend.batchnorm import batchnorms
@@ -137,15 +138,18 @@ class _Moments(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: FunctionCtx, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each channel."""
         dims, values = [0, *range(2, inputs.ndim)], inputs.float()
         mean = values.mean(dims, keepdim=True)
         ctx.save_for_backward(inputs, mean)
         return mean.flatten(), (values - mean).square().mean(dims)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        inputs, mean = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, *gradients: Tensor) -> Tensor:
+        """The gradient of the input, from those of mean and variance."""
+        saved: tuple[Tensor, ...] = ctx.saved_tensors
+        inputs, mean = saved
         to_mean, to_variance = (gradient.view_as(mean) * mean.numel() / inputs.numel() for gradient in gradients)
         offset, slope = to_mean - 2 * to_variance * mean, 2 * to_variance
         return torch.addcmul(offset.to(inputs.dtype), slope.to(inputs.dtype), inputs)

@@ -21,6 +21,8 @@ Place = Literal["memory", "disk", "recompute"]
 
 
 class TeacherCache:
+    """The teacher's features of every view, stored where there is room and recomputed elsewhere."""
+
     def __init__(
         self,
         views: Views,

@@ -82,6 +82,7 @@ class Views:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Channels, height and width of a view."""
         return (self.pixels.shape[1], *self.preprocess.size)
 
     def __getitem__(self, index: Tensor) -> Tensor:

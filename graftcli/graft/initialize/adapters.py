@@ -49,6 +49,7 @@ def initialize_adapters(
 
 
 def adapters(module: nn.Module) -> list[Adapter]:
+    """The adapters in a module, such as a seam."""
     return [m for m in module.modules() if isinstance(m, Adapter)]
 
 

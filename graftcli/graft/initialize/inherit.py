@@ -24,7 +24,7 @@ def inherit(teacher: Side, student: Side, images: Tensor) -> tuple[ChannelSelect
     `images` measure the importance of the teacher's channels.
     """
     teacher_module, student_module = teacher.network.module, student.network.module
-    teacher_path = {path: source for source, path in module_pairs(teacher_module, student_module)}
+    teacher_path = _teacher_paths(teacher_module, student_module)
     teacher_channels = channels(teacher.traced)
     importances = importance(teacher_channels, teacher_module, images)
     selections = match_channels(teacher_channels, channels(student.traced), teacher_path, importances)
@@ -34,6 +34,21 @@ def inherit(teacher: Side, student: Side, images: Tensor) -> tuple[ChannelSelect
         if _fits(source, target):
             _copy(source, target, path, by_layer)
     return selections
+
+
+def _teacher_paths(teacher: nn.Module, student: nn.Module) -> dict[str, str]:
+    """Return the path of the teacher's module for each of the student's that has a counterpart."""
+    return {path: source for source, path in module_pairs(teacher, student)}
+
+
+def inherited_weights(teacher: nn.Module, student: nn.Module) -> set[int]:
+    """Return the ids of the student's parameters that `inherit` copies from the teacher."""
+    inherited = set()
+    for path, source_path in _teacher_paths(teacher, student).items():
+        target = student.get_submodule(path)
+        if _fits(teacher.get_submodule(source_path), target):
+            inherited |= {id(parameter) for parameter in target.parameters(recurse=False)}
+    return inherited
 
 
 def _copy(source: nn.Module, target: nn.Module, path: str, selections: dict[str, ChannelSelection]) -> None:

@@ -4,6 +4,7 @@ Each layer is solved behind the solved layers before it, so that the error of on
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -23,33 +24,37 @@ from graftcli.models.derivation import selections_of
 from graftcli.recipe import Recipe
 
 
+@dataclass(frozen=True)
+class StartImages:
+    """The images that a student is initialised from, normalised."""
+
+    images: Tensor  # for the adapters
+    views: Callable[[], Tensor]  # for the layers; made only if any is solved
+
+
 def initialize(
     recipe: Recipe,
     plan: Plan,
     seams: Sequence[Seam],
     pieces: Pieces,
-    chosen: Sequence[int],
-    images: Tensor,
-    views: Callable[[], Tensor],
+    blocks: Sequence[int],
+    start: StartImages,
     seed: int,
     listen: Listener,
-    frozen: Sequence[int] = (),
 ) -> None:
-    """Initialise the adapters from `images` and, where the recipe asks for it, solve layers from `views()`.
+    """Initialise the adapters and, where the recipe asks for it, solve the layers of the `blocks`.
 
-    Layers are solved in the chosen blocks and in all blocks before them, except in `frozen` ones. Each block is solved
-    on the teacher's features, behind the adapters that lead into it.
+    Each block is solved on the teacher's features, behind the adapters that lead into it.
     """
     solves = recipe.init == "least-squares"
     selections = {selection.layer: selection for selection in selections_of(plan.student.network)} if solves else {}
-    unfrozen = [block for block in range(1, max(chosen) + 1) if block not in frozen]
-    numbers = piece_numbers(unfrozen, pieces) if unfrozen else []
+    numbers = piece_numbers(blocks, pieces) if blocks else []
     layers = {k: list(layer_pairs(pieces, k, selections)) for k in numbers}
     if not any(map(_is_reduced, chain.from_iterable(layers.values()))):
-        initialize_adapters(recipe.adapters.start, plan, seams, pieces, images, seed)
+        initialize_adapters(recipe.adapters.start, plan, seams, pieces, start.images, seed)
         return
-    solver = _BlockSolver(pieces, layers, views())
-    initialize_adapters(recipe.adapters.start, plan, seams, pieces, images, seed, solver.solve)
+    solver = _BlockSolver(pieces, layers, start.views())
+    initialize_adapters(recipe.adapters.start, plan, seams, pieces, start.images, seed, solver.solve)
     if unsolved := unfitted_layers(pieces, layers, selections, fits_in_rows):
         solved = sum(map(len, solver.layers.values()))
         text = f"least squares initialises {solved} of {solved + len(unsolved)} layers"
@@ -71,6 +76,7 @@ class _BlockSolver:
 
     @torch.no_grad()
     def solve(self, block: int) -> None:
+        """Solve the layers of a block, or run the teacher's block to reach the next."""
         if block in self.layers:
             layers = {k: self.layers[k] for k in piece_numbers((block,), self.pieces)}
             self.values = run_side_by_side(self.pieces, layers, self.values, solve_whole)

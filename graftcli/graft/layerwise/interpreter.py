@@ -1,7 +1,6 @@
 """Runs part of a network node by node over many views, so that a layer can be changed before later layers run."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,7 +17,7 @@ class Interpreter:
 
     def __init__(self, module: nn.Module, chunks: Sequence[Tensor]) -> None:
         self.module = module
-        self.values: list[Any] = list(chunks)
+        self.values: list[Tensor] = list(chunks)
         self.bytes = 0  # peak size of the features that are alive at once
 
     @torch.no_grad()

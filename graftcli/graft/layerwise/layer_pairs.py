@@ -8,7 +8,7 @@ reads a layer and its BatchNorm as one linear map, and writes another linear map
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx, nn
@@ -53,6 +53,7 @@ class LayerPair:
         return 1 if isinstance(self.last, nn.Conv2d) else -1
 
     def input_of_last(self, value: Tensor) -> Tensor:
+        """Run the modules before `last` on the layer's input."""
         for module in self.preceding:
             value = module(value)
         return value
@@ -74,14 +75,14 @@ class LayerPair:
     def imitation_target(self, value: Tensor) -> Tensor:
         """Run the teacher's layer on the student's features, with the removed channels as zeros."""
         weight, bias = self.teacher.weight[self.outputs][:, self.inputs], self.teacher.bias
-        return apply_layer(self.teacher, weight, None if bias is None else bias[self.outputs], value)
+        return _apply_layer(self.teacher, weight, None if bias is None else bias[self.outputs], value)
 
 
-def apply_layer(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tensor) -> Tensor:
+def _apply_layer(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tensor) -> Tensor:
     """Run a layer with another weight and bias."""
     bare = copy.copy(layer)
-    parameters: dict[str, Any] = {"weight": weight, "bias": bias}
-    bare._parameters = parameters  # assigning attributes would require nn.Parameters
+    # plain tensors: assigning attributes would require nn.Parameters
+    bare._parameters = {"weight": weight, "bias": bias}  # type: ignore[dict-item]
     result: Tensor = bare(value)
     return result
 
@@ -121,7 +122,7 @@ def set_folded(layer: LayerPair, weight: Tensor, bias: Tensor, inputs: Sequence[
     assert norm.running_mean is not None and norm.running_var is not None
     growth = _filter_norms(weight) / _filter_norms(last.weight)
     last.weight.copy_(weight / growth.view(-1, *[1] * (weight.ndim - 1)))
-    mean, variance = _moments(apply_layer(last, last.weight, None, layer.input_of_last(value)) for value in inputs)
+    mean, variance = _moments(_apply_layer(last, last.weight, None, layer.input_of_last(value)) for value in inputs)
     norm.running_mean.copy_(mean)
     norm.running_var.copy_(variance)
     norm.weight.copy_(growth * (to_float64(norm.running_var) + norm.eps).sqrt())

@@ -25,6 +25,7 @@ class LayerInputs:
     teacher: Sequence[Tensor]
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The inputs of both layers, chunk by chunk."""
         return zip(self.student, self.teacher, strict=True)
 
 
@@ -108,6 +109,7 @@ class LayerTrainer(Trainer):
         self.scale = max(float(target.square().mean()), 1e-12)
 
     def compute_loss(self) -> Tensor:
+        """Compute the relative squared error on the views of the current step."""
         index = self.order.at(self.train_state.step)
         total = torch.zeros((), device=self.terms[0][1].device)
         for share, value, target in self.terms:
@@ -117,6 +119,7 @@ class LayerTrainer(Trainer):
         return total / self.scale
 
     def forward(self, step: int) -> object:
+        """Run the student's layer on the views of a step, without gradients."""
         _, value, _ = self.terms[-1]
         with torch.no_grad():
             return self.layer.run(value[self.order.at(step)])

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TypedDict, cast
 
 from torch import Tensor, nn
 
@@ -90,6 +90,15 @@ def run_side_by_side(
     return teacher_values
 
 
+class _LayerwiseState(TypedDict):
+    """Everything that a layer-wise task needs to resume. The keys are those of the state file."""
+
+    weights: dict[str, Tensor]
+    layers: int  # that are done
+    inner: Mapping[str, object] | None  # the state of the layer that is being trained
+    losses: list[float]
+
+
 class _LayerwiseStage:
     """The progress of a layer-wise task. It is the TaskStore of the layer that is being trained."""
 
@@ -98,10 +107,10 @@ class _LayerwiseStage:
         self.trainable = nn.ModuleList(trained_modules(task, context.pieces))
         self.steps_per_layer = _steps_per_layer(task, context.images)
         self.total = layerwise_steps(task, context.images, context.pieces, context.kept)
-        saved = unit.state
-        self.done = 0 if saved is None else int(saved["layers"])
-        self.layer_state: dict[str, Any] | None = None if saved is None else saved["inner"]
-        self.losses: list[float] = [] if saved is None else list(saved["losses"])
+        saved = cast(_LayerwiseState | None, unit.state)  # the store returns what `keep` has made
+        self.done = 0 if saved is None else saved["layers"]
+        self.layer_state = None if saved is None else saved["inner"]
+        self.losses = [] if saved is None else list(saved["losses"])
         if saved is not None:
             self.trainable.load_state_dict(saved["weights"])
         self.current, self.saved_at = 0, time.monotonic()
@@ -120,13 +129,17 @@ class _LayerwiseStage:
     # -- the state of the layer that is being trained -------------------------------------------------------------
 
     @property
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> Mapping[str, object] | None:
         return self.layer_state
 
-    def keep(self, step: int, state: dict[str, Any] | None) -> None:
-        facts = {"layers": self.done, "inner": state, "losses": list(self.losses)}
-        weights = clone_tensors(self.trainable.state_dict())
-        self.unit.keep(self.done * self.steps_per_layer + step, {"weights": weights, **facts})
+    def keep(self, step: int, state: Mapping[str, object] | None) -> None:
+        whole: _LayerwiseState = {
+            "weights": clone_tensors(self.trainable.state_dict()),
+            "layers": self.done,
+            "inner": state,
+            "losses": list(self.losses),
+        }
+        self.unit.keep(self.done * self.steps_per_layer + step, whole)
         self.saved_at = time.monotonic()
 
     # -- fitting --------------------------------------------------------------------------------------------------

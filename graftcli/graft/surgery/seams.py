@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Collection, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from graftcli.errors import UsageError
 from graftcli.models.cuts.plan import Plan
-from graftcli.models.cuts.positions import Layout, Position
+from graftcli.models.cuts.positions import Layout, Position, needs_adapter
 
 
 class Relayout(nn.Module):
@@ -21,6 +21,7 @@ class Relayout(nn.Module):
         self.source, self.target, self.size = source, target, size
 
     def forward(self, features: Tensor) -> Tensor:
+        """The features in the target layout."""
         if self.source == self.target:
             return features
         if self.source == "NCHW":
@@ -32,6 +33,7 @@ class Relayout(nn.Module):
         return features.flatten(1, 2) if self.target == "tokens" else features.contiguous()
 
     def extra_repr(self) -> str:
+        """The layouts, in the representation of the module."""
         return f"{self.source} -> {self.target}, size={self.size}"
 
 
@@ -55,11 +57,13 @@ class Adapter(Relayout):
         return cls(source.channels, target.channels, source.layout, target.layout, source.size)
 
     def forward(self, features: Tensor) -> Tensor:
+        """The features with other channels, in the target layout."""
         if self.source == "NCHW":
             return super().forward(F.conv2d(features, self.weight[:, :, None, None]))
         return super().forward(F.linear(features, self.weight))
 
     def extra_repr(self) -> str:
+        """The channels and layouts, in the representation of the module."""
         return f"{self.weight.shape[1]} -> {self.weight.shape[0]}, {super().extra_repr()}"
 
 
@@ -76,7 +80,7 @@ class Seam(nn.Module):
         self.teacher_cut, self.student_cut = teacher_cut, student_cut
         self.to_student, self.to_teacher = to_student, to_teacher
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "Seam":
+    def __deepcopy__(self, memo: dict[int, object]) -> "Seam":
         """Copy the adapters and share the positions, which refer to whole networks."""
         to_student, to_teacher = copy.deepcopy(self.to_student, memo), copy.deepcopy(self.to_teacher, memo)
         return Seam(self.teacher_cut, self.student_cut, to_student, to_teacher)
@@ -86,7 +90,7 @@ def seams(plan: Plan, where: Literal["auto", "always"] = "auto") -> list[Seam]:
     """Make one seam per cut, with adapters where the channels differ or always; they start as identity matrices."""
     result = []
     for teacher, student in zip(plan.teacher.cuts, plan.student.cuts, strict=True):
-        has_adapters = where == "always" or teacher.channels != student.channels
+        has_adapters = where == "always" or needs_adapter(teacher, student)
         to_student, to_teacher = _join(teacher, student, has_adapters), _join(student, teacher, has_adapters)
         result.append(Seam(teacher, student, to_student, to_teacher))
     return result
@@ -106,6 +110,7 @@ class Scion(nn.Module):
         self.to_student, self.block, self.to_teacher = to_student, block, to_teacher
 
     def forward(self, features: Tensor) -> Tensor:
+        """The features behind the block, in the teacher's space."""
         result: Tensor = self.to_teacher(self.block(self.to_student(features)))
         return result
 

@@ -4,7 +4,7 @@ The views are of held-out images where there are enough of them; else they are u
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftcli.graft.data.teacher_cache import TeacherCache
-from graftcli.graft.training.tasks import Grafted, Pieces, Task
+from graftcli.graft.training.tasks import Grafted, Pieces, Task, loss, teacher_values
 
 _MAX_SCORINGS, _MIN_SCORINGS = 7, 4  # during a task
 _SCORING_SHARE = 0.03  # of a task's cost that scoring may take
@@ -29,6 +29,7 @@ class Score:
 
     agreement: float  # share of views with the same top-1 prediction
     kl: float  # KL(teacher || network), averaged over the views, in nats
+    loss: float | None = None  # of the task that is scored
 
     def is_better(self, other: "Score", margin: float) -> bool:
         """Whether this is nearer to the teacher: by agreement where it differs by more than `margin`, else by KL.
@@ -56,6 +57,7 @@ class Verdict:
 
     @property
     def is_setback(self) -> bool:
+        """Whether training made the student worse."""
         return self.fraction < 1
 
 
@@ -73,18 +75,31 @@ class Judge:
         self.margin = 1 / math.sqrt(len(teacher_cache.views.pixels))  # two standard errors of a share of the images
 
     @torch.no_grad()
-    def measured(self, blocks: Sequence[int], views: int) -> Score:
-        """Score the teacher with these blocks replaced, on a sample of `views` views."""
+    def measured(self, blocks: Sequence[int], views: int, task: Task | None = None) -> Score:
+        """Score the teacher with these blocks replaced, on a sample of `views` views; with a task, also its loss."""
         grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
-        same, kl, views = 0, 0.0, min(views, len(self.teacher_cache.views))
+        targets = teacher_values(task, self.pieces, with_input=False) if task is not None else set()
+        same, kl, total, views = 0, 0.0, 0.0, min(views, len(self.teacher_cache.views))
         with _in_eval_mode(grafted):
             for index in self._sample(views).split(self.teacher_cache.chunk):
-                student = grafted(self.teacher_cache.at(grafted.first - 1, index), {last})[last].float()
-                teacher = self.teacher_cache.at(last, index)
-                same += int((student.argmax(1) == teacher.argmax(1)).sum())
-                soft = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
+                teacher = self._teacher_values(grafted.first - 1, targets, index)
+                student = grafted(teacher[grafted.first - 1], {last, *targets})
+                logits = student[last].float(), teacher[last]
+                same += int((logits[0].argmax(1) == logits[1].argmax(1)).sum())
+                soft = F.log_softmax(logits[0], 1), F.log_softmax(logits[1], 1)
                 kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
-        return Score(same / views, kl / views)
+                if task is not None and targets:
+                    total += len(index) * float(loss(task, self.pieces, student, teacher))
+        return Score(same / views, kl / views, total / views if targets else None)
+
+    def _teacher_values(self, first: int, targets: Collection[int], index: Tensor) -> dict[int, Tensor]:
+        """Return the teacher's value `first`, the values of the targets behind it, and the logits."""
+        last, features = self.pieces.blocks + 1, self.teacher_cache.at(first, index)
+        values = {first: features, last: self.teacher_cache.at(last, index)}
+        for value in range(first + 1, max({*targets} - {last}, default=0) + 1):
+            features = self.pieces.teacher[value - 1](features)
+            values[value] = features
+        return values
 
     def _sample(self, views: int) -> Tensor:
         """The indices of a fixed random sample of views; evenly spaced indices could show few images."""
@@ -179,11 +194,15 @@ class Watch:
     measure: Callable[[], Score]  # with the current weights
 
     def is_falling(self, scores: Mapping[int, Score]) -> bool:
-        """Whether every score so far is worse than the one before, with enough scores to tell."""
+        """Whether every score so far is worse than the one before in every way, with enough scores to tell."""
         ordered = [self.before, *(scores[step] for step in self.steps if step in scores)]
-        return len(ordered) > _MIN_SCORINGS and all(
-            after.agreement <= before.agreement and after.kl > before.kl for before, after in pairwise(ordered)
-        )
+        return len(ordered) > _MIN_SCORINGS and all(_is_fall(before, after) for before, after in pairwise(ordered))
+
+
+def _is_fall(before: Score, after: Score) -> bool:
+    """Whether agreement, KL and loss are all no better. Only the loss reflects the first steps from random weights."""
+    has_loss_fallen = before.loss is not None and after.loss is not None and after.loss < before.loss
+    return after.agreement <= before.agreement and after.kl > before.kl and not has_loss_fallen
 
 
 def scoring_views(task_cost: float, view_cost: float) -> int:

@@ -6,10 +6,10 @@ not matrices are optimised by AdamW. Ablation: recipes/results/ablation.md.
 
 import math
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import ParamsT
 
 _BETAS = (0.9, 0.999)  # of AdamW, for parameters that are not matrices
 _EPS = 1e-8
@@ -22,11 +22,12 @@ _ADAM_RMS = 0.2  # the usual RMS of Adam's update; matching it lets both share o
 class Muon(torch.optim.Optimizer):
     """Muon with decoupled weight decay, as in AdamW. A convolution is a matrix with one row per output channel."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]], momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+    def __init__(self, groups: ParamsT, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(groups, {"momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # closures are not supported
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             gradients = {p: p.grad for p in group["params"] if p.grad is not None}
@@ -58,7 +59,7 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
 
 
-def _nesterov(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tensor:
+def _nesterov(state: dict[str, Tensor], gradient: Tensor, momentum: float) -> Tensor:
     if not state:
         state["average"] = torch.zeros_like(gradient)
     state["average"].lerp_(gradient, 1 - momentum)
@@ -66,7 +67,7 @@ def _nesterov(state: dict[str, Any], gradient: Tensor, momentum: float) -> Tenso
     return result
 
 
-def _adam_update(state: dict[str, Any], gradient: Tensor) -> Tensor:
+def _adam_update(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
     if not state:
         state.update(step=torch.zeros(()), average=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
     state["step"] += 1

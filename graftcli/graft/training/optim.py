@@ -14,6 +14,8 @@ from graftcli.recipe import Stage, nth
 
 @dataclass(frozen=True)
 class LayerRate:
+    """Parameters that share a learning rate."""
+
     parameters: list[nn.Parameter]
     value: float
 

@@ -1,10 +1,10 @@
 """Runs the tasks of a schedule: trains each, scores it, and keeps the change if the score is no worse."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 from torch import Tensor, nn
 
@@ -40,18 +40,33 @@ class StoredTask(TaskStore, Protocol):
     """The stored state of a task, and its result once it is finished."""
 
     @property
-    def finished(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None: ...
-    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None: ...
+    def finished(self) -> tuple[dict[str, Tensor], Mapping[str, Any]] | None:
+        """The tensors and facts of a finished task; None for an unfinished one."""
+
+    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
+        """Store the result of a task."""
 
 
 class RunStore(Protocol):
     """The interface of a run's folder that the engine uses."""
 
     @property
-    def cache(self) -> Cache: ...
+    def cache(self) -> Cache:
+        """The files of the teacher's features and of synthetic images."""
 
-    def unit(self, name: str) -> StoredTask: ...
-    def metric(self, record: dict[str, Any]) -> None: ...
+    def unit(self, name: str) -> StoredTask:
+        """The stored state of the task of this name."""
+
+    def metric(self, record: Mapping[str, object]) -> None:
+        """Append a record to the metrics of the run."""
+
+
+class _TrainFacts(TypedDict):
+    """How training ended, as the metrics record it."""
+
+    loss: float | None
+    lr_factor: float
+    stopped: int | None
 
 
 @dataclass(frozen=True)
@@ -76,7 +91,9 @@ class TaskRunner:
         settings: EngineSettings,
         store: RunStore,
         listen: Listener,
+        random: Collection[int] = (),
     ) -> None:
+        """`random` are the blocks that start from random weights."""
         self.plan, self.pieces, self.schedule, self.caches = plan, pieces, schedule, caches
         self.settings, self.store, self.listen = settings, store, listen
         self.unfinished = list(schedule.tasks)
@@ -84,11 +101,12 @@ class TaskRunner:
         self.judge = Judge(pieces, caches.judging)
         self.held_out = Judge(pieces, caches.held_out) if caches.held_out is not None else None
         self.verdicts: dict[str, Verdict] = {}
+        self.random = set(random)  # blocks that no task has trained yet
 
     def run_stage(self, tasks: Sequence[Task]) -> None:
         """Run the tasks of one stage; blocks that are trained separately are then scored together."""
         joint = join_tasks(tasks)
-        if joint is None:
+        if joint is None or self._is_random(joint):
             for task in tasks:
                 self.run(task)
             return
@@ -100,8 +118,9 @@ class TaskRunner:
         if before is None:
             self._restore(joint, modules)
         else:
-            facts = {"step": sum(map(self.length, tasks)), "loss": None, "lr_factor": 1.0, "stopped": None}
-            verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), facts)
+            facts: _TrainFacts = {"loss": None, "lr_factor": 1.0, "stopped": None}
+            steps = sum(map(self.length, tasks))
+            verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), steps, facts)
             changed = modules.state_dict() if verdict.is_setback else {}
             self.store.unit(joint.name).finish(changed, {"verdict": asdict(verdict)})
 
@@ -110,20 +129,28 @@ class TaskRunner:
         unit, modules = self.store.unit(task.name), self._trained_modules(task)
         if unit.finished is not None:
             self._restore(task, modules)
-            self.unfinished.remove(task)
+            self._set_trained(task)
             return
         began, watch, weights = time.monotonic(), self._watch(task), clone_tensors(modules.state_dict())
         result = self._train(task, unit, modules, self._context(self.caches.cache_for(task, self.unfinished)), watch)
-        facts: dict[str, Any] = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
-        verdict = self._keep_best(task, modules, weights, watch, {"step": result.steps, **facts})
+        facts: _TrainFacts = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
+        verdict = self._keep_best(task, modules, weights, watch, result.steps, facts)
         agreement = self._agreement(task, verdict)
-        facts |= {"agreement": agreement, "steps": result.steps, "verdict": asdict(verdict)}
-        unit.finish(modules.state_dict(), facts)
+        scores = {"agreement": agreement, "steps": result.steps, "verdict": asdict(verdict)}
+        unit.finish(modules.state_dict(), {**facts, **scores})
         seconds = time.monotonic() - began
         finished = (task.stage.name, task.first, task.last, result.steps, result.loss, agreement, seconds)
         self.listen(TaskFinished(*finished))
-        self.unfinished.remove(task)
+        self._set_trained(task)
         self.caches.release(task, self.unfinished)
+
+    def _set_trained(self, task: Task) -> None:
+        self.unfinished.remove(task)
+        self.random -= set(task.blocks)
+
+    def _is_random(self, task: Task) -> bool:
+        """Whether a block of the task still has random weights, so that there is nothing to protect."""
+        return not self.random.isdisjoint(task.blocks)
 
     def length(self, task: Task) -> int:
         """Return the steps of a task; of a layer-wise task, the sum over its layers."""
@@ -160,17 +187,28 @@ class TaskRunner:
             self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
 
     def _keep_best(
-        self, task: Task, modules: nn.Module, start: dict[str, Tensor], watch: Watch, facts: dict[str, Any]
+        self,
+        task: Task,
+        modules: nn.Module,
+        start: dict[str, Tensor],
+        watch: Watch,
+        steps: int,
+        facts: _TrainFacts,
     ) -> Verdict:
         """Keep the weight change if the score is no worse, warn of a setback, and record the scores."""
-        verdict = keep_best(modules, start, watch.before, watch.measure, self.judge.margin, facts["stopped"])
+        if self._is_random(task):
+            after = watch.measure()
+            verdict = Verdict(watch.before, after, after, 1.0)
+        else:
+            verdict = keep_best(modules, start, watch.before, watch.measure, self.judge.margin, facts["stopped"])
         self.verdicts[task.name] = verdict
         if verdict.is_setback:
             views = "held-out images" if self._is_judged_on_held_out else "unseen views of the images"
             self.listen(Warned(setback(task, verdict, views, facts["lr_factor"])))
         agreement = self._agreement(task, verdict)
         scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
-        self.store.metric({"unit": task.name, **facts, "agreement": agreement, **scores, "fraction": verdict.fraction})
+        record = {"unit": task.name, "step": steps, **facts, "agreement": agreement, **scores}
+        self.store.metric({**record, "fraction": verdict.fraction})
         return verdict
 
     def _train(
@@ -191,11 +229,14 @@ class TaskRunner:
         work, measure = self._work(task), self._measure(task, self._work(task))
         is_recalibrated = task.stage.batchnorm == "recalibrate"  # statistics before the end differ
         scoring_cost = scoring_views(work, self._scoring_cost) * self._scoring_cost
-        steps = () if is_recalibrated else scoring_steps(self.length(task), work, scoring_cost)
+        is_unscored = is_recalibrated or self._is_random(task)
+        steps = () if is_unscored else scoring_steps(self.length(task), work, scoring_cost)
         return Watch(measure(), steps, measure)
 
     def _measure(self, task: Task, work: float) -> Callable[[], Score]:
-        return partial(self.judge.measured, (*task.before, *task.blocks), scoring_views(work, self._scoring_cost))
+        scored = task if task.stage.train != "layers" and task in self.schedule.tasks else None
+        views = scoring_views(work, self._scoring_cost)
+        return partial(self.judge.measured, (*task.before, *task.blocks), views, scored)
 
     def _work(self, task: Task) -> float:
         """Return the cost of a task in forward passes of the teacher on one view."""

@@ -1,15 +1,18 @@
 """The state of a task in training: saving, restoring, and weight averaging."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypedDict, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import StateDict
 
 from graftcli.graft.training.judge import Score
+
+T = TypeVar("T", bound=Mapping[str, object])
 
 _START_STEPS = 20  # steps over which the initial loss is averaged
 _DIVERGED = 20.0  # a loss above this multiple of the initial loss has diverged
@@ -24,10 +27,12 @@ class LossTracker:
     at_start: float = math.nan
 
     def after(self, step: int, value: float) -> "LossTracker":
+        """The tracker after a step with this loss."""
         average = value if math.isnan(self.average) else 0.98 * self.average + 0.02 * value
         return LossTracker(average, average if step < _START_STEPS else self.at_start)
 
     def has_diverged(self, step: int, value: float) -> bool:
+        """Whether training has failed at a step with this loss."""
         if not math.isfinite(value):
             return True
         return step > 2 * _START_STEPS and self.average > _DIVERGED * max(self.at_start, NEGLIGIBLE_LOSS)
@@ -77,24 +82,46 @@ class TrainState:
                 parameter.copy_(self.ema[name])
 
 
-def state_of(trainable: nn.Module, optimiser: torch.optim.Optimizer, train_state: TrainState) -> dict[str, Any]:
-    """Copy everything that a task needs to resume. The keys are those of the state file."""
-    tensors = {"weights": trainable.state_dict(), "optimiser": optimiser.state_dict(), "slow": train_state.ema}
-    facts = {
-        "step": train_state.step,
-        "loss": asdict(train_state.loss),
-        "halved": train_state.halved,
-        "factor": train_state.factor,
+class _Course(TypedDict):
+    """The progress of a task, as JSON."""
+
+    step: int
+    loss: dict[str, float]
+    halved: bool
+    factor: float
+    scores: dict[str, dict[str, Any]]  # the fields of each Score, by step
+
+
+class TaskState(TypedDict):
+    """Everything that a task needs to resume. The keys are those of the state file."""
+
+    weights: dict[str, Tensor]
+    optimiser: StateDict
+    slow: dict[str, Tensor]
+    course: _Course
+
+
+def state_of(trainable: nn.Module, optimiser: torch.optim.Optimizer, train_state: TrainState) -> TaskState:
+    """Copy everything that a task needs to resume."""
+    return {
+        "weights": clone_tensors(trainable.state_dict()),
+        "optimiser": clone_tensors(optimiser.state_dict()),
+        "slow": clone_tensors(train_state.ema),
+        "course": {
+            "step": train_state.step,
+            "loss": asdict(train_state.loss),
+            "halved": train_state.halved,
+            "factor": train_state.factor,
+            "scores": {str(step): asdict(score) for step, score in train_state.scores.items()},
+        },
     }
-    facts["scores"] = {str(step): asdict(score) for step, score in train_state.scores.items()}
-    return {**clone_tensors(tensors), "course": facts}
 
 
-def restore(state: dict[str, Any] | None, trainable: nn.Module, optimiser: torch.optim.Optimizer) -> TrainState:
+def restore(state: Mapping[str, object] | None, trainable: nn.Module, optimiser: torch.optim.Optimizer) -> TrainState:
     """Load a state, which is not modified, into the weights and the optimiser, and return the progress."""
     if state is None:
         return TrainState()
-    copy = clone_tensors(state)
+    copy = clone_tensors(cast(TaskState, state))  # the store returns what `state_of` has made
     trainable.load_state_dict(copy["weights"])
     optimiser.load_state_dict(copy["optimiser"])
     devices = {name: parameter.device for name, parameter in trainable.named_parameters()}
@@ -104,10 +131,14 @@ def restore(state: dict[str, Any] | None, trainable: nn.Module, optimiser: torch
     return TrainState(facts["step"], LossTracker(**facts["loss"]), facts["halved"], ema, facts["factor"], scores)
 
 
-def clone_tensors(value: Any) -> Any:
-    """Copy nested dicts and lists with clones of their tensors."""
+def clone_tensors(state: T) -> T:
+    """Copy a state of nested dicts and lists, with clones of its tensors; tuples become lists."""
+    return cast(T, _cloned(state))  # a dict with the same keys
+
+
+def _cloned(value: object) -> object:
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, dict):
-        return {key: clone_tensors(item) for key, item in value.items()}
-    return [clone_tensors(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _cloned(item) for key, item in value.items()}
+    return [_cloned(item) for item in value] if isinstance(value, list | tuple) else value

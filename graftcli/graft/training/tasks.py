@@ -17,6 +17,7 @@ from graftcli.graft.surgery.seams import Adapter, Relayout, Seam, scion
 from graftcli.losses import LOSSES
 from graftcli.models.cuts.automatic_cuts import Position, before_head, positions
 from graftcli.models.cuts.plan import Plan, Side
+from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.tracing.split import split
 from graftcli.recipe import Recipe, Stage, Target, nth
 
@@ -33,10 +34,12 @@ class Task:
 
     @property
     def first(self) -> int:
+        """The first of the blocks that are trained."""
         return self.blocks[0]
 
     @property
     def last(self) -> int:
+        """The last of the blocks that are trained."""
         return self.blocks[-1]
 
     def steps(self, images: int) -> int:
@@ -122,10 +125,12 @@ class Pieces:
 
     @property
     def blocks(self) -> int:
+        """The number of blocks; the head counts in the last."""
         return len(self.teacher) - 1
 
     @property
     def has_maps(self) -> bool:
+        """Whether both networks end with feature maps of equal size, before their heads."""
         return self.last_maps is not None
 
 
@@ -177,7 +182,7 @@ def _spatial_shape(position: Position) -> tuple[tuple[int, int], int]:
 
 def _regressor(teacher: Position, student: Position) -> nn.Module:
     """Return the module that maps the student's last feature map to the teacher's channels and layout."""
-    if student.channels != teacher.channels:
+    if needs_adapter(teacher, student):
         return Adapter(student.channels, teacher.channels, student.layout, teacher.layout, student.size)
     if student.layout == teacher.layout:
         return nn.Identity()

@@ -1,8 +1,9 @@
 """Trainers: the optimiser, the loss and the progress of a task, whatever it trains."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from graftcli.graft.data.sampler import Sampler
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.training.judge import Watch
 from graftcli.graft.training.optim import factor_at, optimiser_of, rate_of, rates_of
-from graftcli.graft.training.state import NEGLIGIBLE_LOSS, restore, state_of
+from graftcli.graft.training.state import NEGLIGIBLE_LOSS, TaskState, restore, state_of
 from graftcli.graft.training.tasks import Grafted, Pieces, Task, loss, teacher_values, trained_modules
 from graftcli.models.channel_selection import ChannelSelection
 
@@ -23,8 +24,11 @@ class TaskStore(Protocol):
     """Keeps the state of one task."""
 
     @property
-    def state(self) -> dict[str, Any] | None: ...
-    def keep(self, step: int, state: dict[str, Any]) -> None: ...
+    def state(self) -> Mapping[str, object] | None:
+        """The last kept state; None if there is none."""
+
+    def keep(self, step: int, state: Mapping[str, object]) -> None:
+        """Keep the state after `step`: nested dicts and lists of tensors and numbers."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +110,20 @@ class Trainer(ABC):
         train_state.step += 1
 
     def is_finite(self) -> bool:
+        """Whether all weights are finite."""
         return all(bool(torch.isfinite(parameter).all()) for parameter in self.trainable.parameters())
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> TaskState:
+        """Copy everything that the task needs to resume."""
         return state_of(self.trainable, self.optimiser, self.train_state)
 
-    def accept(self, state: dict[str, Any]) -> None:
+    def accept(self, state: TaskState) -> None:
         """Take a state as the one to roll back to, unless the loss has doubled since the last."""
         if not self.train_state.loss.average > 2 * max(self.good_loss, NEGLIGIBLE_LOSS):
             self.good_state, self.good_loss = state, self.train_state.loss.average
 
     def keep(self) -> None:
+        """Store the state to roll back to."""
         self.unit.keep(self.good_state["course"]["step"], self.good_state)
 
     def roll_back(self, value: float, listen: Listener) -> None:
@@ -153,6 +160,7 @@ class BlockTrainer(Trainer):
         self._run = torch.compile(self.grafted) if precision.compile else self.grafted
 
     def compute_loss(self) -> Tensor:
+        """Compute the loss of the stage's targets on the views of the current step."""
         index, stage = self.order.at(self.train_state.step), self.task.stage
         if stage.dropout:
             torch.manual_seed(self.order.seed + self.train_state.step)  # a resumed run drops the same activations
@@ -167,6 +175,7 @@ class BlockTrainer(Trainer):
         return stage.mu * correction + (1 - stage.mu) * imitation
 
     def forward(self, step: int) -> object:
+        """Run the trained blocks on the views of a step, without gradients."""
         index = self.order.at(step)
         features = self._teacher_input(index) if self.task.stage.input == "teacher" else self._student_input(index)
         last, blocks = self.task.last, self.context.pieces.blocks

@@ -135,7 +135,7 @@ def positions_beside(shrink: Shrink) -> list[Position]:
     traced = shrink.before[0].traced
     index = traced.nodes.index(shrink.node)
     unit = _unit(traced, shrink.node)
-    after_first = is_max_pool(traced, shrink.node) and not _layers_between(traced, index + 1, shrink.after[0].index)
+    after_first = _is_max_pool(traced, shrink.node) and not _layers_between(traced, index + 1, shrink.after[0].index)
     ranked: list[tuple[tuple[int, ...], Position]] = []
     for other_side, group in ((after_first, shrink.before), (not after_first, shrink.after)):
         for position in group:
@@ -157,7 +157,7 @@ def _rank(position: Position, other_side: bool) -> tuple[int, ...]:
     return not_foldable, not_foldable and inside_module, other_side, position.prefix, inside_module, position.depth
 
 
-def is_max_pool(traced: Traced, node: fx.Node) -> bool:
+def _is_max_pool(traced: Traced, node: fx.Node) -> bool:
     module = traced.module_of(node)
     name = type(module).__name__ if module is not None else getattr(node.target, "__name__", str(node.target))
     return "max_pool" in name.lower() or "maxpool" in name.lower()

@@ -34,18 +34,22 @@ class Side:
 
     @cached_property
     def blocks(self) -> list[fx.GraphModule]:
+        """The network split at its cuts."""
         return split(self.traced, self.cuts)
 
     @property
     def params(self) -> int:
+        """The number of parameters of the network."""
         return count_parameters(self.network.module)
 
     @property
     def macs(self) -> int:
+        """The multiply-accumulates of the network per image."""
         return sum(self.traced.macs.values())
 
 
 def count_parameters(module: nn.Module) -> int:
+    """The number of parameters; one that is shared counts once."""
     return sum(p.numel() for p in module.parameters())
 
 

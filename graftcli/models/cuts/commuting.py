@@ -4,10 +4,10 @@ import operator
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 from torch.nn import functional as F
 
 from graftcli.models.tracing.trace import Traced
@@ -28,7 +28,7 @@ _COMMUTING_MODULES: tuple[type[nn.Module], ...] = (
     nn.Dropout,
     nn.Dropout2d,
 )
-_COMMUTING_FUNCTIONS: tuple[Callable[..., Any], ...] = (F.avg_pool2d, F.adaptive_avg_pool2d)
+_COMMUTING_FUNCTIONS: tuple[Callable[..., object], ...] = (F.avg_pool2d, F.adaptive_avg_pool2d)
 _FLATTEN = (torch.flatten, "flatten")
 _PERMUTE = (torch.permute, "permute")
 _TRANSPOSE = (torch.transpose, "transpose", torch.swapaxes, "swapaxes", torch.swapdims, "swapdims")
@@ -81,22 +81,30 @@ def _axis_after_function(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> A
     return axis if user.target == "contiguous" else None
 
 
-def _argument(node: fx.Node, position: int, name: str, default: Any) -> Any:
+def _argument(node: fx.Node, position: int, name: str, default: Argument) -> Argument:
     return node.kwargs.get(name, node.args[position] if len(node.args) > position else default)
+
+
+def _integers(values: Argument) -> list[int] | None:
+    """The values as integers; None if they are anything else."""
+    if not isinstance(values, tuple | list):
+        return None
+    integers = [value for value in values if isinstance(value, int)]
+    return integers if len(integers) == len(values) else None
 
 
 def _permuted(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
     """permute(x, (0, 2, 3, 1)), x.permute(0, 2, 3, 1)"""
     first = _argument(user, 1, "dims", ())
-    order: Any = user.args[1:] if isinstance(first, int) else first
-    if not isinstance(order, tuple | list) or not all(isinstance(d, int) for d in order):
+    order = _integers(user.args[1:] if isinstance(first, int) else first)
+    if order is None:
         return None
     return Axis([d % len(shape) for d in order].index(axis.dim), axis.repeat)
 
 
 def _transposed(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
-    dims = _argument(user, 1, "dim0", None), _argument(user, 2, "dim1", None)
-    if not all(isinstance(d, int) for d in dims):
+    dims = _integers((_argument(user, 1, "dim0", None), _argument(user, 2, "dim1", None)))
+    if dims is None:
         return None
     first, second = (d % len(shape) for d in dims)
     return Axis({first: second, second: first}.get(axis.dim, axis.dim), axis.repeat)
@@ -129,9 +137,9 @@ def _flattened(shape: tuple[int, ...], axis: Axis, start: int) -> Axis | None:
 
 
 def _averaged(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
-    dims, keepdim = _argument(user, 1, "dim", None), bool(_argument(user, 2, "keepdim", False))
-    dims = (dims,) if isinstance(dims, int) else dims
-    if not isinstance(dims, tuple | list) or not all(isinstance(d, int) for d in dims):
+    dim, keepdim = _argument(user, 1, "dim", None), bool(_argument(user, 2, "keepdim", False))
+    dims = _integers((dim,) if isinstance(dim, int) else dim)
+    if dims is None:
         return None
     averaged = {d % len(shape) for d in dims}
     if axis.dim in averaged or 0 in averaged:
@@ -139,7 +147,7 @@ def _averaged(user: fx.Node, shape: tuple[int, ...], axis: Axis) -> Axis | None:
     return axis if keepdim else Axis(axis.dim - sum(d < axis.dim for d in averaged), axis.repeat)
 
 
-def _sliced(index: Any, axis: Axis) -> Axis | None:
+def _sliced(index: Argument, axis: Axis) -> Axis | None:
     """x[:, :, ::2, ::2], where the slices keep all of batch and channels."""
     if not isinstance(index, tuple) or not all(isinstance(i, slice) for i in index):
         return None

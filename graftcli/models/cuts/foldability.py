@@ -50,12 +50,14 @@ class _Blocked(Exception):
 
 
 def plain_convolutions() -> set[type[nn.Module]]:
+    """The exact types of convolutions that an adapter can be folded into."""
     from timm.layers import Conv2dSame
 
     return {nn.Conv2d, Conv2dSame}
 
 
 def plain_linears() -> set[type[nn.Module]]:
+    """The exact types of linear layers that an adapter can be folded into."""
     from timm.layers import Linear  # identical except in scripted modules
 
     return {nn.Linear, Linear}
@@ -134,7 +136,7 @@ def _producer(traced: Traced, node: fx.Node, axis: Axis, batchnorm: str | None) 
     inputs = [n for n in node.all_input_nodes if n in traced.shapes and n.op != "get_attr"]
     if len(inputs) != 1 or sum(u not in traced.sizes for u in inputs[0].users) != 1 or inputs[0].op == "placeholder":
         raise _Blocked(describe(traced, node, ""))
-    if module is not None and is_linear_batchnorm(module) and batchnorm is None and axis == Axis(1):
+    if module is not None and _is_linear_batchnorm(module) and batchnorm is None and axis == Axis(1):
         producer = _producer(traced, inputs[0], axis, path)
         if _calls(traced, path) == 1 and str(inputs[0].target) == producer.path:
             return producer
@@ -144,7 +146,7 @@ def _producer(traced: Traced, node: fx.Node, axis: Axis, batchnorm: str | None) 
     raise _Blocked(describe(traced, node, ""))
 
 
-def is_linear_batchnorm(module: nn.Module) -> bool:
+def _is_linear_batchnorm(module: nn.Module) -> bool:
     """Whether a module is a BatchNorm with running statistics and without activation."""
     from timm.layers import BatchNormAct2d
 

@@ -16,6 +16,7 @@ from graftcli.models.cuts.automatic_cuts import (
     shrinks,
 )
 from graftcli.models.cuts.manual_cuts import CutOptions, check, manual_pairs, size_of
+from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.tracing.trace import Traced
 
 __all__ = ["CutOptions", "Pair", "pair", "pair_derived"]
@@ -32,9 +33,23 @@ def pair(teacher: Traced, student: Traced, options: CutOptions) -> list[Pair]:
     if options.teacher is not None or options.student is not None:
         pairs = manual_pairs(teacher, student, options)
     else:
-        pairs = _automatic_pairs(teacher, student, options.blocks)
+        pairs = [_behind_relu(*found) for found in _automatic_pairs(teacher, student, options.blocks)]
     _check_sizes(pairs)
     return pairs
+
+
+def _behind_relu(teacher: Position, student: Position) -> Pair:
+    """Move the teacher's position behind its ReLU if only that lies between the two networks' values.
+
+    A student block that ends with a ReLU cannot give the negative values in front of the teacher's.
+    """
+    if teacher.channels == student.channels and needs_adapter(teacher, student):
+        work = macs_before(teacher.traced)
+        for later in positions(teacher.traced):
+            is_behind = later.index > teacher.index and work[later.index] == work[teacher.index]
+            if is_behind and later.shape == teacher.shape and later.nonnegative:
+                return later, student
+    return teacher, student
 
 
 def pair_derived(teacher: Traced, student: Traced, options: CutOptions) -> list[Pair]:

@@ -9,11 +9,13 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+from pydantic import JsonValue
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.automatic_cuts import Position
 from graftcli.models.cuts.block_costs import BlockPart, Side, count_parameters, head_params, measure_blocks, stem_params
 from graftcli.models.cuts.pairing import CutOptions, pair, pair_derived
+from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.cuts.same_blocks import Sameness, sameness
 from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.network import Network
@@ -47,6 +49,8 @@ class PlannedSeam:
 
 @dataclass(frozen=True)
 class Block:
+    """A block of the plan, in both networks."""
+
     index: int  # from 1
     teacher: BlockPart
     student: BlockPart
@@ -56,6 +60,8 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
+    """Teacher and student, cut at matching positions."""
+
     teacher: Side
     student: Side
     blocks: tuple[Block, ...]
@@ -117,7 +123,7 @@ def _check_same_input_and_classes(teacher: Network, student: Network) -> None:
 
 def _seam(teacher: Position, student: Position) -> PlannedSeam:
     """The seam at a cut; adapters are folded into the student, forwards if both directions are possible."""
-    if teacher.channels == student.channels:
+    if not needs_adapter(teacher, student):
         return PlannedSeam("identity")
     if student.forwards:
         return PlannedSeam("adapter", "forward", tuple(layer.path for layer in student.forwards.layers))
@@ -155,6 +161,7 @@ def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
+    """The plan as `graftcli plan --json` prints it."""
     return {
         "teacher": _side_json(plan.teacher),
         "student": _side_json(plan.student),
@@ -174,7 +181,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _side_json(side: Side) -> dict[str, Any]:
+def _side_json(side: Side) -> dict[str, JsonValue]:
     network = side.network
     return {
         "name": network.name,
@@ -187,12 +194,18 @@ def _side_json(side: Side) -> dict[str, Any]:
     }
 
 
-def _part_json(part: BlockPart) -> dict[str, Any]:
-    shapes = {"in": list(part.inputs), "out": list(part.outputs)}
-    return {"first": part.first, "last": part.last, "params": part.params, "macs": part.macs, **shapes}
+def _part_json(part: BlockPart) -> dict[str, JsonValue]:
+    return {
+        "first": part.first,
+        "last": part.last,
+        "params": part.params,
+        "macs": part.macs,
+        "in": [*part.inputs],
+        "out": [*part.outputs],
+    }
 
 
-def _seam_json(seam: PlannedSeam | None) -> dict[str, Any] | None:
+def _seam_json(seam: PlannedSeam | None) -> dict[str, JsonValue] | None:
     if seam is None:
         return None
     return {"kind": seam.kind, "folds": seam.folds, "into": list(seam.into), "blocker": seam.blocker}

@@ -39,19 +39,36 @@ class Position:
 
     @property
     def channels(self) -> int:
+        """The number of channels of the tensor."""
         return self.shape[self.channel_dim - 1]
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether its values are zero or more, such as after a ReLU."""
+        return self.node in self.traced.nonnegative
 
     @cached_property
     def forwards(self) -> foldability.Fold:
+        """The layers behind the position that an adapter folds into, or what prevents it."""
         return foldability.forwards(self.traced, self.node, self.channel_dim)
 
     @cached_property
     def backwards(self) -> foldability.Fold:
+        """The layer before the position that an adapter folds into, or what prevents it."""
         return foldability.backwards(self.traced, self.node, self.channel_dim)
 
     @property
     def foldable(self) -> bool:
+        """Whether an adapter folds in at least one direction."""
         return bool(self.forwards) or bool(self.backwards)
+
+
+def needs_adapter(teacher: Position, student: Position) -> bool:
+    """Whether the student's features cannot match the teacher's without an adapter.
+
+    They have another number of channels, or no negative values where the teacher's have some.
+    """
+    return teacher.channels != student.channels or (student.nonnegative and not teacher.nonnegative)
 
 
 def positions(traced: Traced) -> list[Position]:

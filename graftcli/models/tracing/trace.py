@@ -5,13 +5,14 @@ The graph is run once on real inputs and must give the output of the network, bi
 
 import inspect
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.node import Argument
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
@@ -28,17 +29,20 @@ class Traced(Recording):
 
     module: nn.Module
     shapes: Mapping[fx.Node, tuple[int, ...]]  # shapes of tensors, including the batch
-    sizes: Mapping[fx.Node, Any]  # values that depend only on shapes, not on pixel values
+    sizes: Mapping[fx.Node, Argument]  # values that depend only on shapes, not on pixel values
     macs: Mapping[fx.Node, int]  # multiply-accumulates per image
+    nonnegative: Collection[fx.Node]  # nodes whose values are zero or more, such as after a ReLU
     example: Tensor  # the input of that forward pass
     finite: bool  # whether the output has no NaN and no infinity
 
     @property
     def nodes(self) -> list[fx.Node]:
+        """The nodes in order of execution."""
         return list(self.graph.nodes)
 
     @property
     def source(self) -> fx.Node:
+        """The node of the images."""
         return next(node for node in self.nodes if node.op == "placeholder")
 
     @cached_property
@@ -47,6 +51,7 @@ class Traced(Recording):
         return Counter(id(p) for m in self.root.modules() for p in m.parameters(recurse=False))
 
     def module_of(self, node: fx.Node) -> nn.Module | None:
+        """The module that a node calls; None if it calls none."""
         return self.root.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def end_name(self, node: fx.Node) -> str:
@@ -219,22 +224,31 @@ _VALUE_READERS = (
 
 
 class _Meter(fx.Interpreter):
-    """Runs a graph once and records the shape and the MACs of every node."""
+    """Runs a graph once and records the shape, the MACs and the sign of every node."""
 
     def __init__(self, module: fx.GraphModule, batch: int) -> None:
         super().__init__(module)
         self.batch = batch
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        self.sizes: dict[fx.Node, Any] = {}
+        self.sizes: dict[fx.Node, Argument] = {}
         self.macs: dict[fx.Node, int] = {}
+        self.nonnegative: set[fx.Node] = set()
         self.value_dependent: set[fx.Node] = set()  # non-tensor values that may depend on pixel values
 
     def traced(self, recording: Recording, module: nn.Module, example: Tensor, finite: bool) -> Traced:
-        measured = {"shapes": self.shapes, "sizes": self.sizes, "macs": self.macs}
-        facts: dict[str, Any] = {**vars(recording), **measured, "module": module, "example": example, "finite": finite}
-        return Traced(**facts)
+        """The recording with what was measured."""
+        return Traced(
+            **vars(recording),
+            module=module,
+            shapes=self.shapes,
+            sizes=self.sizes,
+            macs=self.macs,
+            nonnegative=self.nonnegative,
+            example=example,
+            finite=finite,
+        )
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
         if n.op in ("placeholder", "output", "get_attr"):
             result = super().run_node(n)
         else:
@@ -245,6 +259,8 @@ class _Meter(fx.Interpreter):
             self.macs[n] = counter.get_total_flops() // (2 * self.batch)
         if isinstance(result, Tensor):
             self.shapes[n] = tuple(result.shape)
+            if result.is_floating_point() and bool((result >= 0).all()):
+                self.nonnegative.add(n)
         elif _is_non_tensor(result) and self._depends_on_values(n):
             self.value_dependent.add(n)
         elif _is_non_tensor(result):
@@ -260,7 +276,7 @@ class _Meter(fx.Interpreter):
         )
 
 
-def _is_non_tensor(value: Any) -> bool:
+def _is_non_tensor(value: object) -> bool:
     """Whether a value is a number, string, dtype, device or slice, or a tuple of them."""
     if isinstance(value, tuple | list):
         return all(map(_is_non_tensor, value))
