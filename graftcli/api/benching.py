@@ -16,7 +16,7 @@ from graftcli.events import BatchTimed, FileSaved, ImagesDecoded, Listener, Warn
 from graftcli.images import Images
 from graftcli.images import load as load_images
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import SECONDS, BenchEntry, benchmark, entries_as_json
+from graftcli.measure.benchmark import SECONDS, BenchEntry, BenchImages, benchmark, entries_as_json
 from graftcli.models.loading.model_spec import absolute_spec, path_of
 from graftcli.models.network import Network
 from graftcli.report.run_view import BenchView, read_bench
@@ -140,10 +140,7 @@ def bench(
     bench_images = _bench_images(images, classes, runs, preprocess, reference, max_images, jobs, listen)
     measured = benchmark(
         candidates,
-        bench_images.pixels,
-        preprocess,
-        labels=bench_images.labels,
-        compare=bench_images.source is not None,
+        BenchImages(bench_images.pixels, preprocess, bench_images.labels, noise=bench_images.source is None),
         batch=batch,
         threads=thread_count,
         seconds=seconds,
@@ -254,5 +251,5 @@ def _is_more_complete(existing: Sequence[BenchView], measured: Sequence[BenchEnt
     return has_accuracy or any(entry.images > measured[0].images for entry in existing)
 
 
-def bench_json(result: Bench) -> dict[str, Any]:
+def bench_json(result: Bench) -> dict[str, object]:
     return asdict(result)

@@ -210,6 +210,6 @@ def _check_compatible(models: Sequence[Model]) -> None:
             raise PairError(found, "Score them separately, or all at one size with --img-size.")
 
 
-def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    document: dict[str, Any] = plain(asdict(evaluation))
+def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
+    document: dict[str, object] = plain(asdict(evaluation))
     return document

@@ -1,6 +1,6 @@
 """`graftcli inspect`: the cuts of a network and all positions where it can be cut."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,7 +9,8 @@ from graftcli.cli import render, render_plan
 from graftcli.cli.plan import one_thread
 
 if TYPE_CHECKING:
-    from graftcli.models.cuts.automatic_cuts import Position
+    from graftcli.models.cuts.foldability import Fold
+    from graftcli.models.cuts.positions import Position
 
 Spec = Annotated[str, typer.Argument(metavar="SPEC", help="The network; spec as for --teacher.")]
 Checkpoint = Annotated[
@@ -73,7 +74,7 @@ def inspect(
         render_plan.inspection(inspection, positions)
 
 
-def _document(position: "Position") -> dict[str, Any]:
+def _document(position: "Position") -> dict[str, object]:
     return {
         "after": position.name,
         "shape": list(position.shape),
@@ -84,5 +85,5 @@ def _document(position: "Position") -> dict[str, Any]:
     }
 
 
-def _fold(fold: Any) -> dict[str, Any]:
+def _fold(fold: "Fold") -> dict[str, object]:
     return {"into": [layer.path for layer in fold.layers], "blocker": fold.blocker}

@@ -4,7 +4,6 @@ import json
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from rich import box
 from rich.console import Console, ConsoleDimensions
@@ -67,7 +66,7 @@ def line(text: str = "") -> None:
     OUT.print(_text(text), soft_wrap=True)
 
 
-def document(result: Any) -> None:
+def document(result: object) -> None:
     """Print the result as one JSON document on stdout."""
     render_streams.write_result(as_json(result, indent=2) + "\n")
 
@@ -100,12 +99,12 @@ def _text(text: str, style: str = "") -> Text:
     return Text(visible(text), style)
 
 
-def as_json(value: Any, indent: int | None = None) -> str:
+def as_json(value: object, indent: int | None = None) -> str:
     """Serialise a value as JSON; numbers that are not finite become null, as in the files of a run."""
     return json.dumps(_finite(value), indent=indent, allow_nan=False)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, Mapping):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from graftcli.comparison.fingerprint import fingerprint
 from graftcli.comparison.grid import Cell, Draw, Grid, Method, methods_of
@@ -58,7 +57,7 @@ class EligibleMethods:
         """Return the facts about the networks of a method; raise if they are incompatible with the recipe."""
         config = Cell(method, self.draw).config(self.config)
 
-        def compute() -> Any:
+        def compute() -> object:
             recipe = recipe_of(config.how)
             plan = plan_of(config, recipe)
             check_units(recipe, len(plan.blocks))

@@ -48,6 +48,6 @@ def file_stats(spec: str | None) -> Any:
     return _stamp(path, path.parent) if path.is_file() else None
 
 
-def _stamp(file: Path, root: Path) -> list[Any]:
+def _stamp(file: Path, root: Path) -> list[object]:
     stat = file.stat()
     return [str(file.relative_to(root)), stat.st_size, stat.st_mtime_ns]

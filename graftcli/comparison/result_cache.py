@@ -53,7 +53,7 @@ class ResultCache:
         if changed := sum(len(stored[kind]) - len(self._facts[kind]) for kind in stored):
             warn(f"{changed} entries of `{self._file}` were changed by hand: recomputing them")
 
-    def get_or_compute(self, kind: str, depends_on: Any, compute: Callable[[], Any]) -> Any:
+    def get_or_compute(self, kind: str, depends_on: object, compute: Callable[[], object]) -> Any:
         """Return the cached value for the same inputs, else compute and store it; values are plain JSON."""
         key, entries = _digest(depends_on), self._facts.setdefault(kind, {})
         if key not in entries:
@@ -63,7 +63,7 @@ class ResultCache:
             write_json(self._file, {"format": _FORMAT, "facts": facts})
         return entries[key].value
 
-    def has(self, kind: str, depends_on: Any) -> bool:
+    def has(self, kind: str, depends_on: object) -> bool:
         """Whether a value is cached for the same inputs."""
         return _digest(depends_on) in self._facts.get(kind, {})
 
@@ -73,5 +73,5 @@ def _is_whole(key: str, entry: _Entry) -> bool:
     return bool(entry.value == plain(entry.value)) and entry.digest == _digest([key, entry.value])
 
 
-def _digest(value: Any) -> str:
+def _digest(value: object) -> str:
     return hashlib.sha256(json.dumps(plain(value), sort_keys=True).encode()).hexdigest()[:_KEY]

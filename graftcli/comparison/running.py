@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -170,7 +169,7 @@ class _ComparisonRun:
         is_current = run.status == "finished" and self.cache.has("cells", self.cell_key(cell, run))
         return self.with_results(score, run) if is_current and is_intact(folder, run) else score
 
-    def cell_key(self, cell: Cell, run: RunRecord) -> list[Any]:
+    def cell_key(self, cell: Cell, run: RunRecord) -> list[object]:
         """Return what identifies a finished cell in the cache."""
         return [cell.name, run.ended, fingerprint(self.config_for(cell))]
 
@@ -262,9 +261,9 @@ def _steps(folder: Path, run: RunRecord) -> int:
     return sum(unit.steps for stage in curves if stage.name in trained for unit in stage.units)
 
 
-def _as_json(budgeted: BudgetedRecipe) -> dict[str, Any]:
+def _as_json(budgeted: BudgetedRecipe) -> dict[str, object]:
     return {**asdict(budgeted), "recipe": budgeted.recipe.model_dump(mode="json")}
 
 
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
+def comparison_json(comparison: Comparison) -> dict[str, object]:
     return asdict(comparison)

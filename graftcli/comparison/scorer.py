@@ -36,7 +36,7 @@ class Scorer:
         if self.test is None:
             return None, run.result.agreement if run.result else None
 
-        def compute() -> Any:
+        def compute() -> object:
             return _shares(self._scoring.score(network_of(folder)))
 
         scores = self.cache.get_or_compute("scores", [folder.name, run.ended, *self._inputs], compute)
@@ -64,7 +64,7 @@ class Scorer:
         """The accuracy of the teacher, the number of images, and how folder names are mapped to classes."""
         networks = self.config.networks
 
-        def compute() -> Any:
+        def compute() -> object:
             scoring = self._scoring
             assert scoring.teacher_logits is not None  # set by _scoring
             labels, count = scoring.labels, len(scoring.images.pixels)
@@ -77,7 +77,7 @@ class Scorer:
         return self.cache.get_or_compute("teachers", [*depends_on, *self._inputs], compute)
 
     @property
-    def _inputs(self) -> list[Any]:
+    def _inputs(self) -> list[object]:
         """The paths of the test images and class file, with the state of their files."""
         return [self.test, self.classes, file_stats(self.test), file_stats(self.classes)]
 

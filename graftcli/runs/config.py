@@ -111,7 +111,7 @@ def config_of(options: Mapping[str, Any]) -> RunConfig:
     return RunConfig(networks, str(values.get("images", "")), values.get("val_images"), look, how)
 
 
-def config_fields(options: Mapping[str, Any]) -> set[str]:
+def config_fields(options: Mapping[str, object]) -> set[str]:
     """Return the names of the config fields that these options set."""
     return {_FIELDS.get(name, name) for name, value in options.items() if value is not None}
 
@@ -143,14 +143,14 @@ def config_json(config: RunConfig) -> Document:
     return document
 
 
-def _recipe_json(recipe: str | Recipe) -> str | dict[str, Any]:
+def _recipe_json(recipe: str | Recipe) -> str | Document:
     """Return the name of a shipped recipe, the absolute path of a file, or the content of a `Recipe`."""
     if isinstance(recipe, Recipe):
         return recipe.model_dump(mode="json")
     return recipe if recipe in shipped() else absolute(recipe) or recipe
 
 
-def models_json(networks: ModelPair) -> dict[str, Any]:
+def models_json(networks: ModelPair) -> dict[str, object]:
     """Return the fields of a model pair that a run record saves, as plain JSON."""
     return {name: value for name, value in asdict(networks).items() if name not in _OF_THIS_CALL}
 

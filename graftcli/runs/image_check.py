@@ -164,5 +164,5 @@ def check_run_images(network: Network, images: Images, preprocess: Preprocess, d
     )
 
 
-def check_json(report: ImagesReport) -> dict[str, Any]:
+def check_json(report: ImagesReport) -> dict[str, object]:
     return asdict(report)

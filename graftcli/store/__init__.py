@@ -13,12 +13,12 @@ cache/                    cached teacher features and synthetic images; removed 
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from graftcli.environment.machine import peak_memory
 from graftcli.errors import GraftError, MachineError
@@ -87,6 +87,7 @@ class Store:
         session: Session | None = None,
         *,
         overwrite: bool = False,
+        exported: Sequence[str] = (),
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Lock the folder and read or create its run.
@@ -96,10 +97,11 @@ class Store:
             settings: everything that determines the result.
             session: facts about this session, such as versions and the command.
             overwrite: replace a run or other files, but only those that graftcli writes.
+            exported: names of the files that `export` writes into the folder; they belong to the run.
             warn: called with a message about each damaged file.
         """
         self.folder, self.cache, self._warn = folder, Cache(folder / CACHE, self._report), warn
-        check_folder(folder, overwrite)
+        check_folder(folder, overwrite, exported)
         self._lock = locked(folder)
         self._start, session = time.monotonic(), session or Session()
         try:
@@ -107,7 +109,7 @@ class Store:
             self.resumed = previous is not None
             self._record = previous or RunRecord(settings=settings, sessions=(session,))
             if not self.resumed:
-                remove(folder, FILE_PATTERNS)
+                remove(folder, (*FILE_PATTERNS, *exported))
             if self.finished is None:
                 self._start_session(session)
             else:
@@ -210,7 +212,7 @@ class Store:
     def unit(self, name: str) -> UnitState:
         return UnitState(self.folder, name, self._save, self.check_held)
 
-    def metric(self, record: Mapping[str, Any]) -> None:
+    def metric(self, record: Mapping[str, object]) -> None:
         """Append a line to metrics.jsonl.
 
         A resumed run keeps only records with a `unit` and a `step` that the unit has passed.

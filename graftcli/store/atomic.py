@@ -162,12 +162,12 @@ def _size(count: int) -> str:
 # -- JSON ---------------------------------------------------------------------------------------------------------
 
 
-def write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: object) -> None:
     text = json.dumps(plain(document), sort_keys=True, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The value as JSON returns it: string keys, lists for tuples, None for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -179,7 +179,7 @@ def plain(value: Any) -> Any:
 # -- tensors ------------------------------------------------------------------------------------------------------
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
     """Write a safetensors file with the facts and a digest in its metadata."""
     write_bytes(path, serialized(tensors, facts))
 
@@ -187,7 +187,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str,
 # -- states -------------------------------------------------------------------------------------------------------
 
 
-def write_state(path: Path, state: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+def write_state(path: Path, state: Mapping[str, object], facts: Mapping[str, object]) -> None:
     """Write nested dicts, lists, tuples, tensors and numbers; read_state restores every bit, key and stride."""
     tensors: dict[str, Tensor] = {}
     structure = _flattened(state, tensors)

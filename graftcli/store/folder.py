@@ -1,5 +1,6 @@
 """The file names in a run's folder, and which of its files may be replaced or removed."""
 
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,23 +18,19 @@ BLOCKS, STATES, CACHE = "blocks", "state", "cache"
 NETWORK_FILES = (WEIGHTS_FILE, FACTS_FILE, card.CONFIG_FILE)  # their digests are recorded when a run finishes
 UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
 TEMPORARY_FILES = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
-# files that `export` writes into the folder if no output file is named
-_EXPORTED = tuple(
-    f"{name}{ending}"
-    for name in ("student", "hybrid")
-    for ending in (".onnx", "-fp16.onnx", "-int8.onnx", ".pt2", ".safetensors")
-)
-# everything that graftcli writes into a run's folder; it removes nothing else. run.json is first: if the removal is
-# interrupted, the remaining files are not taken for a run
+# everything that graftcli writes into a run's folder, besides exported files; it removes nothing else. run.json is
+# first: if the removal is interrupted, the remaining files are not taken for a run
 FILE_PATTERNS = (
     *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE),
     *(f"{BLOCKS}/*.safetensors", *UNFINISHED, *TEMPORARY_FILES),
-    *_EXPORTED,
 )
 
 
-def check_folder(folder: Path, overwrite: bool) -> None:
-    """Raise UsageError unless the path is free, the folder of a run, or to be overwritten."""
+def check_folder(folder: Path, overwrite: bool, exported: Sequence[str]) -> None:
+    """Raise UsageError unless the path is free, the folder of a run, or to be overwritten.
+
+    `exported` names the files that `export` writes into the folder if no output file is named.
+    """
     with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"`{folder}` is a file; a run needs a folder.", "Choose another path with --out.")
@@ -49,14 +46,14 @@ def check_folder(folder: Path, overwrite: bool) -> None:
         listed = few([f"`{name}`" for name in names])
         found = f"`{folder}` is not a run: it holds {listed}, but no {RUN_FILE}."
         files = (RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE)
-        replaced = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/", *_EXPORTED))
+        replaced = ", ".join((*files, f"{BLOCKS}/", f"{STATES}/", *exported))
         raise UsageError(
             found,
             f"Choose another folder with --out, or add --overwrite to replace only these files in it: {replaced}.",
         )
 
 
-def remove(folder: Path, patterns: tuple[str, ...]) -> None:
+def remove(folder: Path, patterns: Iterable[str]) -> None:
     """Remove the files that match the patterns, and the subfolders that are then empty."""
     for path in [path for pattern in patterns for path in sorted(folder.glob(pattern))]:
         with writing(path):

@@ -19,8 +19,9 @@ from graftcli.images.pixels import Preprocess
 from graftcli.models.loading import from_timm
 from graftcli.models.loading.code_import import is_file
 from graftcli.models.loading.saved import FACTS_FILE, FORMAT, WEIGHTS_FILE, user_code_in
+from graftcli.models.loading.tensor_file import serialized
 from graftcli.models.origin import CodeOrigin, HybridFacts, Origin
-from graftcli.store.atomic import write_bytes, write_json, write_tensors
+from graftcli.store.atomic import write_bytes, write_json
 
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
@@ -56,8 +57,13 @@ def save_student(folder: Path, module: nn.Module, facts: CardFacts) -> None:
 
 def write_weights(path: Path, module: nn.Module, facts: CardFacts) -> None:
     """Write the network as a single file that graftcli can load."""
+    write_bytes(path, weights_file(module, facts))
+
+
+def weights_file(module: nn.Module, facts: CardFacts) -> bytes:
+    """The content of that file."""
     metadata = document(facts)
-    write_tensors(path, module.state_dict(), metadata if facts.hybrid else {**metadata, "origin": metadata["student"]})
+    return serialized(module.state_dict(), metadata if facts.hybrid else {**metadata, "origin": metadata["student"]})
 
 
 def document(facts: CardFacts) -> dict[str, Any]:

@@ -45,13 +45,13 @@ class UnitState:
         """The last saved state, bit for bit, on the CPU; None if there is none."""
         return read_state(self._state) if self._state.exists() else None
 
-    def keep(self, step: int, state: Mapping[str, Any]) -> None:
+    def keep(self, step: int, state: Mapping[str, object]) -> None:
         """Save the state after `step`: nested dicts, lists and tuples of tensors and numbers."""
         self._before_write()
         write_state(self._state, state, {"step": step})
         self._after_write()
 
-    def finish(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    def finish(self, tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> None:
         """Write the final weights and remove the state."""
         self._before_write()
         write_tensors(self._block, tensors, facts)
