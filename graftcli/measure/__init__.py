@@ -21,6 +21,8 @@ class ShareOfImages:
 
 @dataclass(frozen=True)
 class Accuracy:
+    """The share of images whose class is predicted."""
+
     images: int
     top1: ShareOfImages
     top5: ShareOfImages | None  # None below six classes
@@ -55,6 +57,7 @@ def compute_logits(
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
+    """Score predictions against class indices."""
     correct = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
     count = len(labels)
     top5 = wilson_interval(int(correct.any(1).sum()), count) if logits.shape[1] > 5 else None
@@ -62,6 +65,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Accuracy:
 
 
 def agreement(logits: Tensor, teacher_logits: Tensor) -> Agreement:
+    """Compare a network's predictions with its teacher's."""
     same = int((logits.argmax(1) == teacher_logits.argmax(1)).sum())
     kl = F.kl_div(F.log_softmax(logits, 1), F.log_softmax(teacher_logits, 1), reduction="batchmean", log_target=True)
     return Agreement(len(logits), wilson_interval(same, len(logits)), float(kl))

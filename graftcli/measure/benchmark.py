@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,15 +29,26 @@ _MAX_BATCH = 64  # images per forward pass where nothing is timed
 _MAX_VALUES = 64 * 3 * 224 * 224  # input values of such a batch
 
 
+Array = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class PreparedInput:
+    """A batch in the form that the network takes."""
+
+    run: Callable[[], Array]  # the logits
+    seconds: Callable[[], float]  # the seconds of one run
+
+
 class Runner(Protocol):
-    """Runs a network. `prepare` turns pixels into its input, untimed; `run` returns logits; `seconds` times one run."""
+    """Runs a network."""
 
     @property
-    def batch(self) -> int | None: ...  # a fixed batch size; None: any
+    def batch(self) -> int | None:
+        """The fixed batch size; None: any."""
 
-    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> Any: ...
-    def run(self, inputs: Any) -> NDArray[Any]: ...
-    def seconds(self, inputs: Any) -> float: ...
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> PreparedInput:
+        """Turn pixels into the network's input; this is not timed."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,16 @@ class Candidate:
     size: tuple[int, int, int]  # input channels, height, width
     runner: Runner
     preprocess: Preprocess | None = None  # its normalisation; None: that of the benchmark
+
+
+@dataclass(frozen=True)
+class BenchImages:
+    """The images that every candidate is measured on."""
+
+    pixels: Tensor  # uint8 [images, channels, height, width]
+    preprocess: Preprocess  # how they are cropped, and normalised for a candidate without its own `preprocess`
+    labels: Tensor | None = None  # class indices, for `top1`
+    noise: bool = False  # whether they show nothing: then only latencies are measured
 
 
 @dataclass(frozen=True)
@@ -79,16 +101,18 @@ class _ModuleRunner:
     def __init__(self, module: nn.Module) -> None:
         self.module = module.eval().cpu()
 
-    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> Tensor:
-        return normalise(pixels, preprocess)
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> PreparedInput:
+        inputs = normalise(pixels, preprocess)
+        return PreparedInput(partial(self._run, inputs), partial(self._seconds, inputs))
 
-    def run(self, inputs: Tensor) -> NDArray[Any]:
+    def _run(self, inputs: Tensor) -> Array:
         with torch.inference_mode():
-            return self.module(inputs).numpy()  # type: ignore[no-any-return]
+            logits: Array = self.module(inputs).numpy()
+        return logits
 
-    def seconds(self, inputs: Tensor) -> float:
+    def _seconds(self, inputs: Tensor) -> float:
         start = time.perf_counter()
-        self.run(inputs)
+        self._run(inputs)
         return time.perf_counter() - start
 
 
@@ -109,11 +133,8 @@ def module_candidate(
 
 def benchmark(
     candidates: Sequence[Candidate],
-    pixels: Tensor,
-    preprocess: Preprocess,
+    images: BenchImages,
     *,
-    labels: Tensor | None = None,
-    compare: bool = True,
     batch: int = 32,
     threads: int = 1,
     seconds: float = SECONDS,
@@ -122,10 +143,6 @@ def benchmark(
     """Measure every candidate on the same images.
 
     Args:
-        pixels: uint8 [images, channels, height, width].
-        preprocess: How images are cropped, and how they are normalised for a candidate without its own `preprocess`.
-        labels: Class indices, for `top1`.
-        compare: Whether to compute logits. False if the images are noise: then only latencies are measured.
         batch: Latencies are measured at batch size 1 and at this one.
         threads: Of PyTorch. ONNX sessions keep the threads that they were created with.
         seconds: Per candidate and batch size.
@@ -134,18 +151,18 @@ def benchmark(
     names = [candidate.name for candidate in candidates]
     if duplicates := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"candidates with the same name: {sorted(duplicates)}")
-    pixels = center_crop(pixels, preprocess)
+    pixels, preprocess = center_crop(images.pixels, images.preprocess), images.preprocess
     with _torch_threads(threads):
         latencies = {
             size: _latencies(candidates, pixels, preprocess, size, seconds, on_progress) for size in sorted({1, batch})
         }
         logits = [
-            candidate_logits(candidate, pixels, candidate.preprocess or preprocess) if compare else None
+            None if images.noise else candidate_logits(candidate, pixels, candidate.preprocess or preprocess)
             for candidate in candidates
         ]
     first = latencies[1].get(candidates[0].name)
     return tuple(
-        _entry(candidate, latencies, first, own_logits, logits[0], labels, threads)
+        _entry(candidate, latencies, first, own_logits, logits[0], images.labels, threads)
         for candidate, own_logits in zip(candidates, logits, strict=True)
     )
 
@@ -169,17 +186,12 @@ def _latencies(
     on_progress: Callable[[int, float], None],
 ) -> dict[str, Latency]:
     """The latency of each candidate that accepts this batch size."""
-    runs = {}
-    for candidate in candidates:
-        if candidate.runner.batch in (None, batch):
-            images = _repeat(pixels, batch)
-            runs[candidate.name] = _timed_run(candidate.runner, images, candidate.preprocess or preprocess)
+    runs = {
+        candidate.name: candidate.runner.prepare(_repeat(pixels, batch), candidate.preprocess or preprocess).seconds
+        for candidate in candidates
+        if candidate.runner.batch in (None, batch)
+    }
     return measure_latencies(runs, seconds, lambda share: on_progress(batch, share)) if runs else {}
-
-
-def _timed_run(runner: Runner, pixels: Tensor, preprocess: Preprocess) -> Callable[[], float]:
-    inputs = runner.prepare(pixels, preprocess)
-    return lambda: runner.seconds(inputs)
 
 
 def _repeat(pixels: Tensor, count: int) -> Tensor:
@@ -197,7 +209,7 @@ def candidate_logits(candidate: Candidate, pixels: Tensor, preprocess: Preproces
     chunks: list[Tensor] = []
     for chunk in pixels.split(batch):
         images = _repeat(chunk, batch) if runner.batch else chunk
-        logits = torch.from_numpy(np.array(runner.run(runner.prepare(images, preprocess)), np.float32))
+        logits = torch.from_numpy(np.array(runner.prepare(images, preprocess).run(), np.float32))
         _check_logits(candidate.name, logits, len(images), chunks[0].shape[1] if chunks else None)
         chunks.append(logits[: len(chunk)])
     return torch.cat(chunks)

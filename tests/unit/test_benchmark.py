@@ -9,7 +9,14 @@ from torch import Tensor
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess
 from graftcli.measure import latency
-from graftcli.measure.benchmark import Candidate, benchmark, candidate_logits, entries_as_json, module_candidate
+from graftcli.measure.benchmark import (
+    BenchImages,
+    Candidate,
+    benchmark,
+    candidate_logits,
+    entries_as_json,
+    module_candidate,
+)
 from graftcli.measure.latency import measure_latencies
 from graftcli.measure.onnx.session import onnx_candidate
 from tests.nets import randomise
@@ -41,7 +48,7 @@ def rungs(tiny: Tiny, folder: Path) -> list[Candidate]:
 
 def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
     labels = tiny(pixels / 255).argmax(1)
-    found = benchmark(rungs(tiny, tmp_path), pixels, PREPROCESS, labels=labels, batch=4, seconds=0)
+    found = benchmark(rungs(tiny, tmp_path), BenchImages(pixels, PREPROCESS, labels), batch=4, seconds=0)
     assert [(one.name, one.format, one.precision) for one in found] == [
         ("teacher", "pytorch", "fp32"),
         ("fp32.onnx", "onnx", "fp32"),
@@ -54,7 +61,9 @@ def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor,
 
 
 def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
-    found = {one.name: one for one in benchmark(rungs(tiny, tmp_path), pixels, PREPROCESS, batch=4, seconds=0)}
+    found = {
+        one.name: one for one in benchmark(rungs(tiny, tmp_path), BenchImages(pixels, PREPROCESS), batch=4, seconds=0)
+    }
     assert set(found["teacher"].latency_ms) == {"1", "4"}
     assert set(found["static.onnx"].latency_ms) == {"4"}
     assert found["teacher"].ratio == 1 and found["static.onnx"].ratio is None
@@ -86,14 +95,14 @@ def test_threads_are_pinned_while_it_runs_and_given_back(tiny: Tiny, pixels: Ten
     rung = module_candidate("x", Watching(), (3, 16, 16))
     seen.clear()
     before = torch.get_num_threads()
-    (found,) = benchmark([rung], pixels, PREPROCESS, batch=1, threads=3, seconds=0)
+    (found,) = benchmark([rung], BenchImages(pixels, PREPROCESS), batch=1, threads=3, seconds=0)
     assert set(seen) == {3} and found.threads == 3
     assert torch.get_num_threads() == before
 
 
 def test_on_noise_only_time_is_measured(tiny: Tiny, pixels: Tensor) -> None:
     (found,) = benchmark(
-        [module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, compare=False, batch=2, seconds=0
+        [module_candidate("x", tiny, (3, 16, 16))], BenchImages(pixels, PREPROCESS, noise=True), batch=2, seconds=0
     )
     assert (found.agreement, found.top1, found.images) == (None, None, 0)
     assert set(found.latency_ms) == {"1", "2"}
@@ -101,19 +110,19 @@ def test_on_noise_only_time_is_measured(tiny: Tiny, pixels: Tensor) -> None:
 
 def test_networks_of_other_classes_are_not_compared(tiny: Tiny, pixels: Tensor) -> None:
     others = [module_candidate("a", tiny, (3, 16, 16)), module_candidate("b", Tiny(classes=7), (3, 16, 16))]
-    found = benchmark(others, pixels, PREPROCESS, batch=1, seconds=0)
+    found = benchmark(others, BenchImages(pixels, PREPROCESS), batch=1, seconds=0)
     assert (found[0].agreement, found[1].agreement) == (1, None)
 
 
 def test_measuring_changes_no_weight(tiny: Tiny, pixels: Tensor) -> None:
     before = {name: value.clone() for name, value in tiny.state_dict().items()}
-    benchmark([module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
+    benchmark([module_candidate("x", tiny, (3, 16, 16))], BenchImages(pixels, PREPROCESS), batch=2, seconds=0)
     assert all(torch.equal(before[name], value) for name, value in tiny.state_dict().items())
 
 
 def test_the_document_is_plain(tiny: Tiny, pixels: Tensor) -> None:
     (found,) = entries_as_json(
-        benchmark([module_candidate("x", tiny, (3, 16, 16))], pixels, PREPROCESS, batch=2, seconds=0)
+        benchmark([module_candidate("x", tiny, (3, 16, 16))], BenchImages(pixels, PREPROCESS), batch=2, seconds=0)
     )
     assert set(found["latency_ms"]["2"]) == {"median", "p95", "runs"}
     assert found["bytes"] == 4 * found["params"]

@@ -13,13 +13,29 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TypedDict
 
 import numpy as np
+from numpy.typing import NDArray
 
 _GRACE = 5.0  # seconds beyond the limit after which this process ends, if its parent has not ended it
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "BFCArena", "AllocateRawInternal", "vector::_M_default_append")
 _MAX_OUTPUT = 256 << 20  # bytes
+
+
+class _Request(TypedDict, total=False):
+    """A request of the parent, as JSON; `do` decides which other fields it has."""
+
+    do: str  # "describe", "open", "set_input", "run"
+    seconds: float  # limits of every request
+    memory: int
+    bytes: int  # raw bytes that follow the request
+    path: str
+    threads: int
+    type: str
+    shape: list[int]
+    output: bool
 
 
 class _Session:
@@ -35,42 +51,50 @@ class _Session:
         options.add_session_config_entry("session.force_spinning_stop", "1")
         self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.input, self.output = self.session.get_inputs()[0].name, self.session.get_outputs()[0].name
-        self.images: Any = None
+        self.images: NDArray[np.generic] | None = None
 
-    def run(self) -> tuple[float, Any]:
+    def run(self) -> tuple[float, object]:
         """Run once; return the seconds and the first output."""
         start = time.perf_counter()
         outputs = self.session.run([self.output], {self.input: self.images})
         return time.perf_counter() - start, outputs[0]
 
 
-def _handle(request: dict[str, Any], data: bytes, state: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    if request["do"] == "describe":
-        macs = _load_module("macs").macs
-        return {"facts": _load_module("description").describe(Path(request["path"]), macs)}, b""
-    if request["do"] == "open":
-        state["session"] = _Session(request["path"], request["threads"])
-        return {}, b""
-    if request["do"] == "set_input":
-        state["session"].images = np.frombuffer(data, request["type"]).reshape(request["shape"])
-        return {}, b""
-    seconds, output = state["session"].run()
-    return {"seconds": seconds, **_shape(output)}, _bytes(output) if request["output"] else b""
+class _Worker:
+    """Handles requests; an opened file stays open for later ones."""
+
+    session: _Session | None = None
+
+    def handle(self, request: _Request, data: bytes) -> tuple[dict[str, object], bytes]:
+        """The response to a request, and its raw bytes."""
+        if request["do"] == "describe":
+            macs = _load_module("macs").macs
+            return {"facts": _load_module("description").describe(Path(request["path"]), macs)}, b""
+        if request["do"] == "open":
+            self.session = _Session(request["path"], request["threads"])
+            return {}, b""
+        assert self.session is not None  # opened by an earlier request
+        if request["do"] == "set_input":
+            self.session.images = np.frombuffer(data, request["type"]).reshape(request["shape"])
+            return {}, b""
+        seconds, output = self.session.run()
+        return {"seconds": seconds, **_shape(output)}, _bytes(output) if request["output"] else b""
 
 
-def _shape(output: Any) -> dict[str, Any]:
-    is_array = isinstance(output, np.ndarray)
-    kind = str(output.dtype) if is_array else type(output).__name__
-    return {"type": kind, "shape": list(output.shape) if is_array else None}
+def _shape(output: object) -> dict[str, object]:
+    if isinstance(output, np.ndarray):
+        return {"type": str(output.dtype), "shape": list(output.shape)}
+    return {"type": type(output).__name__, "shape": None}
 
 
-def _bytes(output: Any) -> bytes:
+def _bytes(output: object) -> bytes:
     """The values of an output; empty if it is not numeric, or far larger than logits."""
-    is_numeric = isinstance(output, np.ndarray) and output.dtype.kind in "fiu" and output.nbytes <= _MAX_OUTPUT
-    return np.ascontiguousarray(output).tobytes() if is_numeric else b""
+    if isinstance(output, np.ndarray) and output.dtype.kind in "fiu" and output.nbytes <= _MAX_OUTPUT:
+        return np.ascontiguousarray(output).tobytes()
+    return b""
 
 
-def _load_module(name: str) -> Any:
+def _load_module(name: str) -> ModuleType:
     """Load a sibling of this script by its path: there is no package here."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
@@ -79,7 +103,7 @@ def _load_module(name: str) -> Any:
     return module
 
 
-def _error_response(error: BaseException) -> dict[str, Any]:
+def _error_response(error: BaseException) -> dict[str, object]:
     reason = " ".join(str(error).split())
     if isinstance(error, MemoryError) or any(word in reason for word in _NO_MEMORY):
         return {"error": "memory", "fix": ""}
@@ -90,7 +114,7 @@ def _error_response(error: BaseException) -> dict[str, Any]:
 # ---- limits ----
 
 
-def _limit(request: dict[str, Any], base_memory: int) -> None:
+def _limit(request: _Request, base_memory: int) -> None:
     """Limit the time and, where the system can, the memory of a request."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_REAL, request["seconds"] + _GRACE)
@@ -116,13 +140,13 @@ def _main() -> None:
     devnull = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # keeps the output of libraries out of the responses
         os.dup2(devnull, descriptor)
-    base_memory, state = _data_memory(), dict[str, Any]()
+    base_memory, worker = _data_memory(), _Worker()
     while line := requests.readline():
-        request = json.loads(line)
+        request: _Request = json.loads(line)
         data = requests.read(request["bytes"])
         _limit(request, base_memory)
         try:
-            response, payload = _handle(request, data, state)
+            response, payload = worker.handle(request, data)
         except Exception as error:
             response, payload = _error_response(error), b""
         if hasattr(signal, "setitimer"):

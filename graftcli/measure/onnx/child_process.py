@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+Response = dict[str, Any]  # JSON
+
 _MAX_LINE = 64 << 20  # bytes of a line of JSON
 _MAX_PAYLOAD = 512 << 20  # bytes that follow it; a larger response counts as an attack
 
@@ -46,12 +48,15 @@ class Child:
     def __init__(self, script: Path) -> None:
         # -P: do not search the script's folder for modules
         command = [sys.executable, "-P", str(script)]
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self._process = subprocess.Popen(command, **pipes)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
         self._close = weakref.finalize(self, _end, self._process)
         self._timed_out = False
 
-    def send(self, request: Mapping[str, Any], limits: ChildLimits, data: Any = b"") -> tuple[dict[str, Any], bytes]:
+    def send(
+        self, request: Mapping[str, object], limits: ChildLimits, data: bytes | memoryview = b""
+    ) -> tuple[Response, bytes]:
         """Send a request; return the response and its raw bytes. Raises ChildError if there is none."""
         size = memoryview(data).nbytes
         line = json.dumps({**request, "bytes": size, "seconds": limits.seconds, "memory": limits.memory})
@@ -91,7 +96,7 @@ class Child:
         return ChildError(f"crashes the process that runs it (exit code {code})")
 
 
-def _read_response(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+def _read_response(stream: IO[bytes]) -> tuple[Response, bytes]:
     """Read one response; raises ValueError if the stream ends or holds something else."""
     response = json.loads(stream.readline(_MAX_LINE))
     if not isinstance(response, dict) or not 0 <= int(response.get("bytes", 0)) <= _MAX_PAYLOAD:

@@ -8,9 +8,9 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import onnx
 
@@ -32,7 +32,7 @@ class UnusableFile(Exception):
         self.fix = fix
 
 
-def describe(path: Path, macs: Callable[[Any], int | None]) -> dict[str, Any]:
+def describe(path: Path, macs: Callable[[onnx.ModelProto], int | None]) -> dict[str, object]:
     """The fields of `OnnxFacts`, as JSON values."""
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -60,7 +60,7 @@ def describe(path: Path, macs: Callable[[Any], int | None]) -> dict[str, Any]:
     return {**facts, "macs": macs(model)}  # last, because it changes the model
 
 
-def _type(value: Any) -> str:
+def _type(value: onnx.ValueInfoProto) -> str:
     number = value.type.tensor_type.elem_type
     try:
         name = str(onnx.helper.tensor_dtype_to_np_dtype(number).name)
@@ -71,8 +71,8 @@ def _type(value: Any) -> str:
     return name
 
 
-def _shape(value: Any) -> list[int | None]:
-    sides = [side.dim_value or None for side in value.type.tensor_type.shape.dim]
+def _shape(value: onnx.ValueInfoProto) -> list[int | None]:
+    sides: list[int | None] = [side.dim_value or None for side in value.type.tensor_type.shape.dim]
     if any(side is not None and side < 1 for side in sides):
         raise UnusableFile(f"takes images of {'x'.join(map(str, sides[:8]))}: each side must be at least 1.")
     return sides
@@ -81,62 +81,70 @@ def _shape(value: Any) -> list[int | None]:
 # ---- metadata ----
 
 
-def _metadata(model: Any) -> dict[str, Any]:
+def _metadata(model: onnx.ModelProto) -> dict[str, object]:
     """The readable settings in `metadata_props`, by the keys of graftcli's exports; an impossible setting is refused.
 
     In files of other tools these keys may hold anything, so values of another form are ignored.
     """
-    texts = {entry.key: entry.value for entry in model.metadata_props}
-    parsed: dict[str, Any] = {key: parse(_parse_json(texts[key])) for key, parse in _PARSERS.items() if key in texts}
-    settings = {key: value for key, value in parsed.items() if value is not None}
-    for key, value in settings.items():
-        numbers = value if isinstance(value, list) else [value]
-        if key in _POSITIVE and not all(number > 0 for number in numbers):
-            raise UnusableFile(f"has {key} = {texts[key][:80]} in its metadata: each must be above 0.", _FIX_METADATA)
-        if key != "classes" and not all(math.isfinite(number) for number in numbers):
-            raise UnusableFile(f"has {key} = {texts[key][:80]} in its metadata: each must be finite.", _FIX_METADATA)
+    texts: dict[str, str] = {entry.key: entry.value for entry in model.metadata_props}
+    settings: dict[str, object] = {"squash": texts.get("crop_mode") == "squash"}
+    for key in filter(texts.__contains__, _NUMERIC):
+        if (value := _NUMERIC[key](_parse_json(texts[key]))) is not None:
+            _check_numbers(key, value if isinstance(value, list) else [value], texts[key])
+            settings[key] = value
+    if (classes := _names(_parse_json(texts.get("classes", "")))) is not None:
+        settings["classes"] = classes
     if "interpolation" in texts:
         settings["interpolation"] = texts["interpolation"][:64]
-    return {**settings, "squash": texts.get("crop_mode") == "squash"}
+    return settings
 
 
 _FIX_METADATA = "Export it again, or remove that metadata entry."
 _POSITIVE = ("std", "size", "crop_pct")
 
 
-def _parse_json(text: str) -> Any:
+def _check_numbers(key: str, numbers: Sequence[float], text: str) -> None:
+    """Refuse a setting that no preprocessing can have."""
+    if key in _POSITIVE and not all(number > 0 for number in numbers):
+        raise UnusableFile(f"has {key} = {text[:80]} in its metadata: each must be above 0.", _FIX_METADATA)
+    if not all(math.isfinite(number) for number in numbers):
+        raise UnusableFile(f"has {key} = {text[:80]} in its metadata: each must be finite.", _FIX_METADATA)
+
+
+def _parse_json(text: str) -> object:
     try:
-        return json.loads(text)
+        parsed: object = json.loads(text)
     except (ValueError, RecursionError):
         return None
+    return parsed
 
 
-def _numbers(value: Any) -> list[float] | None:
+def _numbers(value: object) -> list[float] | None:
     """One number per channel."""
     if not isinstance(value, list) or not 0 < len(value) <= 64 or not all(map(_is_number, value)):
         return None
     return [_float(number) for number in value]
 
 
-def _pair(value: Any) -> list[int] | None:
+def _pair(value: object) -> list[int] | None:
     if not isinstance(value, list) or len(value) != 2 or not all(isinstance(side, int) for side in value):
         return None
     return [max(-1, min(side, 1 << 31)) for side in value]
 
 
-def _names(value: Any) -> list[str] | None:
+def _names(value: object) -> list[str] | None:
     if not isinstance(value, list) or not all(isinstance(name, str) or _is_number(name) for name in value):
         return None
     return [str(name) for name in value]
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     if isinstance(value, str):
         value = _parse_json(value)
     return _float(value) if _is_number(value) else None
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -147,21 +155,20 @@ def _float(value: float) -> float:
         return math.inf
 
 
-_PARSERS: dict[str, Callable[[Any], Any]] = {
+_NUMERIC: dict[str, Callable[[object], list[float] | list[int] | float | None]] = {
     "mean": _numbers,
     "std": _numbers,
     "size": _pair,
     "crop_pct": _number,
-    "classes": _names,
 }
 
 
 # ---- tensors ----
 
 
-def _external_files(model: Any, path: Path) -> list[Path]:
+def _external_files(model: onnx.ModelProto, path: Path) -> list[Path]:
     """The external data files of a model: regular files in its folder."""
-    locations: dict[str, Any] = {}
+    locations: dict[str, str] = {}
     for tensor in _tensors(model):
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
             entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -188,7 +195,7 @@ def _check_external(location: str, tensor: str, path: Path) -> Path:
     return file
 
 
-def _tensors(model: Any) -> Iterator[Any]:
+def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
     """Every tensor of the model: in its graph, its subgraphs and its functions."""
     nodes = [node for function in model.functions for node in function.node]
     graphs = [model.graph]
@@ -207,7 +214,7 @@ def _tensors(model: Any) -> Iterator[Any]:
             graphs += [*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs]
 
 
-def _constants(graph: Any) -> dict[str, Any]:
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     """The tensors of a graph by name: initializers, and the arrays of `Constant` nodes, which some exporters write."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -217,7 +224,7 @@ def _constants(graph: Any) -> dict[str, Any]:
     return tensors
 
 
-def _precision(graph: Any) -> str:
+def _precision(graph: onnx.GraphProto) -> str:
     if any(node.op_type in _INTEGER for node in graph.node):
         return "int8"
     types = {tensor.data_type for tensor in _constants(graph).values() if math.prod(tensor.dims) > 1}
@@ -226,7 +233,7 @@ def _precision(graph: Any) -> str:
     return "bf16" if onnx.TensorProto.BFLOAT16 in types else "fp32"
 
 
-def _params(graph: Any) -> int:
+def _params(graph: onnx.GraphProto) -> int:
     """The number of weights. Excludes shapes, which are int64, and the scales of quantisation and resizing."""
     scales = {node.input[i] for node in graph.node for i in _SCALES.get(node.op_type, ()) if i < len(node.input)}
     count: int = sum(

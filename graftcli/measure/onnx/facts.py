@@ -6,7 +6,8 @@ A child process with limits reads the graph, once per version of a file.
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from graftcli.environment.machine import memory as machine_memory
 from graftcli.errors import CheckpointError
@@ -36,6 +37,8 @@ class OnnxMetadata:
 
 @dataclass(frozen=True)
 class OnnxFacts:
+    """What is known of an ONNX file before it runs."""
+
     precision: str  # fp32, fp16, bf16, int8
     bytes: int  # on disk, including external data files
     params: int  # of the graph, in which BatchNorm may be folded
@@ -43,6 +46,9 @@ class OnnxFacts:
     input_type: str  # float32, float16, float64, uint8
     input_shape: tuple[int | None, ...]  # None: any size
     metadata: OnnxMetadata
+
+
+_FACTS = TypeAdapter(OnnxFacts)
 
 
 def read_onnx(path: Path, seconds: float = SECONDS) -> OnnxFacts:
@@ -65,13 +71,12 @@ def _read(absolute: Path, path: Path, seconds: float, state: tuple[int, int, int
     child = Child(SCRIPT)
     try:
         limits = request_limits(_READ_SHARE * seconds, MEMORY + _COPIES * size, size)
-        facts = child.send({"do": "describe", "path": str(absolute)}, limits)[0]["facts"]
+        response, _ = child.send({"do": "describe", "path": str(absolute)}, limits)
     except ChildError as error:
         raise checkpoint_error(path, "Reading its graph", error, limits) from error
     finally:
         child.close()
-    metadata: dict[str, Any] = {name: _freeze(value) for name, value in facts.pop("metadata").items()}
-    return OnnxFacts(**{name: _freeze(value) for name, value in facts.items()}, metadata=OnnxMetadata(**metadata))
+    return _FACTS.validate_python(response["facts"])
 
 
 def request_limits(seconds: float, memory: int, size: int) -> ChildLimits:
@@ -79,10 +84,6 @@ def request_limits(seconds: float, memory: int, size: int) -> ChildLimits:
     free = machine_memory().free
     cap = memory if free is None else max(MEMORY, int(_FREE_SHARE * free))
     return ChildLimits(seconds + min(_MAX_EXTRA_SECONDS, size / _BYTES_PER_SECOND), min(memory, cap))
-
-
-def _freeze(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def checkpoint_error(path: Path, action: str, error: ChildError, limits: ChildLimits) -> CheckpointError:

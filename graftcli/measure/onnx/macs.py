@@ -5,7 +5,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import onnx
 
@@ -13,7 +12,7 @@ _MAX_MACS = 1 << 53
 _MAX_SHAPE = 1024  # values; larger tensors hold no shapes, so shape inference does not need them
 
 
-def macs(model: Any) -> int | None:
+def macs(model: onnx.ModelProto) -> int | None:
     """The multiply-adds of convolutions and matrix products per image, as PyTorch counts them; None if unknown.
 
     Clears the large tensors of `model`.
@@ -44,7 +43,7 @@ def macs(model: Any) -> int | None:
     return total if total is not None and 0 <= total < _MAX_MACS else None
 
 
-def _node_macs(node: Any, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
     """The multiply-adds of a node; None if its shapes are unknown."""
     weight_inputs = {"Conv": 1, "QLinearConv": 3, "ConvInteger": 1, "ConvTranspose": 1}
     if node.op_type in weight_inputs:

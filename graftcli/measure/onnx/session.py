@@ -7,17 +7,17 @@ So this process never loads one. The child times its runs, which excludes the co
 import math
 import time
 import weakref
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess, normalise
-from graftcli.measure.benchmark import Candidate
-from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits
+from graftcli.measure.benchmark import Array, Candidate, PreparedInput
+from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits, Response
 from graftcli.measure.onnx.facts import MEMORY, SCRIPT, SECONDS, OnnxFacts, checkpoint_error, read_onnx, request_limits
 
 _MAX_INPUT = 1 << 26  # input values per batch
@@ -37,7 +37,7 @@ class _Session:
         self.path, self.batch, self.input_type = path, facts.input_shape[0], facts.input_type
         self.channels_last = _is_channels_last(facts)
         self._memory = MEMORY + _COPIES * facts.bytes + threads * _BYTES_PER_THREAD
-        self._inputs: NDArray[Any] | None = None  # the child's current input
+        self._inputs: Array | None = None  # the child's current input
         self._seconds_per_image = 0.0
         self._child = Child(SCRIPT)
         limits = request_limits(seconds + math.prod(shape) / _VALUES_PER_SECOND, self._memory, facts.bytes)
@@ -45,15 +45,16 @@ class _Session:
         request = {"do": "open", "path": str(path.absolute()), "threads": threads}
         self._send("Loading it", request, limits)
         self._seconds = max(1.0, deadline - time.monotonic())
-        self._seconds_per_image = self.seconds(np.zeros(shape, self.input_type)) / shape[0]
+        self._seconds_per_image = self._time(np.zeros(shape, self.input_type)) / shape[0]
         self._seconds = seconds
 
-    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> NDArray[Any]:
+    def prepare(self, pixels: Tensor, preprocess: Preprocess) -> PreparedInput:
         images = pixels if self.input_type == "uint8" else normalise(pixels, preprocess)  # uint8: the graph normalises
         images = images.permute(0, 2, 3, 1) if self.channels_last else images
-        return np.ascontiguousarray(images.numpy().astype(self.input_type, copy=False))
+        inputs = np.ascontiguousarray(images.numpy().astype(self.input_type, copy=False))
+        return PreparedInput(partial(self._logits, inputs), partial(self._time, inputs))
 
-    def run(self, inputs: NDArray[Any]) -> NDArray[Any]:
+    def _logits(self, inputs: Array) -> Array:
         response, data = self._run(inputs, output=True)
         kind, shape = response["type"], response["shape"] or ()
         if kind not in _NUMERIC or len(data) != math.prod(shape) * np.dtype(kind).itemsize:
@@ -62,30 +63,30 @@ class _Session:
             raise CheckpointError(message, "Give a network that classifies images.")
         return np.frombuffer(data, kind).reshape(shape)
 
-    def seconds(self, inputs: NDArray[Any]) -> float:
+    def _time(self, inputs: Array) -> float:
         return float(self._run(inputs, output=False)[0]["seconds"])
 
-    def _run(self, inputs: NDArray[Any], *, output: bool) -> tuple[dict[str, Any], bytes]:
+    def _run(self, inputs: Array, *, output: bool) -> tuple[Response, bytes]:
         count = len(inputs)
         action = f"Running it on {count} image{'s' * (count > 1)}"
         if inputs is not self._inputs:
             seconds = self._seconds + _SLOWDOWN * self._seconds_per_image * count
             self._limits = request_limits(seconds, self._memory + _BYTES_PER_VALUE * inputs.size, 0)
             request = {"do": "set_input", "type": self.input_type, "shape": inputs.shape}
-            self._send(action, request, self._limits, inputs)
+            self._send(action, request, self._limits, inputs.data)
             self._inputs = inputs
         return self._send(action, {"do": "run", "output": output}, self._limits)
 
     def _send(
-        self, action: str, request: dict[str, Any], limits: ChildLimits, data: NDArray[Any] | bytes = b""
-    ) -> tuple[dict[str, Any], bytes]:
+        self, action: str, request: Mapping[str, object], limits: ChildLimits, data: memoryview | bytes = b""
+    ) -> tuple[Response, bytes]:
         try:
             return self._child.send(request, limits, data)
         except ChildError as error:
             raise checkpoint_error(self.path, action, error, limits) from error
 
 
-_sessions: "weakref.WeakValueDictionary[tuple[Any, ...], _Session]" = weakref.WeakValueDictionary()
+_sessions: "weakref.WeakValueDictionary[tuple[object, ...], _Session]" = weakref.WeakValueDictionary()
 
 
 def onnx_candidate(
