@@ -16,6 +16,8 @@ def to_float64(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Solution:
+    """A solved weight, and the error that remains."""
+
     weight: Tensor  # [out, in], float64
     error: float  # |inputs Wᵀ - targets|² / |targets|²
 

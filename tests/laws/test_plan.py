@@ -13,12 +13,15 @@ import graftcli
 from graftcli.errors import PairError
 from graftcli.models.cuts.plan import Plan, as_json, head_params, make, stem_params
 from graftcli.models.network import IMAGENET, Network
+from graftcli.models.origin import ModuleOrigin
 from tests.nets import randomise, same_weights
 from tests.odd_networks import Inside, Plain
 
 
 def of(module: nn.Module, classes: int = 10, size: tuple[int, int, int] = (3, 32, 32)) -> Network:
-    return Network(module.eval(), type(module).__name__.lower(), "package", "random", size, classes, IMAGENET, {})
+    name = type(module).__name__.lower()
+    origin: ModuleOrigin = {"kind": "in-memory", "key": name}
+    return Network(module.eval(), name, "package", "random", size, classes, IMAGENET, origin)
 
 
 def planned(teacher: str, student: str, size: int | None = 64, **more: Any) -> Plan:

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor, fx
+from torch.fx.node import Argument, ArgumentT
 
 
 class Names:
@@ -14,25 +15,29 @@ class Names:
         self.parent = [0]
 
     def fresh(self, count: int) -> list[int]:
+        """New names, each in a set of its own."""
         first = len(self.parent)
         self.parent += range(first, first + count)
         return list(range(first, first + count))
 
     def root(self, name: int) -> int:
+        """The name that represents the set of `name`."""
         while self.parent[name] != name:
             self.parent[name] = name = self.parent[self.parent[name]]
         return name
 
     def join(self, name: int, other: int) -> None:
+        """Unite the sets of two names."""
         first, second = sorted((self.root(name), self.root(other)))
         if first:  # 0 is no channel
             self.parent[second] = first
 
     def roots(self) -> list[int]:
+        """The representative of each name, by name."""
         return [self.root(name) for name in range(len(self.parent))]
 
 
-def name_tensors(values: Any) -> list[Tensor]:
+def name_tensors(values: Argument) -> list[Tensor]:
     """The tensors of names in nested arguments."""
     collected: list[Tensor] = []
     fx.node.map_aggregate(
@@ -41,7 +46,7 @@ def name_tensors(values: Any) -> list[Tensor]:
     return collected
 
 
-def contiguous_tensors(values: Any) -> Any:
+def contiguous_tensors(values: ArgumentT) -> ArgumentT:
     """The arguments with contiguous tensors, which can be viewed."""
     return fx.node.map_aggregate(values, lambda value: value.contiguous() if isinstance(value, Tensor) else value)
 

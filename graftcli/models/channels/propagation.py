@@ -54,7 +54,8 @@ class ChannelPropagation(fx.Interpreter):
         self.parts: dict[str, set[int]] = {}
         self.lost: set[int] = set()
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> object:
+        """The names of the node's output, or its value if that is no tensor."""
         node = self.originals[n]
         if node in self.traced.sizes:
             return self.traced.sizes[node]
@@ -71,15 +72,21 @@ class ChannelPropagation(fx.Interpreter):
             result = self._propagate(n, args, kwargs, inputs, shape)
         except Exception:  # the operation does not work on names: its channels cannot be followed
             result = None
-        if result is None or (shape is not None and tuple(result.shape) != shape):
-            for value in inputs:
-                self.lost |= set(map(int, value.unique().tolist()))
-            return torch.zeros(shape, dtype=torch.float64) if shape is not None else None
-        return result
+        fits = shape is None or (isinstance(result, Tensor) and tuple(result.shape) == shape)
+        if result is not None and fits:
+            return result
+        for value in inputs:
+            self.lost |= set(map(int, value.unique().tolist()))
+        return torch.zeros(shape, dtype=torch.float64) if shape is not None else None
 
     def _propagate(
-        self, n: fx.Node, args: Any, kwargs: Any, inputs: list[Tensor], shape: tuple[int, ...] | None
-    ) -> Any:
+        self,
+        n: fx.Node,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        inputs: list[Tensor],
+        shape: tuple[int, ...] | None,
+    ) -> object:
         if n.op == "call_module":
             return self._module(str(n.target), inputs, shape or ())
         name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
@@ -104,7 +111,7 @@ class ChannelPropagation(fx.Interpreter):
         return elementwise(inputs, shape or ())
 
     @staticmethod
-    def _mean(amax: Callable[..., Tensor], args: Any, kwargs: Any) -> Tensor:
+    def _mean(amax: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The name of a mean: that of its entries if all agree, else 0."""
         largest, smallest = amax((args[0], *args[1:]), kwargs), -amax((-args[0], *args[1:]), kwargs)
         return torch.where(largest == smallest, largest, 0)

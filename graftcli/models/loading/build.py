@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 
@@ -28,44 +29,54 @@ from graftcli.models.loading.safe_pickle import weights_in
 from graftcli.models.loading.saved import complete, rebuild
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, checkpoint_flag, model_request
 
-__all__ = ["Network", "PreprocessDefaults", "build", "rebuild"]
+__all__ = ["BuildOptions", "Network", "PreprocessDefaults", "build", "rebuild"]
 
 Derive = Callable[[str, Network], Network | None]  # (spec, teacher) -> student; None for other kinds of spec
 
-RANDOM = "none"  # checkpoint value that selects random weights
+_RANDOM = "none"  # checkpoint value that selects random weights
 _NUMBERS = (("num_classes", "--num-classes", "classes"), ("in_chans", "--in-chans", "input channels"))
+
+
+class BuildOptions(TypedDict, total=False):
+    """The settings of a network, as keywords of `build`; each is None or False by default."""
+
+    checkpoint: str | Path | None  # a weights file, or "none"; None: pretrained weights, if the network has a name
+    num_classes: int | None
+    in_chans: int | None
+    img_size: int | tuple[int, int] | None
+    ema: bool | None  # whether to load the averaged weights of a checkpoint that holds two sets
+    unsafe: bool  # whether a checkpoint may run code
+    trust_code: bool  # whether to trust the code that a document or a graftcli output names
+    document: Path | None  # where the spec comes from; None: from the user in this call, whose code runs
 
 
 def build(
     text: str,
     *,
-    checkpoint: str | Path | None = None,
-    num_classes: int | None = None,
-    in_chans: int | None = None,
-    img_size: int | tuple[int, int] | None = None,
-    ema: bool | None = None,
-    unsafe: bool = False,
-    trust_code: bool = False,
-    document: Path | None = None,
     like: Network | None = None,
     role: str = "teacher",
     derive: Derive | None = None,
+    **options: Unpack[BuildOptions],
 ) -> Network:
     """Build the network of a spec, in eval mode, float32, on the CPU.
 
-    `checkpoint` is a weights file, or "none" for random weights; by default a named network gets its pretrained
-    weights. Code that the user names in this call runs. When the spec comes from `document`, or names a graftcli
-    output, only trusted files run; `trust_code` trusts them. `like` is the teacher of a student. `role` ("teacher",
-    "student", "model") selects the flag names used in messages. `derive` makes students from the teacher, with its
-    weights.
+    `like` is the teacher of a student. `role` ("teacher", "student", "model") selects the flag names used in messages.
+    `derive` makes students from the teacher, with its weights.
     """
+    checkpoint, ema, unsafe = options.get("checkpoint"), options.get("ema"), options.get("unsafe", False)
     if like is not None and derive is not None and (student := derive(text, like)) is not None:
         return complete(_with_checkpoint(student, checkpoint, ema, unsafe))
-    flag_request = model_request(num_classes, in_chans, img_size)
+    flag_request = model_request(options.get("num_classes"), options.get("in_chans"), options.get("img_size"))
     teacher_request = like.made_for if like else ModelRequest()
-    context = SpecContext(None if checkpoint is None else Path(checkpoint), role, unsafe, trust_code, document)
+    context = SpecContext(
+        None if checkpoint is None else Path(checkpoint),
+        role,
+        unsafe,
+        options.get("trust_code", False),
+        options.get("document"),
+    )
     source = source_of(text, context)
-    file = source.file if checkpoint is None else None if str(checkpoint) == RANDOM else Path(checkpoint).expanduser()
+    file = source.file if checkpoint is None else None if str(checkpoint) == _RANDOM else Path(checkpoint).expanduser()
     if file is not None:
         state = weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema)
         network = replace(_load(source, file, state, flag_request, teacher_request, role), file=weights_file(file))
@@ -93,7 +104,7 @@ def _with_checkpoint(student: Network, checkpoint: str | Path | None, ema: bool 
     """Give a derived student the weights of a checkpoint; by default it keeps the teacher's."""
     if checkpoint is None:
         return student
-    if str(checkpoint) == RANDOM:
+    if str(checkpoint) == _RANDOM:
         return replace(student, module=with_random_weights(student.module), weights="random")
     file = Path(checkpoint).expanduser()
     matched = weights.match(weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema), student.module)

@@ -33,12 +33,12 @@ _MAX_DEPTH, _MAX_LENGTH, _MAX_TEXT = 6, 4096, 300
 _FIX = "Copy the file again, or name the network yourself and pass the weights as its checkpoint."
 
 Name = Annotated[str, Field(max_length=_MAX_TEXT)]
-Path_ = Annotated[str, Field(max_length=4096)]
+_Path = Annotated[str, Field(max_length=4096)]
 Count = Annotated[int, Field(strict=True, ge=0, le=_MAX_NUMBER)]
 Side = Annotated[int, Field(strict=True, ge=1, le=8192)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(allow_inf_nan=False, gt=0, le=1e6)]
-Indices = Annotated[str, Field(max_length=1_000_000, pattern=r"^(\d{1,7}(-\d{1,7})?(,\d{1,7}(-\d{1,7})?)*)?$")]
+_Indices = Annotated[str, Field(max_length=1_000_000, pattern=r"^(\d{1,7}(-\d{1,7})?(,\d{1,7}(-\d{1,7})?)*)?$")]
 Pair = Annotated[list[Count] | Count, Field()]
 
 
@@ -75,8 +75,8 @@ class _Library(BaseModel):
 
 class _Code(BaseModel):
     kind: Literal["code"]
-    where: Path_
-    call: Path_
+    where: _Path
+    call: _Path
     kwargs: dict[Name, object]
     sha256: Name | None
 
@@ -87,10 +87,10 @@ class _InMemory(BaseModel):
 
 
 class _Selection(BaseModel):
-    layer: Path_
-    teacher_layer: Path_
-    outputs: Indices
-    inputs: Indices
+    layer: _Path
+    teacher_layer: _Path
+    outputs: _Indices
+    inputs: _Indices
     exact: bool
 
 
@@ -108,11 +108,11 @@ class _Convolution(BaseModel, extra="forbid"):
 
 class _Derived(BaseModel):
     kind: Literal["derived"]
-    spec: Path_
+    spec: _Path
     base: "_Origin"
     kept: list[_Selection]
-    whole: list[Path_]
-    replaced: dict[Path_, list[_Convolution]]
+    whole: list[_Path]
+    replaced: dict[_Path, list[_Convolution]]
 
 
 def _kind(value: object) -> str:
@@ -140,7 +140,7 @@ class _Common(BaseModel):
 
 
 class _Cut(BaseModel):
-    name: Path_
+    name: _Path
     which: Count
     shape: list[Side | Literal[0]]
     layout: Name
@@ -160,7 +160,7 @@ class _Hybrid(BaseModel):
     blocks: Annotated[list[Literal["teacher", "student"]], Field(min_length=1, max_length=1000)]
     cuts: dict[Literal["teacher", "student"], list[_Cut]]
     seams: list[_Joint]
-    reshaped: dict[Path_, list[Count]]
+    reshaped: dict[_Path, list[Count]]
 
 
 _ORIGIN: TypeAdapter[object] = TypeAdapter(_Origin)

@@ -5,10 +5,10 @@ import os
 import stat
 from pathlib import Path
 
-MAX_DOCUMENT = 2**26  # largest document in bytes
+_MAX_DOCUMENT = 2**26  # largest document in bytes
 
 
-def read_regular(path: Path, limit: int = MAX_DOCUMENT) -> bytes:
+def read_regular(path: Path, limit: int = _MAX_DOCUMENT) -> bytes:
     """Read a regular file; raises OSError for anything else, or above `limit` bytes."""
     status = path.stat()  # before opening, because opening a pipe blocks
     if stat.S_ISDIR(status.st_mode):

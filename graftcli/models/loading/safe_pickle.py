@@ -10,6 +10,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -59,7 +60,7 @@ _UNSAFE_LOAD = "If you trust its source, --unsafe-load loads it and runs the cod
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
 
-def read(path: str | Path, *, unsafe: bool = False) -> object:
+def read(path: str | Path, *, unsafe: bool = False) -> Any:
     """Read a weights file onto the CPU: a dict of tensors, or the object that was saved."""
     file = _file(Path(path).expanduser())
     try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from graftcli.errors import CheckpointError
 
-METADATA_KEY = "graftcli"  # a single key, because safetensors does not fix the order of several
+_METADATA_KEY = "graftcli"  # a single key, because safetensors does not fix the order of several
 _NO_DIGEST = "0" * 64  # placeholder for the digest while it is computed
 _DIGEST = re.compile(rb'"graftcli":"\{\\"digest\\": \\"([0-9a-f]{64})\\"')
 _CHUNK = 2**22
@@ -36,7 +36,7 @@ def serialized(tensors: Mapping[str, Tensor], facts: Mapping[str, object]) -> by
     """Serialize tensors and facts as safetensors; equal inputs give equal bytes."""
     fields = json.dumps(facts, sort_keys=True).removeprefix("{")
     body = f'{{"digest": "{_NO_DIGEST}"{", " if facts else ""}{fields}'
-    data = bytearray(safetensors.torch.save(_independent(tensors), {METADATA_KEY: body}))
+    data = bytearray(safetensors.torch.save(_independent(tensors), {_METADATA_KEY: body}))
     match = _DIGEST.search(data)
     assert match is not None  # the body above contains it
     data[match.start(1) : match.end(1)] = digest_of(data).encode()
@@ -77,7 +77,7 @@ def is_written(path: Path) -> bool:
     """Whether graftcli wrote this file."""
     try:
         with _regular_file(path), safe_open(path, "pt") as file:
-            return METADATA_KEY in (file.metadata() or {})
+            return _METADATA_KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
         return False  # another format, or damage that reading the weights reports
 
@@ -102,7 +102,7 @@ def check(path: Path) -> None:
 
 
 def _facts(metadata: Mapping[str, str] | None) -> dict[str, JsonValue]:
-    facts = json.loads((metadata or {})[METADATA_KEY])
+    facts = json.loads((metadata or {})[_METADATA_KEY])
     if not isinstance(facts, dict):
         raise TypeError(f"its metadata is a {type(facts).__name__}")
     facts.pop("digest", None)

@@ -5,7 +5,6 @@ The caller checks that the chain computes the same function.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from graftcli.models.tracing.tracer import with_forward
 
 # Operations allowed between two stages.
-_GLUE: tuple[Callable[[Any], Any], ...] = (
+_GLUE: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x,
     lambda x: torch.flatten(x, 1),
     lambda x: torch.relu(x),
@@ -22,8 +21,8 @@ _GLUE: tuple[Callable[[Any], Any], ...] = (
     lambda x: x.mean(1),  # mean over tokens
     lambda x: x[:, 0],  # the class token
 )
-_Link = tuple[Callable[[Any], Any], str]  # (operation before a stage, name of the stage)
-_Call = tuple[str, Any, Any]  # (name of a stage, input, output)
+_Link = tuple[Callable[[Tensor], Tensor], str]  # (operation before a stage, name of the stage)
+_Call = tuple[str, object, object]  # (name of a stage, input, output)
 
 
 def as_chain(module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module | None:
@@ -32,7 +31,7 @@ def as_chain(module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module 
     if links is None or len(links) < 2:
         return None
 
-    def forward(self: nn.Module, images: Any) -> Any:
+    def forward(self: nn.Module, images: Tensor) -> Tensor:
         for glue, name in links:
             images = glue(images)
             images = self.get_submodule(name)(images) if name else images
@@ -54,7 +53,7 @@ def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
     """The inputs and outputs of the stages, in order of execution; cloned, because later code may modify them."""
     calls: list[_Call] = []
 
-    def listener(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def listener(name: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         return lambda _, inputs, output: calls.append((name, _copy(inputs[0] if inputs else None), _copy(output)))
 
     hooks = [child.register_forward_hook(listener(name)) for name, child in stages(module)]
@@ -66,11 +65,11 @@ def _calls(module: nn.Module, example: Tensor) -> list[_Call]:
     return calls
 
 
-def _copy(value: Any) -> Any:
+def _copy(value: object) -> object:
     return value.clone() if isinstance(value, Tensor) else value
 
 
-def _links(calls: Sequence[_Call], value: Any) -> list[_Link] | None:
+def _links(calls: Sequence[_Call], value: object) -> list[_Link] | None:
     links: list[_Link] = []
     for name, stage_input, output in calls:
         glue = next((g for g in _GLUE if _makes(g, value, stage_input)), None)
@@ -81,9 +80,10 @@ def _links(calls: Sequence[_Call], value: Any) -> list[_Link] | None:
     return links
 
 
-def _makes(glue: Callable[[Any], Any], value: Any, stage_input: Any) -> bool:
-    try:
-        result = glue(value)
-    except (RuntimeError, IndexError, TypeError, AttributeError):
+def _makes(glue: Callable[[Tensor], Tensor], value: object, stage_input: object) -> bool:
+    if not isinstance(value, Tensor) or not isinstance(stage_input, Tensor):
         return False
-    return isinstance(result, Tensor) and isinstance(stage_input, Tensor) and torch.equal(result, stage_input)
+    try:
+        return torch.equal(glue(value), stage_input)
+    except (RuntimeError, IndexError):
+        return False

@@ -6,10 +6,10 @@ A block is a graph over the modules of the network: training a block trains the 
 import operator
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.positions import Position, depends_on_images
@@ -31,6 +31,7 @@ def split(traced: Traced, cuts: Sequence[Position]) -> list[fx.GraphModule]:
 
 
 def join(blocks: Sequence[nn.Module]) -> nn.Sequential:
+    """The network that runs the blocks one after another."""
     return nn.Sequential(*blocks)
 
 
@@ -79,18 +80,19 @@ class _BlockCopier:
         self.image_dependent = image_dependent
         self.graph = fx.Graph()
         self.entry = self.graph.placeholder("x")
-        self.copies: dict[fx.Node, Any] = {entry: self.entry}
+        self.copies: dict[fx.Node, Argument] = {entry: self.entry}
 
     def copy(self, start: int, stop: int) -> fx.Graph:
         nodes = self.traced.nodes[start:stop]
         for node in nodes:
             if node.op not in ("placeholder", "output"):
                 self._value(node)
-        last = nodes[-1]
-        self.graph.output(self._value(last.args[0] if last.op == "output" else last))
+        last = nodes[-1].args[0] if nodes[-1].op == "output" else nodes[-1]
+        assert isinstance(last, fx.Node)  # a traced network returns one tensor
+        self.graph.output(self._value(last))
         return self.graph
 
-    def _value(self, node: Any) -> Any:
+    def _value(self, node: fx.Node) -> Argument:
         """The node or constant of this block that corresponds to a node of the whole graph."""
         if node not in self.copies:
             copied = (
@@ -104,14 +106,14 @@ class _BlockCopier:
         past = (n for n in node.all_input_nodes if n in self.image_dependent and n not in self.copies)
         return node in self.traced.sizes and next(past, None) is not None
 
-    def _size_of_past(self, node: fx.Node) -> Any:
+    def _size_of_past(self, node: fx.Node) -> Argument:
         """The size of a tensor before this block: batch, device and dtype from the block's input, else as measured."""
         value, example = self.traced.sizes[node], self.traced.example
         if isinstance(value, torch.device) or value is example.dtype:
             return self.graph.call_function(getattr, (self.entry, "device" if value is not example.dtype else "dtype"))
         shape = self.traced.shapes.get(node.all_input_nodes[0])
-        if value == shape and value[0] == example.shape[0]:
-            return (self._batch(), *value[1:])
+        if shape is not None and value == shape and shape[0] == example.shape[0]:
+            return (self._batch(), *shape[1:])
         dims = (*node.args[1:], *node.kwargs.values())
         if node.target == "size" and shape is not None and dims in ((0,), (-len(shape),)) and value == example.shape[0]:
             return self._batch()

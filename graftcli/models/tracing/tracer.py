@@ -13,10 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
+from torch.fx.node import Argument, Target
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,10 @@ def record(root: nn.Module, leaves: Mapping[type[nn.Module], str]) -> Recording:
         return Recording(copied, graph, tracer.paths, tracer.ends, tracer.starts, tracer.returned, tracer.opaque)
 
 
+class _WithWholeForward(Protocol):
+    def whole_forward(self, images: Tensor) -> object: ...
+
+
 def with_single_input(module: nn.Module) -> nn.Module:
     """The network with the images as its only input; other parameters keep their defaults."""
     original = inspect.unwrap(type(module).forward)
@@ -63,7 +68,7 @@ def with_single_input(module: nn.Module) -> nn.Module:
     if [p.kind for p in parameters] in ([inspect.Parameter.POSITIONAL_ONLY], [inspect.Parameter.POSITIONAL_OR_KEYWORD]):
         return module
 
-    def forward(self: Any, images: Any) -> Any:
+    def forward(self: _WithWholeForward, images: Tensor) -> object:
         return self.whole_forward(images)
 
     # the tracer wraps leaf functions in the globals of the forward pass, so the new one needs the original globals
@@ -71,7 +76,7 @@ def with_single_input(module: nn.Module) -> nn.Module:
     return with_forward(module, {"forward": traceable, "whole_forward": type(module).forward})
 
 
-def with_forward(module: nn.Module, members: dict[str, Any]) -> nn.Module:
+def with_forward(module: nn.Module, members: dict[str, object]) -> nn.Module:
     """The same modules and parameters with other class members, such as the forward pass."""
     other = copy.copy(module)
     other.__class__ = type(type(module).__name__, (type(module),), members)
@@ -94,7 +99,7 @@ def describe_error(error: BaseException) -> str:
     )
 
 
-def _library_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., Any], ...]]:
+def _library_leaves() -> tuple[set[type[nn.Module]], tuple[Callable[..., object], ...]]:
     from timm.layers import Linear, get_notrace_functions, get_notrace_modules
     from torchvision.ops import StochasticDepth
 
@@ -125,8 +130,8 @@ class _Tracer(fx.Tracer):
         return type(m) in self.leaves or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+        self, m: nn.Module, forward: Callable[..., object], args: tuple[object, ...], kwargs: dict[str, object]
+    ) -> object:
         path = self.path_of_module(m)
         self._scope.append(path)
         self._opened.append(path)
@@ -147,7 +152,13 @@ class _Tracer(fx.Tracer):
         return result
 
     def create_node(
-        self, kind: str, target: Any, args: Any, kwargs: Any, name: Any = None, type_expr: Any = None
+        self,
+        kind: str,
+        target: Target,
+        args: tuple[Argument, ...],
+        kwargs: dict[str, Argument],
+        name: str | None = None,
+        type_expr: object = None,
     ) -> fx.Node:
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         scope = self._scope[-1] if self._scope else ""
