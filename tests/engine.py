@@ -1,6 +1,6 @@
 """What the engine's tests share: a tiny teacher, a narrower student, images of noise, a keeper without a disk."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,8 @@ class Memory:
     def unit(self, name: str) -> "MemoryUnit":
         return self.units.setdefault(name, MemoryUnit())
 
-    def metric(self, record: dict[str, Any]) -> None:
-        self.records.append(record)
+    def metric(self, record: Mapping[str, object]) -> None:
+        self.records.append(dict(record))
 
 
 class MemoryUnit:
@@ -138,11 +138,11 @@ class MemoryUnit:
         self.state: dict[str, Any] | None = None
         self.finished: tuple[dict[str, Tensor], dict[str, Any]] | None = None
 
-    def keep(self, step: int, state: dict[str, Any]) -> None:
-        self.state = state
+    def keep(self, step: int, state: Mapping[str, object]) -> None:
+        self.state = dict(state)
 
-    def finish(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        self.finished = {name: tensor.clone() for name, tensor in tensors.items()}, facts
+    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
+        self.finished = {name: tensor.clone() for name, tensor in tensors.items()}, dict(facts)
 
 
 def trained(

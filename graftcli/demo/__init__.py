@@ -24,7 +24,7 @@ from graftcli.errors import UsageError
 from graftcli.store.atomic import write_bytes
 
 HERE = Path(__file__).parent
-DIGITS = HERE / "digits.npz"  # strokes uint8 [1797, 8, 8] of 0..16, labels uint8 [1797]; LICENSE-digits.txt
+_DIGITS = HERE / "digits.npz"  # strokes uint8 [1797, 8, 8] of 0..16, labels uint8 [1797]; LICENSE-digits.txt
 TEACHER_WEIGHTS = HERE / "teacher.safetensors"
 TEACHER = "graftcli.demo.networks:teacher"
 STUDENT = "graftcli.demo.networks:student"
@@ -37,7 +37,7 @@ _FEW_SHOT_SEED, _HELD_OUT_SEED = 1, 2  # seeds of the scenes
 @cache
 def digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return the strokes and labels of all rows, in dataset order."""
-    with np.load(DIGITS) as arrays:
+    with np.load(_DIGITS) as arrays:
         return arrays["strokes"], arrays["labels"]
 
 

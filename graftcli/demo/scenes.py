@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 Numbers = NDArray[np.int64]
 
 SIDE = 32  # height and width of a scene
-DIGIT = 16  # height and width of its digit
+_DIGIT = 16  # height and width of its digit
 PATCH, PATCHES = 7, 3  # height and width of a distractor patch, and patches per scene
-INK = 256  # value of the darkest stroke, before contrast is applied
+_INK = 256  # value of the darkest stroke, before contrast is applied
 GRAIN = 8  # noise amplitude, in grey levels
 SLOPE = 2  # maximum lighting gradient, in grey levels per pixel
 
@@ -24,7 +24,7 @@ def scenes(digits: NDArray[np.uint8], random: RandomState) -> NDArray[np.uint8]:
     ink = np.zeros((len(strokes), SIDE, SIDE), np.int64)
     for scene in ink:
         for _ in range(PATCHES):
-            top, left = _draw(random, 0, DIGIT - PATCH, 2)
+            top, left = _draw(random, 0, _DIGIT - PATCH, 2)
             distractor = strokes[_draw(random, 0, len(strokes) - 1)]
             _paste(scene, distractor[top : top + PATCH, left : left + PATCH], random)
     for scene, digit in zip(ink, strokes, strict=True):
@@ -60,6 +60,6 @@ def _photograph(ink: Numbers, random: RandomState) -> NDArray[np.uint8]:
     paper, contrast = _draw(random, 0, 89, per_image), _draw(random, 90, 165, per_image)
     offset = np.arange(SIDE) - SIDE // 2
     light = _draw(random, -SLOPE, SLOPE, per_image) * offset[:, None] + _draw(random, -SLOPE, SLOPE, per_image) * offset
-    grey = paper + ink * contrast // INK + light + _draw(random, -GRAIN, GRAIN, ink.shape)
+    grey = paper + ink * contrast // _INK + light + _draw(random, -GRAIN, GRAIN, ink.shape)
     grey = grey.clip(0, 255)
     return np.where(_draw(random, 0, 1, per_image) == 1, 255 - grey, grey).astype(np.uint8)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from graftcli.events import Event, Listener, TaskFinished, Warned
 from graftcli.graft.engine import weights_digest
-from graftcli.graft.initialize.start import initialize
+from graftcli.graft.initialize.start import StartImages, initialize
 from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs
 from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.layerwise.stage import piece_numbers, run_side_by_side
@@ -38,7 +38,8 @@ def started(
     joined = seams(made, wanted.adapters.where)
     both = pieces(made, joined)
     blocks = chosen or range(1, both.blocks + 1)
-    initialize(wanted, made, joined, both, blocks, noise(64, 1), lambda: noise(64, 2), 0, listen)
+    unfrozen = range(1, max(blocks) + 1)
+    initialize(wanted, made, joined, both, unfrozen, StartImages(noise(64, 1), lambda: noise(64, 2)), 0, listen)
     return both
 
 
