@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from graftcli.errors import MachineError as MachineError
     from graftcli.errors import PairError as PairError
     from graftcli.errors import UsageError as UsageError
+    from graftcli.formats.loading import load as load
     from graftcli.formats.options import Exported as Exported
     from graftcli.models.cuts.plan import Plan as Plan
     from graftcli.models.loading.build import build as build
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from graftcli.report.comparison import Comparison as Comparison
     from graftcli.runs.image_check import ImagesReport as ImagesReport
     from graftcli.runs.image_check import inspect_images as inspect_images
-    from graftcli.runs.loading import load as load
     from graftcli.runs.result import Result as Result
     from graftcli.runs.scoring import Evaluation as Evaluation
 
@@ -53,6 +53,7 @@ _PUBLIC = {
         *("CheckpointError", "GateError", "GraftError", "ImagesError"),
         *("MachineError", "PairError", "UsageError"),
     ),
+    "graftcli.formats.loading": ("load",),
     "graftcli.formats.options": ("Exported",),
     "graftcli.models.cuts.plan": ("Plan",),
     "graftcli.models.loading.build": ("build",),
@@ -60,7 +61,6 @@ _PUBLIC = {
     "graftcli.recipe": ("Recipe",),
     "graftcli.report.comparison": ("Comparison",),
     "graftcli.runs.image_check": ("ImagesReport", "inspect_images"),
-    "graftcli.runs.loading": ("load",),
     "graftcli.runs.result": ("Result",),
     "graftcli.runs.scoring": ("Evaluation",),
 }

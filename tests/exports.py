@@ -65,7 +65,7 @@ def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
             _GRAPHS[key] = export_graph(subject, form)
         return copy.deepcopy(_GRAPHS[key])
 
-    monkeypatch.setattr("graftcli.formats.onnx.export_graph", remembering)
+    monkeypatch.setattr("graftcli.formats.graph.export_graph", remembering)
 
 
 def _of(made: Callable[[], Network]) -> Callable[[], ExportSource]:

@@ -1,33 +1,30 @@
 """`graftcli.export`: export a network to one file, and check the file on real images."""
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from graftcli.errors import UsageError
-from graftcli.events import FileSaved, ImagesDecoded, Listener, Warned
+from graftcli.events import ImagesDecoded, Listener, Warned
 from graftcli.formats.options import Exported, ExportOptions, ExportSource, source_facts
-from graftcli.formats.parity import MAX_IMAGES, check_match, parity_check
-from graftcli.formats.write import export_record, write
+from graftcli.formats.parity import MAX_IMAGES
+from graftcli.formats.write import write
 from graftcli.images import Images
 from graftcli.images import load as load_images
 from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_document
+from graftcli.models.weights import WeightsOrigin
 from graftcli.runs.config import recorded_config
-from graftcli.runs.loading import load, network_of, spec_of
+from graftcli.runs.loading import network_of, spec_of
 from graftcli.runs.repair import repair
 from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
-from graftcli.store.atomic import TEMPORARY, remove_abandoned
-from graftcli.store.model_card import CardFacts, write_weights
+from graftcli.store.model_card import CardFacts
 from graftcli.store.run_file import RUN_FILE, read_record
 
 _NOISE_IMAGES = 16  # to check the file on, without other images
@@ -124,8 +121,8 @@ def export(
         >>> graftcli.export("runs/small", precision="int8").size  # doctest: +SKIP
     """
     export_options = ExportOptions(
-        format,  # type: ignore[arg-type]  # ExportOptions checks the names
-        precision,  # type: ignore[arg-type]
+        format,
+        precision,  # type: ignore[arg-type]  # ExportOptions checks the names
         static,
         dynamic_size,
         opset,
@@ -144,8 +141,6 @@ def export(
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
     names = class_names(_classes(loaded), Path(classes) if classes else None, imagenet=loaded.imagenet)
     source = _export_source(loaded, check_images, names, listen)
-    if export_options.format == "safetensors":
-        return _write_weights(source, loaded.facts, path, export_options, listen)
     return write(source, export_options, path, listen)
 
 
@@ -165,7 +160,7 @@ def _load_model(
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
         return _LoadedModel(network.module, facts, base, run, run is not None and _has_imagenet_classes(run))
-    pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
+    pretrained = network.weights.origin is WeightsOrigin.PRETRAINED and network.source in ("timm", "torchvision")
     return _LoadedModel(network.module, facts, Path(network.name.replace("/", "_")), imagenet=pretrained)
 
 
@@ -206,6 +201,7 @@ def _export_source(
         calibration=calibration.pixels if calibration is not None else None,
         noise=images is None,
         facts=facts,
+        card=card,
     )
 
 
@@ -246,28 +242,3 @@ def _noise(preprocess: Preprocess) -> Tensor:
     return torch.randint(
         0, 256, (_NOISE_IMAGES, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator
     )
-
-
-# -- safetensors --------------------------------------------------------------------------------------------------
-
-
-def _write_weights(
-    source: ExportSource, facts: CardFacts, path: Path, export_options: ExportOptions, listen: Listener
-) -> Exported:
-    """Write a .safetensors file with the facts that graftcli needs to load it; rename it after a parity check."""
-    remove_abandoned(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.check{TEMPORARY}")
-    check = parity_check(source, export_options)
-    try:
-        write_weights(temporary, source.module, facts)
-        network = load(temporary)
-        with torch.no_grad():
-            match = check.run(lambda images: np.asarray(network(torch.from_numpy(images))))
-        check_match(match, export_options, source.noise)
-        size = temporary.stat().st_size
-        temporary.replace(path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-    listen(FileSaved(str(path)))
-    return export_record(path, export_options, size, match, source)

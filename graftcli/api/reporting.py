@@ -8,6 +8,7 @@ from pathlib import Path
 from graftcli.environment.devices import device_named
 from graftcli.errors import CheckpointError, GraftError, ImagesError, UsageError
 from graftcli.events import FileSaved, Listener, Warned
+from graftcli.formats.loading import load
 from graftcli.graft.engine import weights_digest
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.loading.trust import Untrusted
@@ -17,7 +18,6 @@ from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
 from graftcli.report.run_view import RunView, load_run_view
 from graftcli.runs.config import RunConfig, recorded_config
-from graftcli.runs.loading import load
 from graftcli.runs.prepare import images_of, plan_of, recipe_of
 from graftcli.runs.repair import repair
 from graftcli.runs.scoring import preprocess_for

@@ -15,7 +15,7 @@ from graftcli.models.network import Network
 from graftcli.report.format import numbers
 from graftcli.runs.config import RunConfig
 from graftcli.runs.loading import network_of
-from graftcli.runs.onnx_models import OnnxModel, onnx_model
+from graftcli.runs.onnx_models import OnnxModel, is_onnx, onnx_model
 from graftcli.runs.recorded import recorded_teacher
 from graftcli.runs.scoring import Model, PreprocessOptions, model_preprocess
 from graftcli.store.run_file import read_record
@@ -53,7 +53,7 @@ def named_models(
     for model in models:
         if model in runs:
             collected += _models_of_run(Path(model), build_args, alone=len(runs) == 1)
-        elif Path(model).suffix == ".onnx":
+        elif is_onnx(model):
             collected.append(NamedModel(Path(model).name, Path(model)))
         else:
             network = network_of(model, checkpoint=weights["model"], role="model", **build_args)

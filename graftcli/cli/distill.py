@@ -11,6 +11,8 @@ from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
 from graftcli.cli.asking import keywords
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
+from graftcli.formats.options import single_formats
+from graftcli.formatting import one_of
 
 if TYPE_CHECKING:
     from graftcli.runs.result import Result
@@ -63,7 +65,7 @@ Out = Annotated[
         "--out",
         metavar="DIR|FILE",
         rich_help_panel=o.OUTPUT,
-        help="Folder of the run, or a .safetensors or .onnx file. Default: runs/TEACHER-STUDENT.",
+        help=f"Folder of the run, or a {one_of(single_formats())} file. Default: runs/TEACHER-STUDENT.",
     ),
 ]
 Overwrite = Annotated[

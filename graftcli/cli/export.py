@@ -2,21 +2,25 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_bench, render_export
 from graftcli.cli.eval import Classes
+from graftcli.formats.options import FORMATS, MIN_AGREEMENT, OLDEST_OPSET, Pixels
+from graftcli.formatting import one_of
 
 if TYPE_CHECKING:
     from graftcli.api.benching import Bench
     from graftcli.formats.options import Exported
 
+_AGREEMENTS = ", ".join(f"{precision} {share:g}" for precision, share in MIN_AGREEMENT.items())
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file written by graftcli, or a model spec.")]
 Format = Annotated[
-    str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help="onnx, pt2 or safetensors.")
+    str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help=f"{one_of(FORMATS)}.")
 ]
 Precision = Annotated[
     str,
@@ -24,7 +28,7 @@ Precision = Annotated[
         "--precision",
         metavar="NAME",
         rich_help_panel=o.OUTPUT,
-        help="fp32, fp16 or int8, for ONNX. Layers that lose accuracy in int8 stay in float.",
+        help=f"{one_of(MIN_AGREEMENT)}, for ONNX. Layers that lose accuracy in int8 stay in float.",
     ),
 ]
 Static = Annotated[bool, o.option("--static", metavar="", rich_help_panel=o.OUTPUT, help="Fixed batch size of 1.")]
@@ -36,13 +40,18 @@ DynamicSize = Annotated[
 ]
 Opset = Annotated[
     int | None,
-    o.option("--opset", metavar="N", rich_help_panel=o.OUTPUT, help="ONNX opset, 18 or later. Default: 18."),
+    o.option(
+        "--opset",
+        metavar="N",
+        rich_help_panel=o.OUTPUT,
+        help=f"ONNX opset, {OLDEST_OPSET} or later. Default: {OLDEST_OPSET}.",
+    ),
 ]
 BakePreprocess = Annotated[
     str | None,
     o.option(
         "--bake-preprocess",
-        metavar="nhwc|nchw",
+        metavar="|".join(get_args(Pixels)),
         rich_help_panel=o.OUTPUT,
         help="Include normalisation: the file takes uint8 pixels in this layout.",
     ),
@@ -55,7 +64,7 @@ MinAgreement = Annotated[
         max=1.0,
         metavar="SHARE",
         rich_help_panel=o.OUTPUT,
-        help="Required share of images with the same prediction as PyTorch. Default: fp32 1, fp16 0.99, int8 0.95.",
+        help=f"Required share of images with the same prediction as PyTorch. Default: {_AGREEMENTS}.",
     ),
 ]
 Images = Annotated[
@@ -159,8 +168,8 @@ def export(
             listen=listen,
             **shared,
         )
-        is_onnx = exported.format == "onnx"
-        measured = bench_export(model, exported.path, listen=listen, **shared) if is_onnx else None
+        is_benchmarked = FORMATS[exported.format].is_benchmarked
+        measured = bench_export(model, exported.path, listen=listen, **shared) if is_benchmarked else None
     _print_export(exported, measured, as_json=as_json)
 
 

@@ -7,13 +7,13 @@ import torch
 
 from graftcli.demo import STUDENT, TEACHER, TEACHER_WEIGHTS, held_out, images, write_held_out, write_images
 from graftcli.events import Listener
+from graftcli.formats.loading import load
 from graftcli.formats.options import ExportOptions, ExportSource, source_facts
 from graftcli.formats.write import write
 from graftcli.measure import Accuracy, accuracy, compute_logits
 from graftcli.models.cuts.plan import count_parameters
 from graftcli.models.loading.build import build
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
-from graftcli.runs.loading import load
 from graftcli.runs.result import Result
 from graftcli.runs.running import distill
 from graftcli.runs.scoring import PreprocessOptions, preprocess_for

@@ -1,1 +1,5 @@
-"""Export networks to ONNX and PT2; every file is checked against PyTorch before it is written."""
+"""Export networks to files that are compared with PyTorch before they are written. Each format is one module."""
+
+from graftcli.formats import onnx as onnx
+from graftcli.formats import pt2 as pt2
+from graftcli.formats import safetensors as safetensors

@@ -16,10 +16,31 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from graftcli import __version__
 from graftcli.errors import GateError, UsageError
-from graftcli.formats.options import OLDEST_OPSET, ExportOptions, ExportSource, FromPixels
+from graftcli.formats.options import OLDEST_OPSET, ExportOptions, ExportSource, Pixels
+from graftcli.images.preprocess import Preprocess
 
 MAX_BYTES = 2**31 - 2**20  # of weights in one ONNX file
 IMAGES, LOGITS = "images", "logits"
+
+
+class FromPixels(nn.Module):
+    """A network with normalisation: takes uint8 pixels in `order`, and returns network(normalise(pixels))."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, preprocess: Preprocess, order: Pixels) -> None:
+        super().__init__()
+        self.network, self.order = network, order
+        for name, values in (("mean", preprocess.mean), ("std", preprocess.std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalise the pixels and run the network."""
+        if self.order == "nhwc":
+            pixels = pixels.permute(0, 3, 1, 2)
+        logits: Tensor = self.network((pixels.float() / 255 - self.mean) / self.std)
+        return logits
 
 
 def export_inputs(source: ExportSource, options: ExportOptions) -> tuple[nn.Module, Tensor, dict[int, Any] | None]:

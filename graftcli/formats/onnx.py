@@ -1,52 +1,59 @@
-"""Export a network to ONNX in float32, float16 or int8."""
+"""ONNX in float32, float16 or int8."""
 
 import copy
-
-import onnx
-import torch
+from typing import TYPE_CHECKING, assert_never
 
 from graftcli.errors import GateError
-from graftcli.events import Listener
-from graftcli.formats import quantise
-from graftcli.formats.graph import export_graph, file_metadata, serialise, silence
-from graftcli.formats.options import ExportOptions, ExportSource
-from graftcli.formats.parity import Match, ParityCheck
-from graftcli.formats.runtime import onnx_runner
-from graftcli.images.pixels import center_crop, normalise
+from graftcli.formats.options import Encoded, ExportFormat, ExportOptions, ExportSource, QuantisedLayers, add_format
+
+if TYPE_CHECKING:
+    import onnx
+
+    from graftcli.events import Listener
+    from graftcli.formats.match import ParityCheck, Runner
 
 _RANGE_IMAGES = 8
 
 
-def export(
-    source: ExportSource, options: ExportOptions, check: ParityCheck, listen: Listener
-) -> tuple[bytes, Match, quantise.QuantisedLayers]:
-    """Return the file, how it matches PyTorch, and its quantised layers."""
-    model = export_graph(source, options)
-    quantised = quantise.NOT_QUANTISED
-    if options.precision == "fp16":
-        _check_range(source)
-        model = _to_float16(model)
-    elif options.precision == "int8":
-        model, quantised = quantise.quantise(model, source, options, check, listen)
-    data = serialise(model, file_metadata(source, options))
-    return data, check.run(onnx_runner(data)), quantised
+def _encode(source: ExportSource, options: ExportOptions, check: "ParityCheck", listen: "Listener") -> Encoded:
+    from graftcli.formats import graph
+    from graftcli.formats.quantise import quantise
+
+    model, quantised = graph.export_graph(source, options), QuantisedLayers()
+    match options.precision:
+        case "fp32":
+            pass
+        case "fp16":
+            _check_range(source)
+            model = _to_float16(model)
+        case "int8":
+            model, quantised = quantise(model, source, options, check, listen)
+        case _:
+            assert_never(options.precision)
+    return Encoded(graph.serialise(model, graph.file_metadata(source, options)), quantised)
 
 
-def _to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+def _to_float16(model: "onnx.ModelProto") -> "onnx.ModelProto":
     """Convert to float16; inputs and logits stay float32."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    from graftcli.formats.graph import silence
 
     with silence():
         converted: onnx.ModelProto = convert_float_to_float16(model, keep_io_types=True)
     return converted
 
 
-@torch.no_grad()
 def _check_range(source: ExportSource) -> None:
     """Raise GateError on float16 overflow. onnxruntime would miss it: on a CPU it computes in float32."""
+    import torch
+
+    from graftcli.images.pixels import center_crop, normalise
+
     images = normalise(center_crop(source.images[:_RANGE_IMAGES], source.preprocess), source.preprocess)
     try:
-        logits = copy.deepcopy(source.module).half()(images.half())
+        with torch.no_grad():
+            logits = copy.deepcopy(source.module).half()(images.half())
     except Exception:  # layers without float16 support on a CPU: the parity check decides
         return
     if not bool(torch.isfinite(logits).all()):
@@ -54,3 +61,24 @@ def _check_range(source: ExportSource) -> None:
             "in float16 the network gives NaN or infinite logits: some activations exceed 65,504.",
             "Nothing was written. Use --precision fp32 or int8.",
         )
+
+
+def _runner(data: bytes) -> "Runner":
+    from graftcli.formats import runtime
+
+    return runtime.onnx_runner(data)
+
+
+add_format(
+    ExportFormat(
+        name="onnx",
+        suffix=".onnx",
+        about="ONNX",
+        encode=_encode,
+        runner=_runner,
+        precisions=("fp32", "fp16", "int8"),
+        has_opset=True,
+        is_benchmarked=True,
+        single="exported",
+    )
+)

@@ -1,62 +1,22 @@
 """The parity gate: compare the logits of an exported file with those of PyTorch on real images."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from graftcli.errors import GateError
-from graftcli.formats.options import ExportOptions, ExportSource
+from graftcli.formats.match import Match, ParityCheck
+from graftcli.formats.options import FORMATS, ExportOptions, ExportSource
 from graftcli.images.pixels import center_crop, normalise
-
-Runner = Callable[[NDArray[Any]], NDArray[Any]]  # inputs of the file -> logits
 
 TOLERANCE = 1e-4  # relative to the largest logit, for float32
 MAX_IMAGES = 1000
 _BATCHES = (1, 2, 7)  # then the rest of the images, in batches of _LARGE_BATCH
 _LARGE_BATCH = 32
-
-
-@dataclass(frozen=True)
-class Match:
-    """How closely the logits of a file match those of PyTorch."""
-
-    error: float  # largest difference, relative to the largest logit of its batch
-    agreement: float
-    images: int
-
-
-@dataclass(frozen=True)
-class ParityCheck:
-    """Batches of inputs for a file, each with the logits of the network in PyTorch."""
-
-    batches: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
-
-    def run(self, runner: Runner) -> Match:
-        """Run a file on all batches and compare."""
-        error, same, images = 0.0, 0, 0
-        for inputs, expected in self.batches:
-            logits = np.asarray(runner(inputs), dtype=np.float32)
-            if logits.shape != expected.shape or not np.isfinite(logits).all():
-                return Match(float("inf"), 0.0, sum(len(logits) for _, logits in self.batches))
-            error = max(error, float(np.abs(logits - expected).max() / max(np.abs(expected).max(), 1e-12)))
-            same += int((logits.argmax(1) == expected.argmax(1)).sum())
-            images += len(expected)
-        return Match(error, same / images, images)
-
-    def subset(self, images: int) -> "ParityCheck":
-        """The last batches, with at least `images` images if there are as many."""
-        chosen: list[tuple[NDArray[Any], NDArray[Any]]] = []
-        for batch in reversed(self.batches):
-            chosen.append(batch)
-            if sum(len(logits) for _, logits in chosen) >= images:
-                break
-        return ParityCheck(tuple(chosen))
 
 
 @torch.no_grad()
@@ -126,4 +86,4 @@ def _fix(options: ExportOptions, is_close: bool) -> str:
         return "Lower --min-agreement, or use a higher --precision."
     if is_close and options.min_agreement is not None:
         return "Lower --min-agreement."
-    return "Try another --opset." if options.format == "onnx" else "Use --format onnx."
+    return "Try another --opset." if options.kind.has_opset else f"Use --format {next(iter(FORMATS))}."

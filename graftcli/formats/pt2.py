@@ -1,18 +1,23 @@
-"""Export a network with torch.export to a .pt2 file, which needs PyTorch but not the model code."""
+"""A program of torch.export, which needs PyTorch but not the model code."""
 
 import io
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import fx
+from graftcli.formats.options import Encoded, ExportFormat, ExportOptions, ExportSource, add_format
 
-from graftcli.formats.graph import export_error, export_inputs, file_metadata, silence
-from graftcli.formats.options import ExportOptions, ExportSource
-from graftcli.formats.parity import Match, ParityCheck
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from graftcli.events import Listener
+    from graftcli.formats.match import ParityCheck, Runner
 
 
-def export(source: ExportSource, options: ExportOptions, check: ParityCheck) -> tuple[bytes, Match]:
-    """Return the file and, after reading it back, how it matches PyTorch."""
+def _encode(source: ExportSource, options: ExportOptions, check: "ParityCheck", listen: "Listener") -> Encoded:
+    import torch
+    from torch import fx
+
+    from graftcli.formats.graph import export_error, export_inputs, file_metadata, silence
+
     module, example, dynamic = export_inputs(source, options)
     with silence():
         try:
@@ -26,6 +31,20 @@ def export(source: ExportSource, options: ExportOptions, check: ParityCheck) -> 
     file = io.BytesIO()
     with silence():
         torch.export.save(program, file, extra_files=file_metadata(source, options))
-    loaded = torch.export.load(io.BytesIO(file.getvalue())).module()
-    with torch.no_grad():
-        return file.getvalue(), check.run(lambda images: np.asarray(loaded(torch.from_numpy(images))))
+    return Encoded(file.getvalue())
+
+
+def _runner(data: bytes) -> "Runner":
+    import numpy as np
+    import torch
+
+    program = torch.export.load(io.BytesIO(data)).module()
+
+    def run(images: "NDArray[Any]") -> "NDArray[Any]":
+        with torch.no_grad():
+            return np.asarray(program(torch.from_numpy(images)))
+
+    return run
+
+
+add_format(ExportFormat("pt2", ".pt2", "a torch.export program", _encode, _runner))

@@ -6,7 +6,6 @@ Sensitive layers stay in float. To rank them, each layer is quantised alone and 
 import copy
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from graftcli.environment.machine import cpu
 from graftcli.errors import GateError
 from graftcli.events import LayersTried, Listener
 from graftcli.formats.graph import IMAGES, clean, silence
-from graftcli.formats.options import ExportOptions, ExportSource
-from graftcli.formats.parity import Match, ParityCheck
+from graftcli.formats.match import Match, ParityCheck
+from graftcli.formats.options import ExportOptions, ExportSource, QuantisedLayers
 from graftcli.formats.runtime import onnx_runner
 from graftcli.images.pixels import center_crop
 
@@ -31,15 +30,6 @@ _COMPUTING = ("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Mul", "Softmax"
 _MOVING = ("Relu", "Clip", "MaxPool", "AveragePool", "GlobalAveragePool", "Concat", "Split", "Slice", "Pad")
 _SHAPING = ("Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Resize")
 _VNNI = ("avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8")
-
-
-@dataclass(frozen=True)
-class QuantisedLayers:
-    layers: int  # quantisable layers
-    in_float: tuple[str, ...]  # those kept in float, the most sensitive first
-
-
-NOT_QUANTISED = QuantisedLayers(0, ())
 
 
 class Quantiser:

@@ -7,7 +7,7 @@ import onnx
 from numpy.typing import NDArray
 
 from graftcli.formats.graph import IMAGES, LOGITS
-from graftcli.formats.parity import Runner
+from graftcli.formats.match import Runner
 
 
 def onnx_runner(model: bytes | onnx.ModelProto) -> Runner:

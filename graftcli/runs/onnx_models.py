@@ -40,6 +40,7 @@ class OnnxModel:
 
 
 def is_onnx(spec: str | Path) -> bool:
+    """Whether a spec is the path of an ONNX file."""
     return Path(spec).suffix == ".onnx"
 
 

@@ -4,17 +4,18 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import assert_never
 
 from torch import nn
 
 from graftcli.events import FileSaved, Listener
-from graftcli.formats.options import ExportOptions, ExportSource, source_facts
+from graftcli.formats.loading import load
+from graftcli.formats.options import ExportOptions, ExportSource, single_formats, source_facts
 from graftcli.formats.write import write
 from graftcli.graft.engine import Outcome
 from graftcli.graft.training.judge import Verdict
 from graftcli.measure import model_size
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document
-from graftcli.runs.loading import load
 from graftcli.runs.prepare import PreparedRun, train_count
 from graftcli.store import Store, TimeSpent
 from graftcli.store.atomic import write_bytes
@@ -97,13 +98,22 @@ def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command:
 
 
 def write_single(single: Path, folder: Path, prepared: PreparedRun, listen: Listener) -> None:
-    """Write the network of the run's folder as one .onnx or .safetensors file."""
-    if single.suffix == ".onnx":
-        document, plan = read_document(folder)[0], prepared.plan
-        blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
-        facts = source_facts(plan.teacher.network.name, plan.student.network.name, blocks, prepared.train.digest)
-        module = load(folder)
-        write(ExportSource(module, prepared.preprocess, prepared.train.pixels, facts=facts), ExportOptions(), single)
-    else:
-        write_bytes(single, (folder / WEIGHTS_FILE).read_bytes(), follow=True)
+    """Write the network of the run's folder as one file, whose suffix names its format."""
+    export_format = single_formats()[single.suffix]
+    match export_format.single:
+        case "exported":
+            write(_export_source(folder, prepared), ExportOptions(export_format.name), single)
+        case "copied":
+            write_bytes(single, (folder / WEIGHTS_FILE).read_bytes(), follow=True)
+        case None:
+            raise ValueError(f"`distill` writes no {export_format.name} file")  # single_formats has none of these
+        case _:
+            assert_never(export_format.single)
     listen(FileSaved(str(single)))
+
+
+def _export_source(folder: Path, prepared: PreparedRun) -> ExportSource:
+    document, plan = read_document(folder)[0], prepared.plan
+    blocks = document["hybrid"]["blocks"] if document["kind"] == "hybrid" else None
+    facts = source_facts(plan.teacher.network.name, plan.student.network.name, blocks, prepared.train.digest)
+    return ExportSource(load(folder), prepared.preprocess, prepared.train.pixels, facts=facts)

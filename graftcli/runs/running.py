@@ -12,6 +12,7 @@ from graftcli.environment.machine import memory, usable_cores
 from graftcli.environment.process import threads
 from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.events import Event, FileSaved, Listener, RunStarted, Warned
+from graftcli.formats.options import files_in_run, single_formats
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
@@ -60,7 +61,7 @@ def distill(
     def warn(text: str) -> None:
         listen(Warned(text))
 
-    with Store(folder, settings, session, overwrite=overwrite, warn=warn) as store:
+    with Store(folder, settings, session, overwrite=overwrite, exported=files_in_run(), warn=warn) as store:
         if single is not None:
             store.add_single(single)
         if store.finished is not None:
@@ -122,7 +123,7 @@ def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Pa
     names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
     part = "" if len(prepared.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, prepared.blocks))}"
     path = Path(out) if out is not None else None
-    if path is None or path.suffix not in (".safetensors", ".onnx"):
+    if path is None or path.suffix not in single_formats():
         return path or RUNS / f"{names}{part}", None
     return RUNS / f"{names}{part}", path
 

@@ -80,7 +80,7 @@ def remove_abandoned(path: Path) -> None:
     """Remove temporary files of ended processes: those for the file `path`, or all in the folder `path`."""
     pattern = f".*{TEMPORARY}" if path.is_dir() else f".*{glob.escape(path.name)}.*{TEMPORARY}"
     for file in (path if path.is_dir() else path.parent).glob(pattern):
-        process = re.search(r"\.(\d+)(\.check)?\.tmp", file.name)
+        process = re.search(r"\.(\d+)\.tmp", file.name)
         if process is not None and not _is_alive(int(process[1])):
             with suppress(OSError):
                 file.unlink()

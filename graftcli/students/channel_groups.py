@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -39,6 +39,30 @@ class ChannelGroup:
         """The convolutions and linear layers that produce these channels."""
         layers = [member.layer for member in self.members if member.is_output]
         return [path for path in layers if isinstance(layer_at(module, path), nn.Conv2d | nn.Linear)]
+
+
+Layer = nn.Module | nn.Parameter
+
+
+class _Target(Protocol):
+    """A layer in torch-pruning's graph."""
+
+    module: Layer
+
+
+class _Dependency(Protocol):
+    """What happens to a layer when a channel is removed."""
+
+    target: _Target
+    handler: object
+
+
+class _PruningItem(Protocol):
+    """An item of torch-pruning's groups."""
+
+    dep: _Dependency
+    idxs: Sequence[int]
+    root_idxs: Sequence[int]
 
 
 def find_channel_groups(traced: Traced) -> tuple[list[ChannelGroup], list[str]]:
@@ -78,7 +102,7 @@ def find_channel_groups(traced: Traced) -> tuple[list[ChannelGroup], list[str]]:
     return removable, [path for group in inner if group not in removable for path in group.producers(module)]
 
 
-def _group(group: Any, paths: dict[int, str], is_output: Callable[[Any], bool]) -> ChannelGroup:
+def _group(group: Sequence[_PruningItem], paths: dict[int, str], is_output: Callable[[object], bool]) -> ChannelGroup:
     members = tuple(
         GroupMember(
             paths[id(item.dep.target.module)], is_output(item.dep.handler), tuple(item.root_idxs), tuple(item.idxs)
@@ -136,35 +160,38 @@ def _output_layers(traced: Traced) -> set[str]:
 @torch.no_grad()
 def filter_norms(group: ChannelGroup, module: nn.Module) -> Tensor:
     """The sum of the L1 norms of each channel's filters."""
-    return _sum_over_members(
-        group, module, True, nn.Conv2d | nn.Linear, lambda _, layer: layer.weight.abs().flatten(1).sum(1)
-    )
+
+    def norms(_: str, layer: Layer) -> Tensor | None:
+        return layer.weight.abs().flatten(1).sum(1) if isinstance(layer, nn.Conv2d | nn.Linear) else None
+
+    return _sum_over_members(group, module, True, norms)
 
 
 @torch.no_grad()
 def norm_scales(group: ChannelGroup, module: nn.Module) -> Tensor:
     """The mean absolute BatchNorm scale of each channel; zeros without BatchNorm."""
+
+    def scales(_: str, layer: Layer) -> Tensor | None:
+        if not isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            return None
+        return layer.weight.abs() if layer.weight is not None else torch.ones(layer.num_features)
+
     norms = nn.modules.batchnorm._BatchNorm
     count = sum(isinstance(layer_at(module, member.layer), norms) for member in group.members)
-    return _sum_over_members(group, module, True, norms, lambda _, layer: _scale(layer)) / max(1, count)
-
-
-def _scale(layer: Any) -> Tensor:
-    scale: Tensor = layer.weight.abs() if layer.weight is not None else torch.ones(layer.num_features)
-    return scale
+    return _sum_over_members(group, module, True, scales) / max(1, count)
 
 
 @torch.no_grad()
 def activation_energies(groups: Sequence[ChannelGroup], module: nn.Module, images: Tensor) -> list[Tensor]:
     """The mean square of each channel in the inputs of the layers that read it, summed over layers."""
     squares = dict(mean_squares(module, images))
-    kinds = nn.Conv2d | nn.Linear
-    return [
-        _sum_over_members(
-            group, module, False, kinds, lambda path, layer: squares.get(path, torch.zeros(channel_counts(layer)[1]))
-        )
-        for group in groups
-    ]
+
+    def energies(path: str, layer: Layer) -> Tensor | None:
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            return None
+        return squares.get(path, torch.zeros(channel_counts(layer)[1]))
+
+    return [_sum_over_members(group, module, False, energies) for group in groups]
 
 
 def mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -193,13 +220,12 @@ def mean_squares(module: nn.Module, images: Tensor) -> Iterator[tuple[str, Tenso
 
 
 def _sum_over_members(
-    group: ChannelGroup, module: nn.Module, is_output: bool, kinds: Any, measure: Callable[[str, Any], Tensor]
+    group: ChannelGroup, module: nn.Module, is_output: bool, measure: Callable[[str, Layer], Tensor | None]
 ) -> Tensor:
-    """Sum a measure over all members of these types, per channel."""
+    """Sum a measure over all members for which it is not None, per channel."""
     total = torch.zeros(group.count, dtype=torch.float64)
     for member in group.members:
-        layer = layer_at(module, member.layer)
-        if member.is_output == is_output and isinstance(layer, kinds):
-            values = measure(member.layer, layer).double()
-            total.index_add_(0, torch.tensor(member.channels), values[torch.tensor(member.indices)])
+        values = measure(member.layer, layer_at(module, member.layer)) if member.is_output == is_output else None
+        if values is not None:
+            total.index_add_(0, torch.tensor(member.channels), values.double()[torch.tensor(member.indices)])
     return total

@@ -5,7 +5,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,10 +18,10 @@ from typer.testing import CliRunner, Result
 import graftcli
 from graftcli import export
 from graftcli.cli import app
+from graftcli.errors import UsageError
 from graftcli.events import Event, Warned
-from graftcli.formats.options import ExportOptions, Format, Precision
+from graftcli.formats.options import FORMATS, ExportOptions
 from graftcli.images.pixels import normalise
-from graftcli.store import FILE_PATTERNS
 from graftcli.store.run_file import read_record
 from tests.exports import pixels, preprocess, small
 from tests.image_files import folder_of, saved
@@ -99,13 +99,17 @@ def test_a_hybrid_is_exported_and_says_whose_its_blocks_are() -> None:
     assert json.loads(about["classes"]) == list("abcdefghij")
 
 
-@pytest.mark.parametrize("name", ["student", "hybrid"])
-def test_exports_in_a_runs_folder_are_removed_when_the_run_starts_again(name: str) -> None:
-    forms = [
-        *(ExportOptions(precision=one) for one in get_args(Precision)),
-        *(ExportOptions(format=one) for one in get_args(Format)),
-    ]
-    assert all(f"{name}{form.suffix}" in FILE_PATTERNS for form in forms)
+@pytest.mark.parametrize("name", ["run", "hybrid"])
+def test_exports_in_a_runs_folder_belong_to_the_run(name: str, place: Path) -> None:
+    """`distill --overwrite` replaces them, as every other file of the run, and says so."""
+    forms = [ExportOptions(known, precision) for known in FORMATS for precision in FORMATS[known].precisions]
+    (place / "other").mkdir(exist_ok=True)
+    (place / "other" / "notes.txt").write_text("mine")
+    networks = f"{NETS}:resnet(depth=14)", f"{NETS}:resnet(depth=8)"
+    with pytest.raises(UsageError, match="is not a run") as refused:
+        graftcli.distill(*networks, place / "photos", steps_scale=0.005, device="cpu", out=place / "other")
+    base = "student" if name == "run" else "hybrid"
+    assert all(f" {base}{form.suffix}" in refused.value.fix for form in forms)
 
 
 @pytest.mark.parametrize("name", ["run", "hybrid"])
@@ -158,7 +162,9 @@ def test_images_that_moved_or_changed_are_named(place: Path) -> None:
 
 def test_a_gate_that_fails_exits_with_4_and_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     zeros = np.zeros((1, 10), np.float32)
-    monkeypatch.setattr("graftcli.formats.onnx.onnx_runner", lambda data: lambda images: zeros.repeat(len(images), 0))
+    monkeypatch.setattr(
+        "graftcli.formats.runtime.onnx_runner", lambda data: lambda images: zeros.repeat(len(images), 0)
+    )
     ran = call("run", "--out", "gate.onnx")
     assert ran.exit_code == 4 and not Path("gate.onnx").exists()
     assert re.search(r"on \d+\.\d\d% of 12 images; 100.00% is required.*1\.0e\+00 of the largest", ran.stderr)

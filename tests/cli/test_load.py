@@ -14,11 +14,11 @@ from torch import nn
 
 from graftcli import plan
 from graftcli.errors import CheckpointError
+from graftcli.formats.loading import load
 from graftcli.graft.surgery import hybrid
 from graftcli.models.loading.build import build
 from graftcli.models.loading.trust import trusted
 from graftcli.models.network import Network
-from graftcli.runs.loading import load
 from graftcli.store.model_card import CardFacts, save_student, write_weights
 from tests import nets
 from tests.laws.test_model_card import PREPROCESS, answers, made, network

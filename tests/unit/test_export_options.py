@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from graftcli.errors import GateError, UsageError
-from graftcli.formats.options import ExportOptions, FromPixels, source_facts
-from graftcli.formats.parity import TOLERANCE, Match, check_match
+from graftcli.formats.graph import FromPixels
+from graftcli.formats.match import Match
+from graftcli.formats.options import ExportOptions, source_facts
+from graftcli.formats.parity import TOLERANCE, check_match
 from graftcli.images.pixels import normalise
 from tests.exports import pixels, preprocess
 

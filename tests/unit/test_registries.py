@@ -5,6 +5,8 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 from unittest.mock import Mock
 
 import pytest
@@ -13,10 +15,25 @@ from PIL import Image
 
 import graftcli
 from graftcli.cli import distill as distill_options
+from graftcli.cli import export as export_options
 from graftcli.cli import images as image_options
 from graftcli.cli import options
 from graftcli.comparison.fingerprint import file_stats
-from graftcli.errors import CheckpointError, ImagesError, UsageError
+from graftcli.errors import CheckpointError, GateError, ImagesError, UsageError
+from graftcli.formats.match import Match
+from graftcli.formats.options import FORMATS as EXPORT_FORMATS
+from graftcli.formats.options import (
+    MIN_AGREEMENT,
+    OLDEST_OPSET,
+    ExportOptions,
+    ExportSource,
+    Precision,
+    files_in_run,
+    single_formats,
+    source_facts,
+)
+from graftcli.formats.parity import check_match, parity_check
+from graftcli.formats.write import write
 from graftcli.formatting import one_of
 from graftcli.images import Preprocess, load
 from graftcli.images import sources as image_sources
@@ -28,13 +45,19 @@ from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.loading.build import build
 from graftcli.models.loading.checkpoint import AVERAGED, PLAIN, WRAPPERS, find_state
 from graftcli.models.network import Network
-from graftcli.store.model_card import CardFacts, write_weights
+from graftcli.runs.prepare import PreparedRun
+from graftcli.runs.result import write_single
+from graftcli.runs.running import destination
+from graftcli.store import Store
+from graftcli.store.model_card import CardFacts, save_student, write_weights
 from graftcli.students.kinds import KINDS
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import EXAMPLES, parse_spec
 from graftcli.students.student_kind import StudentKind
+from tests.exports import pixels
 from tests.image_files import folder_of, noise, photos, saved
 from tests.nets import randomise, resnet, same_weights
+from tests.records import settings
 
 NETS = Path(__file__).resolve().parents[1] / "nets.py"
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -184,3 +207,89 @@ def test_every_key_that_wraps_weights_is_unwrapped_loaded_and_named(key: str, tm
             build(f"{NETS}:resnet(depth=8)", checkpoint=tmp_path / f"{name}.pth", ema=not averaged)
     with pytest.raises(CheckpointError, match=rf"two sets of weights: .*`{key}`"):
         find_state({key: state, (PLAIN if averaged else AVERAGED)[0]: state})
+
+
+# -- export formats -----------------------------------------------------------------------------------------------
+
+FILES = [(name, precision) for name, known in EXPORT_FORMATS.items() for precision in known.precisions]
+
+
+@pytest.fixture(scope="module")
+def source() -> ExportSource:
+    network = build(f"{NETS}:resnet(depth=8)", checkpoint=Path("none"))
+    randomise(network.module)
+    card = CardFacts(network.origin, network.origin, PREPROCESS, "graft", 4, "", {})
+    return ExportSource(network.module, PREPROCESS, pixels(12, 32), facts=source_facts("big", "small"), card=card)
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_every_export_format_is_documented(name: str) -> None:
+    known = EXPORT_FORMATS[name]
+    readme = README.read_text(encoding="utf-8").replace("`", "")
+    assert known.name == name and known.about in (export_options.export.__doc__ or "") and known.about in readme
+    assert f'``"{name}"``' in (graftcli.export.__doc__ or "") and name in help_of(export_options.Format)
+    for documentation in (help_of(distill_options.Out), graftcli.distill.__doc__, graftcli.partial.__doc__):
+        assert (known.suffix in (documentation or "")) == (known.single is not None)
+    with pytest.raises(UsageError) as refused:
+        ExportOptions("other")
+    assert name in refused.value.fix
+
+
+@pytest.mark.parametrize("name", EXPORT_FORMATS)
+def test_options_that_an_export_format_does_not_support_are_refused(name: str) -> None:
+    known = EXPORT_FORMATS[name]
+    for supported, given in (
+        *((precision in known.precisions, {"precision": precision}) for precision in MIN_AGREEMENT),
+        *((known.has_graph, option) for option in ({"static": True}, {"dynamic_size": True}, {"pixels": "nhwc"})),
+        (known.has_opset, {"opset": OLDEST_OPSET}),
+    ):
+        if supported:
+            assert ExportOptions(name, **given).kind is known
+        else:
+            with pytest.raises(UsageError, match=r"is for|no graph"):
+                ExportOptions(name, **given)
+
+
+@pytest.mark.parametrize(("name", "precision"), FILES)
+def test_every_export_format_is_written_read_back_recorded_and_benchmarked(
+    name: str, precision: Precision, source: ExportSource, tmp_path: Path
+) -> None:
+    options = ExportOptions(name, precision, min_agreement=None if precision == "fp32" else 0.5)
+    file = tmp_path / f"student{options.suffix}"
+    exported = write(source, options, file)
+    assert file.name in files_in_run() and file.suffix == options.kind.suffix
+    assert (exported.format, exported.precision, exported.size) == (name, precision, file.stat().st_size)
+    assert (exported.opset is not None) == options.kind.has_opset and exported.images == 12
+    check = parity_check(source, options)
+    again = check.run(options.kind.runner(file.read_bytes()))
+    assert (again.error, again.agreement) == pytest.approx((exported.error, exported.agreement))
+    with pytest.raises(GateError, match="Nothing was written"):
+        check_match(Match(1.0, 0.0, 12), options, noise=False)
+    if options.kind.is_benchmarked:
+        (entry,) = graftcli.bench(str(file), seconds=0.01).rungs
+        assert entry.bytes == exported.size
+
+
+@pytest.mark.parametrize("suffix", single_formats())
+def test_every_format_of_distills_single_file_is_written_from_the_run(
+    suffix: str, source: ExportSource, tmp_path: Path
+) -> None:
+    assert source.card is not None
+    save_student(tmp_path / "run", source.module, source.card)
+    side = SimpleNamespace(network=SimpleNamespace(name="resnet"))
+    plan = SimpleNamespace(teacher=side, student=side, blocks=(1,))
+    train = SimpleNamespace(digest="0", pixels=source.images)
+    prepared = cast(PreparedRun, SimpleNamespace(plan=plan, train=train, preprocess=PREPROCESS, blocks=(1,)))
+    folder, single = destination(prepared, tmp_path / f"small{suffix}")
+    assert folder.name == "resnet-resnet" and single == tmp_path / f"small{suffix}"
+    write_single(single, tmp_path / "run", prepared, lambda _: None)
+    expected = parity_check(source, ExportOptions(single_formats()[suffix].name))
+    assert expected.run(single_formats()[suffix].runner(single.read_bytes())).agreement == 1
+
+
+def test_exported_files_of_a_run_are_replaced_with_the_run(tmp_path: Path) -> None:
+    for name in files_in_run():
+        (tmp_path / name).write_bytes(b"earlier")
+    with Store(tmp_path, settings(), overwrite=True, exported=files_in_run()):
+        pass
+    assert not any((tmp_path / name).exists() for name in files_in_run())
