@@ -19,7 +19,6 @@ from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_document
-from graftcli.models.weights import WeightsOrigin
 from graftcli.runs.config import recorded_config
 from graftcli.runs.loading import network_of, spec_of
 from graftcli.runs.repair import repair
@@ -160,7 +159,7 @@ def _load_model(
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
         return _LoadedModel(network.module, facts, base, run, run is not None and _has_imagenet_classes(run))
-    pretrained = network.weights.origin is WeightsOrigin.PRETRAINED and network.source in ("timm", "torchvision")
+    pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
     return _LoadedModel(network.module, facts, Path(network.name.replace("/", "_")), imagenet=pretrained)
 
 
