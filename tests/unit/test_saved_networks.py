@@ -53,7 +53,8 @@ def test_what_graftcli_wrote_is_read_back(tmp_path: Path, spec: str, write: Call
     assert (got.input_size, got.preprocess, got.origin) == (net.input_size, net.preprocess, net.origin)
     state, expected = got.module.state_dict(), net.module.state_dict()
     assert state.keys() == expected.keys() and all(torch.equal(state[key], expected[key]) for key in state)
-    assert got.weights.endswith("tensors") and got.weights.split(" of ")[0].split()[-1] in got.weights.split(" of ")[1]
+    loaded, total = str(got.weights).split(": ")[1].removesuffix(" tensors").split(" of ")
+    assert loaded == total
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -152,12 +153,28 @@ def test_a_hybrid_is_no_network_of_one_name(tmp_path: Path) -> None:
         build(str(tmp_path))
 
 
+def test_every_field_of_a_seam_is_checked(tmp_path: Path) -> None:
+    seam = {"cut": 1, "name": "both", "source": "NCHW", "target": "NCHW", "size": [8, 8], "shape": [4, 6]}
+    parts = {"input_size": [3, 48, 48], "blocks": ["student"], "cuts": {}, "reshaped": {}}
+    for fault, field in (
+        ({"size": [8]}, "size"),
+        ({"shape": "4x6"}, "shape"),
+        ({"name": "x"}, "name"),
+        ({"y": 1}, "y"),
+    ):
+        hybrid = {**parts, "seams": [seam, {**seam, **fault}]}
+        facts = {**document(made("timm:resnet10t")), "kind": "hybrid", "hybrid": hybrid}
+        (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
+        with pytest.raises(CheckpointError, match=rf"`hybrid\.seams\.1\.{field}`"):
+            build(str(tmp_path))
+
+
 def test_facts_without_weights_are_refused(tmp_path: Path) -> None:
     folder = written_folder(made("timm:resnet10t"), tmp_path)
     (folder / WEIGHTS_FILE).unlink()
     with pytest.raises(CheckpointError, match="There is no file"):
         build(str(folder))
-    assert build(str(folder), checkpoint="none").weights == "random"
+    assert build(str(folder), checkpoint="none").weights.is_random
 
 
 def test_a_kind_of_network_from_the_future_is_refused() -> None:
