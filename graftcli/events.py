@@ -47,6 +47,22 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True)
+class EarlierRunChosen(Event):
+    """`partial` continues the run in `folder`, the newest, which was active `seconds` ago."""
+
+    folder: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class InputSizeFound(Event):
+    """`network` names no input size, so it takes that of the images."""
+
+    network: str
+    size: tuple[int, int]  # height, width
+
+
+@dataclass(frozen=True)
 class ImagesChecked(Event):
     """Statistics of the images: `shown` of them ran through the teacher, which predicts `covered` of its classes."""
 

@@ -25,6 +25,7 @@ from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.models.origin import ModuleOrigin
+from graftcli.models.weights import Weights, WeightsOrigin
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
 from graftcli.store.cache_files import Cache
@@ -58,7 +59,7 @@ class Stages(nn.Module):
 def network(module: nn.Module, name: str) -> Network:
     seen = PreprocessDefaults(PREPROCESS.mean, PREPROCESS.std, 1.0, "bilinear")
     origin: ModuleOrigin = {"kind": "in-memory", "key": name}
-    return Network(module.eval(), name, "file", "random", (3, 16, 16), 5, seen, origin)
+    return Network(module.eval(), name, "file", Weights(WeightsOrigin.RANDOM), (3, 16, 16), 5, seen, origin)
 
 
 def plan(

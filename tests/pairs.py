@@ -15,6 +15,7 @@ from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.cuts.plan import Plan, make
 from graftcli.models.network import IMAGENET, Network
 from graftcli.models.origin import ModuleOrigin
+from graftcli.models.weights import Weights, WeightsOrigin
 from tests import nets
 
 Maker = Callable[[], nn.Module]
@@ -35,7 +36,7 @@ def network(make_module: Maker, name: str, size: int) -> Network:
         torch.manual_seed(len(name))
         module = nets.randomise(make_module(), seed=len(name)).eval()
     origin: ModuleOrigin = {"kind": "in-memory", "key": name}
-    return Network(module, name, "package", "random", (3, size, size), CLASSES, IMAGENET, origin)
+    return Network(module, name, "package", Weights(WeightsOrigin.RANDOM), (3, size, size), CLASSES, IMAGENET, origin)
 
 
 class FlatVGG(nn.Module):

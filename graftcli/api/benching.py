@@ -18,9 +18,10 @@ from graftcli.images import load as load_images
 from graftcli.images.pixels import Preprocess
 from graftcli.measure.benchmark import SECONDS, BenchEntry, BenchImages, benchmark, entries_as_json
 from graftcli.models.loading.model_spec import absolute_spec, path_of
-from graftcli.models.network import Network
+from graftcli.models.network import Network, size_notes
 from graftcli.report.run_view import BenchView, read_bench
 from graftcli.runs.config import RunConfig, absolute, recorded_config
+from graftcli.runs.input_size import shared_size, small_images
 from graftcli.runs.onnx_models import OnnxModel
 from graftcli.runs.repair import repair
 from graftcli.runs.scoring import (
@@ -57,6 +58,7 @@ class _BenchImages:
     source: str | None
     labels: Tensor | None = None
     rule: str | None = None
+    short_side: int | None = None  # median, of given images
 
 
 def bench(
@@ -131,13 +133,22 @@ def bench(
         runs[model] = recorded_config(repair(path, trust_code=trust_code, listen=listen), trust_code=trust_code)
     options = _override(next(iter(runs.values())).look if runs else PreprocessOptions(), given_options)
     weights = {"teacher": teacher_checkpoint, "model": checkpoint}
-    named = list(named_models(models, runs, teacher, weights, {"img_size": options.img_size, **build_args}))
+
+    def load_models(size: tuple[int, int] | None) -> list[NamedModel]:
+        return list(named_models(models, runs, teacher, weights, {"img_size": size, **build_args}))
+
+    named_size, named = options.img_size, load_models(options.img_size)
+    networks = [item.model for item in named if isinstance(item.model, Network)]
+    if images is not None and (size := shared_size(networks, images, listen, jobs=jobs)) is not None:
+        options, named = replace(options, img_size=size), load_models(size)
     reference = reference_model(named, options)
     for warning in _warnings(named, reference if images is not None else None, options):
         listen(Warned(warning))
     preprocess, thread_count = preprocess_for(reference, options), threads or usable_cores()
     candidates = make_candidates(named, reference, preprocess, given_options, thread_count)
     bench_images = _bench_images(images, classes, runs, preprocess, reference, max_images, jobs, listen)
+    for hint in small_images(bench_images.short_side, preprocess, named_size):
+        listen(Warned(hint))
     measured = benchmark(
         candidates,
         BenchImages(bench_images.pixels, preprocess, bench_images.labels, noise=bench_images.source is None),
@@ -169,8 +180,10 @@ def bench_export(model: str, file: str, *, listen: Listener = lambda _: None, **
 def _warnings(named: Sequence[NamedModel], reference: Model | None, options: PreprocessOptions) -> Iterator[str]:
     """Yield why predictions may be meaningless; `reference` sets the preprocessing of given images."""
     for item in named:
-        if isinstance(item.model, Network) and item.model.weights == "random":
+        if isinstance(item.model, Network) and item.model.weights.is_random:
             yield f"{item.name} has random weights: its predictions are meaningless"
+        if isinstance(item.model, Network):
+            yield from size_notes(item.model)
     if isinstance(reference, OnnxModel) and reference.lacks_normalization and None in (options.mean, options.std):
         yield f"{reference.name} has no mean and std in its metadata: using those of ImageNet; give --mean and --std"
 
@@ -205,8 +218,8 @@ def _bench_images(
     if images is not None:
         decoded = decode(images)
         if (labels := read_labels(images, decoded, reference, classes)) is None:
-            return _BenchImages(decoded.pixels, str(images))
-        return _BenchImages(decoded.pixels, str(images), labels.indices, labels.rule)
+            return _BenchImages(decoded.pixels, str(images), short_side=decoded.short_side)
+        return _BenchImages(decoded.pixels, str(images), labels.indices, labels.rule, decoded.short_side)
     for config in list(runs.values())[:1]:
         source = config.val_images or config.images
         try:
@@ -252,4 +265,5 @@ def _is_more_complete(existing: Sequence[BenchView], measured: Sequence[BenchEnt
 
 
 def bench_json(result: Bench) -> dict[str, object]:
+    """The result as JSON, as with `--json`."""
     return asdict(result)

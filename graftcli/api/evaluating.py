@@ -1,7 +1,7 @@
 """`graftcli.evaluate`: score models on a folder of images, and compare them with a teacher."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from graftcli.events import Listener, Warned
 from graftcli.models.loading.model_spec import path_of
 from graftcli.models.network import Network
 from graftcli.runs.config import RunConfig
+from graftcli.runs.input_size import shared_size, small_images
 from graftcli.runs.loading import network_of
 from graftcli.runs.onnx_models import OnnxModel, is_onnx, onnx_model
 from graftcli.runs.recorded import config_with_teacher, recorded_teacher
@@ -18,6 +19,7 @@ from graftcli.runs.scoring import (
     Evaluation,
     Model,
     PreprocessOptions,
+    at_chance,
     build_options,
     load_scoring_images,
     preprocess_options,
@@ -94,39 +96,16 @@ def evaluate(
         several = f"--checkpoint is the weights of one model, and {len(models)} models are given."
         raise UsageError(several, "Score that model alone, or give run folders, which hold their weights.")
 
-    def load_model(
-        spec: str,
-        weights: str | Path | None,
-        role: str,
-        size: tuple[int, int] | None = options.img_size,
-        **derive_args: Any,
-    ) -> Model:
-        if is_onnx(spec):
-            if weights is not None:
-                found = f"`{spec}` contains its weights, and the checkpoint {weights} is given too."
-                raise UsageError(found, "Leave out the checkpoint.")
-            return onnx_model(Path(spec), size)
-        if weights is None and (path := path_of(spec)) is not None:
-            repair(path, trust_code=trust_code, listen=listen)
-        return network_of(spec, checkpoint=weights, img_size=size, role=role, **build_args, **derive_args)
-
     recorded = config_with_teacher(models, teacher, teacher_checkpoint, trust_code=trust_code, listen=listen)
-
-    def load_teacher(size: tuple[int, int] | None, *, needed: bool) -> Model | None:
-        if recorded is not None:
-            needed = needed or teacher is not None or teacher_checkpoint is not None
-            return _load_recorded_teacher(recorded, {**build_args, "img_size": size}, listen, needed=needed)
-        return load_model(teacher, teacher_checkpoint, "teacher", size) if teacher is not None else None
-
-    has_derived = any(map(is_derived_spec, models))  # these need the teacher first
-    teacher_model = load_teacher(options.img_size, needed=True) if has_derived else None
-    loaded = [
-        load_model(spec, checkpoint, "model", **(_derive_args(teacher_model, spec) if is_derived_spec(spec) else {}))
-        for spec in models
-    ]
+    loader = _Loader(models, checkpoint, teacher, teacher_checkpoint, recorded, build_args, listen)
+    named_size, (loaded, teacher_model) = options.img_size, loader.models_at(options.img_size)
+    if (size := shared_size(loaded, images, listen, jobs=jobs)) is not None:
+        options, (loaded, teacher_model) = replace(options, img_size=size), loader.models_at(size)
     _check_compatible(loaded)
     scoring = load_scoring_images(images, loaded[0], options, classes=classes, batch=batch, jobs=jobs, device=device)
-    teacher_model = teacher_model or load_teacher(_size_of(loaded[0]), needed=scoring.labels is None)
+    for hint in small_images(scoring.images.short_side, scoring.preprocess, named_size):
+        listen(Warned(hint))
+    teacher_model = teacher_model or loader.teacher_at(_size_of(loaded[0]), needed=scoring.labels is None)
     if teacher_model is not None:
         _check_compatible([*loaded, teacher_model])
         scoring = scoring.with_teacher(_warn_if_random(teacher_model, listen), _teacher_options(recorded, options))
@@ -138,8 +117,56 @@ def evaluate(
     broken = tuple(f"{image.name}: {image.reason}" for image in scoring.images.broken)
     rule = scoring.labels.rule if scoring.labels is not None else None
     scored = tuple(scoring.score(model) for model in loaded)
+    for score, model in zip(scored, loaded, strict=True):
+        for hint in at_chance(score, model):
+            listen(Warned(hint))
     teacher_label = f"{teacher_model.name}: {_weights_of(teacher_model)}" if teacher_model is not None else None
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.preprocess, scored, teacher_label)
+
+
+@dataclass(frozen=True)
+class _Loader:
+    """Loads the models and their teacher, at a size or at their own."""
+
+    models: Sequence[str]
+    checkpoint: str | Path | None
+    teacher: str | None
+    teacher_checkpoint: str | Path | None
+    recorded: RunConfig | None  # of the run whose teacher is used
+    build_args: dict[str, Any]
+    listen: Listener
+
+    def models_at(self, size: tuple[int, int] | None) -> tuple[list[Model], Model | None]:
+        """Load the models, and first the teacher if one of them is derived from it."""
+        teacher = self.teacher_at(size, needed=True) if any(map(is_derived_spec, self.models)) else None
+        derive_args = [_derive_args(teacher, spec) if is_derived_spec(spec) else {} for spec in self.models]
+        specs = zip(self.models, derive_args, strict=True)
+        return [self._model(spec, self.checkpoint, "model", size, **args) for spec, args in specs], teacher
+
+    def teacher_at(self, size: tuple[int, int] | None, *, needed: bool) -> Model | None:
+        """Load the teacher, if there is one; unless it is `needed`, that of a run may be missing."""
+        if self.recorded is not None:
+            needed = needed or self.teacher is not None or self.teacher_checkpoint is not None
+            build_args = {**self.build_args, "img_size": size}
+            return _load_recorded_teacher(self.recorded, build_args, self.listen, needed=needed)
+        return None if self.teacher is None else self._model(self.teacher, self.teacher_checkpoint, "teacher", size)
+
+    def _model(
+        self,
+        spec: str,
+        weights: str | Path | None,
+        role: str,
+        size: tuple[int, int] | None,
+        **derive_args: Any,
+    ) -> Model:
+        if is_onnx(spec):
+            if weights is not None:
+                found = f"`{spec}` contains its weights, and the checkpoint {weights} is given too."
+                raise UsageError(found, "Leave out the checkpoint.")
+            return onnx_model(Path(spec), size)
+        if weights is None and (path := path_of(spec)) is not None:
+            repair(path, trust_code=self.build_args["trust_code"], listen=self.listen)
+        return network_of(spec, checkpoint=weights, img_size=size, role=role, **self.build_args, **derive_args)
 
 
 def _teacher_options(recorded: RunConfig | None, options: PreprocessOptions) -> PreprocessOptions:
@@ -150,7 +177,7 @@ def _teacher_options(recorded: RunConfig | None, options: PreprocessOptions) -> 
 
 
 def _weights_of(model: Model) -> str:
-    return "ONNX" if isinstance(model, OnnxModel) else model.weights
+    return "ONNX" if isinstance(model, OnnxModel) else str(model.weights)
 
 
 def _load_recorded_teacher(
@@ -169,7 +196,7 @@ def _load_recorded_teacher(
 
 def _warn_if_random(teacher: Model, listen: Listener) -> Model:
     """Return the teacher, after a warning if its weights are random."""
-    if isinstance(teacher, Network) and teacher.weights == "random":
+    if isinstance(teacher, Network) and teacher.weights.is_random:
         warning = f"teacher {teacher.name} has random weights: agreement with it is meaningless."
         listen(Warned(f"{warning} Give its weights with --teacher-checkpoint."))
     return teacher
@@ -211,5 +238,6 @@ def _check_compatible(models: Sequence[Model]) -> None:
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, object]:
+    """The scores as JSON, as with `--json`."""
     document: dict[str, object] = plain(asdict(evaluation))
     return document

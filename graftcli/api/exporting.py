@@ -19,7 +19,10 @@ from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_document
+from graftcli.models.network import Network, size_notes
+from graftcli.models.weights import WeightsOrigin
 from graftcli.runs.config import recorded_config
+from graftcli.runs.input_size import built_for_images, small_images
 from graftcli.runs.loading import network_of, spec_of
 from graftcli.runs.repair import repair
 from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
@@ -134,7 +137,7 @@ def export(
     spec = spec_of(model)
     if checkpoint is None and (output := output_of(spec)) is not None:
         repair(output, trust_code=trust_code, listen=listen)
-    loaded = _load_model(spec, checkpoint, check_images.options, build_args)
+    loaded = _load_model(spec, checkpoint, check_images, build_args, listen)
     path = Path(out) if out is not None else loaded.base.with_name(loaded.base.name + export_options.suffix)
     if path.exists() and not overwrite:
         raise UsageError(f"`{path}` exists.", "Name another file with --out, or replace it with --overwrite.")
@@ -147,11 +150,23 @@ def export(
 
 
 def _load_model(
-    model: str, checkpoint: str | Path | None, options: PreprocessOptions, build_args: Mapping[str, Any]
+    model: str,
+    checkpoint: str | Path | None,
+    check_images: CheckImages,
+    build_args: Mapping[str, Any],
+    listen: Listener,
 ) -> _LoadedModel:
+    options, images = check_images.options, check_images.images or check_images.calib
+
+    def build(size: tuple[int, int] | None) -> Network:
+        size = size or options.img_size
+        return network_of(model, checkpoint=checkpoint, img_size=size, role="model", **build_args)
+
     path = output_of(model) if checkpoint is None else None
     document = read_document(path)[0] if path else None
-    network = network_of(model, checkpoint=checkpoint, img_size=options.img_size, role="model", **build_args)
+    network = build(None) if images is None else built_for_images(build, images, listen, jobs=check_images.jobs)
+    for note in size_notes(network):
+        listen(Warned(note))
     preprocess, hybrid = preprocess_for(network, options), document["hybrid"] if document else None
     teacher = document["teacher"] if document else network.origin
     facts = CardFacts(teacher, network.origin, preprocess, "", 0, "", {}, hybrid)
@@ -159,7 +174,7 @@ def _load_model(
         run = path if (path / RUN_FILE).is_file() else None
         base = path / ("hybrid" if hybrid else "student") if path.is_dir() else path.with_suffix("")
         return _LoadedModel(network.module, facts, base, run, run is not None and _has_imagenet_classes(run))
-    pretrained = network.weights.startswith("pretrained") and network.source in ("timm", "torchvision")
+    pretrained = network.weights.origin is WeightsOrigin.PRETRAINED and network.source in ("timm", "torchvision")
     return _LoadedModel(network.module, facts, Path(network.name.replace("/", "_")), imagenet=pretrained)
 
 
@@ -187,6 +202,9 @@ def _export_source(
         calibration = _decode(check_images.calib, preprocess, check_images, listen, max_images=MAX_IMAGES)
     if images is None and calibration is not None:
         images = calibration
+    if images is not None and (check_images.images or check_images.calib):
+        for hint in small_images(images.short_side, preprocess, check_images.options.img_size):
+            listen(Warned(hint))
     digest = read_record(loaded.run).settings.images if loaded.run is not None else None
     if digest is not None and check_images.images is None and images is not None and images.digest != digest:
         listen(Warned("the images differ from those that the run was trained on"))

@@ -104,6 +104,7 @@ class Inspection:
 
     @property
     def params(self) -> int:
+        """The number of parameters."""
         return count_parameters(self.network.module)
 
     @property

@@ -37,6 +37,7 @@ class RunCheck:
 
     @property
     def is_whole(self) -> bool:
+        """Whether every file is whole."""
         return all(file.state == "whole" for file in self.files)
 
 

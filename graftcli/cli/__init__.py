@@ -35,6 +35,8 @@ from graftcli.cli import check as checking
 from graftcli.cli import eval as evaluating
 from graftcli.cli.exits import NO_READER, failure
 from graftcli.cli.limits import check_strings, unknown_variables
+from graftcli.cli.other_names import other_name
+from graftcli.errors import UsageError
 
 _AS_JSON = "graftcli.as_json"
 _EXAMPLES = "\n\nExamples:\n"
@@ -76,6 +78,16 @@ class Commands(TyperGroup):
 
 class CheckedCommand(TyperCommand):
     """A command that checks the values of all its parameters together, from flags and from variables."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; answer an option that other tools have with the flag of this command."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as problem:
+            option = str(getattr(problem, "option_name", ""))
+            if fix := other_name(option, {flag for param in self.params for flag in param.opts}):
+                raise UsageError(f"`{ctx.command_path}` has no option {option}.", fix) from problem
+            raise
 
     def invoke(self, ctx: Any) -> Any:
         """Check every string, then run the command."""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from graftcli.cli import options as o
-from graftcli.cli import progress, render, render_run
+from graftcli.cli import progress, render, render_scores
 
 Out = Annotated[
     Path, o.option("--out", metavar="DIR", rich_help_panel=o.OUTPUT, help="Folder for images, runs and files.")
@@ -29,4 +29,4 @@ def demo(out: Out = Path("runs/demo"), as_json: o.Json = False, quiet: o.Quiet =
     if as_json:
         render.document(asdict(result))
     else:
-        render_run.demo(result)
+        render_scores.demo(result)

@@ -126,7 +126,7 @@ def distill(
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         result = run(**keywords(ctx.params), command=command(), listen=listen)
-    print_result(result, as_json=as_json)
+    print_result(result, out, as_json=as_json)
 
 
 def command() -> str:
@@ -134,10 +134,15 @@ def command() -> str:
     return shlex.join(["graftcli", *sys.argv[1:]])
 
 
-def print_result(result: "Result", *, as_json: bool) -> None:
+def print_result(result: "Result", out: Path | None, *, as_json: bool) -> None:
+    """Print the result of a run; the last line names the single file, if `out` does."""
     from dataclasses import asdict
+
+    from graftcli.runs.destination import single_file
 
     if as_json:
         render.document(asdict(result))
     else:
         render_run.result(result)
+        if (single := single_file(out)) is not None:
+            render.line(f"written: {single}")

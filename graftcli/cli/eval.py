@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from graftcli.cli import options as o
-from graftcli.cli import progress, render, render_run
+from graftcli.cli import progress, render, render_scores
 
 Models = Annotated[
     list[str], typer.Argument(metavar="MODEL…", help="Runs, files written by graftcli, ONNX files, or model specs.")
@@ -105,4 +105,4 @@ def evaluate(
     if as_json:
         render.document(evaluation_json(result))
     else:
-        render_run.evaluation(result)
+        render_scores.evaluation(result)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _AGREEMENTS = ", ".join(f"{precision} {share:g}" for precision, share in MIN_AGREEMENT.items())
 
+_BENCHMARKED = one_of(name for name, known in FORMATS.items() if known.is_benchmarked)
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file written by graftcli, or a model spec.")]
 Format = Annotated[
     str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help=f"{one_of(FORMATS)}.")
@@ -101,6 +103,15 @@ Out = Annotated[
 Overwrite = Annotated[
     bool, o.option("--overwrite", metavar="", rich_help_panel=o.OUTPUT, help="Replace an existing file.")
 ]
+Benchmark = Annotated[
+    bool,
+    o.option(
+        "--bench",
+        metavar="",
+        rich_help_panel=o.OUTPUT,
+        help=f"Then benchmark the file ({_BENCHMARKED}), for a minute or two; for a run, bench.json is written.",
+    ),
+]
 
 
 def export(
@@ -129,6 +140,7 @@ def export(
     trust_code: o.TrustCode = False,
     out: Out = None,
     overwrite: Overwrite = False,
+    bench: Benchmark = False,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -168,7 +180,7 @@ def export(
             listen=listen,
             **shared,
         )
-        is_benchmarked = FORMATS[exported.format].is_benchmarked
+        is_benchmarked = bench and FORMATS[exported.format].is_benchmarked
         measured = bench_export(model, exported.path, listen=listen, **shared) if is_benchmarked else None
     _print_export(exported, measured, as_json=as_json)
 

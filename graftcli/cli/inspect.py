@@ -61,7 +61,7 @@ def inspect(
             {
                 "name": network.name,
                 "source": network.source,
-                "weights": network.weights,
+                "weights": str(network.weights),
                 "params": inspection.params,
                 "macs": sum(inspection.traced.macs.values()),
                 "img_size": list(network.input_size),

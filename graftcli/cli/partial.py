@@ -96,4 +96,4 @@ def partial(
 
     with progress.listening(as_json=as_json, quiet=quiet) as listen:
         result = run(**explicit(ctx), command=command(), listen=listen)
-    print_result(result, as_json=as_json)
+    print_result(result, out, as_json=as_json)

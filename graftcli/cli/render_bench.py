@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from graftcli.cli.render import OUT, human, line, table
+from graftcli.report.format import speed_heading
 
 if TYPE_CHECKING:
     from graftcli.api.benching import Bench
@@ -22,6 +23,7 @@ def bench(result: "Bench") -> None:
     if result.rule is not None:
         line(f"classes: {result.rule}")
     line()
+    line(speed_heading(entry.format for entry in result.rungs))
     entries(result.rungs)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from graftcli.cli.render import human, line, table
+from graftcli.report.format import builder
 
 if TYPE_CHECKING:
     from graftcli.api.planning import Inspection
@@ -95,14 +96,18 @@ def _summary(side: "Side") -> str:
 
 def _stock(made: "Plan") -> str:
     name = made.student.network.name
+    if place := builder(made.student.network.origin["kind"], stock=made.stock):
+        return f"stock: yes, in {place}: the merged student has exactly the parameters of {name}"
     if made.stock:
-        return f"stock: yes, the merged student has exactly the parameters of {name}"
+        return f"stock: NO, {name} is made from the teacher: load it with graftcli.load, or export it"
     kept = [block.index for block in made.blocks if block.seam is not None and block.seam.blocker is not None]
     return f"stock: NO, the adapters after {_numbered(kept)} stay in the student, in addition to {name}"
 
 
 def inspection(result: "Inspection", positions: "Sequence[Position]") -> None:
     """Print the cuts of a network and the layers that adapters could fold into at each."""
+    from graftcli.models.network import size_notes
+
     network = result.network
     macs = human(sum(result.traced.macs.values()), "MACs")
     size = _shape(network.input_size)
@@ -115,6 +120,8 @@ def inspection(result: "Inspection", positions: "Sequence[Position]") -> None:
         line()
         columns = ("", "after", "output", "layout", "folds forward into", "folds backward into")
         table("", columns, [_row(number, position) for number, position in enumerate(positions, 1)])
+    for note in size_notes(network):
+        line(f"note: {note}")
     for path, reason in result.traced.opaque.items():
         line(f"note: `{path}` is not traced into: {reason}")
 

@@ -1,4 +1,4 @@
-"""Print the progress of a run and results: lines, progress bars and tables."""
+"""Print the progress and the result of a run: lines, progress bars and tables."""
 
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -7,13 +7,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
-from graftcli.report.format import duration, numbers
+from graftcli.report.format import duration, loading, numbers
 
 if TYPE_CHECKING:
-    from graftcli.demo.show import DemoResult
-    from graftcli.measure import ShareOfImages
     from graftcli.runs.result import Result
-    from graftcli.runs.scoring import Evaluation
     from graftcli.store.run_record import Setback
 
 
@@ -28,18 +25,16 @@ _NAMES: dict[type[events.Event], str] = {
 def describe(event: events.Event) -> str | None:
     """Describe an event in one line, or in a few; None if it needs no line."""
     match event:
-        case events.RunStarted():
-            return _settings(event)
-        case events.ImagesChecked():
-            return _images(event)
+        case events.EarlierRunChosen() | events.InputSizeFound() | events.RunStarted() | events.ImagesChecked():
+            return _begun(event)
         case events.MergeChecked(error64, error32):
             return f"merge error: {error64:.1e} in float64, {error32:.1e} in float32, of the largest logit"
         case events.CellStarted(cell, done, total):
             return f"cell {done + 1} of {total}: {cell}"
         case events.Profiled(steps, seconds):
-            return f"profiled: {_count(steps, 'step')} should take {seconds:.0f} s"
+            return f"profiled: {count(steps, 'step')} should take {seconds:.0f} s"
         case events.TimeEstimated(steps, seconds):
-            return f"estimated time: about {duration(seconds)} for {_count(steps, 'step')}; --steps-scale reduces them"
+            return f"estimated time: about {duration(seconds)} for {count(steps, 'step')}; --steps-scale reduces them"
         case events.FileSaved(path):
             return f"written: {path}"
         case _ if isinstance(event, events.Counted):
@@ -58,14 +53,14 @@ def _counted(event: events.Counted) -> str:
         case events.TeacherPass(done, total):
             return f"teacher features: {done} of {total} views cached"
         case events.BatchTimed(batch, done, total):
-            return f"latency at {_count(batch, 'image')}: {100 * done // total}%"
+            return f"latency at {count(batch, 'image')}: {100 * done // total}%"
         case events.LayersTried(done, total):
             return f"int8: {done} of {total} layers tried"
 
 
 def _activity(event: events.Counted) -> str:
     """Name the work that an event counts, for a progress bar."""
-    return f"latency, {_count(event.batch, 'image')}" if isinstance(event, events.BatchTimed) else _NAMES[type(event)]
+    return f"latency, {count(event.batch, 'image')}" if isinstance(event, events.BatchTimed) else _NAMES[type(event)]
 
 
 def _trained(event: events.RateChosen | events.TaskStarted | events.TaskStep | events.TaskFinished) -> str:
@@ -74,7 +69,7 @@ def _trained(event: events.RateChosen | events.TaskStarted | events.TaskStep | e
             return f"{stage}: {blocks(first, last)}, learning rate scaled by {factor:g} after short trials"
         case events.TaskStarted(stage, first, last, step, steps):
             resumed = f", resuming at step {step}" if step else ""
-            return f"{stage}: {blocks(first, last)}, {_count(steps, 'step')}{resumed}"
+            return f"{stage}: {blocks(first, last)}, {count(steps, 'step')}{resumed}"
         case events.TaskStep(stage, first, last, step, steps, loss, speed):
             return f"{stage}: {blocks(first, last)}, step {step} of {steps}, loss {loss:.4f}, {speed:.0f} images/s"
         case events.TaskFinished(stage, first, last, steps, loss, agreement, seconds):
@@ -82,34 +77,52 @@ def _trained(event: events.RateChosen | events.TaskStarted | events.TaskStep | e
             return f"{stage}: {blocks(first, last)} done, loss {loss:.4f}{held_out}, {seconds:.0f} s"
 
 
+def _begun(
+    event: events.EarlierRunChosen | events.InputSizeFound | events.RunStarted | events.ImagesChecked,
+) -> str:
+    match event:
+        case events.EarlierRunChosen(folder, seconds):
+            return f"from {folder}, the newest run ({duration(seconds)} ago); --run names another"
+        case events.InputSizeFound(network, (height, width)):
+            return (
+                f"input size: {height}x{width}, that of the images; {network} names none, and --img-size sets another"
+            )
+        case events.RunStarted():
+            return _settings(event)
+        case events.ImagesChecked():
+            return _images(event)
+
+
 def _settings(run: events.RunStarted) -> str:
     size = "x".join(map(str, run.size))
     mean, std = (" ".join(f"{value:g}" for value in values) for values in (run.mean, run.std))
-    images, cache = _count(run.images, "image"), f"feature cache: {run.memory / 2**20:,.0f} MiB"
+    images, cache = count(run.images, "image"), f"feature cache: {run.memory / 2**20:,.0f} MiB"
     resuming = ", resuming" if run.resumed else ""
     return "\n".join(
         (
             f"run: {run.teacher} -> {run.student}, {numbers(run.blocks)}, recipe {run.recipe}, seed {run.seed}",
             f"{images} at {size}, crop {run.crop_pct:g}, {run.interpolation}, mean {mean}, std {std}",
-            f"{run.device}, {_count(run.threads, 'thread')}, {cache}; {run.folder}{resuming}",
+            f"{run.device}, {count(run.threads, 'thread')}, {cache}; {run.folder}{resuming}",
         )
     )
 
 
 def _images(event: events.ImagesChecked) -> str:
     """Summarise the images of a run in one line, and their first advice in another."""
-    duplicates = f" ({_count(event.duplicates, 'duplicate')})" if event.duplicates else ""
+    duplicates = f" ({count(event.duplicates, 'duplicate')})" if event.duplicates else ""
     sample = f" on {event.shown} of them" if event.shown < event.images else ""
     predicted = f"teacher predicts {event.covered} of its {event.classes} classes{sample}"
     summary = f"images: {event.images}{duplicates}; {predicted}, median confidence {event.confidence:.0%}"
     return "\n".join([summary, *(f"images: {advice}" for advice in event.advice[:1])])
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """Format a number of things, such as "1 step" or "1,000 steps"."""
     return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def blocks(first: int, last: int) -> str:
+    """The name of a range of blocks."""
     return f"block {first}" if first == last else f"blocks {first}-{last}"
 
 
@@ -139,6 +152,7 @@ class Bars:
         self._bars.stop()
 
     def __call__(self, event: events.Event) -> None:
+        """Draw an event."""
         match event:
             case events.Warned(text):
                 warning(text)
@@ -176,7 +190,7 @@ def result(run: "Result") -> None:
     numeric = ("parameters", "MACs", "size")
     table("", ("", "network", *numeric), rows, right=numeric)
     line()
-    views = f"on views of {_count(run.held_out, 'held-out image')}"
+    views = f"on views of {count(run.held_out, 'held-out image')}"
     agreement = f"{run.agreement:.1%} {views}" if run.agreement is not None else "not measured"
     line(f"agreement with the teacher: {agreement}")
     if run.unmerged != (run.params[1], run.macs[1]):
@@ -188,8 +202,9 @@ def result(run: "Result") -> None:
     for setback in run.setbacks:
         line(_setback(setback))
     line(f"merge error: {run.merge_errors[0]:.1e} (float64), {run.merge_errors[1]:.1e} (float32)")
-    images = _count(run.images, "image")
+    images = count(run.images, "image")
     line(f"trained on {images} in {run.seconds:.0f} s, peak memory {human(run.peak_memory, 'B')}")
+    line(f"the result {loading(run.kind, stock=run.stock)}")
     line(f"written: {run.folder}")
 
 
@@ -199,58 +214,3 @@ def _setback(setback: "Setback") -> str:
     kept = f"{setback.fraction:.0%} of the weight change kept" if setback.fraction else "previous weights restored"
     stopped = f" and stopped at step {setback.stopped}" if setback.stopped is not None else ""
     return f"{setback.unit} made the student worse{stopped}: {change}; {kept}, agreement {setback.kept:.1%}"
-
-
-def evaluation(scores: "Evaluation") -> None:
-    """Print the scores of each model on one folder."""
-    for broken in scores.broken:
-        warning(f"skipped: {broken}")
-    size = "x".join(map(str, scores.preprocess.size))
-    crop, interpolation = scores.preprocess.crop_pct, scores.preprocess.interpolation
-    line(f"{_count(scores.images, 'image')} at {size}, crop {crop:g}, {interpolation}")
-    if scores.rule is not None:
-        line(f"classes: {scores.rule}")
-    if scores.teacher is not None:
-        line(f"teacher: {scores.teacher}")
-    columns = ("model", "parameters", "top-1", "top-5", "agreement with teacher", "KL")
-    rows = [
-        (
-            model.name,
-            human(model.parameters),
-            _rate(model.accuracy.top1 if model.accuracy else None),
-            _rate(model.accuracy.top5 if model.accuracy else None),
-            _rate(model.likeness.agreement if model.likeness else None),
-            f"{model.likeness.kl:.4f}" if model.likeness else "",
-        )
-        for model in scores.models
-    ]
-    table("", columns, rows, right=columns[1:])
-    for model in scores.models:
-        if model.sha256 is not None:
-            line(f"weights of {model.name}: sha256 {model.sha256}")
-
-
-def _rate(share: "ShareOfImages | None") -> str:
-    return "" if share is None else f"{share.share:.2%} ({share.low:.1%}-{share.high:.1%})"
-
-
-def demo(scores: "DemoResult") -> None:
-    """Print the scores and files of the demo, and the command for other networks."""
-    rows = [
-        (
-            network.name,
-            human(network.parameters),
-            _rate(network.accuracy.top1),
-            f"{network.seconds:.0f}" if network.seconds is not None else "",
-        )
-        for network in scores.lines
-    ]
-    images = scores.lines[0].accuracy.images
-    table(f"Accuracy on {images} test digits", ("", "parameters", "accuracy", "seconds"), rows, ("parameters",))
-    line()
-    line("The student was trained on 100 unlabelled images, 10 per digit. Files:")
-    for file in scores.files:
-        line(f"  {file}")
-    line()
-    line("With your own networks and images:")
-    line("  graftcli distill --teacher resnet34 --student resnet18 --images ./photos")

@@ -29,6 +29,8 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class EligibleMethods:
+    """The methods of a grid that fit the networks, and why the others do not."""
+
     config: RunConfig  # shared by all cells
     grid: Grid
     draw: Draw  # the draw on whose images derived students are selected

@@ -5,7 +5,6 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from graftcli.images.sources.folder import files_below
 from graftcli.images.sources.source import is_hidden
@@ -33,7 +32,7 @@ def fingerprint(config: RunConfig) -> str:
 
 
 @cache  # within one comparison; the next one clears the cache
-def file_stats(spec: str | None) -> Any:
+def file_stats(spec: str | None) -> object:
     """Return the sizes and modification times of the files of a spec or path; None if it is no path.
 
     Of a folder that graftcli wrote, only the weights and graft.json count: reports and benchmarks may change.

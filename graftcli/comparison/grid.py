@@ -46,6 +46,8 @@ class Draw:
 
 @dataclass(frozen=True)
 class Draws:
+    """The draws of a comparison, and what a shot means."""
+
     every: tuple[Draw, ...]
     meaning: str  # of a shot
 
@@ -153,6 +155,7 @@ class Method:
 
     @property
     def student_label(self) -> str:
+        """The student's name in tables."""
         return label_of(self.student)
 
     @property
@@ -164,11 +167,14 @@ class Method:
 
 @dataclass(frozen=True)
 class Cell:
+    """One run of a comparison: a method on a draw."""
+
     method: Method
     draw: Draw
 
     @property
     def name(self) -> str:
+        """The name of the cell's folder."""
         return f"{self.method.name}-{self.draw.shots}shot-draw{self.draw.index}"
 
     def config(self, shared: RunConfig) -> RunConfig:

@@ -10,7 +10,7 @@ import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -26,11 +26,13 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, reset_peak_memory, usable_cores
 from graftcli.errors import GateError, PairError, UsageError, few
 from graftcli.events import CellStarted, Event, FileSaved, Listener, TimeEstimated, Warned
+from graftcli.models.loading.model_spec import may_be_code
 from graftcli.report.comparison import CellScore, Comparison, TeacherScore, markdown, method_lines
 from graftcli.report.page import comparison_page
 from graftcli.report.run_view import read_metrics, stages
-from graftcli.runs.config import RunConfig
+from graftcli.runs.config import RunConfig, models_json
 from graftcli.runs.running import distill
+from graftcli.runs.teacher import sized_teacher
 from graftcli.store import METRICS_FILE, REPORT_FILE
 from graftcli.store.atomic import write_bytes, write_json
 from graftcli.store.locks import locked
@@ -69,10 +71,12 @@ def run_comparison(
         for stale in folder.glob(f"{SCRATCH_PREFIX}*"):  # of a killed comparison
             shutil.rmtree(stale, ignore_errors=True)
         cache = ResultCache(folder, lambda text: listen(Warned(text)))
-        scorer = Scorer(config, _text(test), _text(classes), cache)
         listen = _without_repeats(listen)
+        draws = draws_of(grid, folder)
+        config = _sized(config, draws.every[0].folder, cache, listen)
+        scorer = Scorer(config, _text(test), _text(classes), cache)
         budget = budget or Budget()
-        comparison = _ComparisonRun(config, grid, budget, scorer, cache, folder, overwrite, command, listen)
+        comparison = _ComparisonRun(config, grid, draws, budget, scorer, cache, folder, overwrite, command, listen)
         return comparison.run()
 
 
@@ -89,6 +93,20 @@ def _check_place(folder: Path) -> None:
             f"`{folder}` holds {names}, but no {RESULTS_FILE}: it is not a comparison.",
             "Choose another folder with --out.",
         )
+
+
+def _sized(config: RunConfig, images: Path, cache: ResultCache, listen: Listener) -> RunConfig:
+    """Return the config with the size of the images, if the teacher is code that names no input size."""
+    networks, look = config.networks, config.look
+    if look.img_size is not None or not may_be_code(networks.teacher):
+        return config
+
+    def compute() -> object:
+        return sized_teacher(replace(config, images=str(images)), listen)[0].look.img_size
+
+    files = [file_stats(spec) for spec in (networks.teacher, networks.teacher_checkpoint, str(images))]
+    size = cache.get_or_compute("sizes", [models_json(replace(networks, student="")), str(images), files], compute)
+    return config if size is None else replace(config, look=replace(look, img_size=tuple(size)))
 
 
 def _text(path: str | Path | None) -> str | None:
@@ -112,6 +130,7 @@ def _without_repeats(listen: Listener) -> Listener:
 class _ComparisonRun:
     config: RunConfig
     grid: Grid
+    draws: Draws
     budget: Budget
     scorer: Scorer
     cache: ResultCache
@@ -140,10 +159,6 @@ class _ComparisonRun:
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(FileSaved(str(self.folder / name)))
         return comparison
-
-    @cached_property
-    def draws(self) -> Draws:
-        return draws_of(self.grid, self.folder)
 
     # -- a cell ---------------------------------------------------------------------------------------------------
 
@@ -266,4 +281,5 @@ def _as_json(budgeted: BudgetedRecipe) -> dict[str, object]:
 
 
 def comparison_json(comparison: Comparison) -> dict[str, object]:
+    """The comparison as JSON, as with `--json`."""
     return asdict(comparison)

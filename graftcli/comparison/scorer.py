@@ -10,8 +10,8 @@ from graftcli.comparison.result_cache import ResultCache
 from graftcli.measure import accuracy
 from graftcli.runs.config import RunConfig, models_json
 from graftcli.runs.loading import network_of
-from graftcli.runs.prepare import teacher_of
 from graftcli.runs.scoring import ScoredModel, ScoringImages, load_scoring_images
+from graftcli.runs.teacher import teacher_of
 from graftcli.store.run_record import RunRecord
 
 

@@ -59,7 +59,7 @@ class ExportFormat:
         precisions: The precisions that `encode` supports.
         has_graph: Whether files hold the graph, and so may fix the batch size and include the preprocessing.
         has_opset: Whether files have an ONNX opset.
-        is_benchmarked: Whether `bench` measures files, and `export` after it has written one.
+        is_benchmarked: Whether `bench` and `export --bench` measure files.
         single: How `distill --out FILE` makes a file: exports the network, or copies the weights; None: not at all.
     """
 

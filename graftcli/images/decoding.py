@@ -5,7 +5,7 @@ others are not affected.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
@@ -55,7 +55,7 @@ class _Pending(Generic[R]):
 
 def process_files(
     entries: Sequence[Entry], work: Callable[[File], T], jobs: int | None = None, limits: Limits = DEFAULT_LIMITS
-) -> Iterator[T | Broken]:
+) -> Generator[T | Broken, None, None]:
     """Iterate over `work(file)`, or why it failed, for each entry in order.
 
     `work` must have no side effects: it may still run after its file timed out and was reported as broken.

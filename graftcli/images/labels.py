@@ -56,7 +56,9 @@ def read(
     if not any("/" in name for name in names):
         return None
     rules = (
-        [_from_file(classes_file)] if classes_file else [_number(), _wordnet(num_classes), _class_name(network_classes)]
+        [_from_file(classes_file, num_classes)]
+        if classes_file
+        else [_number(), _wordnet(num_classes), _class_name(network_classes)]
     )
     names = _unwrap(names, rules)
     outside = [name for name in names if "/" not in name]
@@ -79,7 +81,7 @@ def class_names(
     """
     if classes_file is not None:
         names: dict[int, str] = {}
-        for name, index in _read_classes(classes_file):
+        for name, index in _read_classes(classes_file, num_classes):
             if not WORDNET.fullmatch(name):
                 names.setdefault(index, name)
         return tuple(names.get(index, str(index)) for index in range(num_classes))
@@ -148,8 +150,8 @@ def _wordnet(num_classes: int) -> _Rule:
     return _Rule(f"the WordNet id in the order of {subset}", index)
 
 
-def _from_file(path: Path) -> _Rule:
-    return _by_name(_read_classes(path), f"the names in `{path}`")
+def _from_file(path: Path, num_classes: int) -> _Rule:
+    return _by_name(_read_classes(path, num_classes), f"the names in `{path}`")
 
 
 def _class_name(names: Sequence[str]) -> _Rule:
@@ -176,20 +178,32 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
-def _read_classes(path: Path) -> list[tuple[str, int]]:
+def _read_classes(path: Path, num_classes: int) -> list[tuple[str, int]]:
     """Every name in a class file with its index; a class may have several names."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        return list(_from_json(json.loads(text), path) if text.lstrip()[:1] in ("[", "{") else _from_lines(text))
+        content = json.loads(text) if text.lstrip()[:1] in ("[", "{") else None
+        lines = text.rstrip().splitlines() if content is None else content
+        if isinstance(lines, list):  # a JSON object may name some classes only
+            _check_count(path, len(lines), num_classes)
+        return list(_from_lines(lines) if content is None else _from_json(content, path))
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--classes `{path}` cannot be read: {error}", "Give a text file of class names.") from error
     except json.JSONDecodeError as error:
         raise UsageError(f"--classes `{path}` is not valid JSON: {error}", f"Write it as {JSON_FORMS}.") from error
 
 
-def _from_lines(text: str) -> Iterator[tuple[str, int]]:
+def _check_count(path: Path, count: int, num_classes: int) -> None:
+    if count != num_classes:
+        raise UsageError(
+            f"--classes `{path}` lists {count:,} classes, and the network has {num_classes:,}.",
+            "List every class of the network, in its order, one per line; an empty line names none.",
+        )
+
+
+def _from_lines(lines: Sequence[str]) -> Iterator[tuple[str, int]]:
     """Yield each line's name; "n01440764 tench" also yields its WordNet id."""
-    for index, line in enumerate(text.splitlines()):
+    for index, line in enumerate(lines):
         if name := line.strip():
             yield name, index
             if (match := WORDNET.match(name)) and match[0] != name:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median_low
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from graftcli.errors import ImagesError, MachineError
 from graftcli.images.decoding import Broken, File, process_files
 from graftcli.images.limits import DEFAULT_LIMITS, Limits
-from graftcli.images.pixels import decode
+from graftcli.images.pixels import open_image, resize_and_crop
 from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import SUPPORTED, Entry, SourceFiles, open_source
 
@@ -36,6 +37,7 @@ class Images:
     broken: tuple[Broken, ...]  # sorted by name
     files: frozenset[bytes]  # the SHA-256 of each file
     digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`; independent of names and order
+    short_side: int | None = None  # median over the files, in pixels; None if unknown
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class _Decoded:
     row: int
     name: str
     digest: bytes
+    short_side: int  # of the file's image
 
 
 def load(
@@ -79,7 +82,8 @@ def load(
     _reorder(pixels.numpy(), [image.row for image in decoded])
     digest = hashlib.sha256(b"".join(image.digest for image in decoded)).hexdigest()
     names, files = tuple(image.name for image in decoded), frozenset(image.digest for image in decoded)
-    return Images(pixels[: len(decoded)], names, tuple(broken), files, digest)
+    short_side = median_low(image.short_side for image in decoded)
+    return Images(pixels[: len(decoded)], names, tuple(broken), files, digest, short_side)
 
 
 def _allocate(count: int, preprocess: Preprocess) -> Tensor:
@@ -114,8 +118,10 @@ def _decode_all(
 
 
 def _decode_file(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
-    pixels = decode(file.data, preprocess, file.allowance)
-    return _Decoded(file.row, file.name, hashlib.sha256(file.data).digest()), pixels
+    with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
+        pixels, stored = resize_and_crop(image, preprocess), image.stored
+    digest = hashlib.sha256(file.data).digest()
+    return _Decoded(file.row, file.name, digest, min(stored.width, stored.height)), pixels
 
 
 def _store(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:

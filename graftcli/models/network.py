@@ -11,6 +11,7 @@ from torch import nn
 
 from graftcli.errors import GraftError, PairError, UsageError
 from graftcli.models.origin import Origin, PreprocessFacts
+from graftcli.models.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ IMAGENET = PreprocessDefaults(
 )
 
 
+SIZE_FIX = "set it as an attribute of the network: input_size = (3, 224, 224)"
+
+
 @dataclass(frozen=True)
 class ModelRequest:
     """The requested classes, channels and image size; None selects the network's default."""
@@ -66,12 +70,13 @@ class Network:
     module: nn.Module
     name: str  # "resnet34", "resnet50.a1_in1k", a factory's name
     source: str  # "timm" | "torchvision" | "hf-hub" | "local-dir" | "file" | "package" | "graftcli" | "teacher"
-    weights: str  # a description: "random", "pretrained (timm/resnet34.a1_in1k)", "resnet56.th: 277 of 277 tensors"
+    weights: Weights
     input_size: tuple[int, int, int]  # C, H, W
     num_classes: int
     preprocess: PreprocessDefaults
     origin: Origin  # JSON; rebuild(origin) makes the same architecture in a new process
     file: Path | None = None  # the file of its weights
+    size_is_assumed: bool = False  # whether neither the user nor the network names `input_size`
 
     @property
     def made_for(self) -> ModelRequest:
@@ -116,6 +121,13 @@ def measured_outputs(module: nn.Module, input_size: tuple[int, int, int]) -> int
         return output.shape[1]
     layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
     return int(layers[-1].weight.shape[0]) if layers else 0
+
+
+def size_notes(network: Network) -> list[str]:
+    """What to tell about the input size of a network that is used without images."""
+    height, width = network.input_size[1:]
+    note = f"{network.name} names no input size: {height}x{width} is assumed; give --img-size, or {SIZE_FIX}"
+    return [note] if network.size_is_assumed else []
 
 
 def checkpoint_flag(role: str) -> str:

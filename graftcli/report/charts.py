@@ -51,6 +51,7 @@ def line_style(index: int) -> str:
 
 
 def ink(index: int) -> str:
+    """The colour of a line."""
     return INKS[index % COLOURS]
 
 

@@ -32,6 +32,7 @@ class CellScore:
 
     @property
     def is_done(self) -> bool:
+        """Whether the cell's run has finished."""
         return self.seconds is not None
 
 
@@ -91,6 +92,7 @@ class Comparison:
 
     @property
     def is_whole(self) -> bool:
+        """Whether every cell's run has finished."""
         return all(cell.is_done for cell in self.trials)
 
 

@@ -14,6 +14,7 @@ from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess, center_crop
 from graftcli.measure import compute_logits
 from graftcli.models.network import Network
+from graftcli.models.weights import WeightsOrigin
 
 MAX_IMAGES = 512  # to compare; images are ordered by hash, so the first ones are a random sample
 MAX_SHOWN = 18
@@ -93,5 +94,5 @@ def thumbnail(pixels: Tensor) -> str:
 
 def imagenet_names(network: Network) -> tuple[str, ...]:
     """The class names of a network pretrained on ImageNet; empty for all others."""
-    pretrained = network.source in ("timm", "torchvision") and network.weights.startswith("pretrained")
+    pretrained = network.source in ("timm", "torchvision") and network.weights.origin is WeightsOrigin.PRETRAINED
     return class_names(network.num_classes, imagenet=pretrained) or ()

@@ -17,6 +17,8 @@ _LOG_RATIO = 20  # largest to smallest value above which the axis is logarithmic
 
 @dataclass(frozen=True)
 class Figure:
+    """One chart of a comparison."""
+
     title: str
     svg: Markup
     names: tuple[str, ...]  # of the methods, in order of their lines

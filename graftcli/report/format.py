@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def folded(command: str) -> str:
 
 
 def share(value: float | None) -> str:
+    """Format as a percentage; a dash for None."""
     return "—" if value is None else f"{value:.1%}"
 
 
@@ -52,6 +53,29 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+
+
+def builder(kind: object, *, stock: bool) -> str | None:
+    """Where the architecture of a student comes from, by the kind of its origin; None if from graftcli alone.
+
+    A student that is made from the teacher, or keeps adapters, is no stock architecture.
+    """
+    own = "your own code"
+    builders = {"timm": "timm", "torchvision": "torchvision", "code": own, "in-memory": own}
+    return builders.get(str(kind)) if stock else None
+
+
+def loading(kind: object, *, stock: bool) -> str:
+    """How the weights of a student are loaded, by the kind of its origin."""
+    place = builder(kind, stock=stock)
+    return "loads with graftcli.load only" if place is None else f"loads as the stock architecture in {place}"
+
+
+def speed_heading(formats: Iterable[str]) -> str:
+    """The heading of a benchmark, by the formats of its entries: different runtimes are no like for like."""
+    known = set(formats)
+    mixed = {"onnx", "pytorch"} <= known
+    return "Size and speed: onnxruntime against eager PyTorch" if mixed else "Size and speed"
 
 
 def numbers(blocks: Sequence[int]) -> str:
@@ -73,15 +97,15 @@ def sentences(run: "RunView") -> tuple[str, ...]:
         return first, "The run is not finished.", "The results so far are shown below."
     images = f"{result.images:,} unlabelled images"
     first = f"The recipe {recipe} trained {what} on {images} to match the outputs of {teacher}."
-    return first, _sizes(result), _agreement_and_cost(result)
+    return first, _sizes(result, settings.student.origin.get("kind")), _agreement_and_cost(result)
 
 
-def _sizes(result: "RunResult") -> str:
+def _sizes(result: "RunResult", kind: object) -> str:
     (params, new_params), (macs, new_macs) = result.params, result.macs
-    loading = "loads as the stock architecture" if result.stock else "loads with graftcli.load only"
     return (
         f"The result has {human(new_params)} parameters instead of {human(params)} ({change(params, new_params)})"
-        f" and {human(new_macs)} MACs per image instead of {human(macs)} ({change(macs, new_macs)}), and {loading}."
+        f" and {human(new_macs)} MACs per image instead of {human(macs)} ({change(macs, new_macs)}),"
+        f" and {loading(kind, stock=result.stock)}."
     )
 
 

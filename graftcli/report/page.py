@@ -83,6 +83,7 @@ def _environment() -> Environment:
         "duration": text_format.duration,
         "numbers": text_format.numbers,
         "sentences": text_format.sentences,
+        "speed_heading": text_format.speed_heading,
         "linked": lambda name: quote(name, safe="", errors="surrogateescape"),  # jinja's urlencode is UTF-8 only
     }
     environment.filters |= filters

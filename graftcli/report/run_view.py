@@ -1,10 +1,10 @@
 """Read the content of a run's page from its folder: run.json, metrics.jsonl, bench.json, report.json."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
@@ -31,15 +31,19 @@ class TaskView:
 
     @property
     def steps(self) -> int:
+        """The last recorded step."""
         return self.losses[-1][0]
 
     @property
     def loss(self) -> float:
+        """The last recorded loss."""
         return self.losses[-1][1]
 
 
 @dataclass(frozen=True)
 class StageView:
+    """One stage of the recipe, and its units so far."""
+
     name: str
     units: tuple[TaskView, ...]
 
@@ -135,12 +139,24 @@ def load_run_view(folder: Path, facts: Facts | None, warnings: Iterable[str] = (
     )
 
 
-def stages(records: Iterable[Mapping[str, Any]], names: Iterable[str]) -> tuple[StageView, ...]:
+class MetricRecord(BaseModel):
+    """The schema of a line of metrics.jsonl about a unit."""
+
+    unit: Text
+    step: Annotated[Whole, Field(le=10**12)]
+    loss: Loss
+    agreement: Share | None = None
+    before: Share | None = None
+    after: Share | None = None
+    fraction: Share | None = None
+
+
+def stages(records: Iterable[MetricRecord], names: Iterable[str]) -> tuple[StageView, ...]:
     """Group records by stage and unit; `names` are the recipe's stages. Units are in order of training."""
     longest_first = sorted(names, key=len, reverse=True)
-    by_unit: dict[str, list[Mapping[str, Any]]] = {}
+    by_unit: dict[str, list[MetricRecord]] = {}
     for record in records:
-        by_unit.setdefault(record["unit"], []).append(record)
+        by_unit.setdefault(record.unit, []).append(record)
     stage_of = {unit: next((n for n in longest_first if _is_unit(unit, n)), None) for unit in by_unit}
     return tuple(
         StageView(name, tuple(_unit(unit, name, lines) for unit, lines in by_unit.items() if stage_of[unit] == name))
@@ -154,32 +170,18 @@ def _is_unit(unit: str, stage: str) -> bool:
     return re.fullmatch(rf"{re.escape(stage)}(-[0-9]{{1,6}})+", unit) is not None
 
 
-def _unit(name: str, stage: str, records: Iterable[Mapping[str, Any]]) -> TaskView:
+def _unit(name: str, stage: str, records: Iterable[MetricRecord]) -> TaskView:
     """The view of a unit; a step recorded again after an interruption counts once."""
     losses, scores = {}, dict[str, float]()
     for record in records:
-        losses[int(record["step"])] = float(record["loss"])
-        scores |= {
-            key: record[key] for key in ("agreement", "before", "after", "fraction") if record.get(key) is not None
-        }
+        losses[record.step] = record.loss
+        scores |= record.model_dump(include={"agreement", "before", "after", "fraction"}, exclude_none=True)
     blocks = tuple(int(part) for part in name.removeprefix(stage).split("-")[1:])
     agreement, before, after = (scores.get(key) for key in ("agreement", "before", "after"))
     return TaskView(name, blocks, tuple(sorted(losses.items())), agreement, before, after, scores.get("fraction", 1.0))
 
 
-class _Record(BaseModel):
-    """The schema of a line of metrics.jsonl about a unit."""
-
-    unit: Text
-    step: Annotated[Whole, Field(le=10**12)]
-    loss: Loss
-    agreement: Share | None = None
-    before: Share | None = None
-    after: Share | None = None
-    fraction: Share | None = None
-
-
-def read_metrics(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:
+def read_metrics(path: Path, warn: Warn = silent) -> list[MetricRecord]:
     """The records with a unit's loss in metrics.jsonl; an incomplete last line is ignored (a run may be writing it)."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
@@ -193,13 +195,13 @@ def read_metrics(path: Path, warn: Warn = silent) -> list[dict[str, Any]]:
     if damaged := sum(isinstance(record, ValidationError) for record in parsed):
         count = f"{damaged:,} line{'s' * (damaged > 1)}"
         warn(f"{count} of `{path}` {'are' if damaged > 1 else 'is'} ignored: damaged or edited")
-    return [record for record in [*parsed, _record(last_line)] if isinstance(record, dict)]
+    return [record for record in [*parsed, _record(last_line)] if isinstance(record, MetricRecord)]
 
 
-def _record(line: str) -> dict[str, Any] | ValidationError | None:
+def _record(line: str) -> MetricRecord | ValidationError | None:
     """The record in a line; None if it is not about a unit or has no finite loss."""
     try:
-        return _RECORD.validate_json(line, strict=True).model_dump()
+        return MetricRecord.model_validate_json(line, strict=True)
     except ValidationError as fault:
         expected = [("unit",), "missing"], [("loss",), "float_type"]  # not about a unit; the loss was not finite
         absent = [
@@ -215,4 +217,4 @@ def read_bench(path: Path, warn: Warn = silent) -> tuple[BenchView, ...]:
     return load(path, _BENCH, warn) or ()
 
 
-_RECORD, _BENCH = TypeAdapter(_Record), TypeAdapter(tuple[BenchView, ...])
+_BENCH = TypeAdapter(tuple[BenchView, ...])

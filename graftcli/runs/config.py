@@ -189,7 +189,7 @@ def config_from_record(record: RunRecord, file: Path) -> RunConfig:
 
 _DEPENDENT_FIELDS = {  # giving the key also discards these fields of the earlier run
     "recipe": ("overrides", "steps_scale", "batch"),
-    "teacher": ("teacher_checkpoint", "num_classes", "in_chans", "choice"),
+    "teacher": ("teacher_checkpoint", "num_classes", "in_chans", "choice", "img_size"),
     "student": ("student_checkpoint", "choice"),
 }
 

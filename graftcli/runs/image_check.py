@@ -1,8 +1,10 @@
 """Check a folder of images before training: `inspect_images`, and the short check of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from graftcli.measure import compute_logits
 from graftcli.models.loading.build import build
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import IMAGENET, Network
+from graftcli.runs.input_size import built_for_images
 from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
 
 _TEACHER_IMAGES = 200  # images that the short check of a run passes through the teacher
@@ -28,6 +31,8 @@ _DUPLICATE_IMAGES = 5000  # images that the short check compares for duplicates
 
 @dataclass(frozen=True)
 class ImagesReport:
+    """What was found in a folder of images."""
+
     source: str
     preprocess: Preprocess | None  # None without a network and a size
     census: DatasetStatistics
@@ -93,9 +98,8 @@ def inspect_images(
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     network, predictions = None, Predictions()
     if teacher is not None:
-        network = build(
-            spec_of(teacher), checkpoint=teacher_checkpoint, img_size=options.img_size, role="teacher", **build_args
-        )
+        build_sized = partial(_build_teacher, spec_of(teacher), teacher_checkpoint, options, build_args)
+        network = built_for_images(build_sized, images, listen, jobs=jobs)
     preprocess = preprocess_for(network, options) if network is not None else _preprocess_of_size(options)
     statistics = collect_statistics(
         Path(images),
@@ -111,6 +115,16 @@ def inspect_images(
     if network is not None:
         coverage = _coverage(network, predictions, Path(classes) if classes is not None else None)
     return ImagesReport(str(images), preprocess, statistics, coverage, advise(statistics, coverage))
+
+
+def _build_teacher(
+    spec: str,
+    checkpoint: str | Path | None,
+    options: PreprocessOptions,
+    build_args: Mapping[str, Any],
+    size: tuple[int, int] | None,
+) -> Network:
+    return build(spec, checkpoint=checkpoint, img_size=size or options.img_size, role="teacher", **build_args)
 
 
 def _throttled(listen: Listener) -> Callable[[int, int], None]:
@@ -140,7 +154,7 @@ def _predicting(
 def _coverage(network: Network, predictions: Predictions, classes: Path | None) -> Coverage:
     from_list = network.source in ("timm", "torchvision", "hf-hub")
     names = class_names(network.num_classes, classes, imagenet=from_list)
-    return predictions.coverage(network.name, names, network.weights != "random")
+    return predictions.coverage(network.name, names, not network.weights.is_random)
 
 
 def check_run_images(network: Network, images: Images, preprocess: Preprocess, device: torch.device) -> ImagesChecked:
@@ -164,4 +178,5 @@ def check_run_images(network: Network, images: Images, preprocess: Preprocess, d
 
 
 def check_json(report: ImagesReport) -> dict[str, object]:
+    """The report as JSON, as with `--json`."""
     return asdict(report)

@@ -9,6 +9,7 @@ from graftcli.models.loading.build import build
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document
 from graftcli.models.network import Network, PreprocessDefaults
+from graftcli.models.weights import Weights, WeightsOrigin
 
 
 def network_of(
@@ -34,7 +35,7 @@ def network_of(
         module=load(path, trust_code=trust_code),
         name=path.stem if path.is_file() else path.name,
         source="graftcli",
-        weights=f"{path.name}: written by graftcli",
+        weights=Weights(WeightsOrigin.RUN, path.name),
         input_size=(document["student"]["input_size"][0], height, width),
         num_classes=document["classes"],
         preprocess=PreprocessDefaults.read(document["preprocess"]),

@@ -30,7 +30,9 @@ from graftcli.recipe import Recipe, Stage, check_units
 from graftcli.recipe.file import load as load_recipe
 from graftcli.report.format import numbers
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
+from graftcli.runs.input_size import small_images
 from graftcli.runs.scoring import preprocess_for
+from graftcli.runs.teacher import sized_teacher, teacher_of
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import is_derived_spec
 from graftcli.students.student_kind import ImageLoader
@@ -66,7 +68,7 @@ def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> Prep
     """Build and check everything that a run needs; warnings go to `listen`."""
     options = config.how
     requested, device = recipe_of(options), device_named(options.device)
-    teacher = teacher_of(config)
+    named_size, (config, teacher) = config.look.img_size, sized_teacher(config, listen)
     preprocess = preprocess_for(teacher, config.look, whole=True)
     train_images = cache(lambda: images_of(config.images, preprocess, options, listen))
     plan = _plan(config, requested, teacher, lambda: plain(train_images().pixels[:_SELECTION_IMAGES], preprocess))
@@ -77,7 +79,7 @@ def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> Prep
     check_tasks(recipe, len(plan.blocks), chosen, frozen_blocks(recipe, plan))
     if recipe.init != requested.init and f"init={requested.init}" in options.overrides:
         listen(Warned(f"init={requested.init} needs a newly derived student: using init={recipe.init}"))
-    for warning in _warnings(recipe, plan, chosen):
+    for warning in (*_warnings(recipe, plan, chosen), *small_images(train_images().short_side, preprocess, named_size)):
         listen(Warned(warning))
     held_out = images_of(config.val_images, preprocess, options, listen) if config.val_images is not None else None
     if held_out is not None and (shared := len(held_out.files & train_images().files)):
@@ -88,7 +90,7 @@ def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> Prep
 
 def _warnings(recipe: Recipe, plan: Plan, chosen: Sequence[int]) -> Iterator[str]:
     """Yield what the user should know about the plan before training."""
-    if plan.teacher.network.weights == "random":
+    if plan.teacher.network.weights.is_random:
         yield f"teacher {plan.teacher.network.name} has random weights: its predictions are meaningless"
     yield from plan.notes
     if (kept := _kept_adapters(plan, recipe)) and len(chosen) == len(plan.blocks):
@@ -150,23 +152,6 @@ def plan_of(config: RunConfig, recipe: Recipe) -> Plan:
     preprocess = preprocess_for(teacher, config.look, whole=True)
     images = cache(lambda: images_of(config.images, preprocess, config.how, lambda _: None))
     return _plan(config, recipe, teacher, lambda: plain(images().pixels[:_SELECTION_IMAGES], preprocess))
-
-
-def teacher_of(config: RunConfig) -> Network:
-    """Build the teacher with its trained weights."""
-    networks = config.networks
-    return build(
-        networks.teacher,
-        checkpoint=networks.teacher_checkpoint,
-        num_classes=networks.num_classes,
-        in_chans=networks.in_chans,
-        img_size=config.look.img_size,
-        ema=networks.ema,
-        unsafe=networks.unpickles("teacher"),
-        trust_code=networks.trust_code,
-        document=networks.document_of("teacher"),
-        role="teacher",
-    )
 
 
 def _plan(config: RunConfig, recipe: Recipe, teacher: Network, load_inputs: ImageLoader) -> Plan:

@@ -35,8 +35,14 @@ class Result(RunResult):
         """The student or the hybrid, loaded from the folder of the run, in eval mode on the CPU."""
         return load(self.folder)
 
+    @property
+    def kind(self) -> str:
+        """The kind of the student's origin, which tells what builds its architecture."""
+        return read_document(Path(self.folder))[0]["student"]["kind"]
+
 
 def result_of(prepared: PreparedRun, folder: Path, outcome: Outcome, time_spent: TimeSpent) -> Result:
+    """Return the figures of a run that has just been trained."""
     plan, merged, score = prepared.plan, outcome.merged, outcome.score
     return Result(
         folder=str(folder),
@@ -99,7 +105,7 @@ def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command:
 
 def write_single(single: Path, folder: Path, prepared: PreparedRun, listen: Listener) -> None:
     """Write the network of the run's folder as one file, whose suffix names its format."""
-    export_format = single_formats()[single.suffix]
+    export_format = single_formats()[single.suffix.lower()]
     match export_format.single:
         case "exported":
             write(_export_source(folder, prepared), ExportOptions(export_format.name), single)

@@ -1,6 +1,7 @@
 """Train a run and write its folder: `distill` and `partial`."""
 
 import shutil
+import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
 from graftcli.environment.process import threads
 from graftcli.errors import GraftError, MachineError, UsageError
-from graftcli.events import Event, FileSaved, Listener, RunStarted, Warned
-from graftcli.formats.options import files_in_run, single_formats
+from graftcli.events import EarlierRunChosen, Event, FileSaved, Listener, RunStarted, Warned
+from graftcli.formats.options import files_in_run
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
 from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
+from graftcli.runs.destination import RUNS, check_free, destination, single_file
 from graftcli.runs.image_check import check_run_images
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
@@ -28,13 +30,11 @@ from graftcli.store import REPORT_FILE, Store
 from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
 from graftcli.store.resume import newest
-from graftcli.store.run_file import RUN_FILE, read_record
+from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, RunSettings, Session
 
 # bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
 _MEMORY_FIRST_BYTES = 2**29
-
-RUNS = Path("runs")
 
 
 def distill(
@@ -51,12 +51,13 @@ def distill(
 
     `reuse` is the folder of an earlier run; its blocks are reused if they were trained with the same settings.
     """
+    single_file(out)  # raises before anything is loaded
     warnings: list[str] = []
     prepared = prepare_run(config, blocks, _collecting_warnings(listen, warnings.append))
     folder, single = destination(prepared, out)
     if single is not None and not overwrite:
-        _check_free(single, folder)
-    settings, session = _run_settings(prepared), _session(config, command, warnings)
+        check_free(single, folder)
+    settings, session = _run_settings(prepared), _session(prepared.config, command, warnings)
 
     def warn(text: str) -> None:
         listen(Warned(text))
@@ -106,33 +107,23 @@ def partial(
     given_fields = {"teacher", "student", "images"} if given is None and config is not None else set(given or ())
     missing = [name for name in ("teacher", "student", "images") if name not in given_fields]
     if config is None or missing:
-        folder = folder or newest(RUNS, lambda run: run.settings.is_whole)  # a partial run has inherited its config
-        if folder is None:
-            raise UsageError(
-                f"there is no run under ./runs to take {', '.join(missing)} from.",
-                "Give --teacher, --student and --images, or a run's folder with --run.",
-            )
+        folder = folder or _newest_run(missing, listen)
         earlier = recorded_config(folder, trust_code=config is not None and config.networks.trust_code)
         config = merge_configs(earlier, config, given_fields) if config is not None else earlier
     return distill(config, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
 
 
-def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
-    """Return the folder of the run, and the single file if `out` names one."""
-    plan = prepared.plan
-    names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
-    part = "" if len(prepared.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, prepared.blocks))}"
-    path = Path(out) if out is not None else None
-    if path is None or path.suffix not in single_formats():
-        return path or RUNS / f"{names}{part}", None
-    return RUNS / f"{names}{part}", path
-
-
-def _check_free(single: Path, folder: Path) -> None:
-    """Raise if the file exists and is not of this run."""
-    singles = read_record(folder).singles if (folder / RUN_FILE).exists() else {}
-    if single.exists() and str(single.absolute()) not in singles:
-        raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
+def _newest_run(missing: Sequence[str], listen: Listener) -> Path:
+    """Find the newest run of a whole student: a partial run has inherited its config."""
+    folder = newest(RUNS, lambda run: run.settings.is_whole)
+    if folder is None:
+        raise UsageError(
+            f"there is no run under ./runs to take {', '.join(missing)} from.",
+            "Give --teacher, --student and --images, or a run's folder with --run.",
+        )
+    age = time.time() - (folder / RUN_FILE).stat().st_mtime
+    listen(EarlierRunChosen(str(folder), max(0.0, age)))
+    return folder
 
 
 # -- the run ------------------------------------------------------------------------------------------------------

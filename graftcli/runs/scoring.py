@@ -1,6 +1,6 @@
 """Score models on a folder of images: accuracy, and agreement with a teacher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ def build_options(
 
 @dataclass(frozen=True)
 class ScoredModel:
+    """The scores of one model."""
+
     name: str
     source: str
     parameters: int
@@ -74,6 +76,8 @@ class ScoredModel:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """The scores of several models on the same images."""
+
     images: int
     broken: tuple[str, ...]
     rule: str | None  # how folder names are mapped to classes
@@ -99,6 +103,7 @@ class ScoringImages:
         return replace(self, teacher_logits=replace(self, options=options)._logits(teacher))
 
     def score(self, model: Model) -> ScoredModel:
+        """Score a model on the images."""
         logits = self._logits(model)
         correct = accuracy(logits, self.labels.indices) if self.labels is not None else None
         agreeing = agreement(logits, self.teacher_logits) if self.teacher_logits is not None else None
@@ -120,6 +125,21 @@ class ScoringImages:
 def _has_normalization(model: Model) -> bool:
     """Whether the model specifies its own mean and std; user code usually does not."""
     return not model.lacks_normalization if isinstance(model, OnnxModel) else model.source not in ("file", "package")
+
+
+_CHANCE_IMAGES = 100  # below this number, chance cannot be told from a low accuracy
+
+
+def at_chance(scored: ScoredModel, model: Model) -> Iterator[str]:
+    """Yield a hint if a trained model is no better than chance."""
+    accuracy, chance = scored.accuracy, 1 / max(1, model.num_classes)
+    is_random = isinstance(model, Network) and model.weights.is_random
+    if accuracy is None or is_random or accuracy.images < _CHANCE_IMAGES or accuracy.top1.low > chance:
+        return
+    yield (
+        f"{model.name} is at chance: {accuracy.top1.share:.1%} of {accuracy.images:,} images, with"
+        f" {model.num_classes:,} classes; check --img-size, --mean and --std, and the order of the classes (--classes)"
+    )
 
 
 def load_scoring_images(

@@ -210,6 +210,7 @@ class Store:
         return single.is_file() and self._record.singles.get(str(single.absolute())) == digest_of_file(single)
 
     def unit(self, name: str) -> UnitState:
+        """The state and the result of one task."""
         return UnitState(self.folder, name, self._save, self.check_held)
 
     def metric(self, record: Mapping[str, object]) -> None:

@@ -163,6 +163,7 @@ def _size(count: int) -> str:
 
 
 def write_json(path: Path, document: object) -> None:
+    """Write a document as JSON; numbers that are not finite become null."""
     text = json.dumps(plain(document), sort_keys=True, indent=2, allow_nan=False)
     write_bytes(path, f"{text}\n".encode())
 

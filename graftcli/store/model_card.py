@@ -43,6 +43,7 @@ class CardFacts:
 
     @property
     def is_timm(self) -> bool:
+        """Whether timm can load the network by itself."""
         return self.hybrid is None and self.student["kind"] == "timm"
 
 

@@ -65,6 +65,7 @@ def differences(old: object, new: object, name: str = "") -> Iterator[_Differenc
 
 
 def different_settings(folder: Path, changes: Sequence[_Difference]) -> UsageError:
+    """The error that lists the settings that differ."""
     lines = [f"  {name}: {_quoted(old)} in the run, {_quoted(new)} now" for name, old, new in changes[:_MAX_LINES]]
     more = [f"  and {len(changes) - _MAX_LINES} more"] if len(changes) > _MAX_LINES else []
     found = "\n".join([f"`{folder}` holds a run with different settings:", *lines, *more])

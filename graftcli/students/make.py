@@ -14,6 +14,7 @@ from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_output
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import trace
+from graftcli.models.weights import Weights, WeightsOrigin
 from graftcli.students.spec import is_derived_spec, parse_spec
 from graftcli.students.student_kind import ImageLoader
 
@@ -37,7 +38,7 @@ def _derive(images: ImageLoader | None, spec: str, teacher: Network) -> Network 
         .requires_grad_(True),
         name=f"{teacher.name}-{student.suffix}",
         source="teacher",
-        weights=f"the teacher's{changes.note}",
+        weights=Weights(WeightsOrigin.TEACHER, notes=changes.notes),
         origin=origin_of(teacher.origin, spec, changes.selections, changes.replaced, changes.whole),
     )
 

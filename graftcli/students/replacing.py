@@ -13,14 +13,14 @@ from graftcli.students.student_kind import Changes
 def factorized(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> Changes:
     """The changes that replace these convolutions by their factorizations."""
     count = len(replaced)
-    note = f", {count} convolution{'s' * (count > 1)} factorized"
-    return Changes(_selections_beside(module, replaced), replaced, note=note)
+    note = f"{count} convolution{'s' * (count > 1)} factorized"
+    return Changes(_selections_beside(module, replaced), replaced, notes=(note,))
 
 
 def dropped(module: nn.Module, names: Sequence[str]) -> Changes:
     """The changes that replace these units by identities."""
     replaced = {name: nn.Sequential() for name in names}
-    return Changes(_selections_beside(module, replaced), replaced, note=f", without {', '.join(names)}")
+    return Changes(_selections_beside(module, replaced), replaced, notes=(f"without {', '.join(names)}",))
 
 
 def _selections_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:

@@ -26,7 +26,7 @@ class Changes:
     selections: "tuple[ChannelSelection, ...]"
     replaced: "Mapping[str, nn.Sequential]" = field(default_factory=dict)
     whole: Sequence[str] = ()  # layers that the spec would narrow but that cannot be narrowed
-    note: str = ""  # follows "the teacher's" where the plan shows the student's weights
+    notes: tuple[str, ...] = ()  # behind "the teacher's" where the plan shows the student's weights
 
 
 class StudentKind(ABC):

@@ -117,8 +117,9 @@ def test_shuffled_folder_names_change_no_byte(finished: Path, place: Path) -> No
 
 
 def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, place: Path) -> None:
-    result = call("partial", "--blocks", "3", "--quiet")
+    result = call("partial", "--blocks", "3")
     assert result.exit_code == 0, result.output + result.stderr
+    assert result.stderr.startswith("from runs/resnet-resnet, the newest run (") and "--run" in result.stderr
     folder = place / "runs" / "resnet-resnet-blocks-3"
     name = "graft-3.safetensors"
     assert (folder / "blocks" / name).read_bytes() == (finished / "blocks" / name).read_bytes()
@@ -181,6 +182,7 @@ def test_one_file_is_put_where_it_is_wanted(finished: Path, place: Path) -> None
         for _ in range(2):  # the second time it is there already
             result = call(*arguments("--quiet", out=name))
             assert result.exit_code == 0, result.output + result.stderr
+            assert result.stdout.splitlines()[-1] == f"written: {name}"
     assert written(finished) == before
     assert (place / "one.safetensors").exists()
     student = graftcli.load(place / "one.safetensors")

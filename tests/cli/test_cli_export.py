@@ -67,6 +67,7 @@ def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> Non
     ran = call("run", "--json")
     assert ran.exit_code == 0, ran.stderr
     document = json.loads(ran.stdout)
+    assert "ladder" not in document and not (place / "run/bench.json").exists()
     assert (document["path"], document["images"], document["noise"]) == ("run/student.onnx", 12, False)
     assert document["size"] == (place / "run/student.onnx").stat().st_size
     about = props("run/student.onnx")

@@ -1,6 +1,7 @@
 """The options that commands share: what they accept, and what goes before what."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +26,9 @@ from graftcli.cli.options import (
     UnsafeLoad,
     parse_img_size,
 )
+from graftcli.cli.other_names import SET_LENGTH, SET_LR
 from graftcli.errors import UsageError
+from graftcli.recipe.file import load
 
 run = CliRunner().invoke
 
@@ -41,6 +44,29 @@ def test_an_image_size_is_a_square_or_height_and_width(text: str, size: tuple[in
 def test_anything_else_is_no_image_size(text: str) -> None:
     with pytest.raises(UsageError, match="--img-size"):
         parse_img_size(text)
+
+
+@pytest.mark.parametrize(
+    ("option", "fix"),
+    [
+        ("--batch-size", "Use -b or --batch."),
+        ("--workers", "Use -j or --jobs."),
+        ("--lr", "--set stages.graft.lr=1e-3"),
+        ("--epochs", "--set stages.graft.steps=500"),
+    ],
+)
+def test_an_option_of_other_tools_is_answered_with_the_flag_of_this_one(option: str, fix: str) -> None:
+    refused = run(app, ["distill", option, "4", "--json"])
+    error = json.loads(refused.stderr)["error"]
+    assert refused.exit_code == error["code"] == 2
+    assert error["message"] == f"`root distill` has no option {option}." and fix in error["fix"]
+    elsewhere = run(app, ["trust", "ls", option, "4"])  # which has none of these flags
+    assert elsewhere.exit_code == 2 and "No such option" in elsewhere.stderr
+
+
+@pytest.mark.parametrize("override", re.findall(r"--set (\S+?)[;.]? ", f"{SET_LR} {SET_LENGTH} "))
+def test_the_overrides_of_the_answers_are_valid(override: str) -> None:
+    assert load("graft", (override,)) != load("graft")
 
 
 def echoing() -> typer.Typer:

@@ -116,7 +116,7 @@ def test_random_weights_are_nowhere_the_teachers(teacher: Network) -> None:
     inherited = made("prune:l1=0.5", teacher).module.state_dict()
     for name, tensor in student.module.state_dict().items():
         assert "num_batches" in name or not torch.equal(tensor, inherited[name]), name
-    assert student.weights == "random"
+    assert student.weights.is_random
     assert torch.equal(student.module.get_buffer("bn1.running_mean"), torch.zeros(16))
 
 

@@ -158,5 +158,5 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"`.*nowhere` cannot be read"):
+    with pytest.raises(CheckpointError, match=r"There is no file or folder `.*nowhere`"):
         load(tmp_path / "nowhere")

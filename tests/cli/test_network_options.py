@@ -31,7 +31,7 @@ def test_random_weights_are_recorded_as_random_and_only_a_students_follow_the_se
     for seed in (0, 0, 1):
         torch.manual_seed(seed)
         net = build("resnet10t", checkpoint="none", role=role)
-        assert net.weights == "random"
+        assert net.weights.is_random
         firsts.append(net.module.get_parameter("fc.weight"))
     assert torch.equal(firsts[0], firsts[1])
     assert torch.equal(firsts[0], firsts[2]) is (role != "student")

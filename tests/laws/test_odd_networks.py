@@ -15,6 +15,7 @@ from graftcli.models.cuts.positions import positions
 from graftcli.models.network import IMAGENET, Network
 from graftcli.models.origin import ModuleOrigin
 from graftcli.models.tracing.split import join
+from graftcli.models.weights import Weights, WeightsOrigin
 from tests import odd_networks
 from tests.nets import randomise
 
@@ -30,8 +31,9 @@ def plan(teacher: str, student: str, *more: str) -> Result:
 def planned(module: nn.Module) -> Plan:
     """A network as teacher of a plain one."""
     origin: ModuleOrigin = {"kind": "in-memory", "key": "net"}
+    random = Weights(WeightsOrigin.RANDOM)
     teacher, student = (
-        Network(randomise(net).eval(), "net", "package", "random", (3, 32, 32), 10, IMAGENET, origin)
+        Network(randomise(net).eval(), "net", "package", random, (3, 32, 32), 10, IMAGENET, origin)
         for net in (module, odd_networks.plain())
     )
     return make(teacher, student)

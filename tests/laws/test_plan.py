@@ -14,14 +14,15 @@ from graftcli.errors import PairError
 from graftcli.models.cuts.plan import Plan, as_json, head_params, make, stem_params
 from graftcli.models.network import IMAGENET, Network
 from graftcli.models.origin import ModuleOrigin
-from tests.nets import randomise, same_weights
+from graftcli.models.weights import Weights, WeightsOrigin
+from tests.nets import randomise, resnet, same_weights
 from tests.odd_networks import Inside, Plain
 
 
 def of(module: nn.Module, classes: int = 10, size: tuple[int, int, int] = (3, 32, 32)) -> Network:
     name = type(module).__name__.lower()
     origin: ModuleOrigin = {"kind": "in-memory", "key": name}
-    return Network(module.eval(), name, "package", "random", size, classes, IMAGENET, origin)
+    return Network(module.eval(), name, "package", Weights(WeightsOrigin.RANDOM), size, classes, IMAGENET, origin)
 
 
 def planned(teacher: str, student: str, size: int | None = 64, **more: Any) -> Plan:
@@ -183,6 +184,12 @@ def test_parameters_that_two_blocks_share_count_in_the_first() -> None:
     made = make(of(module), of(Plain()))
     assert sum(block.teacher.params for block in made.blocks) == made.teacher.params
     assert made.blocks[1].teacher.params - made.blocks[2].teacher.params == 8 * 8 * 9 - (8 * 10 + 10)
+
+
+def test_a_student_that_is_larger_than_its_teacher_is_noted() -> None:
+    small, large = of(resnet(8)), of(resnet(14))
+    assert "2.3 times its parameters" in make(small, large).notes[0]
+    assert not make(large, small).notes
 
 
 def test_what_takes_no_part_in_the_answer_is_noted() -> None:

@@ -121,6 +121,20 @@ def test_prefixes_fall_where_that_makes_the_names_match(prefix: str) -> None:
     assert same_weights(load(saved, resnet(8)), net)
 
 
+@pytest.mark.parametrize("prefix", ["net.", "student.", "net.backbone.", "lightning.wrapped.model.", "conv1."])
+def test_a_prefix_that_all_names_share_falls_too(prefix: str) -> None:
+    net = randomise(resnet(8))
+    saved = {**{prefix + key: value for key, value in net.state_dict().items()}, "n_averaged": torch.tensor(5)}
+    assert same_weights(load(saved, resnet(8)), net)
+    other = match(TensorState({**saved, "loss.weight": torch.zeros(3)}), resnet(8))
+    assert not other.complete
+
+
+def test_the_classes_of_a_checkpoint_show_behind_a_shared_prefix() -> None:
+    saved = {f"net.{key}": value for key, value in resnet(8, num_classes=7).state_dict().items()}
+    assert infer(match(TensorState(saved), resnet(8)), 10, 3) == (7, None)
+
+
 def test_prefixes_may_differ_from_key_to_key() -> None:
     net = randomise(resnet(8))
     saved = {key if key.startswith("linear") else f"backbone.{key}": value for key, value in net.state_dict().items()}
@@ -175,6 +189,14 @@ def test_a_smaller_network_with_the_same_names_is_refused_for_what_is_left_over(
     matched = match(TensorState(resnet(14).state_dict()), resnet(8))
     assert matched.count == matched.total and not matched.complete
     assert matched.extra["layer1.1.conv1.weight"].shape == (16, 16, 3, 3)
+    message = refusal(matched, "r14.pth", "resnet").message
+    assert f"{matched.total} of its {matched.total} tensors match, {len(matched.extra)} of the file" in message
+    assert "the network is shallower" in message
+
+
+def test_a_network_that_is_deeper_than_its_checkpoint_is_told_so() -> None:
+    message = refusal(match(TensorState(resnet(8).state_dict()), resnet(14)), "r8.pth", "resnet").message
+    assert "that is all of the file: the network is deeper" in message
 
 
 def test_a_refusal_shows_both_lists_with_shapes() -> None:

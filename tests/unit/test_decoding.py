@@ -46,7 +46,7 @@ def test_only_a_few_files_are_read_ahead() -> None:
     results = process_files([reading(str(i)) for i in range(100)], lambda file: file.row, jobs=2)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     assert len(opened) <= 3 + 2 * 2
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 def test_a_file_that_cannot_be_used_is_named_with_the_reason() -> None:
@@ -169,4 +169,4 @@ def test_few_bytes_are_read_ahead() -> None:
 
     results = process_files([reading(str(i)) for i in range(10)], lambda file: file.row, jobs=8)
     assert next(results) == 0 and len(read) <= 2
-    results.close()  # type: ignore[attr-defined]
+    results.close()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from graftcli.images import Images
 from graftcli.models.network import Network, PreprocessDefaults
+from graftcli.models.weights import Weights, WeightsOrigin
 from graftcli.report import disagreement
 from graftcli.report.disagreement import compare, imagenet_names, thumbnail
 from tests.engine import PREPROCESS
@@ -39,7 +40,11 @@ def images(count: int) -> Images:
     return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "")
 
 
-def network(module: nn.Module, source: str = "file", weights: str = "random", classes: int = 2) -> Network:
+_RANDOM = Weights(WeightsOrigin.RANDOM)
+_PRETRAINED = Weights(WeightsOrigin.PRETRAINED, "timm/resnet34.a1_in1k")
+
+
+def network(module: nn.Module, source: str = "file", weights: Weights = _RANDOM, classes: int = 2) -> Network:
     return Network(
         module,
         "net",
@@ -99,11 +104,11 @@ def test_a_large_picture_is_made_small() -> None:
 
 def test_only_classes_of_imagenet_have_names() -> None:
     net = Fixed([[0.0]])
-    names = imagenet_names(network(net, "timm", "pretrained (timm/resnet34.a1_in1k)", 1000))
+    names = imagenet_names(network(net, "timm", _PRETRAINED, 1000))
     assert len(names) == 1000 and names[0] == "tench" and names[281].startswith("tabby")
     for other in (
-        network(net, "file", "best.pth: 10 of 10 tensors", 1000),
-        network(net, "timm", "random", 1000),
-        network(net, "timm", "pretrained (x)", 7),
+        network(net, "file", Weights(WeightsOrigin.CHECKPOINT, "best.pth"), 1000),
+        network(net, "timm", _RANDOM, 1000),
+        network(net, "timm", _PRETRAINED, 7),
     ):
         assert imagenet_names(other) == ()

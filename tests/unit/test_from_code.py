@@ -16,6 +16,7 @@ from graftcli.models.loading.build import build, rebuild
 from graftcli.models.loading.from_code import keywords
 from graftcli.models.loading.trust import Gate, trusted
 from graftcli.models.origin import CodeOrigin
+from graftcli.models.weights import Weights, WeightsOrigin
 
 NET = """
     import torch
@@ -304,7 +305,7 @@ def test_whether_a_factory_made_trained_weights_is_seen_by_making_them_again(tmp
             return made
     """
     path = source(tmp_path / "mine.py", text)
-    assert build(f"{path}:trained").weights == "set by its factory"
+    assert build(f"{path}:trained").weights == Weights(WeightsOrigin.CODE)
     before = torch.get_rng_state()
-    assert build(f"{path}:untrained").weights == "random"
+    assert build(f"{path}:untrained").weights.is_random
     assert torch.equal(torch.get_rng_state(), before)

@@ -85,10 +85,24 @@ def test_a_folder_around_everything_is_stepped_over() -> None:
 
 def test_a_file_of_names_decides_alone(tmp_path: Path) -> None:
     path = listed(tmp_path / "classes.txt", "\ufefftruck\npolar bear\n\n0_cat\nn01440764 tench, Tinca tinca\n\n")
-    assert indices(["0_cat/a.png", "Polar_Bear/b.png", "truck/c.png"], classes=path) == [3, 1, 0]
-    assert indices(["n01440764/a.png"], classes=path) == [4]
+    assert indices(["0_cat/a.png", "Polar_Bear/b.png", "truck/c.png"], 5, path) == [3, 1, 0]
+    assert indices(["n01440764/a.png"], 5, path) == [4]
     with pytest.raises(ImagesError, match=r"name no class by the names in `.*classes\.txt`: 1_dog\."):
-        indices(["0_cat/a.png", "1_dog/b.png"], classes=path)
+        indices(["0_cat/a.png", "1_dog/b.png"], 5, path)
+
+
+@pytest.mark.parametrize(("name", "content"), [("classes.txt", "cat\ndog\nbird"), ("classes.json", ["a", "b", "c"])])
+def test_a_file_of_names_lists_as_many_classes_as_the_network_has(tmp_path: Path, name: str, content: object) -> None:
+    path = listed(tmp_path / name, content)
+    for count in (2, 4, 1000):
+        for refused in (lambda n: indices(["cat/a.png"], n, path), lambda n: labels.class_names(n, path)):
+            with pytest.raises(UsageError, match=f"`.*{name}` lists 3 classes, and the network has {count:,}"):
+                refused(count)
+
+
+def test_a_json_object_may_name_some_classes_only(tmp_path: Path) -> None:
+    path = listed(tmp_path / "classes.json", {"0_cat": 3})
+    assert indices(["0_cat/a.png"], classes=path) == [3]
     with pytest.raises(ImagesError, match=r"3 classes, 0 to 2, .*0_cat \(3\)"):
         indices(["0_cat/a.png"], num_classes=3, classes=path)
 
@@ -106,16 +120,16 @@ def test_a_file_of_names_decides_alone(tmp_path: Path) -> None:
 )
 def test_a_json_file_of_names(tmp_path: Path, content: object) -> None:
     path = listed(tmp_path / "classes.json", content)
-    assert indices(["dog/a.png", "cat/b.png"], classes=path) == [1, 0]
+    assert indices(["dog/a.png", "cat/b.png"], 2, path) == [1, 0]
     if "n02121808" in json.dumps(content):
-        assert indices(["n02084071/a.png"], classes=path) == [1]
+        assert indices(["n02084071/a.png"], 2, path) == [1]
 
 
 def test_a_name_of_two_classes_is_refused_only_where_it_is_used(tmp_path: Path) -> None:
     path = listed(tmp_path / "classes.txt", "crane\ndog\ncrane\n")
-    assert indices(["dog/a.png"], classes=path) == [1]
+    assert indices(["dog/a.png"], 3, path) == [1]
     with pytest.raises(ImagesError, match=r"`crane` names 2 classes by the names in `.*`: 0, 2\."):
-        indices(["crane/a.png", "dog/a.png"], classes=path)
+        indices(["crane/a.png", "dog/a.png"], 3, path)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +178,10 @@ def test_real_imagenet_folders() -> None:
 def test_class_names_are_those_of_the_file_and_an_index_where_it_has_none(tmp_path: Path) -> None:
     lines = tmp_path / "names.txt"
     lines.write_text("cat\n\ndog\n")
-    assert labels.class_names(4, lines) == ("cat", "1", "dog", "3")
+    assert labels.class_names(3, lines) == ("cat", "1", "dog")
     ids = tmp_path / "names.json"
     ids.write_text('{"0": ["n02121808", "cat"], "1": ["n02084071", "dog"]}')
-    assert labels.class_names(2, ids) == ("cat", "dog")
+    assert labels.class_names(3, ids) == ("cat", "dog", "2")
 
 
 def test_class_names_of_imagenet_are_known_and_others_are_not() -> None:

@@ -8,6 +8,7 @@ import timm
 import torch
 import torchvision
 
+import graftcli
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.models.loading.build import build
 from graftcli.models.loading.model_spec import output_of
@@ -58,6 +59,21 @@ def test_a_typo_is_answered_with_the_nearest_names(spec: str, found: str, near: 
     assert any(word in caught.value.fix for word in near.split("|"))
 
 
+@pytest.mark.parametrize(("spec", "near"), [("runs/nothere", ""), ("runs/smal", "runs/small"), ("./resnet", "")])
+def test_a_path_that_is_missing_is_answered_with_its_neighbours(
+    spec: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/small").mkdir(parents=True)
+    for load in (build, graftcli.load):
+        with pytest.raises(CheckpointError, match="There is no file or folder") as caught:
+            load(spec)
+        assert near in caught.value.fix and "hf-hub" not in caught.value.fix
+    with pytest.raises(PairError, match="and there is no file or folder of this name") as unknown:
+        build("elsewhere/nothere")
+    assert unknown.value.fix == "On the Hugging Face Hub: hf-hub:elsewhere/nothere."
+
+
 def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
@@ -104,7 +120,7 @@ def test_a_checkpoint_that_names_its_architecture_needs_nothing_else(tmp_path: P
     got = build(str(tmp_path / "model.pth"))
     assert (got.source, got.name, got.num_classes) == ("timm", "resnet10t", 4)
     assert torch.equal(got.module.get_parameter("fc.weight"), net.get_parameter("fc.weight"))
-    assert got.weights.startswith("model.pth: ")
+    assert str(got.weights).startswith("model.pth: ")
     assert (
         build(str(tmp_path / "model.pth"), checkpoint="none").num_classes == 4
     )  # as for a plan, which needs no weights

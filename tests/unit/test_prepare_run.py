@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from graftcli.errors import UsageError
+from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Event, Warned
+from graftcli.models.loading.in_memory import spec_of
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from tests.image_files import photos
-from tests.prepared_runs import OWN, begun, furnished, run_config
+from tests.nets import resnet
+from tests.prepared_runs import NETS, OWN, begun, furnished, run_config
 
 NARROW = "teacher*0.5"
 
@@ -36,6 +38,30 @@ def test_weights_that_a_made_student_brings_with_it_are_kept(place: Path) -> Non
     torch.save(first.plan.student.network.module.state_dict(), place / "narrow.pth")
     for checkpoint in (place / "narrow.pth", "none"):
         assert prepared(place, NARROW, checkpoint).recipe.init == "inherit"
+
+
+def test_a_teacher_with_random_weights_is_refused_unless_none_is_given(place: Path) -> None:
+    config = run_config(place, TrainOptions())
+
+    def warnings_of(teacher: str, checkpoint: str | None) -> list[str]:
+        events: list[Event] = []
+        networks = replace(config.networks, teacher=teacher, teacher_checkpoint=checkpoint)
+        prepare_run(replace(config, networks=networks), None, events.append)
+        return [event.text for event in events if isinstance(event, Warned) and "random weights" in event.text]
+
+    random, loaded = f"{NETS}:resnet(depth=14)", place / "loads.py"
+    loaded.write_text(
+        "from pathlib import Path\nimport torch\nfrom tests.nets import resnet\n\n"
+        "def net():\n    made = resnet(14)\n"
+        "    made.load_state_dict(torch.load(Path(__file__).with_name('teacher.pth')))\n    return made\n"
+    )
+    with pytest.raises(CheckpointError, match="teacher `resnet` has random weights") as caught:
+        warnings_of(random, None)
+    assert "--teacher-checkpoint FILE" in caught.value.fix and "`none`" in caught.value.fix
+    assert warnings_of(random, "none") == ["teacher resnet has random weights: its predictions are meaningless"]
+    for checkpoint in (None, "none"):
+        assert not warnings_of(f"{loaded}:net", checkpoint)
+        assert not warnings_of(spec_of(resnet(14)), checkpoint)
 
 
 def test_a_run_warns_where_no_layer_can_be_solved_for(place: Path) -> None:

@@ -1,6 +1,8 @@
 """Each registry through every consumer: an entry is handled everywhere, or a test names where it is not."""
 
 import re
+import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -45,9 +47,9 @@ from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.loading.build import build
 from graftcli.models.loading.checkpoint import AVERAGED, PLAIN, WRAPPERS, find_state
 from graftcli.models.network import Network
+from graftcli.runs.destination import destination
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.result import write_single
-from graftcli.runs.running import destination
 from graftcli.store import Store
 from graftcli.store.model_card import CardFacts, save_student, write_weights
 from graftcli.students.kinds import KINDS
@@ -72,6 +74,13 @@ def help_of(parameter: object) -> str:
     """The help text of an annotated option."""
     (option,) = parameter.__metadata__  # type: ignore[attr-defined]
     return str(option.help)
+
+
+def test_help_texts_name_every_entry_without_torch() -> None:
+    """`--help` stays fast: a registry imports torch only when one of its entries is used."""
+    code = "import sys, graftcli.cli; print(*sys.modules.keys() & {'torch', 'numpy', 'PIL', 'onnx'})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
 
 
 # -- kinds of students --------------------------------------------------------------------------------------------
@@ -202,7 +211,7 @@ def test_every_key_that_wraps_weights_is_unwrapped_loaded_and_named(key: str, tm
         for ema in (None, averaged):
             loaded = build(f"{NETS}:resnet(depth=8)", checkpoint=tmp_path / f"{name}.pth", ema=ema)
             assert same_weights(loaded.module, network)
-            assert loaded.weights.endswith(f" of `{key}`") == averaged
+            assert str(loaded.weights).endswith(f" of `{key}`") == averaged
         with pytest.raises(CheckpointError, match="only averaged weights" if averaged else "no averaged weights"):
             build(f"{NETS}:resnet(depth=8)", checkpoint=tmp_path / f"{name}.pth", ema=not averaged)
     with pytest.raises(CheckpointError, match=rf"two sets of weights: .*`{key}`"):

@@ -70,7 +70,7 @@ def test_one_run_shows_all_that_is_known_of_it(tmp_path: Path) -> None:
         *("The plan", "cut 1: adapters 8", "cut 2: adapters 12", "channels, kept"),
         *("Parameters and MACs of each block", "Loss and agreement of each stage"),
         *(
-            "Size and speed",
+            "Size and speed: onnxruntime against eager PyTorch",
             "4.00 5.00",
             "4.00\N{MULTIPLICATION SIGN}",
             "on 90 images.",

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from graftcli.report.run_view import load_run_view, read_bench, stages
+from graftcli.report.run_view import MetricRecord, load_run_view, read_bench, stages
 from tests.reports import LADDER, folder_of_run, tiny_facts
 
 
-def record(unit: str, step: int, loss: float, agreement: float | None = None) -> dict[str, object]:
-    return {"unit": unit, "step": step, "loss": loss, "agreement": agreement}
+def record(unit: str, step: int, loss: float, agreement: float | None = None) -> MetricRecord:
+    return MetricRecord(unit=unit, step=step, loss=loss, agreement=agreement)
 
 
 def test_units_are_grouped_by_the_stages_of_the_recipe_in_the_order_of_training() -> None:
@@ -32,7 +32,7 @@ def test_a_step_recorded_twice_counts_once_and_the_last_agreement_stays() -> Non
 
 
 def test_lines_that_are_torn_or_tell_no_loss_are_passed_over(tmp_path: Path) -> None:
-    folder = folder_of_run(tmp_path, records=[record("graft-1", 4, 0.5)])
+    folder = folder_of_run(tmp_path, records=[record("graft-1", 4, 0.5).model_dump()])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"unit": "graft-1", "step": 5, "loss": null}\n[1]\n{"unit": "graft-1", "st')
     (stage,) = load_run_view(folder, None).stages

@@ -3,7 +3,11 @@
 import pytest
 import torch
 
-from graftcli.measure import accuracy, agreement, wilson_interval
+from graftcli.measure import Accuracy, accuracy, agreement, wilson_interval
+from graftcli.models.loading.build import build
+from graftcli.models.loading.in_memory import spec_of
+from graftcli.runs.scoring import ScoredModel, at_chance
+from tests.nets import resnet
 
 
 def test_wilsons_interval_as_in_the_tables() -> None:
@@ -29,3 +33,16 @@ def test_agreement_looks_at_first_answers_and_kl_at_all() -> None:
     assert shifted.kl == pytest.approx(0, abs=1e-6)
     other = agreement(teacher.flip(1), teacher)
     assert other.agreement.share == 0 and other.kl > 0.1
+
+
+@pytest.mark.parametrize(
+    ("hits", "images", "hinted"), [(0, 100, True), (10, 100, True), (16, 100, True), (30, 100, False), (1, 99, False)]
+)
+def test_a_score_at_chance_gives_a_hint(hits: int, images: int, hinted: bool) -> None:
+    top1 = wilson_interval(hits, images)
+    scored = ScoredModel("net", "memory", 1, Accuracy(images, top1, None), None)
+    hints = list(at_chance(scored, build(spec_of(resnet(8)))))
+    assert bool(hints) == hinted
+    if hinted:
+        assert f"of {images} images, with 10 classes" in hints[0] and "--mean and --std" in hints[0]
+    assert not list(at_chance(scored, build("tests.nets:resnet")))  # random weights, of which another warning tells

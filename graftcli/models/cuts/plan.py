@@ -18,7 +18,7 @@ from graftcli.models.cuts.pairing import CutOptions, pair, pair_derived
 from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.cuts.same_blocks import Sameness, sameness
 from graftcli.models.derivation import base_origin, is_derived, notes
-from graftcli.models.network import Network
+from graftcli.models.network import Network, size_notes
 from graftcli.models.tracing.trace import trace
 
 __all__ = [
@@ -142,7 +142,7 @@ def _same(
 
 
 def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
-    messages = notes(sides[1].network)
+    messages = [*size_notes(sides[0].network), *_size_of_student(*sides), *notes(sides[1].network)]
     for role, side in zip(("teacher", "student"), sides, strict=True):
         for path, reason in list(side.traced.opaque.items())[:1]:
             untraced = len(side.traced.opaque)
@@ -155,6 +155,15 @@ def _notes(sides: Sequence[Side], blocks: Sequence[Block]) -> list[str]:
         if unused:
             messages.append(f"{unused:,} parameters of the {role} do not affect its output and are in no block")
     return messages
+
+
+def _size_of_student(teacher: Side, student: Side) -> list[str]:
+    """A warning if the student is larger than the teacher in every respect."""
+    if student.params <= teacher.params or student.macs <= teacher.macs:
+        return []
+    params, macs = student.params / max(1, teacher.params), student.macs / max(1, teacher.macs)
+    times = f"{params:.2g} times its parameters and {macs:.2g} times"
+    return [f"the student is larger than the teacher: {times} its MACs; are --teacher and --student swapped?"]
 
 
 # -- as JSON -----------------------------------------------------------------------------------------------------
@@ -186,7 +195,7 @@ def _side_json(side: Side) -> dict[str, JsonValue]:
     return {
         "name": network.name,
         "source": network.source,
-        "weights": network.weights,
+        "weights": str(network.weights),
         "params": side.params,
         "macs": side.macs,
         "stem": stem_params(side),

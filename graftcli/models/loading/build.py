@@ -28,6 +28,7 @@ from graftcli.models.loading.model_spec import ModelSource, SpecContext, source_
 from graftcli.models.loading.safe_pickle import weights_in
 from graftcli.models.loading.saved import complete, rebuild
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, checkpoint_flag, model_request
+from graftcli.models.weights import Weights, WeightsOrigin
 
 __all__ = ["BuildOptions", "Network", "PreprocessDefaults", "build", "rebuild"]
 
@@ -105,14 +106,14 @@ def _with_checkpoint(student: Network, checkpoint: str | Path | None, ema: bool 
     if checkpoint is None:
         return student
     if str(checkpoint) == _RANDOM:
-        return replace(student, module=with_random_weights(student.module), weights="random")
+        return replace(student, module=with_random_weights(student.module), weights=Weights(WeightsOrigin.RANDOM))
     file = Path(checkpoint).expanduser()
     matched = weights.match(weights.find_state(weights.read(file, unsafe=unsafe), str(file), ema), student.module)
     if not matched.complete:
         raise weights.refusal(matched, str(file), student.name)
     weights.load_into(student.module, matched, file)
     described = f"{file.name}: {matched.count} of {matched.total} tensors"
-    return replace(student, weights=described, file=weights_file(file))
+    return replace(student, weights=Weights(WeightsOrigin.CHECKPOINT, described), file=weights_file(file))
 
 
 def _load(
@@ -137,7 +138,8 @@ def _load(
         raise weights.refusal(matched, str(file), network.name, source.hint)
     weights.load_into(network.module, matched, file)
     part = f" of `{state.where}`" if state.where in weights.AVERAGED else ""
-    return replace(network, weights=f"{file.name}: {matched.count} of {matched.total} tensors{part}")
+    described = f"{file.name}: {matched.count} of {matched.total} tensors{part}"
+    return replace(network, weights=Weights(WeightsOrigin.CHECKPOINT, described))
 
 
 def _check_checkpoint(

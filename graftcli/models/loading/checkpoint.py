@@ -4,14 +4,14 @@ find_state(read(path)) -> TensorState;  match(state, module) -> CheckpointMatch;
 """
 
 from argparse import Namespace
-from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from graftcli.errors import CheckpointError
+from graftcli.models.loading.matching import CheckpointMatch, TensorState, match
 from graftcli.models.loading.safe_pickle import read
 
 __all__ = [
@@ -30,39 +30,6 @@ __all__ = [
 PLAIN = ("state_dict", "model", "model_state_dict", "net", "student", "network", "module", "state")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "shadow")
 WRAPPERS = (*PLAIN, *AVERAGED)
-PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.")
-# Ignored in a checkpoint: auxiliary classifiers, profiler counters
-IGNORED_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
-IGNORED_SUFFIXES = ("total_ops", "total_params")
-
-
-@dataclass(frozen=True)
-class TensorState:
-    """A state dict as it was saved."""
-
-    tensors: Mapping[str, Tensor]
-    where: str = ""  # the checkpoint key that holds it
-
-
-@dataclass(frozen=True)
-class CheckpointMatch:
-    """How the tensors of a checkpoint match those of a network."""
-
-    tensors: Mapping[str, Tensor]  # keyed by the network's names
-    total: int  # floating-point tensors of the network; counters and indices are not counted
-    missing: Mapping[str, Tensor]  # in the network only
-    extra: Mapping[str, Tensor]  # in the checkpoint only
-    differing: Mapping[str, tuple[Tensor, Tensor]]  # in both, with different shapes: (network, checkpoint)
-
-    @property
-    def count(self) -> int:
-        """The network's tensors that the checkpoint has, with their shapes."""
-        return self.total - len(self.missing) - len(self.differing)
-
-    @property
-    def complete(self) -> bool:
-        """Whether both have the same tensors, with the same shapes."""
-        return not (self.missing or self.extra or self.differing)
 
 
 def find_state(saved: object, file: str = "the checkpoint", ema: bool | None = None) -> TensorState:
@@ -137,66 +104,6 @@ def architecture(saved: object) -> str | None:
     return None
 
 
-def match(state: TensorState, module: nn.Module) -> CheckpointMatch:
-    """Match tensors with a network by name; known prefixes are stripped where that makes names match."""
-    expected = module.state_dict()
-    renamed = _rename(state.tensors, expected)
-    extra = {
-        key: tensor for key, tensor in state.tensors.items() if key not in renamed and not _is_ignored(key, tensor)
-    }
-    matched = {name: state.tensors[key] for key, name in renamed.items()}
-    differing = {
-        name: (expected[name], tensor) for name, tensor in matched.items() if not _compatible(expected[name], tensor)
-    }
-    counted = {name: tensor for name, tensor in expected.items() if tensor.is_floating_point()}
-    return CheckpointMatch(
-        tensors={name: tensor for name, tensor in matched.items() if name not in differing},
-        total=len(counted),
-        missing={name: tensor for name, tensor in counted.items() if name not in matched},
-        extra=extra,
-        differing={name: pair for name, pair in differing.items() if name in counted},
-    )
-
-
-def _rename(keys: Iterable[str], names: Container[str]) -> dict[str, str]:
-    """Map checkpoint keys to network names; keys with fewer stripped prefixes win."""
-    bare = {key: list(_without_prefixes(key)) for key in keys}
-    renamed: dict[str, str] = {}
-    taken: set[str] = set()
-    for depth in range(max(map(len, bare.values()), default=0)):
-        for key, forms in bare.items():
-            if key not in renamed and depth < len(forms) and forms[depth] in names and forms[depth] not in taken:
-                renamed[key] = forms[depth]
-                taken.add(forms[depth])
-    return renamed
-
-
-def _without_prefixes(key: str) -> Iterator[str]:
-    """The key, then the key with one, two, … prefixes stripped; torch.compile's prefix is removed anywhere."""
-    yield key
-    if "_orig_mod." in key:
-        yield (key := key.replace("_orig_mod.", ""))
-    while prefix := next((p for p in PREFIXES if key.startswith(p)), None):
-        yield (key := key.removeprefix(prefix))
-
-
-def _is_ignored(key: str, tensor: Tensor) -> bool:
-    bare = list(_without_prefixes(key))[-1]
-    return not tensor.is_floating_point() or bare.startswith(IGNORED_PREFIXES) or bare.endswith(IGNORED_SUFFIXES)
-
-
-def _compatible(expected: Tensor, tensor: Tensor) -> bool:
-    return (
-        expected.shape == tensor.shape
-        and expected.is_floating_point() == tensor.is_floating_point()
-        and _is_dense(tensor)
-    )
-
-
-def _is_dense(tensor: Tensor) -> bool:
-    return tensor.layout == torch.strided and not tensor.is_meta and not tensor.is_quantized
-
-
 def shape(tensor: Tensor) -> str:
     """Format a shape as `64x3x7x7`, with the dtype if not floating point and the layout if not dense."""
     size = "x".join(map(str, tensor.shape)) or "scalar"
@@ -248,9 +155,22 @@ def refusal(matched: CheckpointMatch, file: str, name: str, hint: str = "") -> C
         },
     }
     lines = [f"{title}: {_format_entries(entries)}" for title, entries in lists.items() if entries]
-    summary = f"`{file}` does not fit `{name}`: {matched.count} of its {matched.total} tensors match."
+    summary = f"`{file}` does not fit `{name}`: {_summary(matched)}."
     tensor = "Name the network that the checkpoint was saved from; check --num-classes, --in-chans and --img-size."
     return CheckpointError("\n".join([summary, *lines]), hint or tensor)
+
+
+def _summary(matched: CheckpointMatch) -> str:
+    """How many tensors match, and what that tells if all of one side do."""
+    counted = f"{matched.count} of its {matched.total} tensors match"
+    if matched.differing or not matched.count:
+        return counted
+    if not matched.missing:
+        left = f"{len(matched.extra)} of the file are left over"
+        return f"{counted}, {left}: the network is shallower than the one that the weights belong to"
+    if not matched.extra:
+        return f"{counted}, and that is all of the file: the network is deeper than the one that the weights belong to"
+    return counted
 
 
 def _format_entries(entries: Mapping[str, str], limit: int = 12) -> str:

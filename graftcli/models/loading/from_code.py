@@ -6,6 +6,7 @@ import io
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -16,8 +17,11 @@ from graftcli.models.loading.documents import check_kwargs
 from graftcli.models.loading.trust import Gate
 from graftcli.models.network import IMAGENET, ModelRequest, Network, PreprocessDefaults, measured_outputs
 from graftcli.models.origin import Kwargs
+from graftcli.models.weights import Weights, WeightsOrigin
 
 _SETTINGS = ("pretrained_cfg", "default_cfg")  # attributes in which timm models describe their input
+_SIZES = ("input_size", "img_size", "image_size")  # attributes that name the input size, in this order
+_ASSUMED_SIZE = (224, 224)  # of a network that names none
 _MIN_CROPPED_SIZE = 128  # below this size (CIFAR, MNIST) images are not cropped
 
 
@@ -48,15 +52,15 @@ def network(where: str, call: str, request: ModelRequest, gate: Gate | None = No
         key: value for key, value in _as_keywords(request).items() if key not in literals and key in parameters
     }
     built = module(where, call, requested, gate)
-    size, preprocess = input_of(built, request, {**requested, **literals})
+    known = input_of(built, request, {**requested, **literals})
     return Network(
         module=built,
         name=factory,
         source="file" if file else "package",
-        weights="set by its factory",
-        input_size=size,
-        num_classes=measured_outputs(built, size),
-        preprocess=preprocess.for_channels(size[0]),
+        weights=Weights(WeightsOrigin.CODE),
+        input_size=known.size,
+        num_classes=measured_outputs(built, known.size),
+        preprocess=known.preprocess.for_channels(known.size[0]),
         origin={
             "kind": "code",
             "where": where,
@@ -64,6 +68,7 @@ def network(where: str, call: str, request: ModelRequest, gate: Gate | None = No
             "kwargs": requested,
             "sha256": sha256_of(file) if file else None,
         },
+        size_is_assumed=known.is_assumed,
     )
 
 
@@ -76,7 +81,7 @@ def mark_random_weights(network: Network, gate: Gate | None = None) -> Network:
         torch.manual_seed(1)
         after = module(origin["where"], origin["call"], origin["kwargs"], gate).state_dict()
     same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
-    return network if same else replace(network, weights="random")
+    return network if same else replace(network, weights=Weights(WeightsOrigin.RANDOM))
 
 
 def module(where: str, call: str, requested: Kwargs, gate: Gate | None = None) -> nn.Module:
@@ -103,13 +108,20 @@ def _as_keywords(request: ModelRequest) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def input_of(
-    module: nn.Module, request: ModelRequest, kwargs: Kwargs
-) -> tuple[tuple[int, int, int], PreprocessDefaults]:
-    """Find the input size and preprocessing: in timm's settings, `input_size`, or the first convolution."""
+class Input(NamedTuple):
+    """The input of a network of user code."""
+
+    size: tuple[int, int, int]  # C, H, W
+    preprocess: PreprocessDefaults
+    is_assumed: bool  # whether nothing names the size
+
+
+def input_of(module: nn.Module, request: ModelRequest, kwargs: Kwargs) -> Input:
+    """Find the input size and preprocessing: in timm's settings, attributes such as `input_size`, the first layer."""
     settings = next((s for name in _SETTINGS if isinstance(s := getattr(module, name, None), dict)), {})
-    sizes = (kwargs.get("img_size"), settings.get("input_size"), getattr(module, "input_size", None))
-    size = next((size for stored in sizes if (size := _size(stored))), (224, 224))
+    stored_sizes = (settings.get("input_size"), *(getattr(module, name, None) for name in _SIZES))
+    named = next((size for stored in (kwargs.get("img_size"), *stored_sizes) if (size := _size(stored))), None)
+    size = named or _ASSUMED_SIZE
     first = next((m.in_channels for m in module.modules() if isinstance(m, nn.Conv2d)), request.in_chans or 3)
     channels = kwargs.get("in_chans") or (size[0] if len(size) == 3 else first)
     height, width = request.img_size or size[-2:]
@@ -117,7 +129,8 @@ def input_of(
     stored |= {key: tuple(stored[key]) for key in ("mean", "std") if key in stored}
     stored["squash"] = settings.get("crop_mode") == "squash"
     defaults = replace(IMAGENET, crop_pct=1.0) if max(height, width) < _MIN_CROPPED_SIZE else IMAGENET
-    return (channels, height, width), replace(defaults, **stored)
+    is_assumed = named is None and request.img_size is None
+    return Input((channels, height, width), replace(defaults, **stored), is_assumed)
 
 
 def _size(value: object) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from graftcli.models.loading.checkpoint import CheckpointMatch, TensorState, mat
 from graftcli.models.loading.documents import check_timm_config
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, as_pair_error, measured_outputs
 from graftcli.models.origin import Kwargs
+from graftcli.models.weights import Weights, WeightsOrigin
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def network(settings: TimmSettings, request: ModelRequest, source: str) -> Netwo
         module=built.eval(),
         name=settings.name,
         source=source,
-        weights="random",
+        weights=Weights(WeightsOrigin.RANDOM),
         input_size=(channels, *size),
         num_classes=classes or measured_outputs(built.eval(), (channels, *size)),
         preprocess=preprocess.for_channels(channels),

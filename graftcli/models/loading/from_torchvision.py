@@ -10,6 +10,7 @@ from torchvision.models import WeightsEnum
 from graftcli.errors import PairError
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults, as_pair_error
 from graftcli.models.origin import Kwargs
+from graftcli.models.weights import Weights, WeightsOrigin
 
 # without auxiliary classifiers, as in torchvision's pretrained models
 _WITHOUT_AUXILIARY = {"aux_logits": False, "init_weights": True}
@@ -63,7 +64,7 @@ def network(name: str, entry: WeightsEnum, request: ModelRequest, loads_entry: b
         module=module(name, kwargs).eval(),
         name=name,
         source="torchvision",
-        weights="random",
+        weights=Weights(WeightsOrigin.RANDOM),
         input_size=(channels, *size),
         num_classes=classes,
         preprocess=PreprocessDefaults(tuple(preset.mean), tuple(preset.std), crop_pct, interpolation).for_channels(

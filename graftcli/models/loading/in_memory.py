@@ -10,6 +10,7 @@ from torch import nn
 from graftcli.errors import PairError
 from graftcli.models.loading.from_code import input_of
 from graftcli.models.network import ModelRequest, Network, measured_outputs
+from graftcli.models.weights import Weights, WeightsOrigin
 
 PREFIX = "in-memory:"
 KIND: Final = "in-memory"
@@ -31,16 +32,17 @@ def spec_of(model: str | nn.Module) -> str:
 def network(name: str, request: ModelRequest) -> Network:
     """Build a network from a copy of the module; the original is never changed."""
     module = rebuild(name)
-    size, preprocess = input_of(module, request, {})
+    known = input_of(module, request, {})
     return Network(
         module=module,
         name=name.rpartition("-")[0],
         source="memory",
-        weights="of the module",
-        input_size=size,
-        num_classes=measured_outputs(module, size),
-        preprocess=preprocess.for_channels(size[0]),
+        weights=Weights(WeightsOrigin.MODULE),
+        input_size=known.size,
+        num_classes=measured_outputs(module, known.size),
+        preprocess=known.preprocess.for_channels(known.size[0]),
         origin={"kind": KIND, "key": name},
+        size_is_assumed=known.is_assumed,
     )
 
 

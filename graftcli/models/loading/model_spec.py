@@ -12,6 +12,7 @@ from graftcli.models.loading import checkpoint as weights
 from graftcli.models.loading import from_code, from_timm, from_torchvision, in_memory, pretrained
 from graftcli.models.loading import saved as origin
 from graftcli.models.loading.documents import building
+from graftcli.models.loading.plain_file import missing_path
 from graftcli.models.loading.safe_pickle import FOLDER_FILES
 from graftcli.models.loading.trust import Gate, Untrusted
 from graftcli.models.network import ModelRequest, Network, checkpoint_flag
@@ -19,7 +20,7 @@ from graftcli.models.network import ModelRequest, Network, checkpoint_flag
 _PREFIXED = re.compile(r"(timm|torchvision|tv|hf-hub|hf_hub|local-dir):(.+)")
 _FILE_CALL = re.compile(r"(.+\.py):(\w+(?:\(.*\))?)", re.DOTALL)
 _PACKAGE_CALL = re.compile(r"([A-Za-z_][\w.]*):(\w+(?:\(.*\))?)", re.DOTALL)
-_CHECKPOINT_ENDINGS = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl")
+CHECKPOINT_ENDINGS = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl")
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,24 @@ def source_of(text: str, context: SpecContext) -> ModelSource:
         return replace(source, hint=hint if text in from_torchvision.names() else "")
     if text in from_torchvision.names():
         return _torchvision(text, context)
-    if (path := path_of(text)) or text.endswith(_CHECKPOINT_ENDINGS):
+    if (path := path_of(text)) or text.endswith(CHECKPOINT_ENDINGS):
         return _on_disk(path or Path(text).expanduser(), context)
     if match := _PACKAGE_CALL.fullmatch(text):
         return _code(match[1], match[2], context)
-    raise _unknown(text)
+    raise missing_path(Path(text).expanduser()) if _is_local(text) else _unknown(text)
 
 
 def _code(where: str, call: str, context: SpecContext) -> ModelSource:
     """A network from user code."""
     make = partial(from_code.network, where, call, gate=context.gate)
     return ModelSource(make, partial(from_code.mark_random_weights, gate=context.gate))
+
+
+def may_be_code(text: str) -> bool:
+    """Whether a spec has the form of user code, or is a module that was passed from Python."""
+    forms = (_FILE_CALL, _PACKAGE_CALL)
+    named = _PREFIXED.fullmatch(text) is not None
+    return text.startswith(in_memory.PREFIX) or (not named and any(form.fullmatch(text) for form in forms))
 
 
 def absolute_spec(text: str) -> str:
@@ -193,15 +201,24 @@ def _try_source(source: ModelSource, saved: object) -> tuple[bool, ModelRequest]
     return not matched.missing and not matched.extra, inferred
 
 
+def _is_local(text: str) -> bool:
+    """Whether a spec that names nothing is meant as a path: it begins like one, or its folder exists."""
+    try:
+        return text.startswith((".", "/", "~", "runs/")) or ("/" in text and Path(text).parent.is_dir())
+    except OSError:  # a long spec exceeds the length of a file name
+        return False
+
+
 def _unknown(text: str, library: str = "") -> PairError:
     """The error for an unknown model name, with the nearest known names."""
     registered = {"timm": from_timm.names(), "torchvision": from_torchvision.names()}
     names = registered.get(library) or sorted({*registered["timm"], *registered["torchvision"]})
-    nearest = difflib.get_close_matches(text, names, n=4, cutoff=0.5)
+    nearest = [] if "/" in text else difflib.get_close_matches(text, names, n=4, cutoff=0.5)
     fixes = [f"Nearest: {', '.join(nearest)}."] if nearest else []
     fixes += [f"On the Hugging Face Hub: hf-hub:{text}."] if re.fullmatch(r"[\w.-]+/[\w.-]+", text) else []
     subject = f"{library} has no" if library else "Neither timm nor torchvision has a"
+    path = ", and there is no file or folder of this name" if "/" in text else ""
     return PairError(
-        f"{subject} network `{text}`.",
+        f"{subject} network `{text}`{path}.",
         " ".join(fixes) or "Give a timm or torchvision model name, file.py:factory, or a folder.",
     )

@@ -1,9 +1,13 @@
 """Read small untrusted files: regular files only, of bounded size."""
 
+import difflib
 import errno
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
+
+from graftcli.errors import CheckpointError
 
 _MAX_DOCUMENT = 2**26  # largest document in bytes
 
@@ -18,6 +22,15 @@ def read_regular(path: Path, limit: int = _MAX_DOCUMENT) -> bytes:
     if status.st_size > limit:
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes; the limit is {limit:,}", str(path))
     return path.read_bytes()
+
+
+def missing_path(path: Path) -> CheckpointError:
+    """The error for a path that does not exist, with the nearest name beside it."""
+    message = f"There is no file or folder `{path}`."
+    with suppress(OSError):
+        if near := difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1):
+            return CheckpointError(message, f"Did you mean `{path.parent / near[0]}`?")
+    return CheckpointError(message, "Check the path, and the folder in which the command runs.")
 
 
 def read_text(path: Path) -> str:

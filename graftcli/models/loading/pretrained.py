@@ -20,6 +20,7 @@ from graftcli.models.loading import from_timm
 from graftcli.models.loading.checkpoint import CheckpointMatch, TensorState, load_into, match, refusal
 from graftcli.models.loading.from_timm import TimmSettings
 from graftcli.models.network import Network, checkpoint_flag
+from graftcli.models.weights import Weights, WeightsOrigin
 
 TIMEOUT = 10.0  # seconds to wait for a response
 
@@ -44,7 +45,9 @@ def timm_weights(network: Network, settings: TimmSettings, role: str) -> Network
         options = {**network.origin["kwargs"], "pretrained_cfg": dict(settings.pretrained)}
         module = timm.create_model(network.name, pretrained=True, **options)
     adaptation = [] if channels == network.input_size[0] else [_adaptation_note(channels, network)]
-    return replace(network, module=module.eval(), weights="; ".join([f"pretrained ({where})", *adaptation, *notes]))
+    return replace(
+        network, module=module.eval(), weights=Weights(WeightsOrigin.PRETRAINED, str(where), (*adaptation, *notes))
+    )
 
 
 def torchvision_weights(network: Network, entry: WeightsEnum, role: str) -> Network:
@@ -64,7 +67,7 @@ def torchvision_weights(network: Network, entry: WeightsEnum, role: str) -> Netw
         raise refusal(matched, entry.url, network.name)
     load_into(network.module, matched, entry.url)
     adaptation = [_adaptation_note(3, network)] if adapted else []
-    return replace(network, weights="; ".join([f"pretrained ({entry.name})", *adaptation, *notes]))
+    return replace(network, weights=Weights(WeightsOrigin.PRETRAINED, entry.name, (*adaptation, *notes)))
 
 
 def _first_convolutions(matched: CheckpointMatch) -> Mapping[str, tuple[Tensor, Tensor]]:

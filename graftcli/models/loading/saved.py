@@ -18,11 +18,12 @@ from graftcli.errors import CheckpointError, PairError, UsageError, few
 from graftcli.models import derivation as derived
 from graftcli.models.loading import from_code, from_timm, from_torchvision, in_memory
 from graftcli.models.loading.documents import building, check_document
-from graftcli.models.loading.plain_file import read_text
+from graftcli.models.loading.plain_file import missing_path, read_text
 from graftcli.models.loading.tensor_file import facts_of, is_written
 from graftcli.models.loading.trust import Gate
 from graftcli.models.network import ModelRequest, Network, PreprocessDefaults
 from graftcli.models.origin import CodeOrigin, Origin, SavedNetwork
+from graftcli.models.weights import Weights, WeightsOrigin
 
 FORMAT = 1  # of graft.json
 FACTS_FILE = "graft.json"
@@ -91,7 +92,7 @@ def network_from_origin(origin: Origin, gate: Gate, weights: Path, request: Mode
         module=module,
         name=origin["name"],
         source="graftcli",
-        weights="random",
+        weights=Weights(WeightsOrigin.RANDOM),
         input_size=(channels, height, width),
         num_classes=origin["num_classes"],
         preprocess=PreprocessDefaults.read(origin["preprocess"]),
@@ -129,6 +130,8 @@ def not_an_output(folder: Path, *fixes: str) -> CheckpointError:
 
 def read_document(path: Path) -> tuple[SavedNetwork, Path]:
     """Read and validate the document of a graftcli output; returns it with the path of the weights."""
+    if not path.exists():
+        raise missing_path(path)
     if path.is_dir():
         file, weights = path / FACTS_FILE, path / WEIGHTS_FILE
         document = _json(file, path)

@@ -1,0 +1,57 @@
+"""Where a run is written: its folder, and a single file that `--out` may name."""
+
+from pathlib import Path
+
+from graftcli.errors import UsageError
+from graftcli.formats.options import FORMATS, single_formats
+from graftcli.formatting import one_of
+from graftcli.models.loading.model_spec import CHECKPOINT_ENDINGS
+from graftcli.runs.prepare import PreparedRun
+from graftcli.store.run_file import RUN_FILE, read_record
+
+RUNS = Path("runs")
+
+# suffixes of networks that only other tools write
+_FOREIGN = (".tflite", ".mlmodel", ".mlpackage", ".engine", ".trt", ".h5", ".keras", ".pb")
+
+
+def single_file(out: str | Path | None) -> Path | None:
+    """Return `out` if it names a single file; raise if it names one of a format that no run writes."""
+    path = None if out is None else Path(out)
+    suffix = "" if path is None else path.suffix.lower()
+    if path is None or path.is_dir() or suffix not in {*_suffixes(), *CHECKPOINT_ENDINGS, *_FOREIGN}:
+        return None
+    if suffix in single_formats():
+        return path
+    written = f"Give a folder, or a {one_of(single_formats())} file."
+    exporting = next((known for known in FORMATS.values() if known.suffix == suffix), None)
+    if exporting is not None:
+        command = f"graftcli export RUN --format {exporting.name} --out {path}"
+        written = f"{written} `{command}` writes {exporting.about} from the finished run."
+    elif suffix in CHECKPOINT_ENDINGS:
+        written = f"{written} `graftcli export RUN --format safetensors` writes the weights of a finished run, too."
+    else:
+        written = f"{written} `graftcli export RUN` writes {one_of(_suffixes())} from the finished run."
+    raise UsageError(f"--out is `{path}`, and a run writes no {suffix} file.", written)
+
+
+def _suffixes() -> list[str]:
+    return [known.suffix for known in FORMATS.values()]
+
+
+def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
+    """Return the folder of the run, and the single file if `out` names one."""
+    single = single_file(out)
+    if out is not None and single is None:
+        return Path(out), None
+    plan = prepared.plan
+    names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
+    part = "" if len(prepared.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, prepared.blocks))}"
+    return RUNS / f"{names}{part}", single
+
+
+def check_free(single: Path, folder: Path) -> None:
+    """Raise if the file exists and is not of this run."""
+    singles = read_record(folder).singles if (folder / RUN_FILE).exists() else {}
+    if single.exists() and str(single.absolute()) not in singles:
+        raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")
