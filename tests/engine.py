@@ -17,7 +17,7 @@ from graftcli.graft.initialize.frozen_blocks import frozen_blocks
 from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import pieces
+from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.trainer import TrainContext
 from graftcli.images import Images
 from graftcli.images.pixels import Preprocess

@@ -19,7 +19,8 @@ from graftcli.graft.layerwise.stage import layerwise_steps
 from graftcli.graft.schedule import schedule_of
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Task, pieces
+from graftcli.graft.training.pieces import pieces
+from graftcli.graft.training.tasks import Task
 from graftcli.models.derivation import selections_of
 from graftcli.recipe.stage import Stage
 from graftcli.runs.image_check import check_run_images

@@ -25,8 +25,8 @@ from graftcli.graft.surgery.merge import Merged, merge, merge_hybrid
 from graftcli.graft.surgery.merge import check as check_merge
 from graftcli.graft.surgery.seams import Seam, graft, seams
 from graftcli.graft.training.judge import Score, Verdict
+from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.runner import RunStore, TaskRunner
-from graftcli.graft.training.tasks import pieces
 from graftcli.images import Images, Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived

@@ -8,7 +8,8 @@ from pydantic import Field
 from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
-from graftcli.recipe.stage import Stage, Target
+from graftcli.recipe.stage import Stage
+from graftcli.recipe.target import Target
 from graftcli.recipe.values import (
     MAX_STEPS,
     NAME,

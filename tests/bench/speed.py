@@ -36,7 +36,8 @@ from graftcli.graft.initialize.adapters import initialize_adapters
 from graftcli.graft.initialize.inherit import inherit
 from graftcli.graft.schedule import schedule_of
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Task, loss, pieces, tasks, teacher_values
+from graftcli.graft.training.pieces import pieces
+from graftcli.graft.training.tasks import Task, loss, tasks, teacher_values
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.images import Images, Preprocess, load
 from graftcli.images.pixels import decode

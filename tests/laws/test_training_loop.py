@@ -18,7 +18,8 @@ from graftcli.graft.data.views import Views
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.loop import run_loop
-from graftcli.graft.training.tasks import Pieces, pieces, tasks
+from graftcli.graft.training.pieces import Pieces, pieces
+from graftcli.graft.training.tasks import tasks
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.losses import relative_mse, softened_kl
 from graftcli.models.cuts import plan as plans

@@ -9,7 +9,7 @@ from graftcli.graft.backend.batchnorm import batchnorms, recalibrate, training_m
 from graftcli.graft.backend.frozen import frozen
 from graftcli.graft.backend.memory_format import set_channels_last_pieces
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Pieces, pieces
+from graftcli.graft.training.pieces import Pieces, pieces
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.automatic_cuts import cuts
 from graftcli.models.tracing.split import split

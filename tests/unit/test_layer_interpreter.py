@@ -5,7 +5,7 @@ from torch import nn
 
 from graftcli.graft.layerwise.interpreter import Interpreter
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import pieces
+from graftcli.graft.training.pieces import pieces
 from tests.engine import plan
 
 

@@ -14,7 +14,7 @@ from graftcli.graft.layerwise.layer_pairs import (
     unpaired_layers,
 )
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import pieces
+from graftcli.graft.training.pieces import pieces
 from graftcli.models.cuts import plan as plans
 from graftcli.models.derivation import selections_of
 from graftcli.models.loading.build import build

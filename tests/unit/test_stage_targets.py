@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import pieces
+from graftcli.graft.training.pieces import pieces
 from graftcli.models.cuts import plan as plans
 from tests.engine import Stages, network
 from tests.nets import randomise

@@ -14,7 +14,7 @@ from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs
 from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.layerwise.stage import piece_numbers, run_side_by_side
 from graftcli.graft.surgery.seams import seams
-from graftcli.graft.training.tasks import Pieces, pieces
+from graftcli.graft.training.pieces import Pieces, pieces
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from graftcli.graft.training.tasks import Pieces
+from graftcli.graft.training.pieces import Pieces
 
 _CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 

@@ -16,7 +16,8 @@ from graftcli.graft.data.teacher_cache import Place, TeacherCache, choose_places
 from graftcli.graft.data.views import Views
 from graftcli.graft.schedule import Schedule
 from graftcli.graft.settings import EngineSettings
-from graftcli.graft.training.tasks import Pieces, Task, teacher_values
+from graftcli.graft.training.pieces import Pieces
+from graftcli.graft.training.tasks import Task, teacher_values
 from graftcli.images import Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe.values import Augment, Crop

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.surgery.seams import Adapter, Seam
-from graftcli.graft.training.tasks import Pieces
+from graftcli.graft.training.pieces import Pieces
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.cuts.positions import Position

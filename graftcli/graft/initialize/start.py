@@ -18,7 +18,7 @@ from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs
 from graftcli.graft.layerwise.stage import piece_numbers, run_side_by_side, unfitted_layers
 from graftcli.graft.layerwise.whole_layer import fits_in_rows, solve_whole
 from graftcli.graft.surgery.seams import Seam
-from graftcli.graft.training.tasks import Pieces
+from graftcli.graft.training.pieces import Pieces
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of
 from graftcli.recipe import Recipe

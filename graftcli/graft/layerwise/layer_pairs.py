@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from graftcli.errors import PairError
 from graftcli.graft.backend.frozen import conv_and_norm
 from graftcli.graft.surgery.fold import Plain
-from graftcli.graft.training.tasks import Pieces
+from graftcli.graft.training.pieces import Pieces
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.cuts.foldability import plain_convolutions, plain_linears
 from graftcli.models.derivation import is_derived

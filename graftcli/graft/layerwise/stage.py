@@ -15,8 +15,9 @@ from graftcli.graft.layerwise.interpreter import Interpreter
 from graftcli.graft.layerwise.layer_pairs import LayerPair, layer_pairs, unpaired_layers
 from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer, is_solvable, solve_layer
 from graftcli.graft.training.loop import LossLog, run_loop
+from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.state import clone_tensors
-from graftcli.graft.training.tasks import Pieces, Task, trained_modules
+from graftcli.graft.training.tasks import Task, trained_modules
 from graftcli.graft.training.trainer import TaskStore, TrainContext
 from graftcli.models.channel_selection import ChannelSelection
 

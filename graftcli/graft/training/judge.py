@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from graftcli.graft.data.teacher_cache import TeacherCache
-from graftcli.graft.training.tasks import Grafted, Pieces, Task, loss, teacher_values
+from graftcli.graft.training.pieces import Grafted, Pieces
+from graftcli.graft.training.tasks import Task, loss, teacher_values
 
 _MAX_SCORINGS, _MIN_SCORINGS = 7, 4  # during a task
 _SCORING_SHARE = 0.03  # of a task's cost that scoring may take

@@ -26,10 +26,11 @@ from graftcli.graft.training.judge import (
     verdict_from_facts,
 )
 from graftcli.graft.training.loop import run_loop
+from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.rate_trial import best_factor
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.task_cost import passes_per_view
-from graftcli.graft.training.tasks import Pieces, Task, join_tasks, trained_modules
+from graftcli.graft.training.tasks import Task, join_tasks, trained_modules
 from graftcli.graft.training.trainer import BlockTrainer, TaskStore, TrainContext
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of

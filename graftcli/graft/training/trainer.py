@@ -15,8 +15,9 @@ from graftcli.graft.data.sampler import Sampler
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.training.judge import Watch
 from graftcli.graft.training.optim import factor_at, optimiser_of, rate_of, rates_of
+from graftcli.graft.training.pieces import Grafted, Pieces
 from graftcli.graft.training.state import NEGLIGIBLE_LOSS, TaskState, restore, state_of
-from graftcli.graft.training.tasks import Grafted, Pieces, Task, loss, teacher_values, trained_modules
+from graftcli.graft.training.tasks import Task, loss, teacher_values, trained_modules
 from graftcli.models.channel_selection import ChannelSelection
 
 

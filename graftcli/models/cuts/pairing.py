@@ -1,27 +1,26 @@
 """Pair the cuts of two traced networks: positions where both have feature maps of equal size."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 from graftcli.errors import PairError
 from graftcli.models.cuts.automatic_cuts import (
     Position,
     cuts,
-    equal_shares,
     equal_work_cuts,
     macs_before,
     positions,
     positions_beside,
     shrinks,
 )
+from graftcli.models.cuts.block_count import Pair, check_count, with_count, with_extra_cuts
 from graftcli.models.cuts.manual_cuts import CutOptions, check, manual_pairs, size_of
 from graftcli.models.cuts.positions import needs_adapter
 from graftcli.models.tracing.trace import Traced
 
 __all__ = ["CutOptions", "Pair", "pair", "pair_derived"]
 
-Pair = tuple[Position, Position]  # (teacher position, student position)
 
 _DEFAULT_BLOCKS = 4  # for networks of one resolution
 _STEM_THRESHOLD = 0.75  # if this share of the MACs follows the last cut, the cuts only separate the stem
@@ -74,10 +73,8 @@ def _automatic_pairs(teacher: Traced, student: Traced, count: int | None) -> lis
         return _at_equal_shares(teacher, student, count)
     pairs = _natural(teacher, student, teacher_cuts, student_cuts)
     if count is not None:
-        return _with_count(teacher, student, pairs, count)
-    return (
-        _with_extra_cuts(teacher, student, pairs, len(pairs) + _DEFAULT_BLOCKS) if _is_stem(teacher, pairs) else pairs
-    )
+        return with_count(teacher, student, pairs, count)
+    return with_extra_cuts(teacher, student, pairs, len(pairs) + _DEFAULT_BLOCKS) if _is_stem(teacher, pairs) else pairs
 
 
 def _is_stem(teacher: Traced, pairs: Sequence[Pair]) -> bool:
@@ -106,7 +103,7 @@ def _at_equal_shares(teacher: Traced, student: Traced, count: int | None) -> lis
             break
     else:
         blocks, sides = 2, [equal_work_cuts(traced, 2) for traced in (teacher, student)]
-    _check_count(blocks, count or blocks)
+    check_count(blocks, count or blocks)
     return list(zip(*sides, strict=True))
 
 
@@ -214,63 +211,3 @@ def _check_sizes(pairs: Sequence[Pair]) -> None:
 
 def _tokens(position: Position) -> str:
     return f"{position.prefix or 'no'} token{'s' * (position.prefix != 1)}"
-
-
-# -- a number of blocks ------------------------------------------------------------------------------------------
-
-
-def _with_count(teacher: Traced, student: Traced, pairs: list[Pair], count: int) -> list[Pair]:
-    """Exactly `count` blocks: a subset of the pairs with nearly equal MACs, or extra cuts in the largest blocks."""
-    if count - 1 <= len(pairs):
-        candidates = equal_shares([p for p, _ in pairs], macs_before(teacher), 0, len(teacher.nodes), count)
-        return [pair for pair in pairs if pair[0] in candidates]
-    extended = _with_extra_cuts(teacher, student, pairs, count)
-    _check_count(len(extended) + 1, count)
-    return extended
-
-
-def _with_extra_cuts(teacher: Traced, student: Traced, pairs: Sequence[Pair], count: int) -> list[Pair]:
-    """Add cuts inside the largest blocks, up to `count` blocks if enough positions exist."""
-    extended = list(pairs)
-    while len(extended) < count - 1:
-        extra = next(_pairs_inside_blocks(teacher, student, extended), None)
-        if extra is None:
-            break
-        extended = sorted([*extended, extra], key=lambda pair: pair[0].index)
-    return extended
-
-
-def _pairs_inside_blocks(teacher: Traced, student: Traced, pairs: Sequence[Pair]) -> Iterator[Pair]:
-    """Pairs of equal size inside the blocks, starting with the middle of the teacher's largest block."""
-    teacher_work, student_work = macs_before(teacher), macs_before(student)
-    bounds = [(0, 0), *((a.index, b.index) for a, b in pairs), (len(teacher.nodes), len(student.nodes))]
-    ranges = sorted(pairwise(bounds), key=lambda r: teacher_work[r[0][0]] - teacher_work[r[1][0]])
-    for (teacher_start, student_start), (teacher_stop, student_stop) in ranges:
-        teacher_candidates = _inside(positions(teacher), teacher_work, teacher_start, teacher_stop)
-        student_candidates = _inside(positions(student), student_work, student_start, student_stop)
-        sizes = {p.size for p in teacher_candidates} & {p.size for p in student_candidates}
-        teacher_cut = equal_shares(
-            [p for p in teacher_candidates if p.size in sizes], teacher_work, teacher_start, teacher_stop, 2
-        )
-        student_cut = equal_shares(
-            [p for p in student_candidates if teacher_cut and p.size == teacher_cut[0].size],
-            student_work,
-            student_start,
-            student_stop,
-            2,
-        )
-        if teacher_cut and student_cut:
-            yield teacher_cut[0], student_cut[0]
-
-
-def _inside(candidates: Sequence[Position], work: Sequence[int], start: int, stop: int) -> list[Position]:
-    """The positions between two nodes with MACs on both sides."""
-    return [p for p in candidates if work[start] < work[p.index] < work[stop]]
-
-
-def _check_count(possible: int, count: int) -> None:
-    if possible != count:
-        raise PairError(
-            f"--blocks-count is {count}; these two networks can be cut into at most {possible} blocks.",
-            f"Give --blocks-count {possible} or less, or choose the cuts with --split-teacher and --split-student.",
-        )

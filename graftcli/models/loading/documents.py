@@ -2,21 +2,16 @@
 
 check_origin(value, document)     an architecture, from graft.json or the metadata of a safetensors file
 check_kwargs(kwargs, document)    the arguments of a timm or torchvision architecture
-building(document, weights)       bounds the tensors of a network by the size of its weights while it is built
 """
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
-import torch
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
-from torch._ops import OpOverload
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from graftcli.errors import CheckpointError, GraftError, few
+from graftcli.errors import CheckpointError, few
 from graftcli.models.cuts.positions import Layout
 from graftcli.models.origin import Origin, SavedNetwork
 
@@ -30,7 +25,7 @@ _FORBIDDEN = {
 }
 _MAX_NUMBER = 1_000_000  # upper bound of integers: classes, channels, layers
 _MAX_DEPTH, _MAX_LENGTH, _MAX_TEXT = 6, 4096, 300
-_FIX = "Copy the file again, or name the network yourself and pass the weights as its checkpoint."
+FIX = "Copy the file again, or name the network yourself and pass the weights as its checkpoint."
 
 Name = Annotated[str, Field(max_length=_MAX_TEXT)]
 _Path = Annotated[str, Field(max_length=4096)]
@@ -174,7 +169,7 @@ _TIMM = TypeAdapter(_TimmConfig)
 def check_document(document: Mapping[str, object], file: Path) -> SavedNetwork:
     """Validate graft.json or the metadata of a safetensors file, and return it."""
     if document["kind"] not in ("student", "hybrid"):
-        raise CheckpointError(f"`{file}` is damaged or was changed: `kind` is {_short(document['kind'])}.", _FIX)
+        raise CheckpointError(f"`{file}` is damaged or was changed: `kind` is {_short(document['kind'])}.", FIX)
     roles = {"student"}
     if document["kind"] == "hybrid":
         roles |= set(_validate(_HYBRID, document["hybrid"], file, "hybrid").blocks)
@@ -206,9 +201,9 @@ def _validate(schema: TypeAdapter[T], value: object, document: Path, at: str) ->
     try:
         return schema.validate_python(value, strict=True)
     except ValidationError as err:
-        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, at)}.", _FIX) from err
+        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, at)}.", FIX) from err
     except RecursionError as err:
-        raise CheckpointError(f"`{document}` is damaged or was changed: `{at}` is nested too deeply.", _FIX) from err
+        raise CheckpointError(f"`{document}` is damaged or was changed: `{at}` is nested too deeply.", FIX) from err
 
 
 def fault(err: ValidationError, at: str = "") -> str:
@@ -229,7 +224,7 @@ def check_timm_config(pretrained: object, kwargs: object, document: Path) -> Non
     try:
         _TIMM.validate_python(pretrained)
     except ValidationError as err:
-        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, 'pretrained_cfg')}.", _FIX) from err
+        raise CheckpointError(f"`{document}` is damaged or was changed: {fault(err, 'pretrained_cfg')}.", FIX) from err
 
 
 def check_kwargs(kwargs: object, document: Path) -> None:
@@ -244,7 +239,7 @@ def check_kwargs(kwargs: object, document: Path) -> None:
 
 
 def _not_allowed(document: Path, problem: str) -> CheckpointError:
-    return CheckpointError(f"`{document}` asks for {problem}, which is not allowed in a file.", _FIX)
+    return CheckpointError(f"`{document}` asks for {problem}, which is not allowed in a file.", FIX)
 
 
 def _problem(value: object, depth: int = _MAX_DEPTH) -> str | None:
@@ -267,54 +262,3 @@ def _problem(value: object, depth: int = _MAX_DEPTH) -> str | None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-# -- building within bounds --------------------------------------------------------------------------------------
-
-
-class _Bounded(TorchDispatchMode):
-    """Refuse tensors that are out of proportion to the weights file."""
-
-    def __init__(self, document: Path, limit: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.document, self.bytes, self.tensors = document, limit, _MAX_TENSORS
-
-    def __torch_dispatch__(
-        self,
-        func: OpOverload[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: Mapping[str, object] | None = None,
-    ) -> object:
-        if func.overloadpacket in _ALLOCATORS and args and isinstance(args[0], list | tuple | torch.Size):
-            self.bytes -= 4 * math.prod(int(side) for side in args[0])
-            self.tensors -= 1
-            if min(self.bytes, self.tensors) < 0:
-                raise self._refusal("more tensors than its weights fill")
-        result = func(*args, **(kwargs or {}))
-        if isinstance(result, torch.Tensor) and result.nbytes > _MAX_TENSOR_BYTES and not result.is_meta:
-            raise self._refusal(f"a tensor of {result.nbytes / 2**20:,.0f} MiB")
-        return result
-
-    def _refusal(self, content: str) -> CheckpointError:
-        return CheckpointError(f"`{self.document}` describes a network that cannot be built: it has {content}.", _FIX)
-
-
-_aten = torch.ops.aten
-_ALLOCATORS = {_aten.empty, _aten.zeros, _aten.ones, _aten.full, _aten.rand, _aten.randn, _aten.empty_strided}
-_MAX_TENSORS = 100_000
-_MAX_TENSOR_BYTES = 2**29  # largest tensor in bytes, activations during tracing included
-_SLACK = 2**28  # bytes allowed beyond the weights
-
-
-@contextmanager
-def building(document: Path, weights: int) -> Iterator[None]:
-    """Build a document's network inside: errors become one CheckpointError; tensors must fit `weights` bytes."""
-    try:
-        with _Bounded(document, 8 * (weights or _SLACK) + _SLACK):
-            yield
-    except GraftError:
-        raise
-    except (Exception, RecursionError) as err:
-        reason = " ".join(f"{type(err).__name__}: {err}".split())[:200]
-        raise CheckpointError(f"`{document}` describes a network that cannot be built: {reason}.", _FIX) from err

@@ -17,7 +17,8 @@ from torch import nn
 from graftcli.errors import CheckpointError, PairError, UsageError, few
 from graftcli.models import derivation as derived
 from graftcli.models.loading import from_code, from_timm, from_torchvision, in_memory
-from graftcli.models.loading.documents import building, check_document
+from graftcli.models.loading.bounded_build import building
+from graftcli.models.loading.documents import check_document
 from graftcli.models.loading.plain_file import missing_path, read_text
 from graftcli.models.loading.tensor_file import facts_of, is_written
 from graftcli.models.loading.trust import Gate

@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import Argument
-from torch.utils.flop_counter import FlopCounterMode
-from torch.utils.module_tracker import ModuleTracker
 
 from graftcli.errors import PairError
 from graftcli.models.tracing.chain import as_chain, stages
+from graftcli.models.tracing.meter import Meter
 from graftcli.models.tracing.tracer import Recording, Untraceable, describe_error, record, with_single_input
 
 _CALLER_UNTRACEABLE = "the forward pass that calls it cannot be traced"
@@ -79,14 +77,23 @@ def trace(module: nn.Module, example: Tensor, *, classifier: bool = True) -> Tra
             _check_scores(module, example, expected)
         reasons: list[str] = []
         for recording in _recordings(module, example, expected if classifier else None, reasons):
-            meter = _Meter(fx.GraphModule(recording.root, recording.graph), example.shape[0])
+            meter = Meter(fx.GraphModule(recording.root, recording.graph), example.shape[0])
             try:
                 result = meter.run(example.clone())
             except Exception as error:  # any exception of the network's code in a wrong graph
                 reasons.append(describe_error(error))
                 continue
             if isinstance(result, Tensor) and identical(result, expected):
-                return meter.traced(recording, module, example, bool(expected.isfinite().all()))
+                return Traced(
+                    **vars(recording),
+                    module=module,
+                    shapes=meter.shapes,
+                    sizes=meter.sizes,
+                    macs=meter.macs,
+                    nonnegative=meter.nonnegative,
+                    example=example,
+                    finite=bool(expected.isfinite().all()),
+                )
             reasons.append(
                 "the graph of its forward pass gives a different output than the network"
                 " (check for hooks, a replaced forward, or code that depends on tensor values)"
@@ -195,89 +202,3 @@ def _check_repeatable(module: nn.Module, example: Tensor, expected: Tensor) -> N
             f"`{type(module).__name__}` gives different outputs for the same images in eval mode.",
             "Check for dropout or noise that ignores `self.training`, such as F.dropout without `training=`.",
         )
-
-
-# -- measuring ---------------------------------------------------------------------------------------------------
-
-
-class _NoModuleTracker(ModuleTracker):
-    """Disables FlopCounterMode's module tracker, which fails when a module reads a weight."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
-_VALUE_READERS = (
-    "item",
-    "tolist",
-    "numpy",
-    "equal",
-    "allclose",
-    "is_nonzero",
-    torch.equal,
-    torch.allclose,
-    torch.is_nonzero,
-)
-
-
-class _Meter(fx.Interpreter):
-    """Runs a graph once and records the shape, the MACs and the sign of every node."""
-
-    def __init__(self, module: fx.GraphModule, batch: int) -> None:
-        super().__init__(module)
-        self.batch = batch
-        self.shapes: dict[fx.Node, tuple[int, ...]] = {}
-        self.sizes: dict[fx.Node, Argument] = {}
-        self.macs: dict[fx.Node, int] = {}
-        self.nonnegative: set[fx.Node] = set()
-        self.value_dependent: set[fx.Node] = set()  # non-tensor values that may depend on pixel values
-
-    def traced(self, recording: Recording, module: nn.Module, example: Tensor, finite: bool) -> Traced:
-        """The recording with what was measured."""
-        return Traced(
-            **vars(recording),
-            module=module,
-            shapes=self.shapes,
-            sizes=self.sizes,
-            macs=self.macs,
-            nonnegative=self.nonnegative,
-            example=example,
-            finite=finite,
-        )
-
-    def run_node(self, n: fx.Node) -> object:
-        if n.op in ("placeholder", "output", "get_attr"):
-            result = super().run_node(n)
-        else:
-            counter = FlopCounterMode(display=False)
-            counter.mod_tracker = _NoModuleTracker()
-            with counter:
-                result = super().run_node(n)
-            self.macs[n] = counter.get_total_flops() // (2 * self.batch)
-        if isinstance(result, Tensor):
-            self.shapes[n] = tuple(result.shape)
-            if result.is_floating_point() and bool((result >= 0).all()):
-                self.nonnegative.add(n)
-        elif _is_non_tensor(result) and self._depends_on_values(n):
-            self.value_dependent.add(n)
-        elif _is_non_tensor(result):
-            self.sizes[n] = result
-        return result
-
-    def _depends_on_values(self, node: fx.Node) -> bool:
-        """Whether a value may depend on pixel values."""
-        return (
-            node.op == "call_module"
-            or node.target in _VALUE_READERS
-            or not self.value_dependent.isdisjoint(node.all_input_nodes)
-        )
-
-
-def _is_non_tensor(value: object) -> bool:
-    """Whether a value is a number, string, dtype, device or slice, or a tuple of them."""
-    if isinstance(value, tuple | list):
-        return all(map(_is_non_tensor, value))
-    return isinstance(value, int | float | bool | str | torch.dtype | torch.device | slice | None)
