@@ -1,14 +1,22 @@
-"""What every test finds: a configuration folder of its own, in which nothing is trusted, and the tier of its folder.
+"""The tiers of the tests, how they share the CPUs, and a configuration folder for each test.
 
-`pytest` runs the unit tests; `pytest -m "unit or laws or cli or hostile"` runs all but the nightly ones.
+`pytest` runs the unit tests; `pytest -m "unit or laws or cli or hostile"` runs all but the nightly ones. Both run one
+process per CPU; `-n 0` runs everything in this one.
 """
 
+import os
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from graftcli.environment.machine import usable_cores
+
 HERE = Path(__file__).parent
 TIERS = ("unit", "laws", "cli", "hostile")
+
+_CONFIG_FOLDERS = count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -16,6 +24,18 @@ def pytest_configure(config: pytest.Config) -> None:
     is_named = config.args_source is config.ArgsSource.ARGS
     if not config.option.markexpr:
         config.option.markexpr = "not nightly" if is_named else "unit"
+    if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+        threads = max(1, usable_cores() // int(workers))
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # torch is not imported yet
+        for name in ("COLUMNS", "LINES"):  # a worker's readline sets them
+            os.environ.pop(name, None)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process per CPU; none beside this one for a single CPU, or where only files are named."""
+    is_few = config.args_source is config.ArgsSource.ARGS and all(".py" in argument for argument in config.args)
+    cores = usable_cores()
+    return 0 if is_few or cores == 1 else cores
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +49,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def config_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where graftcli keeps what the user trusts; the one of whoever runs the tests is never touched."""
-    folder = tmp_path_factory.mktemp("config")
+    folder = tmp_path_factory.getbasetemp() / f"config-{next(_CONFIG_FOLDERS)}"
+    folder.mkdir()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
     return folder
+
+
+@pytest.fixture
+def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The test runs in the folder `place` of its module, and torch's number of threads is as before afterwards."""
+    import torch  # not at the top: workers set OMP_NUM_THREADS before torch is imported
+
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(place)
+    yield
+    torch.set_num_threads(threads)

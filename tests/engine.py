@@ -85,7 +85,7 @@ def images(count: int = 12) -> Images:
     return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "noise")
 
 
-def recipe(**changes: Any) -> Recipe:
+def recipe(**changes: object) -> Recipe:
     """A few steps of each kind of stage."""
     stages: list[dict[str, Any]] = [
         {
@@ -123,6 +123,7 @@ class Memory:
     """A keeper that remembers everything, and can break off at any state it is given."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self.cache = Cache(folder / "cache")
         self.units: dict[str, MemoryUnit] = {}
         self.records: list[dict[str, Any]] = []

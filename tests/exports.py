@@ -3,6 +3,7 @@
 import copy
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -103,11 +104,13 @@ SUBJECTS: dict[str, Callable[[], ExportSource]] = {
     "vit": _of(lambda: pairs.of_timm("test_vit", 32, img_size=32)),
     "swin": _of(lambda: pairs.swin(24)),
     "squeezenet": _of(lambda: pairs.of_torchvision("squeezenet1_1")),
-    "shufflenet": _of(lambda: pairs.of_torchvision("shufflenet_v2_x0_5")),
-    "regnet": _of(lambda: pairs.of_timm("regnetx_002")),
+    "regnet": _of(lambda: pairs.regnet(24)),
     "mobilevit": _of(lambda: pairs.of_timm("mobilevit_xxs")),
     "vgg": _of(lambda: pairs.flat_vgg(8)),
     "hybrid": _hybrid("resnet bottleneck, basic", {2}),
     "hybrid of two layouts": _hybrid("swin, resnet", {2}),
-    "adapters kept": _with_adapters("shufflenet"),
+    "shufflenet, adapters kept": _with_adapters("shufflenet"),
 }
+
+
+PLACES = (str(Path(torch.__file__).parents[1]), str(Path(__file__).parents[2]), str(Path.home()), "site-packages")

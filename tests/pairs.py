@@ -8,7 +8,10 @@ from typing import Any
 import timm
 import torch
 import torchvision
+from timm.models.regnet import RegNet, RegNetCfg
 from torch import Tensor, nn
+from torchvision.models.regnet import BlockParams
+from torchvision.models.regnet import RegNet as TorchvisionRegNet
 
 from graftcli.graft.surgery.seams import Seam, seams
 from graftcli.models.cuts.pairing import CutOptions
@@ -22,11 +25,11 @@ Maker = Callable[[], nn.Module]
 CLASSES = 10
 
 
-def of_timm(name: str, size: int = 64, **kwargs: Any) -> Network:
+def of_timm(name: str, size: int = 64, **kwargs: object) -> Network:
     return network(lambda: timm.create_model(name, num_classes=CLASSES, **kwargs), name, size)
 
 
-def of_torchvision(name: str, size: int = 64, **kwargs: Any) -> Network:
+def of_torchvision(name: str, size: int = 64, **kwargs: object) -> Network:
     return network(lambda: torchvision.models.get_model(name, num_classes=CLASSES, **kwargs), name, size)
 
 
@@ -56,8 +59,14 @@ class FlatVGG(nn.Module):
         return result
 
 
-SMALL_SWIN: dict[str, Any] = {"img_size": 64, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8)}
+# every kind of unit of the architecture, once or twice: what is cut, joined and folded is the same, in less time
+WIDE = (64, 128, 256, 512)
+SMALL_SWIN: dict[str, Any] = {"img_size": 64, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8)}
 SMALL_DEIT: dict[str, Any] = {"img_size": 64, "depth": 4}
+SMALL_MOBILENET_V2 = [
+    *([1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2], [6, 64, 1, 2]),
+    *([6, 96, 1, 1], [6, 160, 1, 2], [6, 320, 1, 1]),
+]
 
 
 @dataclass(frozen=True)
@@ -84,35 +93,64 @@ def swin(width: int) -> Network:
     return of_timm("swin_tiny_patch4_window7_224", embed_dim=width, **SMALL_SWIN)
 
 
-def resnet10() -> Network:
-    return of_timm("resnet10t")
+def resnet10(widths: tuple[int, ...] = (16, 32, 64, 128)) -> Network:
+    return of_timm("resnet10t", channels=widths)
+
+
+def resnet26(widths: tuple[int, ...] = (16, 32, 64, 128)) -> Network:
+    return of_timm("resnet26", layers=(1, 1, 1, 1), channels=widths)
+
+
+def mobilenet_v2() -> Network:
+    return of_torchvision("mobilenet_v2", inverted_residual_setting=SMALL_MOBILENET_V2)
+
+
+def densenet() -> Network:
+    return network(lambda: torchvision.models.DenseNet(32, (2, 2, 2, 2), 64, num_classes=CLASSES), "densenet", 64)
+
+
+def shufflenet(width: int) -> Network:
+    channels = [24, width, 2 * width, 4 * width, 1024]
+    return network(lambda: torchvision.models.ShuffleNetV2([2, 3, 2], channels, CLASSES), f"shufflenet{width}", 64)
+
+
+def regnet(width: int, reduction: float = 0.0) -> Network:
+    """A RegNet of timm with six units; with a reduction, they squeeze and excite."""
+    config = RegNetCfg(depth=6, w0=width, wa=1.5 * width, wm=2.0, group_size=8, se_ratio=reduction)
+    return network(lambda: RegNet(config, num_classes=CLASSES), f"regnet{width}", 64)
+
+
+def torchvision_regnet(width: int) -> Network:
+    units = BlockParams.from_init_params(depth=6, w_0=width, w_a=1.5 * width, w_m=2.0, group_width=8, se_ratio=0.25)
+    return network(lambda: TorchvisionRegNet(units, num_classes=CLASSES), f"regnet_y{width}", 64)
 
 
 PAIRS = {
-    "resnet bottleneck, basic": Pair(lambda: of_timm("resnet26"), resnet10),
-    "resnet, mobilenet_v2": Pair(lambda: of_timm("resnet26"), lambda: of_torchvision("mobilenet_v2")),
-    "resnet, densenet": Pair(resnet10, lambda: of_torchvision("densenet121")),
-    "regnetx": Pair(lambda: of_timm("regnetx_004"), lambda: of_timm("regnetx_002")),
-    "regnety, torchvision's": Pair(lambda: of_timm("regnety_004"), lambda: of_torchvision("regnet_y_400mf")),
+    "resnet bottleneck, basic": Pair(lambda: resnet26(WIDE), lambda: resnet10(WIDE)),
+    "resnet, mobilenet_v2": Pair(resnet26, mobilenet_v2),
+    "resnet, densenet": Pair(resnet10, densenet),
+    "regnetx": Pair(lambda: regnet(48), lambda: regnet(24)),
+    "regnety, torchvision's": Pair(lambda: regnet(48, 0.25), lambda: torchvision_regnet(32)),
     "efficientnet, mobilenet_v3, same padding": Pair(
-        lambda: of_timm("tf_efficientnet_b0"), lambda: of_timm("tf_mobilenetv3_small_100")
+        lambda: of_timm("test_efficientnet", pad_type="same"), lambda: of_timm("tf_mobilenetv3_small_minimal_100")
     ),
-    "mobilenet_v3": Pair(lambda: of_timm("mobilenetv3_large_100"), lambda: of_torchvision("mobilenet_v3_small")),
-    "convnext": Pair(lambda: of_timm("convnext_nano"), lambda: of_timm("convnext_atto")),
+    "mobilenet_v3": Pair(lambda: of_timm("mobilenetv3_small_075"), lambda: of_torchvision("mobilenet_v3_small")),
+    "convnext": Pair(
+        lambda: of_timm("convnext_nano", depths=(1, 1, 2, 1), dims=(40, 80, 160, 320)),
+        lambda: of_timm("convnext_atto", depths=(1, 1, 1, 1), dims=(24, 48, 96, 192)),
+    ),
     "swin": Pair(lambda: swin(32), lambda: swin(24)),
-    "swin, resnet": Pair(lambda: swin(32), resnet10),
+    "swin, resnet": Pair(lambda: swin(32), lambda: resnet10(WIDE)),
     "resnet, swin": Pair(resnet10, lambda: swin(32)),
-    "resnet, dla": Pair(resnet10, lambda: of_timm("dla46_c")),
-    "dla, mobilenet_v2": Pair(lambda: of_timm("dla46_c"), lambda: of_torchvision("mobilenet_v2")),
+    "resnet, dla": Pair(lambda: resnet10(WIDE), lambda: of_timm("dla46_c")),
+    "dla, mobilenet_v2": Pair(lambda: of_timm("dla46_c"), mobilenet_v2),
     "vgg with a flattened map": Pair(
         lambda: flat_vgg(12),
         lambda: flat_vgg(8),
         choice=alike("features.2", "features.5", "features.8"),
     ),
     "mobilevit, some modules kept whole": Pair(lambda: of_timm("mobilevit_xs"), lambda: of_timm("mobilevit_xxs")),
-    "shufflenet": Pair(
-        lambda: of_torchvision("shufflenet_v2_x1_0"), lambda: of_torchvision("shufflenet_v2_x0_5"), stock=False
-    ),
+    "shufflenet": Pair(lambda: shufflenet(116), lambda: shufflenet(48), stock=False),
     "deit": Pair(
         lambda: of_timm("deit_tiny_patch16_224", embed_dim=96, num_heads=3, **SMALL_DEIT),
         lambda: of_timm("deit_tiny_patch16_224", embed_dim=48, num_heads=3, **SMALL_DEIT),

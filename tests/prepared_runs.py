@@ -9,9 +9,8 @@ from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.scoring import PreprocessOptions
 from tests.image_files import photos
-from tests.nets import randomise, resnet
+from tests.nets import NETS, randomise, resnet
 
-NETS = f"{Path(__file__).resolve().parent / 'nets.py'}"
 OWN = f"{NETS}:resnet(depth=8)"  # a student that is not made from the teacher
 
 

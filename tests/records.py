@@ -1,5 +1,6 @@
 """Settings and results of runs that were never trained, and records that were edited."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,14 @@ def result(**changes: Any) -> RunResult:
 def write_document(folder: Path, document: Mapping[str, Any]) -> None:
     """Write run.json with the right digest, whatever it holds."""
     write_json(folder / RUN_FILE, sealed(document))
+
+
+SETTINGS = settings()
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def records(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

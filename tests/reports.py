@@ -54,7 +54,7 @@ def folder_of_run(
     ladder: Sequence[dict[str, Any]] | None = None,
     warnings: Sequence[str] = (),
     seed: int = 0,
-    **result: Any,
+    **result: object,
 ) -> Path:
     """A folder as a run of `engine.plan` leaves it, but without weights and report."""
     config: Document = {

@@ -36,7 +36,7 @@ from graftcli.store import BENCH_FILE
 from graftcli.store.atomic import write_json
 from graftcli.store.run_file import RUN_FILE
 
-_QUICK_SECONDS, _QUICK_IMAGES = 1.0, 256  # per candidate, for the short benchmark after an export
+QUICK_SECONDS, QUICK_IMAGES = 1.0, 256  # per candidate, for the short benchmark after an export
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ def bench_export(model: str, file: str, *, listen: Listener = lambda _: None, **
     """
     try:
         return bench(
-            [model, file], seconds=_QUICK_SECONDS, max_images=_QUICK_IMAGES, update=True, listen=listen, **settings
+            [model, file], seconds=QUICK_SECONDS, max_images=QUICK_IMAGES, update=True, listen=listen, **settings
         )
     except GraftError as error:
         listen(Warned(f"the benchmark stopped: {error.message}"))

@@ -143,7 +143,7 @@ def inspect(
 
     Example:
         >>> [cut.name for cut in graftcli.inspect("torchvision:resnet18").cuts]
-        ['layer1.1.relu_1', 'layer2.1.relu_1', 'layer3.1.relu_1']
+        ['layer1', 'layer2', 'layer3']
     """
     network = build(
         spec,

@@ -19,8 +19,8 @@ from graftcli.runs.running import distill
 from graftcli.runs.scoring import PreprocessOptions, preprocess_for
 
 # both runs train for the same number of steps; the defaults of the recipes are for larger networks
-_GRAFT = ("views.count=60", "views.synthetic=null", "stages.graft.steps=150", "stages.finish.steps=700")
-_KD = ("views.count=60", "stages.finish.steps=1150", "stages.finish.epochs=null")
+GRAFT_OVERRIDES = ("views.count=60", "views.synthetic=null", "stages.graft.steps=150", "stages.finish.steps=700")
+KD_OVERRIDES = ("views.count=60", "stages.finish.steps=1150", "stages.finish.epochs=null")
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def show(folder: Path, listen: Listener) -> DemoResult:
     few_shot, test = folder / "images", folder / "held-out"
     write_images(few_shot)
     write_held_out(test)
-    grafted = _distill(few_shot, "graft", _GRAFT, folder / "grafted", listen)
-    distilled = _distill(few_shot, "kd", _KD, folder / "kd", listen)
+    grafted = _distill(few_shot, "graft", GRAFT_OVERRIDES, folder / "grafted", listen)
+    distilled = _distill(few_shot, "kd", KD_OVERRIDES, folder / "kd", listen)
     teacher = build(TEACHER, checkpoint=TEACHER_WEIGHTS)
     preprocess = preprocess_for(teacher, PreprocessOptions())
     pixels, labels = held_out()

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor
 
 from graftcli.models.loading.plain_file import read_text
+from graftcli.store import intervals
 from graftcli.store.atomic import write_json, writing
 from graftcli.store.row_file import Checksums, RowFile, bytes_of
-
-_KEEP_EVERY = 8.0  # seconds between two writes; a shorter pass is not written
 
 
 @dataclass(frozen=True)
@@ -104,7 +103,8 @@ class CacheProgress:
 
     def keep(self, done: int, *, last: bool = False) -> None:
         """Write the rows up to `done` if enough time has passed, or if they are the `last` of a pass written before."""
-        if (time.monotonic() - self._last_write <= _KEEP_EVERY and not (last and self._done)) or not self._has_room():
+        waits = time.monotonic() - self._last_write <= intervals.SAVE_SECONDS and not (last and self._done)
+        if waits or not self._has_room():
             return
         for value, tensor in self.tensors.items():
             self._append(value, tensor, done)

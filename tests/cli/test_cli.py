@@ -24,7 +24,7 @@ HEAVY = {"torch", "torchvision", "timm", "numpy", "PIL", "onnx", "onnxruntime", 
 run = CliRunner().invoke
 
 
-def commands(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
+def commands(group: object = None, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every command by its full name, those of nested groups too."""
     group = typer.main.get_command(app) if group is None else group
     for short, command in getattr(group, "commands", {}).items():

@@ -21,11 +21,10 @@ from graftcli.formats.options import ExportOptions
 from graftcli.measure.benchmark import BenchEntry, Candidate, benchmark
 from tests.exports import small, subject
 from tests.image_files import folder_of, noise, saved
-from tests.nets import randomise, resnet
+from tests.nets import NETS, randomise, resnet
 from tests.records import write_document
 from tests.tiny_onnx import Tiny, write
 
-NETS = Path(__file__).parents[1] / "nets.py"
 QUICK = ("--seconds", "0", "--threads", "1", "-b", "2")
 
 
@@ -54,8 +53,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(place)
+def without_earlier_results(inside: None, place: Path) -> Iterator[None]:
     yield
     (place / "run" / "bench.json").unlink(missing_ok=True)
 
@@ -206,7 +204,7 @@ def test_options_of_a_run_are_not_applied_to_other_models(
 
 
 def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benching, "_QUICK_SECONDS", 0.0)
+    monkeypatch.setattr(benching, "QUICK_SECONDS", 0.0)
     folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
     folder_of(place / "unlabelled", {f"{i}.png": saved(noise(32, 32, i)) for i in range(9)})
     file, kept = write(place / "run/new.onnx", Tiny(classes=10), size=32), place / "run/bench.json"

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from graftcli.cli import app
+from tests.commands import call
 from tests.image_files import photos
 
 _SHORT = (
@@ -33,10 +33,6 @@ _NETWORKS = (
     "--images",
     "photos",
 )
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, [*words])
 
 
 def trained() -> Result:

@@ -3,16 +3,13 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.cli import app
 from graftcli.comparison import compatibility as eligible
 from graftcli.comparison import running as comparing
 from graftcli.comparison.fingerprint import file_stats
@@ -21,11 +18,12 @@ from graftcli.events import Event, FileSaved, TimeEstimated, Warned
 from graftcli.runs.running import distill
 from graftcli.store import UnitState, read_record
 from graftcli.store.atomic import read_tensors
+from tests.commands import call
 from tests.image_files import noise, photos, saved
-from tests.nets import randomise, resnet
+from tests.nets import NETS, randomise, resnet
 
-HERE = Path(__file__).resolve().parents[1]
-NETS = HERE / "nets.py"
+pytestmark = pytest.mark.usefixtures("inside")
+
 TINY = """
 name: tiny
 about: for tests
@@ -48,22 +46,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(place)
-    yield
-    torch.set_num_threads(threads)
-
-
 def arguments(*more: str, out: str) -> list[str]:
     networks = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
     student = ("--student", f"{NETS}:resnet(depth=8)", "--recipe", "tiny.yaml")
     return ["compare", *networks, *student, "--images", "photos", "--out", out, "--quiet", *more]
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def document(*more: str, out: str) -> dict[str, Any]:

@@ -8,26 +8,24 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
-from typer.testing import CliRunner, Result
 
 import graftcli
-from graftcli.cli import app
 from graftcli.runs.config import recorded_config
 from graftcli.store.atomic import read_tensors
 from graftcli.store.locks import LOCK_FILE
+from tests.commands import call
 from tests.image_files import photos
-from tests.nets import randomise, resnet
+from tests.nets import NETS, randomise, resnet
 from tests.records import write_document
 
-HERE = Path(__file__).resolve().parents[1]
-NETS = HERE / "nets.py"
+pytestmark = pytest.mark.usefixtures("inside")
+
 WEIGHTS = "teacher.safetensors"
 QUICK = ("--steps-scale", "0.01", "--batch", "8")
 
@@ -42,23 +40,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(place)
-    yield
-    torch.set_num_threads(threads)
-
-
 def arguments(*more: str, images: str = "photos", out: str | None = None) -> list[str]:
     """The words of a quick `distill`."""
     networks = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")
     student = ("--student", f"{NETS}:resnet(depth=8)", "--images", images)
     return ["distill", *networks, *student, *QUICK, *(("--out", out) if out else ()), *more]
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 @pytest.fixture(scope="module")
@@ -319,12 +305,14 @@ def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Pa
     assert "was started on cuda:7" in result.stderr and "--overwrite" in result.stderr
 
 
-def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path) -> None:
+@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.nightly)])
+def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path, count: int) -> None:
     # every state is kept, so that a run which is killed moments after it began still comes to its end
-    program = "from graftcli.graft.training import loop; loop._KEEP_EVERY = 0.0; from graftcli.cli import main; main()"
-    command = [sys.executable, "-W", "ignore", "-c", program, *arguments("--quiet", out="killed")]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent)}
-    folder, chance = place / "killed", random.Random(3)
+    always_save = "from graftcli.store import intervals; intervals.SAVE_SECONDS = 0.0"
+    program = f"{always_save}; from graftcli.cli import main; main()"
+    command = [sys.executable, "-W", "ignore", "-c", program, *arguments("--quiet", out=f"killed-{count}")]
+    environment = {**os.environ, "PYTHONPATH": str(NETS.parents[1])}
+    folder, chance = place / f"killed-{count}", random.Random(3)
 
     def killed_after(seconds: float) -> bool:
         """Whether the run was still under way so long after it had its folder."""
@@ -339,7 +327,7 @@ def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Pat
         assert process.returncode in (0, -signal.SIGKILL), stderr
         return process.returncode != 0
 
-    kills = [killed_after(seconds) for seconds in (0.05, *(chance.uniform(0.1, 2.0) for _ in range(6)))]
+    kills = [killed_after(seconds) for seconds in (0.05, *(chance.uniform(0.1, 2.0) for _ in range(count - 1)))]
     assert kills[0], "the run ended before it could be killed once"
     done = subprocess.run(command, cwd=place, env=environment, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 0, done.stderr

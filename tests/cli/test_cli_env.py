@@ -106,7 +106,7 @@ def test_a_torchvision_that_left_out_its_compiled_part_in_silence_is_found(monke
 def test_a_numpy_that_torch_cannot_use_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
 
-    def refuse(self: Any) -> None:
+    def refuse(self: object) -> None:
         raise RuntimeError("Numpy is not available")
 
     monkeypatch.setattr(torch.Tensor, "numpy", refuse)
@@ -131,7 +131,7 @@ def idle_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return torch
 
 
-def test_a_driver_that_is_no_program_names_no_gpu(idle_gpu: Any, tmp_path: Path) -> None:
+def test_a_driver_that_is_no_program_names_no_gpu(idle_gpu: object, tmp_path: Path) -> None:
     (tmp_path / "nvidia-smi").write_bytes(b"\x00garbage")
     assert not [fault for fault in faults() if "GPU" in fault.found]
 

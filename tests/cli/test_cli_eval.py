@@ -22,8 +22,8 @@ from graftcli.runs.scoring import PreprocessOptions, preprocess_for
 from tests import tiny_onnx as files
 from tests.exports import pixels, small, subject
 from tests.image_files import folder_of, photos, saved
+from tests.nets import NETS
 
-NETS = Path(__file__).parents[1] / "nets.py"
 CALLED = tuple(["cat", "dog", "bird", "deer", "frog", "horse", "ship", "truck", "car", "plane"])
 
 

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,9 @@ from graftcli.images.pixels import normalise
 from graftcli.store.run_file import read_record
 from tests.exports import pixels, preprocess, small
 from tests.image_files import folder_of, saved
+from tests.nets import NETS
 
-NETS = Path(__file__).resolve().parents[1] / "nets.py"
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture(scope="module")
@@ -47,12 +47,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     graftcli.distill(**given, out=folder / "run")
     graftcli.partial(3, **given, out=folder / "hybrid")
     return folder
-
-
-@pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.chdir(place)
-    yield
 
 
 def call(*words: str) -> Result:
@@ -81,11 +75,12 @@ def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> Non
 
 
 def test_an_existing_file_is_replaced_only_with_overwrite() -> None:
-    first = call("run", "--out", "twice.onnx")
-    assert first.exit_code == 0, first.stderr
-    again = call("run", "--out", "twice.onnx")
-    assert again.exit_code == 2 and "`twice.onnx` exists" in again.stderr
-    assert call("run", "--out", "twice.onnx", "--overwrite", "--quiet").exit_code == 0
+    Path("mine.onnx").write_bytes(b"mine")
+    refused = call("run", "--out", "mine.onnx")
+    assert refused.exit_code == 2 and "`mine.onnx` exists" in refused.stderr
+    assert Path("mine.onnx").read_bytes() == b"mine"
+    assert call("run", "--out", "mine.onnx", "--overwrite", "--quiet").exit_code == 0
+    assert props("mine.onnx")["student"]
 
 
 def test_a_hybrid_is_exported_and_says_whose_its_blocks_are() -> None:

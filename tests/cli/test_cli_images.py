@@ -17,9 +17,7 @@ from graftcli.images import Images
 from graftcli.runs.image_check import _throttled, check_run_images
 from tests import engine
 from tests.image_files import folder_of, noise, real_data, saved
-from tests.nets import randomise, resnet
-
-NETS = Path(__file__).parents[1] / "nets.py"
+from tests.nets import NETS, randomise, resnet
 
 
 @pytest.fixture

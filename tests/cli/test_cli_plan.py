@@ -8,15 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from graftcli.cli import app
+from tests.commands import call
 
 HOSTILE = Path(__file__).parents[1] / "odd_networks.py"
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def plan(teacher: str, student: str, *more: str) -> Result:
@@ -132,15 +128,9 @@ def test_a_plan_is_quick(teacher: str, student: str, seconds: float) -> None:
         "assert result.exit_code == 0, result.stderr; print(time.process_time() - start)"
     )
     root = HOSTILE.parents[1]
-    times = [
-        float(
-            subprocess.run(
-                [sys.executable, "-W", "ignore", "-c", program], cwd=root, capture_output=True, check=True
-            ).stdout
-        )
-        for _ in range(2)
-    ]
-    assert min(times) < seconds
+    command = [sys.executable, "-W", "ignore", "-c", program]
+    times = (float(subprocess.run(command, cwd=root, capture_output=True, check=True).stdout) for _ in range(2))
+    assert any(time < seconds for time in times)  # the second, where the first was disturbed
 
 
 # ---- what a person reads ----

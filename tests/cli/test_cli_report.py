@@ -4,23 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
-from graftcli.cli import app
 from graftcli.report import facts, writing
-from tests.nets import randomise, resnet
+from tests.commands import call
+from tests.nets import NETS, randomise, resnet
 from tests.records import write_document
 from tests.reports import folder_of_run
-
-HERE = Path(__file__).resolve().parents[1]
-NETS = HERE / "nets.py"
 
 
 @pytest.fixture(scope="module")
@@ -39,16 +35,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(place)
+def command_line(inside: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["graftcli", "distill", "as", "typed"])
-    yield
-    torch.set_num_threads(threads)
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, [*words])
 
 
 def trained(out: str, *more: str) -> Result:

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.nets import NETS
+
 pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
 
-NETS = Path(__file__).resolve().parents[1] / "nets.py"
 NETWORKS = ("--teacher", f"{NETS}:resnet(depth=8)", "--student", f"{NETS}:resnet(depth=8)")
 QUICK = ("--steps-scale", "0.005", "-b", "4", "--set", "freeze=none")
 RUN = ("distill", *NETWORKS, "--teacher-checkpoint", "none", "--images", "photos", *QUICK)
@@ -106,8 +107,10 @@ def test_a_terminal_that_goes_away_does_not_end_a_run(place: Path, more: tuple[s
     assert json.loads((place / f"pty{len(more)}" / "run.json").read_text())["status"] == "finished"
 
 
-@pytest.mark.parametrize("more", [(), ("--json",)])
-@pytest.mark.parametrize("kind", ["closed pipe", "full disk", "no stderr"])
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [("closed pipe", ()), ("closed pipe", ("--json",)), ("full disk", ("--json",)), ("no stderr", ())],
+)
 def test_a_stderr_that_cannot_be_written_ends_no_command(place: Path, kind: str, more: tuple[str, ...]) -> None:
     words = ("images", "photos", *more)
     if kind == "closed pipe":
@@ -129,7 +132,8 @@ def test_a_stderr_that_cannot_be_written_ends_no_command(place: Path, kind: str,
 
 def test_an_error_without_a_stderr_keeps_its_exit_code(place: Path) -> None:
     for more in ([], ["--json"]):
-        command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "graftcli", "report", "nowhere", *more]
+        words = ("recipes", "show", "nowhere", *more)
+        command = ["sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-m", "graftcli", *words]
         assert subprocess.run(command, cwd=place, env=ENVIRONMENT, stdout=subprocess.PIPE).returncode == 2
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 import graftcli
-from graftcli.cli import app
 from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.graft import engine as engine_run
 from graftcli.models.channel_selection import selected_tensor
@@ -25,10 +23,12 @@ from graftcli.models.loading.build import build, rebuild
 from graftcli.models.network import Network
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from tests import engine
-from tests.nets import randomise, resnet, resnet18, same_weights, vgg16
+from tests.commands import call
+from tests.nets import NETS, randomise, resnet, resnet18, same_weights, vgg16
 from tests.pairs import FlatVGG, network, of_timm
 
-NETS = Path(__file__).resolve().parents[1] / "nets.py"
+pytestmark = pytest.mark.usefixtures("inside")
+
 SPECS = ("teacher*0.5", "prune:l1=0.5", "prune:slim=0.5", "prune:act=0.5", "lowrank:0.5", "decouple")
 DROPS = ("drop:layer1.1,layer3.1", "drop:auto=2")
 
@@ -46,14 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def inside(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    threads = torch.get_num_threads()
-    monkeypatch.chdir(place)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def teacher(place: Path) -> Network:
     return build(f"{NETS}:resnet(depth=14)", checkpoint=place / "teacher.pth")
@@ -62,10 +54,6 @@ def teacher(place: Path) -> Network:
 def made(spec: str, teacher: Network, **more: Any) -> Network:
     pictures = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     return build(spec, like=teacher, role="student", derive=student_maker(lambda: pictures), **more)
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(app, list(words))
 
 
 def distilled(spec: str, out: str, *more: str) -> Result:

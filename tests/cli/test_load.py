@@ -21,7 +21,7 @@ from graftcli.models.loading.trust import trusted
 from graftcli.models.network import Network
 from graftcli.store.model_card import CardFacts, save_student, write_weights
 from tests import nets
-from tests.laws.test_model_card import PREPROCESS, answers, made, network
+from tests.cards import PREPROCESS, answers, made, network
 from tests.nets import randomise
 
 SIZE = 32

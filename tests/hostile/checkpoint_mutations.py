@@ -222,7 +222,7 @@ def header(path: Path, text: bytes, body: bytes = b"", length: int | None = None
     bytes_to(path, struct.pack("<Q", len(text) if length is None else length) + text + body)
 
 
-def _entries(**entries: Any) -> bytes:
+def _entries(**entries: object) -> bytes:
     return json.dumps(entries).encode()
 
 

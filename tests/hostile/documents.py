@@ -38,7 +38,7 @@ class Document:
 REFUSED = frozenset({6})
 IMAGES = ("--images", "images")
 READERS: tuple[tuple[str, ...], ...] = (
-    ("eval", "run", *IMAGES, "--teacher", "resnet10t", "--teacher-checkpoint", "none"),
+    ("eval", "run", *IMAGES, "--teacher", "test_resnet", "--teacher-checkpoint", "none"),
 )
 READERS += (("export", "run", "--out", "out.onnx"), ("bench", "run", "--seconds", "0.01"))
 FILE_READERS: tuple[tuple[str, ...], ...] = (
@@ -95,7 +95,7 @@ NAMES: tuple[str, ...] = (
     "local-dir:evil",
     "../evil",
     "",
-    "resnet10t\n",
+    "test_resnet\n",
     "resnet" * 60,
     "evil.py:net",
     "os:system",
@@ -163,7 +163,7 @@ def _origins() -> Iterator[Document]:
         def argument(folder: Path, key: str = key) -> None:
             _prepare(folder)
             change_graft(
-                folder, lambda facts: facts["student"].update(kind="timm", name="resnet10t", kwargs={key: "evil"})
+                folder, lambda facts: facts["student"].update(kind="timm", name="test_resnet", kwargs={key: "evil"})
             )
 
         yield Document(f"graft.json argument {key}", argument, READERS[number % 3 : number % 3 + 1], REFUSED)
@@ -235,7 +235,7 @@ GRAFT_FIELDS += (
 )
 
 
-def _set_graft(folder: Path, path: str, value: Any) -> None:
+def _set_graft(folder: Path, path: str, value: object) -> None:
     change_graft(folder, lambda facts: put(facts, path, value))
 
 
@@ -255,7 +255,7 @@ def _fields(
         for turn in range(2):
             value = copy.deepcopy(VALUES[(2 * number + 5 * turn) % len(VALUES)])
 
-            def write(folder: Path, path: str = path, value: Any = value) -> None:
+            def write(folder: Path, path: str = path, value: object = value) -> None:
                 change(folder, path, value)
 
             command = commands[(number + turn) % len(commands)]
@@ -365,7 +365,7 @@ RUN_FIELDS += (
 )
 
 
-def _set_run(folder: Path, path: str, value: Any) -> None:
+def _set_run(folder: Path, path: str, value: object) -> None:
     change_run(folder, lambda run: put(run, path, value))
 
 
@@ -379,7 +379,7 @@ def _configs() -> Iterator[Document]:
     changes |= {"pretrained_cfg.custom_load": "hf", "pretrained_cfg.file": "/etc/passwd", "label_names": {"a": []}}
     for path, value in changes.items():
 
-        def write(folder: Path, path: str = path, value: Any = value) -> None:
+        def write(folder: Path, path: str = path, value: object = value) -> None:
             file = folder / "run" / "config.json"
             config = json.loads(file.read_text())
             config.setdefault("model_args", {})

@@ -21,7 +21,7 @@ _HUGE = 1 << 62
 _FLOAT, _INT, _BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
 
 
-def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> Any:
+def node(kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: object) -> Any:
     return helper.make_node(kind, list(inputs), list(outputs), **attributes)
 
 

@@ -26,7 +26,7 @@ VALUES: tuple[Any, ...] = (
 )
 
 
-def places(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(document: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The way to each part of a document, itself first."""
     yield path
     if isinstance(document, dict | list):
@@ -49,7 +49,7 @@ def changed(document: Any, path: tuple[Any, ...], value: Any) -> Any:
     return copied
 
 
-def variants(document: Any) -> Iterator[str]:
+def variants(document: object) -> Iterator[str]:
     """Texts of documents in which one place is something else, and texts that are no document."""
     for path in places(document):
         for value in VALUES:

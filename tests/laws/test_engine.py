@@ -10,9 +10,9 @@ from graftcli.events import Event, MergeChecked, TaskFinished, TaskStarted, Task
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import weights_digest
 from graftcli.graft.settings import EngineSettings
-from graftcli.graft.training import loop as fitting
 from graftcli.graft.training.tasks import check_tasks, tasks
 from graftcli.recipe.values import Augment
+from graftcli.store import intervals
 from tests.engine import Memory, plan, recipe, trained
 
 
@@ -52,17 +52,24 @@ class Killed(Exception):
     pass
 
 
+_BREAKS = ((1, "frozen", False), (2, "train", False), (4, "frozen", False), (7, "train", False), (3, "train", True))
+_OTHER_BREAKS = [(after, norm, False) for after in range(1, 9) for norm in ("frozen", "train")]
+
+
 @pytest.mark.parametrize(
     ("after", "batchnorm", "amp"),
-    [*((after, norm, False) for after in range(1, 9) for norm in ("frozen", "train")), (3, "train", True)],
+    [
+        *_BREAKS,
+        *(pytest.param(*case, marks=pytest.mark.nightly) for case in _OTHER_BREAKS if case not in _BREAKS),
+    ],
 )
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
     tmp_path: Path, after: int, batchnorm: str, amp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step is kept, and the run breaks off again and again; its first task sees the most views."""
     settings = EngineSettings(precision=Precision(torch.device("cpu"), amp))
-    monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
-    monkeypatch.setattr(fitting, "_TELL_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(intervals, "REPORT_SECONDS", -1.0)
     stages = recipe().stages
     first = stages[0].model_copy(update={"steps": (11, 5), "batchnorm": batchnorm})
     others = (stage.model_copy(update={"batchnorm": batchnorm}) for stage in stages[1:])

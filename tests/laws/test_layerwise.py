@@ -9,12 +9,11 @@ import torch
 from graftcli.errors import GateError
 from graftcli.events import Event, TaskStarted, TaskStep, Warned
 from graftcli.graft.engine import weights_digest
-from graftcli.graft.layerwise import stage as layerwise
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import graft, seams
-from graftcli.graft.training import loop as fitting
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe import Recipe
+from graftcli.store import intervals
 from tests.engine import Memory, made_plan, recipe, trained
 
 SOLVED = {"optimizer": "least-squares", "steps": 3}
@@ -25,7 +24,7 @@ WAYS = {
 }
 
 
-def by_layer(**stage: Any) -> Recipe:
+def by_layer(**stage: object) -> Recipe:
     defaults = {"name": "layers", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "batch": 8}
     return recipe(stages=[{**defaults, **stage}], adapters={"start": "identity"})
 
@@ -106,9 +105,8 @@ class Killed(Exception):
 def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
     way: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
-    monkeypatch.setattr(fitting, "_TELL_EVERY", -1.0)
-    monkeypatch.setattr(layerwise, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(intervals, "REPORT_SECONDS", -1.0)
     wanted = by_layer(**WAYS[way])
     expected = weights_digest(trained(made_plan("prune:l1=0.4"), Memory(tmp_path), wanted).merged.module)
     store, breaks = Memory(tmp_path), 0

@@ -17,12 +17,11 @@ from graftcli.errors import GateError, UsageError
 from graftcli.formats.options import Exported, ExportOptions, ExportSource
 from graftcli.formats.write import write
 from graftcli.images.pixels import normalise
-from tests.exports import SUBJECTS, pixels, preprocess, remembered, small, subject
+from tests.exports import PLACES, SUBJECTS, pixels, preprocess, remembered, small, subject
 from tests.nets import randomise
 
 __all__ = ["remembered"]  # a fixture
 pytestmark = pytest.mark.usefixtures("remembered")
-PLACES = (str(Path(torch.__file__).parents[1]), str(Path(__file__).parents[2]), str(Path.home()), "site-packages")
 
 
 def session(path: str | Path) -> onnxruntime.InferenceSession:
@@ -78,7 +77,7 @@ def test_an_opset_from_the_future_is_refused() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
-def test_the_file_converts_to_a_newer_opset_with_equal_answers(precision: Any, tmp_path: Path) -> None:
+def test_the_file_converts_to_a_newer_opset_with_equal_answers(precision: object, tmp_path: Path) -> None:
     made = subject(small(), 32)
     found, model = written(made, tmp_path, precision=precision)
     newer = onnx.version_converter.convert_version(model, 21)

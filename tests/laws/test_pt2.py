@@ -14,8 +14,7 @@ from graftcli.errors import GateError
 from graftcli.formats.options import ExportOptions
 from graftcli.formats.write import write
 from graftcli.images.pixels import normalise
-from tests.exports import SUBJECTS, small, subject
-from tests.laws.test_onnx import PLACES
+from tests.exports import PLACES, SUBJECTS, small, subject
 
 _RUN = """
 import sys

@@ -13,8 +13,7 @@ from graftcli.errors import MachineError
 from graftcli.store import Store, read_record
 from graftcli.store.atomic import read_tensors
 from tests.processes import kill, small_disk, started, wait_for
-from tests.records import FIXED, result
-from tests.unit.test_store import SETTINGS, files, records
+from tests.records import FIXED, SETTINGS, files, records, result
 
 # -- two processes ------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,7 @@ from tests.engine import PREPROCESS, Memory, MemoryUnit, Stages, images, network
 from tests.nets import randomise
 
 
-def on_blocks(**changes: Any) -> Recipe:
+def on_blocks(**changes: object) -> Recipe:
     stage = {"name": "graft", "train": "blocks", "targets": [{"at": "output", "loss": "mse"}], "steps": 3, "lr": 1e-3}
     return recipe(stages=[{**stage, "batch": 4, **changes}])
 

@@ -15,24 +15,7 @@ from safetensors import safe_open
 from graftcli.errors import CheckpointError
 from graftcli.graft.training.muon import Muon
 from graftcli.store.atomic import read_facts, read_state, read_tensors, write_state, write_tensors
-
-
-def tensors() -> dict[str, torch.Tensor]:
-    base = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
-    return {
-        "z.plain": base,
-        "tied": base,
-        "slice": base[1],
-        "turned": base.transpose(0, 2),
-        "wide": torch.ones(1).expand(5),
-        "counter": torch.tensor(3),
-        "nothing": torch.empty(0, 4),
-        "half": torch.tensor([1.5, math.inf, -0.0], dtype=torch.bfloat16),
-        "double": torch.tensor([math.pi], dtype=torch.float64),
-        "flags": torch.tensor([True, False]),
-        "bytes": torch.tensor([0, 255], dtype=torch.uint8),
-        "parameter": torch.nn.Parameter(torch.tensor([0.1])),
-    }
+from tests.tensors import tensors
 
 
 def test_tensors_and_facts_come_back(tmp_path: Path) -> None:
@@ -57,7 +40,7 @@ _WRITE = """
 import sys
 from pathlib import Path
 from graftcli.store.atomic import write_tensors
-from tests.unit.test_atomic_tensors import tensors
+from tests.tensors import tensors
 items = list(tensors().items())
 if sys.argv[2] == "reversed":
     items.reverse()

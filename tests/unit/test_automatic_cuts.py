@@ -26,7 +26,7 @@ def traced(network: nn.Module, *size: int) -> Traced:
     return trace(network, torch.randn(2, *(size or (3, 64, 64)), generator=torch.Generator().manual_seed(0)))
 
 
-def of_timm(name: str, *size: int, **kwargs: Any) -> Traced:
+def of_timm(name: str, *size: int, **kwargs: object) -> Traced:
     return traced(timm.create_model(name, num_classes=10, **kwargs), *size)
 
 

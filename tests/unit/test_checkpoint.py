@@ -15,7 +15,7 @@ from graftcli.models.loading.checkpoint import TensorState, architecture, find_s
 from tests.nets import randomise, resnet, same_weights
 
 
-def load(saved: Any, module: nn.Module, ema: bool | None = None) -> nn.Module:
+def load(saved: object, module: nn.Module, ema: bool | None = None) -> nn.Module:
     matched = match(find_state(saved, "w.pth", ema), module)
     if not matched.complete:
         raise refusal(matched, "w.pth", "net")
@@ -75,7 +75,7 @@ def test_averaged_weights_that_are_not_there_are_missed() -> None:
 
 
 @pytest.mark.parametrize("saved", [{}, {"epoch": 3, "note": "x"}, [1, 2], torch.zeros(3), None])
-def test_an_object_without_weights_is_refused_by_what_it_holds(saved: Any) -> None:
+def test_an_object_without_weights_is_refused_by_what_it_holds(saved: object) -> None:
     with pytest.raises(CheckpointError, match="holds no weights"):
         find_state(saved)
 
@@ -90,7 +90,7 @@ def test_an_object_without_weights_is_refused_by_what_it_holds(saved: Any) -> No
         {"cfg": {"model": {"name": "resnet18"}}},
     ],
 )
-def test_a_checkpoint_says_which_network_it_is_of(saved: Any) -> None:
+def test_a_checkpoint_says_which_network_it_is_of(saved: object) -> None:
     assert architecture(saved) == "resnet18"
 
 

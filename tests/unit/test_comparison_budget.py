@@ -1,7 +1,5 @@
 """Steps within a budget: the recipe's proportions, exactly the requested number, and times that were measured."""
 
-from typing import Any
-
 import pytest
 
 from graftcli.comparison.budget import Budget, TaskLength, _longest, _seconds, share_steps, with_steps
@@ -28,7 +26,7 @@ def steps(found: list[TaskLength]) -> list[int]:
     return [part.steps for part in found]
 
 
-def recipe(*lengths: Any) -> Recipe:
+def recipe(*lengths: object) -> Recipe:
     """Blocks, growing and the whole student, so many steps each."""
     whole = engine.recipe().model_dump(mode="json")
     for stage, length in zip(whole["stages"], lengths, strict=True):

@@ -10,7 +10,7 @@ from graftcli.report.comparison import CellScore, Comparison, TeacherScore, colu
 from graftcli.report.figures import figures
 from graftcli.report.page import comparison_page
 from tests.browser import opened
-from tests.unit.test_report_page import Reader
+from tests.pages import Reader
 
 
 def trial(method: str, shots: int, draw: int, accuracy: float | None = None, **more: Any) -> CellScore:
@@ -41,7 +41,7 @@ TRIALS = (
 )
 
 
-def comparison(trials: tuple[CellScore, ...] = TRIALS, **more: Any) -> Comparison:
+def comparison(trials: tuple[CellScore, ...] = TRIALS, **more: object) -> Comparison:
     facts: dict[str, Any] = {
         **{"folder": "out", "teacher": TeacherScore("big", 853_000, 125_500_000, 0.93), "shots": "images per class"},
         **{"budget": "600 s a cell", "scored": "accuracy: on 200 images", "machine": "a CPU", "notes": ()},

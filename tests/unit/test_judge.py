@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -11,10 +10,10 @@ from torch import nn
 
 from graftcli.events import Event, Warned
 from graftcli.graft.engine import Outcome, weights_digest
-from graftcli.graft.training import loop as fitting
 from graftcli.graft.training.judge import Judge, Score, Verdict, Watch, keep_best, scoring_steps, scoring_views
 from graftcli.graft.training.tasks import Task
 from graftcli.recipe import Recipe
+from graftcli.store import intervals
 from tests.engine import Memory, plan, recipe, trained
 
 _BEFORE = Score(0.9, 0.1)
@@ -123,7 +122,7 @@ def test_a_stage_that_ruins_the_student_is_undone_with_a_warning(tmp_path: Path)
 
 def test_of_a_stage_without_any_use_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A student after blocks alone, once by a last stage that is taken back, once by one that hardly moves."""
-    monkeypatch.setattr("graftcli.graft.training.judge._FRACTIONS", ())
+    monkeypatch.setattr("graftcli.graft.training.judge.FRACTIONS", ())
     back = trained(plan(), Memory(tmp_path / "back"), ruinous(), count=40)
     assert back.verdicts["finish-1-2-3"].fraction == 0
     still = trained(plan(), Memory(tmp_path / "still"), ruinous(1e-12), count=40)
@@ -192,7 +191,7 @@ class Killed(Exception):
 def test_a_task_that_only_falls_is_ended_early_and_resumes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr("graftcli.graft.training.runner.scoring_steps", lambda steps, *_: tuple(range(5, steps, 5)))
     ranks = {5: 0.4, 10: 0.3, 15: 0.2, 20: 0.1}
     monkeypatch.setattr(
@@ -211,7 +210,7 @@ def test_a_task_that_only_falls_is_ended_early_and_resumes_to_the_same(
     assert weights_digest(resumed.merged.module) == weights_digest(whole.merged.module)
 
 
-def killed(*_: Any) -> None:
+def killed(*_: object) -> None:
     raise Killed
 
 

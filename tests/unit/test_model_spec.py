@@ -15,7 +15,7 @@ from graftcli.models.loading.model_spec import output_of
 from graftcli.runs.loading import network_of
 from graftcli.store.model_card import save_student
 from graftcli.students.make import is_derived_from_teacher
-from tests.laws.test_model_card import made, network
+from tests.cards import made, network
 from tests.nets import randomise, resnet
 
 

@@ -22,7 +22,7 @@ def traced(network: nn.Module, size: int = 64) -> Traced:
     return trace(network, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
 
 
-def of(name: str, size: int = 64, **kwargs: Any) -> Traced:
+def of(name: str, size: int = 64, **kwargs: object) -> Traced:
     """torchvision's network of this name, else timm's."""
     if name in torchvision.models.list_models():
         return traced(torchvision.models.get_model(name, num_classes=10, **kwargs), size)

@@ -13,8 +13,8 @@ from graftcli.models.loading.in_memory import spec_of
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from tests.image_files import photos
-from tests.nets import resnet
-from tests.prepared_runs import NETS, OWN, begun, furnished, run_config
+from tests.nets import NETS, resnet
+from tests.prepared_runs import OWN, begun, furnished, run_config
 
 NARROW = "teacher*0.5"
 

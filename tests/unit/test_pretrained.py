@@ -26,7 +26,7 @@ from tests.nets import randomise, same_weights
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine without internet and with empty caches."""
 
-    def unknown(*_: Any, **__: Any) -> NoReturn:
+    def unknown(*_: object, **__: object) -> NoReturn:
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unknown)

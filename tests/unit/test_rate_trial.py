@@ -12,12 +12,12 @@ from torch import nn
 from graftcli.errors import UsageError
 from graftcli.events import Event, RateChosen
 from graftcli.graft.engine import weights_digest
-from graftcli.graft.training import loop as fitting
 from graftcli.graft.training.judge import Score
 from graftcli.graft.training.rate_trial import best_factor, trial_steps, with_trials
 from graftcli.graft.training.tasks import tasks, trained_modules
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import load
+from graftcli.store import intervals
 from tests.engine import Memory, context, plan, recipe, trained
 
 
@@ -80,7 +80,7 @@ class Killed(Exception):
 def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fitting, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     wanted = with_factors(1.0, 1e-2, lr=1.0)
     whole = trained(plan(), Memory(tmp_path / "whole"), wanted)
     store = Memory(tmp_path / "broken")

@@ -30,15 +30,15 @@ SOLVED: dict[str, Any] = {
 }
 
 
-def stage(**changes: Any) -> Stage:
+def stage(**changes: object) -> Stage:
     return Stage.model_validate(STAGE | changes)
 
 
-def recipe(*stages: dict[str, Any], **changes: Any) -> Recipe:
+def recipe(*stages: dict[str, Any], **changes: object) -> Recipe:
     return Recipe.model_validate(RECIPE | {"stages": [STAGE | each for each in stages] or [STAGE]} | changes)
 
 
-def faults(part: type[BaseModel], data: Any) -> dict[tuple[int | str, ...], str]:
+def faults(part: type[BaseModel], data: object) -> dict[tuple[int | str, ...], str]:
     with pytest.raises(ValidationError) as raised:
         part.model_validate(data)
     return {error["loc"]: str(error.get("ctx", {}).get("error", error["type"])) for error in raised.value.errors()}
@@ -50,7 +50,7 @@ def parts(part: type[BaseModel] = Recipe) -> Iterator[type[BaseModel]]:
         yield from (inner for model in models(field.annotation) for inner in parts(model))
 
 
-def models(annotation: Any) -> list[type[BaseModel]]:
+def models(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [model for inner in get_args(annotation) for model in models(inner)]
@@ -252,7 +252,7 @@ def test_no_stage_is_called_as_a_unit_of_another() -> None:
         ("schedule", None),
     ],
 )
-def test_a_value_is_never_bent_into_another_type_or_range(key: str, value: Any) -> None:
+def test_a_value_is_never_bent_into_another_type_or_range(key: str, value: object) -> None:
     assert {loc[0] for loc in faults(Stage, STAGE | {key: value})} == {key}
 
 
@@ -304,7 +304,7 @@ def test_every_view_may_be_blended_and_pasted_on() -> None:
 
 
 @pytest.mark.parametrize("scale", [(0.5, 0.2), (0.0, 1.0), (0.5, 1.5), (0.5,), (0.2, 0.3, 0.4), 0.5, "all"])
-def test_a_crop_is_a_rising_share_of_the_area(scale: Any) -> None:
+def test_a_crop_is_a_rising_share_of_the_area(scale: object) -> None:
     with pytest.raises(ValidationError):
         ResizedCrop.model_validate({"scale": scale})
 
@@ -317,5 +317,5 @@ def test_an_aspect_ratio_may_be_above_one() -> None:
     ("value", "found"),
     [([{"at": 1}, {}, 7], [1, None, None]), ((Mix(share=1),), [None]), ("text", []), (None, []), ({"at": 1}, [])],
 )
-def test_item_values_reads_unvalidated_items(value: Any, found: list[Any]) -> None:
+def test_item_values_reads_unvalidated_items(value: object, found: list[Any]) -> None:
     assert item_values(value, "at") == found

@@ -225,7 +225,7 @@ def test_what_could_not_be_read_is_no_second_fault(tmp_path: Path) -> None:
         (" init =random", ("init",), "random"),
     ],
 )
-def test_a_setting_overrides_the_file(good: Path, override: str, path: tuple[str | int, ...], value: Any) -> None:
+def test_a_setting_overrides_the_file(good: Path, override: str, path: tuple[str | int, ...], value: object) -> None:
     found: Any = load(str(good), [override])
     for key in path:
         found = found[key] if isinstance(key, int) else getattr(found, key)

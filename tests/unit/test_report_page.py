@@ -1,7 +1,6 @@
 """The page: whole, in one file, safe whatever the names, and on a phone too."""
 
 import re
-from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import product
 from pathlib import Path
@@ -11,49 +10,11 @@ import pytest
 from graftcli.report.page import batch_sizes, block_rows, differing_settings, page
 from graftcli.report.run_view import BenchView, LatencyView, load_run_view
 from tests.browser import opened
+from tests.pages import Reader
 from tests.reports import LADDER, folder_of_run, one_shown
 
 CSS = files("graftcli.report").joinpath("templates/style.css").read_text()
-VOID = {"meta", "link", "br", "img"}
 HOSTILE = '<script>alert("x")</script>'
-
-
-class Reader(HTMLParser):
-    """Tags that are closed in order, the text of each, and every attribute that could fetch something."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[tuple[str, str]] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.fetched: list[str] = []
-        self.outside: list[str] = []  # tables that no box of their own holds
-        self.words = ""
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        known = {name: value or "" for name, value in attrs}
-        self.tags.append(tag)
-        self.ids += [known["id"]] if "id" in known else []
-        self.fetched += [known[name] for name in ("src", "href", "xlink:href", "action", "data") if name in known]
-        if tag == "table" and "scroll" not in [kind for _, kind in self.open]:
-            self.outside.append(tag)
-        if tag not in VOID:
-            self.open.append((tag, known.get("class", "")))
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open and self.open[-1][0] == tag, (tag, self.open)
-        self.open.pop()
-
-    def handle_data(self, data: str) -> None:
-        if not any(tag == "style" for tag, _ in self.open):
-            self.words += data
 
 
 def everything(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """What run.json says, and how two documents differ."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -25,7 +24,7 @@ from tests.records import FIXED, result, settings
         ({"b": 1, "a": 1}, {"b": 2, "a": 2}, ["a", "b"]),
     ],
 )
-def test_every_difference_has_its_name(old: Any, new: Any, names: list[str]) -> None:
+def test_every_difference_has_its_name(old: object, new: object, names: list[str]) -> None:
     assert [name for name, _, _ in differences(old, new)] == names
     assert [name for name, _, _ in differences(new, old)] == names
 

@@ -33,15 +33,15 @@ class Trap:
         return os.system, (f"touch {self.target}",)
 
 
-def save_new(value: Any, path: Path) -> None:
+def save_new(value: object, path: Path) -> None:
     torch.save(value, path)
 
 
-def save_old(value: Any, path: Path) -> None:
+def save_old(value: object, path: Path) -> None:
     torch.save(value, path, _use_new_zipfile_serialization=False)
 
 
-def save_bare(value: Any, path: Path) -> None:
+def save_bare(value: object, path: Path) -> None:
     path.write_bytes(pickle.dumps(value))
 
 

@@ -111,7 +111,7 @@ def test_facts_that_are_damaged_are_refused(tmp_path: Path, facts: str, reason: 
         ("preprocess", {"mean": [0.5]}, "`student.preprocess.std`: field required"),
     ],
 )
-def test_a_field_that_is_wrong_is_named(tmp_path: Path, field: str, value: Any, reason: str) -> None:
+def test_a_field_that_is_wrong_is_named(tmp_path: Path, field: str, value: object, reason: str) -> None:
     facts = document(made("timm:resnet10t"))
     facts["student"] = {**facts["student"], field: value}
     (tmp_path / FACTS_FILE).write_text(json.dumps(facts))

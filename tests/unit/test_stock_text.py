@@ -8,8 +8,7 @@ import pytest
 import graftcli
 from graftcli.cli.render_plan import plan as print_plan
 from graftcli.report.format import loading, sentences
-from tests.nets import resnet
-from tests.prepared_runs import NETS
+from tests.nets import NETS, resnet
 from tests.records import settings
 from tests.reports import one_shown
 

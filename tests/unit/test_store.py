@@ -14,22 +14,12 @@ from graftcli.errors import CheckpointError, MachineError, UsageError
 from graftcli.store import FILE_PATTERNS, Store
 from graftcli.store.run_file import read_record
 from graftcli.store.run_record import RunSettings, Session
-from tests.records import FIXED, RECIPE, result, settings
-
-SETTINGS = settings()
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+from tests.records import FIXED, RECIPE, SETTINGS, files, records, result, settings
 
 
 def run_file(folder: Path) -> dict[str, Any]:
     run: dict[str, Any] = json.loads((folder / "run.json").read_text())
     return run
-
-
-def records(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 # -- a run from its start to its end ------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_a_network_of_its_own_inherits_and_no_more(tmp_path: Path) -> None:
 
 def test_layers_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[Event] = []
-    monkeypatch.setattr("graftcli.graft.layerwise.whole_layer._MAX_INPUTS", 60)
+    monkeypatch.setattr("graftcli.graft.layerwise.whole_layer.MAX_INPUTS", 60)
     started(made_plan(SPEC), SOLVED, events.append)
     (warned,) = [event.text for event in events if isinstance(event, Warned)]
     assert warned.startswith("least squares initialises 5 of 10 layers; skipped: stages.1.1.0, ")

@@ -84,7 +84,7 @@ def test_their_statistics_are_nearer_to_those_that_the_teacher_remembers(tmp_pat
 def test_they_follow_the_classes_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     side = teacher()
     with_classes = synthesised(tmp_path / "one", side, steps=60)
-    monkeypatch.setattr("graftcli.graft.data.synthetic._CLASS", 0.0)
+    monkeypatch.setattr("graftcli.graft.data.synthetic.CLASS_WEIGHT", 0.0)
     without = synthesised(tmp_path / "two", side, steps=60)
     drawn = (5 * torch.rand(32, generator=torch.Generator().manual_seed(0))).long()
     followed, ignored = (nn.functional.cross_entropy(scores(side, made), drawn) for made in (with_classes, without))
@@ -158,7 +158,7 @@ def test_only_what_may_be_mirrored_is(tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.setattr(Synthesis, "_loss", loss)
         falling = torch.linspace(200, 50, 16)[None, None, None].expand(4, 3, 16, 16).to(torch.uint8)
         synthesis = Synthesis(teacher(), PREPROCESS, HOW, 20)
-        monkeypatch.setattr("graftcli.graft.data.synthetic._SHIFT", 17)
+        monkeypatch.setattr("graftcli.graft.data.synthetic.SHIFT_DIVISOR", 17)
         synthesis.make(falling, augment, 4, 0, Cache(tmp_path / str(augment.flip)), lambda *_: None)
         return set(found)
 
@@ -238,7 +238,7 @@ def test_a_run_is_trained_on_them_too(tmp_path: Path) -> None:
 def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("graftcli.graft.data.synthetic._MOST", 10)
+    monkeypatch.setattr("graftcli.graft.data.synthetic.MAX_BATCH", 10)
     expected = weights_digest(trained(plan(), Memory(tmp_path / "whole"), with_synthetic()).merged.module)
     store, wanted, seen = Memory(tmp_path / "broken"), with_synthetic(), list[int]()
 

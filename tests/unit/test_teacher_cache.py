@@ -12,7 +12,7 @@ from graftcli.graft.data.teacher_cache import Place, TeacherCache, choose_places
 from graftcli.graft.data.views import Views
 from graftcli.graft.settings import EngineSettings
 from graftcli.recipe.values import Augment
-from graftcli.store import cache_progress as diary
+from graftcli.store import cache_progress, intervals
 from graftcli.store.cache_files import Cache
 from tests.engine import PREPROCESS, images
 
@@ -64,7 +64,7 @@ def looking(
 @pytest.mark.parametrize("amp", [False, True])
 def test_a_look_goes_on(place: Place, stop_at: int, amp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, _ = looking(place, tmp_path / "whole", None, amp)
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     _, before = looking(place, tmp_path / "broken", stop_at, amp)
     answers, after = looking(place, tmp_path / "broken", None, amp)
     assert (before.shown, after.shown) == (-(-stop_at // 8) * 8, -(-(60 - stop_at) // 8) * 8)
@@ -77,11 +77,11 @@ def test_a_file_made_again_is_not_trusted_however_often_a_pass_is_interrupted(
 ) -> None:
     """Its rows are zeros: what was written down of the file before it counts no more."""
     whole, _ = looking("memory", tmp_path / "whole", None)
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     looking("disk", tmp_path, 32)
     (tmp_path / "value-1.bin").unlink()
     with pytest.MonkeyPatch.context() as never:
-        never.setattr(diary, "_KEEP_EVERY", 1e9)
+        never.setattr(intervals, "SAVE_SECONDS", 1e9)
         looking("disk", tmp_path, 8)
     found, again = looking("disk", tmp_path, None)
     assert again.shown == 64, "eight batches of eight"
@@ -110,7 +110,7 @@ def test_what_is_not_whole_is_looked_at_again(
     place: Place, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = looking("memory", tmp_path / "whole", None)
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     looking(place, tmp_path, 32)
     file = tmp_path / "value-1.bin"
     if gone:
@@ -128,7 +128,7 @@ def test_a_damaged_cache_is_computed_again_with_a_warning(
     place: Place, bit: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = looking("memory", tmp_path / "whole", None)
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     looking(place, tmp_path, 32)
     data = bytearray((tmp_path / "value-1.bin").read_bytes())
     data[bit // 8] ^= 1 << bit % 8
@@ -147,7 +147,7 @@ PAGES = [
 
 @pytest.mark.parametrize("page", PAGES)
 def test_a_damaged_page_is_a_damaged_cache(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     looking("memory", tmp_path, 32)
     (tmp_path / "value-done.json").write_text(page)
     assert looking("memory", tmp_path, None)[1].shown == 64
@@ -166,8 +166,8 @@ def test_a_row_that_is_damaged_while_the_run_is_under_way_is_computed_again(tmp_
 
 
 def test_a_full_disk_only_costs_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diary, "_KEEP_EVERY", -1.0)
-    monkeypatch.setattr(diary.CacheProgress, "_has_room", lambda _: False)
+    monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
+    monkeypatch.setattr(cache_progress.CacheProgress, "_has_room", lambda _: False)
     looking("memory", tmp_path, 32)
     _, again = looking("memory", tmp_path, None)
     assert again.shown == 64, "eight batches of eight"

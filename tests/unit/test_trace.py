@@ -11,31 +11,7 @@ from torch.nn import functional as F
 from graftcli.errors import PairError
 from graftcli.models.tracing.trace import Traced, identical, trace, trace_inside
 from tests.nets import randomise, resnet
-
-
-def images(*size: int, count: int = 2) -> Tensor:
-    return torch.randn(count, *(size or (3, 32, 32)), generator=torch.Generator().manual_seed(5))
-
-
-def run(traced: Traced, batch: Tensor) -> Tensor:
-    with torch.no_grad():
-        result: Tensor = fx.GraphModule(traced.root, traced.graph)(batch)
-    return result
-
-
-class Small(nn.Module):
-    """A stem, two stages and a head; subclasses say how they hang together."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 8, 3, 2, 1)
-        self.stage1 = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.stage2 = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU())
-        self.head = nn.Linear(16, 5)
-
-    def forward(self, x: Tensor) -> Any:
-        return self.head(self.stage2(self.stage1(self.stem(x))).mean((2, 3)))
-
+from tests.traces import Small, images, run
 
 # ---- what a graph knows ----
 
@@ -155,7 +131,9 @@ def test_a_leaf_is_looked_into_on_the_shapes_that_it_saw() -> None:
 @pytest.mark.parametrize("defaults", [True, False])
 def test_further_inputs_keep_their_defaults(defaults: bool) -> None:
     class Optional(Small):
-        def forward(self, x: Tensor, mask: Tensor | None = None, *rest: Any, scale: float = 2.0, **more: Any) -> Any:
+        def forward(
+            self, x: Tensor, mask: Tensor | None = None, *rest: object, scale: float = 2.0, **more: object
+        ) -> Any:
             return super().forward(x if mask is None else x * mask) * scale
 
     class Variadic(Small):

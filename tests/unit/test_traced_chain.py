@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from graftcli.models.tracing.chain import as_chain, stages
 from graftcli.models.tracing.trace import trace
 from tests.nets import randomise
-from tests.unit.test_trace import Small, images, run
+from tests.traces import Small, images, run
 
 
 class Branching(Small):

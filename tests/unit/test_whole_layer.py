@@ -13,7 +13,7 @@ from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.layerwise.whole_layer import fits_in_rows, solve_whole
 from graftcli.graft.surgery.fold import Plain
 from graftcli.models.least_squares import solve, solve_dual
-from tests.unit.test_one_layer import layer, seen
+from tests.layer_pairs import layer, seen
 
 
 @pytest.mark.parametrize("norm", [True, False])

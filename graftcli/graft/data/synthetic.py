@@ -29,12 +29,12 @@ from graftcli.models.tracing.split import join, split
 from graftcli.recipe.values import Augment
 from graftcli.store.cache_files import Cache
 
-_MOST = 96  # images per batch, over which statistics are taken: more are better and need more memory
+MAX_BATCH = 96  # images per batch, over which statistics are taken: more are better and need more memory
 _PIXELS = 16 * 224 * 224  # per batch at most: large images need fewer for as many values per channel
 _LR = 6.0  # initial learning rate, in the 255 levels of a pixel
-_CLASS = 0.3  # weight of the cross-entropy relative to the statistics loss
+CLASS_WEIGHT = 0.3  # weight of the cross-entropy relative to the statistics loss
 _MAX_CHANNEL_LOSS = 100.0  # keeps channels with almost no variance from dominating
-_SHIFT = 16  # images are shifted by up to 1/16 of each side per step
+SHIFT_DIVISOR = 16  # images are shifted by up to 1/16 of each side per step
 
 
 class Synthesis:
@@ -65,7 +65,7 @@ class Synthesis:
         # as large as the stored training images, because they are augmented in the same way
         stored = replace(self.preprocess, size=self.preprocess.stored_size, crop_pct=1.0)
         views = Views(pixels, stored, augment, -(-count // len(pixels)), seed)
-        batch = max(1, min(_MOST, _PIXELS // math.prod(self.preprocess.size)))
+        batch = max(1, min(MAX_BATCH, _PIXELS // math.prod(self.preprocess.size)))
         batches = []
         progress(0, count)
         for number, index in enumerate(torch.arange(count).tensor_split(-(-count // batch))):
@@ -101,7 +101,7 @@ class Synthesis:
         loss = torch.stack(losses).mean()
         if logits.shape[1] < 2:
             return loss
-        return loss + _CLASS * F.cross_entropy(logits.float(), (class_draws * logits.shape[1]).long())
+        return loss + CLASS_WEIGHT * F.cross_entropy(logits.float(), (class_draws * logits.shape[1]).long())
 
 
 @contextmanager
@@ -158,7 +158,7 @@ class _Moments(torch.autograd.Function):
 def _shift(pixels: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Shift the images at random and crop them to the network's size, so that they do not overfit one pixel grid."""
     margins = [stored - side for stored, side in zip(pixels.shape[2:], size, strict=True)]
-    limits = [max(side // _SHIFT, margin // 2) for side, margin in zip(size, margins, strict=True)]
+    limits = [max(side // SHIFT_DIVISOR, margin // 2) for side, margin in zip(size, margins, strict=True)]
     shift = [int(torch.randint(-limit, limit + 1, (), generator=generator)) for limit in limits]
     top, left = (margin // 2 for margin in margins)
     return pixels.roll(shift, (2, 3))[:, :, top : top + size[0], left : left + size[1]]

@@ -20,8 +20,8 @@ from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.tasks import Task, trained_modules
 from graftcli.graft.training.trainer import TaskStore, TrainContext
 from graftcli.models.channel_selection import ChannelSelection
+from graftcli.store import intervals
 
-_KEEP_EVERY = 8.0  # seconds between two saved states
 _MEMORY_FACTOR = 2.0  # memory for intermediate results, relative to the features alive in both networks
 
 
@@ -187,7 +187,7 @@ class _LayerwiseStage:
         is_solved = self.task.stage.optimizer == "least-squares"
         self.losses.append(self._solve(layer, inputs) if is_solved else self._train(layer, inputs))
         self.done, self.layer_state = self.current, None
-        if time.monotonic() - self.saved_at > _KEEP_EVERY:
+        if time.monotonic() - self.saved_at > intervals.SAVE_SECONDS:
             self.keep(0, None)
 
     def _train(self, layer: LayerPair, inputs: LayerInputs) -> float:

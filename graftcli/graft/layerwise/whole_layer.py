@@ -13,14 +13,14 @@ from graftcli.graft.surgery.fold import Plain
 from graftcli.models.least_squares import Equations, solve, solve_dual, to_float64
 
 _MIN_ROWS, _ROWS_PER_INPUT = 2**13, 8  # sampled positions of all views: at least, and for each input of the layer
-_MAX_INPUTS = 8192  # inputs per position, kernel size included: the equations of more would fill the memory
+MAX_INPUTS = 8192  # inputs per position, kernel size included: the equations of more would fill the memory
 # relative to the mean of the diagonal: at least, and where there are as many positions as inputs
 _MIN_RIDGE, _RIDGE_PER_INPUT = 1e-2, 0.1
 
 
 def fits_in_rows(layer: LayerPair) -> bool:
     """Whether the inputs of both layers at a position can be laid out as a matrix row that is not too long."""
-    if layer.last.weight[0].numel() > _MAX_INPUTS:
+    if layer.last.weight[0].numel() > MAX_INPUTS:
         return False
     convolutions = [module for module in (layer.last, layer.teacher) if isinstance(module, nn.Conv2d)]
     return all(type(conv) is nn.Conv2d and conv.padding_mode == "zeros" for conv in convolutions)

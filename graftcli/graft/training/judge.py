@@ -21,7 +21,7 @@ from graftcli.graft.training.tasks import Task, loss, teacher_values
 _MAX_SCORINGS, _MIN_SCORINGS = 7, 4  # during a task
 _SCORING_SHARE = 0.03  # of a task's cost that scoring may take
 _MIN_VIEWS, _MAX_VIEWS = 128, 512
-_FRACTIONS = (0.75, 0.5, 0.25)  # points tried on the line from the weights before a task to those after it
+FRACTIONS = (0.75, 0.5, 0.25)  # points tried on the line from the weights before a task to those after it
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def keep_best(
         return Verdict(before, after, after, 1.0, stopped)
     end = {name: tensor.detach().clone() for name, tensor in trainable.state_dict().items()}
     points = [(after, 1.0)]
-    for fraction in _FRACTIONS:
+    for fraction in FRACTIONS:
         _place(trainable, start, end, fraction)
         points.append((measure(), fraction))
     points.append((before, 0.0))

@@ -6,9 +6,8 @@ from collections.abc import Callable
 from graftcli.events import Listener, TaskStarted, TaskStep, Warned
 from graftcli.graft.backend.batchnorm import recalibrate, training_mode
 from graftcli.graft.training.trainer import Trainer
+from graftcli.store import intervals
 
-_KEEP_EVERY = 8.0  # seconds between two saved states
-_TELL_EVERY = 0.2  # seconds between two progress events
 _CHECKPOINTS = 50  # per task: steps at which its state is copied and its loss is logged
 _RECALIBRATION_BATCHES = 16
 
@@ -70,7 +69,7 @@ class _Pace:
     def is_save_due(self) -> bool:
         """At a checkpoint: whether waiting for the next one would exceed the interval."""
         now = time.monotonic()
-        due = now - self.saved + (now - self.checkpoint) > _KEEP_EVERY
+        due = now - self.saved + (now - self.checkpoint) > intervals.SAVE_SECONDS
         self.saved, self.checkpoint = now if due else self.saved, now
         return due
 
@@ -78,7 +77,7 @@ class _Pace:
         """Count the images of a step; return images/s if an event is due."""
         now = time.monotonic()
         self.images += images
-        if now - self.sent <= _TELL_EVERY and not at_once:
+        if now - self.sent <= intervals.REPORT_SECONDS and not at_once:
             return None
         speed = self.images / max(now - self.sent, 1e-9)
         self.sent, self.images = now, 0

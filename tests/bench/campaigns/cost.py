@@ -28,7 +28,7 @@ NETS = Path(__file__).resolve().parents[2] / "nets.py"
 def timed(spent: Counter[str], name: str, work: Callable[..., Any]) -> Callable[..., Any]:
     """The same function, whose CPU time is added up."""
 
-    def call(*args: Any, **more: Any) -> Any:
+    def call(*args: object, **more: object) -> Any:
         began = time.thread_time()
         try:
             return work(*args, **more)

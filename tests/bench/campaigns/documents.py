@@ -28,7 +28,16 @@ def made(folder: Path) -> Path:
     for index in range(6):
         pixels = bytes((index * 37 + place * 101) % 256 for place in range(32 * 32 * 3))
         Image.frombytes("RGB", (32, 32), pixels).save(folder / "images" / f"{index}.png")
-    networks = ("--teacher", "resnet10t", "--teacher-checkpoint", "none", "--student", "resnet10t", "--img-size", "32")
+    networks = (
+        "--teacher",
+        "test_resnet",
+        "--teacher-checkpoint",
+        "none",
+        "--student",
+        "test_resnet",
+        "--img-size",
+        "32",
+    )
     argv = (
         "distill",
         *networks,

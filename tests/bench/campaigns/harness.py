@@ -38,9 +38,7 @@ _LAZY = (
 
 # constants of graftcli that a child changes, so that a run of a second writes what a run of an hour writes
 FREQUENT = {
-    "graftcli.graft.training.loop._KEEP_EVERY": 0.0,  # seconds between two states of a task
-    "graftcli.graft.layerwise.stage._KEEP_EVERY": 0.0,
-    "graftcli.store.cache_progress._KEEP_EVERY": 0.0,  # seconds between two notes of the teacher cache
+    "graftcli.store.intervals.SAVE_SECONDS": 0.0,
     "graftcli.graft.schedule._VIEWS_PER_SYNTHETIC": 1,  # a run this short makes no synthetic images otherwise
     "graftcli.graft.schedule._FEWEST_SYNTHETIC": 4,
 }
