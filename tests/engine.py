@@ -1,4 +1,4 @@
-"""What the engine's tests share: a tiny teacher, a narrower student, images of noise, a keeper without a disk."""
+"""Tiny networks, images, recipes and an in-memory store for the engine's tests."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

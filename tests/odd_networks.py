@@ -1,4 +1,4 @@
-"""Networks that somebody might bring along and that cannot be grafted as they are, or only just."""
+"""Unusual networks, which can hardly or not at all be cut."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""A folder with noise and a teacher's weights, and what a run starts from there, as tests share it."""
+"""Folders with images of noise and weights of a teacher, and runs prepared from them."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from tests.nets import NETS, randomise, resnet
 OWN = f"{NETS}:resnet(depth=8)"  # a student that is not made from the teacher
 
 
-def furnished(folder: Path, images: int) -> Path:
+def run_inputs(folder: Path, images: int) -> Path:
     photos(folder, [f"photos/{i}.png" for i in range(images)])
     torch.manual_seed(0)
     torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
@@ -28,7 +28,7 @@ def run_config(place: Path, how: TrainOptions, student: str = OWN, checkpoint: P
     return RunConfig(networks, str(place / "photos"), None, PreprocessOptions(), how)
 
 
-def begun(
+def prepared(
     place: Path,
     how: TrainOptions,
     student: str = OWN,

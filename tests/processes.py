@@ -1,4 +1,4 @@
-"""Real processes to kill, started fast because a server holds what they import, and real disks that are full."""
+"""Real processes to kill, forked from a server that has imported the heavy packages, and real disks that are full."""
 
 import multiprocessing
 import os

@@ -1,4 +1,4 @@
-"""The frame of the commands: help, exit codes, messages, shared options. What a command does is in its own test."""
+"""All commands: help, exit codes, messages and shared options."""
 
 import errno
 import json

@@ -180,7 +180,7 @@ def test_a_table_is_not_lost_to_a_command_that_is_refused(finished: dict[str, An
     assert result.exit_code == 2 and (place / "kept/compare.md").read_bytes() == table
 
 
-def test_a_cell_that_was_broken_off_goes_on_to_the_same_bytes_and_counts_all_its_seconds(
+def test_an_interrupted_cell_resumes_to_the_same_bytes_and_counts_all_its_seconds(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Stop(Exception):

@@ -1,4 +1,4 @@
-"""The demo, with a few steps in place of many: what it shows and what it leaves behind."""
+"""The demo with few steps: its output and its files."""
 
 import json
 from pathlib import Path

@@ -294,7 +294,7 @@ def test_bad_arguments_are_refused_with_one_message(
     assert "Traceback" not in result.stderr
 
 
-def test_a_run_that_was_begun_on_another_machines_gpu_goes_on_there(finished: Path, place: Path) -> None:
+def test_a_run_started_on_another_machines_gpu_resumes_there(finished: Path, place: Path) -> None:
     shutil.copytree(finished, place / "begun")
     run = json.loads((place / "begun/run.json").read_text())
     del run["result"]

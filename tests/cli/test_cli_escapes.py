@@ -1,4 +1,4 @@
-"""What comes from outside is text wherever it is shown: in the card, in the pages, in Markdown and on a terminal."""
+"""Names from outside are shown as text: in model cards, pages, Markdown and terminals."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Scores: a network and the files that were made of it answer alike, and a file needs no telling how."""
+"""`graftcli eval`: a network and the files exported from it get the same scores."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The options that commands share: what they accept, and what goes before what."""
+"""Options that commands share: their values and their precedence."""
 
 import json
 import re

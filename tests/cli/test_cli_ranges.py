@@ -190,7 +190,7 @@ def test_a_mistyped_variable_is_one_warning_with_the_nearest() -> None:
     assert list(unknown_variables(["graftcli_seed", "GRAFTCLI_"], known))[1].endswith("GRAFTCLI_SEED?")
 
 
-def test_the_program_warns_of_it_and_goes_on() -> None:
+def test_the_program_warns_of_it_and_continues() -> None:
     ran = CliRunner().invoke(app, ["recipes", "ls"], env={"GRAFTCLI_IMGSIZE": "64", "GRAFTCLI_SEED": "3"})
     assert ran.exit_code == 0
     assert ran.stderr.count("warning: ") == 1 and "GRAFTCLI_IMG_SIZE" in ran.stderr

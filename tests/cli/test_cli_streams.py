@@ -1,4 +1,4 @@
-"""What happens to stdout and stderr never ends a run, and with --json nothing but JSON reaches them."""
+"""Broken output streams end no run, and with --json stdout and stderr hold nothing but JSON."""
 
 import json
 import os

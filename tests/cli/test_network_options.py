@@ -1,4 +1,4 @@
-"""A network is what its spec, its checkpoint, the flags and the teacher agree on; where they do not, it is refused."""
+"""Spec, checkpoint, flags and teacher must agree on a network."""
 
 import json
 import os

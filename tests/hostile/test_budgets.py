@@ -1,4 +1,4 @@
-"""What free memory and disk decide changes time, never a bit of the weights."""
+"""Free memory and disk determine where features are cached, and no bit of the weights."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Any value at any place of a document that can be made again: it is ignored with a warning, and nothing else ends."""
+"""Any value anywhere in a document that can be made again is ignored with one warning."""
 
 import copy
 import json

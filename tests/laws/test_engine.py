@@ -1,4 +1,4 @@
-"""The whole method on tiny networks: what it changes, what it leaves alone, and that it always does the same."""
+"""The whole method on tiny networks: results, resuming, and the same bytes every time."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ _OTHER_BREAKS = [(after, norm, False) for after in range(1, 9) for norm in ("fro
         *(pytest.param(*case, marks=pytest.mark.nightly) for case in _OTHER_BREAKS if case not in _BREAKS),
     ],
 )
-def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
+def test_a_run_interrupted_anywhere_resumes_to_the_same_bytes(
     tmp_path: Path, after: int, batchnorm: str, amp: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every step is kept, and the run breaks off again and again; its first task sees the most views."""
@@ -109,7 +109,7 @@ def test_in_bfloat16_a_run_comes_out_nearly_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("memory, disk", [(0, 0), (0, 10**9), (20_000, 10**9)])
-def test_what_is_remembered_where_changes_nothing(tmp_path: Path, memory: int, disk: int) -> None:
+def test_where_features_are_cached_changes_nothing(tmp_path: Path, memory: int, disk: int) -> None:
     whole = trained(plan(), Memory(tmp_path), count=40)
     other = trained(plan(), Memory(tmp_path), settings=EngineSettings(memory=memory, disk=disk), count=40)
     assert (tmp_path / "cache").exists() == bool(disk)

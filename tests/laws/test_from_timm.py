@@ -101,7 +101,7 @@ def test_a_folder_that_timm_did_not_write_is_refused(tmp_path: Path, config: str
     assert "save_for_hf" in caught.value.fix
 
 
-def test_a_folder_names_a_network_that_nobody_has(tmp_path: Path) -> None:
+def test_a_folder_that_names_an_unknown_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architecture": "resnet10u", "pretrained_cfg": {}}')
     with pytest.raises(PairError, match="timm has no network `resnet10u`") as caught:
         build(f"local-dir:{tmp_path}")

@@ -1,4 +1,4 @@
-"""Layer after layer, through the engine: what it changes, in which order, and that a run goes on where it broke off."""
+"""Layer-wise training through the engine: what it changes, in which order, and resuming."""
 
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("way", list(WAYS))
 @pytest.mark.parametrize("after", [2, 7])
-def test_a_run_broken_off_anywhere_goes_on_to_the_same_bytes(
+def test_a_run_interrupted_anywhere_resumes_to_the_same_bytes(
     way: str, after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)

@@ -1,4 +1,4 @@
-"""The gate behind a merge: what differs by more than rounding is refused."""
+"""The check after a merge refuses what differs by more than rounding."""
 
 import copy
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What is saved loads where it says that it loads, and gives there what it gave here."""
+"""Saved students load where their model card says, with the same outputs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Networks that somebody might bring along: cut exactly, or answered with one message, its fix and its exit code."""
+"""Unusual networks: cut exactly, or refused with one message, its fix and its exit code."""
 
 import copy
 import json

@@ -169,7 +169,7 @@ def test_features_at_a_cut_are_not_written_into_by_the_next_block() -> None:
 
 
 @pytest.mark.parametrize("name", ["timm:resnet10t", "torchvision:vgg11_bn", "torchvision:densenet121"])
-def test_remembered_features_stay_also_where_a_library_writes_in_place(name: str) -> None:
+def test_cached_features_stay_also_where_a_library_writes_in_place(name: str) -> None:
     network = Architecture(name).build()
     traced = trace(network, images(3, 64, 64, count=2))
     value = images(3, 64, 64)
@@ -219,7 +219,7 @@ def test_channels_last_images_and_networks_are_cut_too() -> None:
         assert torch.equal(join(blocks)(batch), network(batch))
 
 
-def test_a_chain_that_looks_at_the_numbers_is_not_cut_where_that_changes_the_answer() -> None:
+def test_a_chain_that_depends_on_values_is_not_cut_where_that_changes_its_output() -> None:
     class Moody(nn.Module):
         """A chain on the images it was traced with, and something else on others."""
 

@@ -1,4 +1,4 @@
-"""The training loop: what a block sees, towards what, in which precision, and when a loss has run away."""
+"""The training loop: a block's input, its targets, its precision, and losses that diverge."""
 
 import copy
 import shutil
@@ -103,9 +103,7 @@ def test_the_head_is_met_by_the_last_block_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("changes", [{"input": "student"}, {"input": "mix", "mu": 0.5}])
-def test_runs_on_the_students_own_features_lower_the_loss_and_can_be_broken_off(
-    changes: dict[str, Any], tmp_path: Path
-) -> None:
+def test_runs_on_the_students_own_features_lower_the_loss_and_resume(changes: dict[str, Any], tmp_path: Path) -> None:
     store = Memory(tmp_path)
     outcome = trained(plan(), store, on_blocks(**changes, steps=120))
     again = Memory(tmp_path)

@@ -92,7 +92,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     assert read_tensors(path)[1] == {"step": 3, "loss": 0.5}
 
 
-def test_a_file_that_goes_on_behind_its_end_is_found(tmp_path: Path) -> None:
+def test_data_after_the_end_of_a_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
     write_tensors(path, tensors(), {})
     path.write_bytes(path.read_bytes() + b"\0")
@@ -162,7 +162,7 @@ def _step(network: torch.nn.Module, optimiser: torch.optim.Optimizer, number: in
 
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "adam", "adamw"])
-def test_an_optimiser_goes_on_as_if_it_had_not_stopped(tmp_path: Path, name: str) -> None:
+def test_a_saved_optimiser_resumes_exactly(tmp_path: Path, name: str) -> None:
     network = _network()
     optimiser = _optimiser(name, network)
     for number in range(3):

@@ -1,4 +1,4 @@
-"""graph -> cuts: where one tensor alone is alive, how it is laid out, and which of these places is taken."""
+"""Automatic cuts: where exactly one activation is alive, its layout, and which of these places is chosen."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""Blocks of an earlier run stand for those of a new one where they have seen the same."""
+"""Blocks of an earlier run are reused where they would be trained in the same way."""
 
 from pathlib import Path
 
@@ -7,17 +7,17 @@ import pytest
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.reuse import _matching_stages
-from tests.prepared_runs import begun, furnished
+from tests.prepared_runs import prepared, run_inputs
 from tests.records import settings
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnished(tmp_path_factory.mktemp("place"), 12)
+    return run_inputs(tmp_path_factory.mktemp("place"), 12)
 
 
 def started(place: Path, *overrides: str) -> PreparedRun:
-    return begun(
+    return prepared(
         place, TrainOptions(overrides=("views.total=null", "views.count=2", "stages.graft.steps=10", *overrides))
     )
 

@@ -1,4 +1,4 @@
-"""What a run can make again is made once, and again where it did not come down whole."""
+"""Cached pixels are made once, and again if their file is incomplete."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Which channels of a network are one and the same."""
+"""Groups of channels that belong together."""
 
 import torch
 from torch import Tensor, nn
@@ -48,13 +48,13 @@ def test_a_flattened_channel_is_read_at_each_of_its_places() -> None:
     assert found.reads["head"] == tuple(name for name in found.gives["norm"] for _ in range(4))
 
 
-def test_behind_a_step_that_nobody_follows_channels_are_nobodys() -> None:
+def test_after_an_unknown_operation_channels_are_in_no_group() -> None:
     found = of(Mixed(blind=True))
     assert set(found.reads["head"]) == {0}
     assert found.lost == frozenset(found.gives["norm"])
 
 
-def test_zeros_that_are_padded_in_are_nobodys() -> None:
+def test_padded_zeros_are_in_no_group() -> None:
     class Padded(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -49,7 +49,7 @@ def test_units_lie_at_even_distance() -> None:
     assert even(0, 1, 4) == 0
 
 
-def test_what_nobody_reads_does_not_matter_and_shares_make_a_whole() -> None:
+def test_unread_channels_have_no_importance_and_shares_add_up_to_one() -> None:
     module = randomise(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3, groups=2), nn.Flatten()))
     module.append(nn.Linear(8 * 16, 5)).eval()
     images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))

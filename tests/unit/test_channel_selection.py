@@ -1,4 +1,4 @@
-"""What a made student keeps of its teacher, as numbers and as text."""
+"""The channels that a derived student keeps of its teacher, as numbers and as text."""
 
 import json
 

@@ -144,7 +144,7 @@ def test_ctrl_c_works_at_once_elsewhere_and_the_handler_is_restored() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_command_in_the_background_goes_on_not_listening() -> None:
+def test_a_command_in_the_background_keeps_ignoring_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with listening(as_json=False, quiet=True) as listen:
         os.kill(os.getpid(), signal.SIGINT)

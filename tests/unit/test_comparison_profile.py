@@ -1,4 +1,4 @@
-"""What a run will take, found out by its first steps."""
+"""A run's cost per step, measured on its first steps."""
 
 import time
 from pathlib import Path
@@ -13,16 +13,16 @@ from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.running import engine_settings, fixed_settings
 from graftcli.store.cache_files import Cache
-from tests.prepared_runs import begun, furnished
+from tests.prepared_runs import prepared, run_inputs
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnished(tmp_path_factory.mktemp("place"), 44)
+    return run_inputs(tmp_path_factory.mktemp("place"), 44)
 
 
 def started(place: Path, *overrides: str) -> PreparedRun:
-    return begun(place, TrainOptions(overrides=("views.synthetic=null", *overrides), batch=4))
+    return prepared(place, TrainOptions(overrides=("views.synthetic=null", *overrides), batch=4))
 
 
 def test_a_step_takes_what_lies_between_two_of_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

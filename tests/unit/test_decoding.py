@@ -1,4 +1,4 @@
-"""Files through one function: in order, few at a time, and no file's fault is another's."""
+"""Files are decoded in order, a few at a time, and a fault of one file does not affect another."""
 
 import subprocess
 import sys
@@ -97,7 +97,7 @@ def test_memory_that_runs_out_while_a_file_is_read_is_not_the_end() -> None:
     assert found[0] == "a.png" and isinstance(found[1], Broken) and "ran out of memory" in found[1].reason
 
 
-def test_a_decoder_that_hangs_is_abandoned_and_the_others_go_on() -> None:
+def test_a_decoder_that_hangs_is_abandoned_and_the_others_continue() -> None:
     hanging = threading.Event()
 
     def work(file: File) -> str:

@@ -1,4 +1,4 @@
-"""The images that are shown are those to which the two networks answer most differently."""
+"""The report shows the images on which teacher and student disagree most."""
 
 import base64
 import io

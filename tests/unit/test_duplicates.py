@@ -1,4 +1,4 @@
-"""Images that show the same are found, and others are not taken for them."""
+"""Duplicate images are found, and different images are not taken for duplicates."""
 
 import io
 import itertools

@@ -1,4 +1,4 @@
-"""Convolutions taken apart: as near as singular values allow, and exact where nothing is left out."""
+"""Factorised convolutions: the best approximation of their rank, and exact at full rank."""
 
 import pytest
 import torch

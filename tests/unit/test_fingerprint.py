@@ -1,4 +1,4 @@
-"""What counts as a change of the files behind a name, and what does not."""
+"""Which changes of the files behind a name change its fingerprint."""
 
 from pathlib import Path
 
@@ -56,7 +56,7 @@ def test_a_change_behind_a_link_is_one(tmp_path: Path) -> None:
         ("prune:l1=0.5", "other"),
     ],
 )
-def test_what_nobody_reads_is_none(tmp_path: Path, text: str, file: str) -> None:
+def test_channels_that_are_not_read_have_no_importance(tmp_path: Path, text: str, file: str) -> None:
     for name in ("photos/1.png", "run/graft.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")

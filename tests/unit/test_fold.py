@@ -1,4 +1,4 @@
-"""Layer arithmetic: each law over the layers that can take an adapter in."""
+"""Folding adapters into layers: the laws, over all layers that can absorb one."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Who reads a tensor and who made it; whether a 1x1 vanishes into them, and if not, because of whom."""
+"""Readers and makers of a tensor; whether they can absorb a 1x1 adapter, and if not, which layer prevents it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -215,12 +215,12 @@ def test_readers_inside_a_module_that_is_kept_whole_are_found() -> None:
     assert blocker == "read by `a.first` (Conv2d, 4 groups)"
 
 
-def test_a_module_that_nobody_can_look_into_is_named() -> None:
+def test_a_module_that_cannot_be_traced_is_named() -> None:
     blocker = forwards(lambda m, x: m.a(x), a=Stubborn(conv())).blocker
     assert blocker == "read by `a` (Stubborn, whose layers cannot be traced)"
 
 
-def test_timms_own_leaves_are_looked_into_or_named() -> None:
+def test_timms_own_leaves_are_traced_or_named() -> None:
     norm_free = trace(timm.create_model("test_nfnet", num_classes=10), torch.randn(2, 3, 64, 64))
     stages = [p for p in positions(norm_free) if p.name in ("stages.0", "stages.1")]
     assert [p.forwards.blocker for p in stages] == [

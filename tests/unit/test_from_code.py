@@ -1,4 +1,4 @@
-"""A user's own network comes from a file or a package, and whatever is wrong with it is one sentence."""
+"""Networks from a user's file or package; every fault is one sentence."""
 
 import json
 import py_compile

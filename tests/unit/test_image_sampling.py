@@ -1,4 +1,4 @@
-"""Images drawn from a folder: a few of each class, the same ones again, and none of them tells its class."""
+"""Sampled images: a few per class, the same again for the same seed, and without the names of their classes."""
 
 from pathlib import Path
 

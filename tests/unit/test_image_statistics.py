@@ -1,4 +1,4 @@
-"""A folder of images, counted."""
+"""Statistics of a folder of images."""
 
 import hashlib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Images are decoded once, in an order that no name decides, and what is broken is named and left out."""
+"""Images are decoded once, in an order that no name determines; broken files are named and skipped."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""The layers of the design: each module imports only from those before its own, and only the topmost one talks."""
+"""The rooms of the architecture: each module imports only from rooms before its own, and only `cli` prints."""
 
 import ast
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A student's first weights out of its teacher."""
+"""A student's initial weights from its teacher."""
 
 import copy
 from collections.abc import Callable

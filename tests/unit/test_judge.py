@@ -79,7 +79,7 @@ def test_a_task_that_loses_ground_at_each_mark_only_falls(scores: list[tuple[flo
     assert watch.is_falling({mark: Score(*score) for mark, score in zip(marks, scores, strict=False)}) == falls
 
 
-def test_a_task_whose_loss_falls_goes_on_although_its_logits_move_away() -> None:
+def test_a_task_whose_loss_falls_continues_although_its_logits_move_away() -> None:
     """So does a block that is trained from random weights in its first steps."""
     marks, loss = tuple(range(10, 80, 10)), iter((0.9, 0.8, 0.7, 0.6))
     watch = Watch(Score(0.12, 2.0, 1.0), marks, lambda: _BEFORE)

@@ -1,4 +1,4 @@
-"""A folder's name becomes a class index by one stated rule, or is named together with what to do."""
+"""A folder's name becomes a class index by one rule, or is refused with the fix."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A walk through a part of a network: it is the network, and it can be changed on the way."""
+"""The interpreter of a part of a network gives its outputs, and its values can be changed on the way."""
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ def test_what_is_changed_before_a_layer_runs_counts() -> None:
         assert torch.equal(walk.values[0], part(image))
 
 
-def test_what_nobody_reads_any_more_is_let_go() -> None:
+def test_features_that_are_no_longer_read_are_freed() -> None:
     """Of a chain of layers no more than two values are alive, whatever its length."""
     made = plan(depth=4)
     image = torch.randn(8, 3, 16, 16)

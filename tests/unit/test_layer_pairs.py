@@ -1,4 +1,4 @@
-"""Layers of a made student beside the teacher's: which there are, and a layer as one linear map."""
+"""Layers of a derived student paired with the teacher's, and a layer as one linear map."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The picture of the losses is a part of the page, in the page's own colours."""
+"""Loss curves are part of the page, in the page's own colours."""
 
 import re
 import xml.etree.ElementTree as ET

@@ -1,4 +1,4 @@
-"""Each form of a spec means one thing, and one that means nothing is answered with what could be meant."""
+"""Each form of a model spec has one meaning; the refusal of another names what could be meant."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself agrees with the network that it was made of."""
+"""The facts read from an ONNX file agree with the network that it was made of."""
 
 from pathlib import Path
 

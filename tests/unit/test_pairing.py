@@ -1,4 +1,4 @@
-"""Two networks -> the places at which they meet: equal maps, in order, or one message that shows both sides."""
+"""Pairing the cuts of two networks: equal maps in order, or one message that shows both sides."""
 
 from itertools import pairwise
 from typing import Any

@@ -1,4 +1,4 @@
-"""The most memory that was held, counted from a moment."""
+"""Peak memory since a reset."""
 
 import platform
 

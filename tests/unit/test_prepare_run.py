@@ -1,4 +1,4 @@
-"""What a run starts from."""
+"""Preparing a run: what it starts from, and its warnings."""
 
 import shutil
 from dataclasses import replace
@@ -14,30 +14,30 @@ from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from tests.image_files import photos
 from tests.nets import NETS, resnet
-from tests.prepared_runs import OWN, begun, furnished, run_config
+from tests.prepared_runs import OWN, prepared, run_config, run_inputs
 
 NARROW = "teacher*0.5"
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnished(tmp_path_factory.mktemp("place"), 4)
+    return run_inputs(tmp_path_factory.mktemp("place"), 4)
 
 
-def prepared(place: Path, student: str, checkpoint: Path | str | None = None) -> PreparedRun:
-    return begun(place, TrainOptions(), student, checkpoint)
+def with_defaults(place: Path, student: str, checkpoint: Path | str | None = None) -> PreparedRun:
+    return prepared(place, TrainOptions(), student, checkpoint)
 
 
 def test_a_student_just_made_from_the_teacher_has_its_layers_solved_for(place: Path) -> None:
-    assert prepared(place, NARROW).recipe.init == "least-squares"
+    assert with_defaults(place, NARROW).recipe.init == "least-squares"
 
 
 def test_weights_that_a_made_student_brings_with_it_are_kept(place: Path) -> None:
     """Solved for, what an earlier training gave them would be lost."""
-    first = prepared(place, NARROW)
+    first = with_defaults(place, NARROW)
     torch.save(first.plan.student.network.module.state_dict(), place / "narrow.pth")
     for checkpoint in (place / "narrow.pth", "none"):
-        assert prepared(place, NARROW, checkpoint).recipe.init == "inherit"
+        assert with_defaults(place, NARROW, checkpoint).recipe.init == "inherit"
 
 
 def test_a_teacher_with_random_weights_is_refused_unless_none_is_given(place: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_teacher_with_random_weights_is_refused_unless_none_is_given(place: Pa
 def test_a_run_warns_where_no_layer_can_be_solved_for(place: Path) -> None:
     def warnings_of(student: str, *overrides: str) -> list[str]:
         events: list[Event] = []
-        begun(place, TrainOptions(overrides=overrides), student, listen=events.append)
+        prepared(place, TrainOptions(overrides=overrides), student, listen=events.append)
         return [event.text for event in events if isinstance(event, Warned)]
 
     warning = "init=least-squares needs a newly derived student: using init=inherit"
@@ -80,7 +80,7 @@ def test_a_run_warns_of_adapters_that_will_stay(place: Path) -> None:
 
     def warnings_of(*overrides: str) -> list[str]:
         events: list[Event] = []
-        begun(place, TrainOptions(overrides=overrides), OWN, listen=events.append)
+        prepared(place, TrainOptions(overrides=overrides), OWN, listen=events.append)
         return [event.text for event in events if isinstance(event, Warned) and "stay in the student" in event.text]
 
     warning = "the adapters after blocks 1 and 2 stay in the student: no layer can absorb them"
@@ -116,4 +116,4 @@ def test_a_block_that_is_the_teachers_own_is_not_worth_replacing(place: Path) ->
 
 def test_weights_that_a_recipe_would_not_use_are_refused_in_its_own_words(place: Path) -> None:
     with pytest.raises(UsageError, match="recipe graft has `init: least-squares` and would not use it"):
-        prepared(place, OWN, place / "teacher.pth")
+        with_defaults(place, OWN, place / "teacher.pth")

@@ -1,4 +1,4 @@
-"""The pixels are those of timm's and torchvision's evaluation, and those that a person would expect."""
+"""Preprocessed pixels equal those of timm's and torchvision's evaluation."""
 
 import itertools
 import struct

@@ -1,4 +1,4 @@
-"""Pretrained weights come from a cache, and without one the refusal says in one sentence how to go on."""
+"""Pretrained weights come from a cache; without one the refusal says how to pass a file."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Short trials choose the factor of its rate that a task is trained with."""
+"""Short trials choose the learning-rate factor of a task."""
 
 import math
 from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_run_broken_off_after_its_trials_ends_with_the_same_bytes(
+def test_a_run_interrupted_after_its_trials_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)

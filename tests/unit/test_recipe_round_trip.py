@@ -1,4 +1,4 @@
-"""Any recipe, written as JSON, reads as itself: from the text, and as a file of YAML, of which JSON is a part."""
+"""A recipe written as JSON reads as itself, as text and as a YAML file."""
 
 import random
 from pathlib import Path

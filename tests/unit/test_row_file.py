@@ -1,4 +1,4 @@
-"""Tensors of one shape in a file: what is read is what was written, and a disk without room is reported at once."""
+"""Row files: rows read back as written, and a full disk is reported at once."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""What run.json says, and how two documents differ."""
+"""The content of run.json, and the differences between two documents."""
 
 from pathlib import Path
 

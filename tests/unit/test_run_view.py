@@ -1,4 +1,4 @@
-"""What a page shows is what the run's folder says, whole or not."""
+"""The view of a run, from a complete or an incomplete folder."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Files of weights are read whole or refused in one sentence, and nothing that they name is run."""
+"""Checkpoints are read completely or refused in one sentence, and none of their code runs."""
 
 import argparse
 import collections

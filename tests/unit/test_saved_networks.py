@@ -1,4 +1,4 @@
-"""What graftcli writes of a network is read back as that network."""
+"""Saved networks are rebuilt as they were."""
 
 import json
 import os

@@ -25,7 +25,7 @@ def test_top_one_and_top_five() -> None:
     assert accuracy(answers[:, :3], torch.tensor([0, 2])).top5 is None
 
 
-def test_agreement_looks_at_first_answers_and_kl_at_all() -> None:
+def test_agreement_compares_top1_and_kl_all_classes() -> None:
     teacher = torch.tensor([[2.0, 1.0], [0.0, 3.0]])
     same, shifted = agreement(teacher, teacher), agreement(teacher + 5, teacher)
     assert same.agreement.share == shifted.agreement.share == 1

@@ -129,7 +129,7 @@ def test_overwrite_starts_from_scratch(tmp_path: Path) -> None:
         assert not store.resumed and store.finished is None
 
 
-def test_a_command_that_overwrites_goes_on_when_it_was_interrupted(tmp_path: Path) -> None:
+def test_an_interrupted_command_with_overwrite_resumes(tmp_path: Path) -> None:
     with Store(tmp_path, settings(seed=1)) as store:
         store.finish(result())
     with Store(tmp_path, SETTINGS, overwrite=True) as store:

@@ -1,4 +1,4 @@
-"""What a student is before anything is trained."""
+"""The student's weights before training."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Synthetic images: nearer to what the teacher remembers than the views they began as, and the same every time."""
+"""Synthetic images match the teacher's statistics better than the views they start from, the same every time."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -76,7 +76,7 @@ def difference(side: Side, pixels: Tensor) -> float:
     return sum(map(float, found))
 
 
-def test_their_statistics_are_nearer_to_those_that_the_teacher_remembers(tmp_path: Path) -> None:
+def test_their_statistics_are_nearer_to_the_teachers(tmp_path: Path) -> None:
     side = teacher()
     assert difference(side, synthesised(tmp_path, side)) < 0.5 * difference(side, pictures()[:32])
 
@@ -235,7 +235,7 @@ def test_a_run_is_trained_on_them_too(tmp_path: Path) -> None:
     assert losses[0] != losses[1]  # what is kept of the training may be the weights before it, in both
 
 
-def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
+def test_a_run_interrupted_while_images_are_made_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("graftcli.graft.data.synthetic.MAX_BATCH", 10)
@@ -254,7 +254,7 @@ def test_a_run_broken_off_while_they_are_made_ends_with_the_same_bytes(
     assert weights_digest(trained(plan(), store, wanted).merged.module) == expected
 
 
-def test_a_teacher_that_remembers_no_statistics_makes_none(tmp_path: Path) -> None:
+def test_a_teacher_without_batchnorm_statistics_makes_none(tmp_path: Path) -> None:
     class Plain(Stages):
         @staticmethod
         def _stage(inputs: int, outputs: int, depth: int, stride: int) -> nn.Sequential:

@@ -62,7 +62,9 @@ def looking(
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize("stop_at", [8, 32, 60])
 @pytest.mark.parametrize("amp", [False, True])
-def test_a_look_goes_on(place: Place, stop_at: int, amp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_pass_resumes(
+    place: Place, stop_at: int, amp: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, _ = looking(place, tmp_path / "whole", None, amp)
     monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     _, before = looking(place, tmp_path / "broken", stop_at, amp)
@@ -99,14 +101,14 @@ def test_what_is_computed_in_bfloat16_takes_half_the_room(tmp_path: Path) -> Non
     assert torch.equal(rounded["recompute"], rounded["disk"]) and rounded["recompute"].dtype == torch.float32
 
 
-def test_a_quick_look_is_not_written_down(tmp_path: Path) -> None:
+def test_a_short_pass_is_not_saved(tmp_path: Path) -> None:
     looking("memory", tmp_path, None)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("place", ["memory", "disk"])
 @pytest.mark.parametrize("gone", [False, True])
-def test_what_is_not_whole_is_looked_at_again(
+def test_incomplete_files_are_computed_again(
     place: Place, gone: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = looking("memory", tmp_path / "whole", None)
@@ -165,7 +167,7 @@ def test_a_row_that_is_damaged_while_the_run_is_under_way_is_computed_again(tmp_
     assert torch.equal(found.at(1, index), whole.at(1, index)) and len(warnings) == 1, "it is written again"
 
 
-def test_a_full_disk_only_costs_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_costs_only_the_saved_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
     monkeypatch.setattr(cache_progress.CacheProgress, "_has_room", lambda _: False)
     looking("memory", tmp_path, 32)

@@ -1,4 +1,4 @@
-"""What is foretold of a run's length: once, early, of long runs alone, in proportion to what there is to compute."""
+"""The time estimate of a run: once, early, for long runs alone, in proportion to the work."""
 
 import math
 from dataclasses import replace
@@ -17,12 +17,12 @@ from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.time_estimate import with_time_estimate
 from tests.engine import plan
-from tests.prepared_runs import begun, furnished
+from tests.prepared_runs import prepared, run_inputs
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return furnished(tmp_path_factory.mktemp("foresight"), 6)
+    return run_inputs(tmp_path_factory.mktemp("estimate"), 6)
 
 
 def estimates(start: PreparedRun, *looks: tuple[float, int], behind: float = -1) -> list[TimeEstimated]:
@@ -43,20 +43,20 @@ def macs(of: Plan, side: str) -> list[int]:
     return [block[side]["macs"] for block in as_json(of)["blocks"]]
 
 
-def test_a_long_run_is_foretold_by_what_there_is_to_compute(place: Path) -> None:
+def test_the_estimate_of_a_long_run_follows_its_work(place: Path) -> None:
     """Two seconds a look: the views that there are, and steps of the whole student, forwards, back and a bit."""
     length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
     how = TrainOptions(recipe="kd", overrides=length)
-    start = begun(place, how)
+    start = prepared(place, how)
     (found,) = estimates(start, (50.0, 0), (52.0, 1), (54.0, 2), (90.0, 20))
     share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
     assert found.steps == 300
     assert found.seconds == pytest.approx(2.0 * (6 * 100 + 300 * 4 * 4 * share))
 
 
-def test_of_a_run_that_goes_on_what_is_left_is_foretold(place: Path) -> None:
+def test_the_estimate_of_a_resumed_run_is_for_what_is_left(place: Path) -> None:
     length = ("stages.finish.epochs=null", "stages.finish.steps=300", "stages.finish.batch=4", "views.count=100")
-    start = begun(place, TrainOptions(recipe="kd", overrides=length))
+    start = prepared(place, TrainOptions(recipe="kd", overrides=length))
     looks = ((0.0, 40), (20.0, 50))
     share = sum(macs(start.plan, "student")) / sum(macs(start.plan, "teacher"))
     for behind, steps in ((200, 100), (math.inf, 0)):
@@ -66,28 +66,28 @@ def test_of_a_run_that_goes_on_what_is_left_is_foretold(place: Path) -> None:
 
 
 def test_looks_that_were_kept_do_not_hide_those_that_follow(place: Path) -> None:
-    assert len(estimates(begun(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
+    assert len(estimates(prepared(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
 
 
-def test_on_a_gpu_nothing_is_foretold(place: Path) -> None:
-    start = replace(begun(place, TrainOptions()), device=torch.device("cuda"))
+def test_runs_on_a_gpu_have_no_estimate(place: Path) -> None:
+    start = replace(prepared(place, TrainOptions()), device=torch.device("cuda"))
     assert estimates(start, (0.0, 0), (4.0, 1)) == []
 
 
 def test_the_estimate_comes_once_and_not_before_there_is_data(place: Path) -> None:
-    start = begun(place, TrainOptions())
+    start = prepared(place, TrainOptions())
     assert estimates(start, (0.0, 0), (2.9, 1)) == []
     assert len(estimates(start, (0.0, 0), (2.9, 1), (3.1, 2), (60.0, 9))) == 1
     assert len(estimates(start, (0.0, 0), (1.0, 1000))) == 1  # there is nothing more to see
 
 
-def test_a_short_run_is_not_foretold(place: Path) -> None:
-    start = begun(place, TrainOptions(steps_scale=0.001))
+def test_short_runs_have_no_estimate(place: Path) -> None:
+    start = prepared(place, TrainOptions(steps_scale=0.001))
     assert estimates(start, (0.0, 0), (3.5, 900)) == []
 
 
 def test_stages_whose_steps_differ_between_layers_are_not_estimated(place: Path) -> None:
-    start = begun(place, TrainOptions(recipe="cross"), "teacher*0.5")
+    start = prepared(place, TrainOptions(recipe="cross"), "teacher*0.5")
     assert estimates(start, (0.0, 0), (3.5, 1)) == []
 
 

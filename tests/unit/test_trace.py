@@ -24,7 +24,7 @@ def test_the_graph_is_the_network_bit_for_bit_also_for_other_images() -> None:
         assert torch.equal(run(traced, others), network(others))
 
 
-def test_every_node_has_the_place_that_a_person_would_look_for() -> None:
+def test_every_node_has_its_line_and_column() -> None:
     traced = trace(resnet(20), images())
     paths = list(traced.paths.values())
     assert paths[:4] == ["x", "conv1", "bn1", "relu"]
@@ -102,7 +102,7 @@ def test_a_module_with_control_flow_on_its_data_is_kept_whole_and_named_with_the
     assert traced.macs[picky] == 16 * 16 * 8 * 8 * 9, "the work inside is counted"
 
 
-def test_a_leaf_is_looked_into_on_the_shapes_that_it_saw() -> None:
+def test_a_leaf_is_traced_with_its_input_shapes() -> None:
     class Leaf(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""How far a task has come: averages, copies, and losses that run away."""
+"""The state of a task: averages, copies, and losses that diverge."""
 
 import math
 

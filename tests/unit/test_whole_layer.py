@@ -1,4 +1,4 @@
-"""A layer solved for as a whole, against NumPy."""
+"""Solving a layer as a whole, compared with NumPy."""
 
 import numpy as np
 import pytest

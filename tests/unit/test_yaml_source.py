@@ -1,4 +1,4 @@
-"""YAML as people write it, with the place of each piece, and what is not read."""
+"""YAML with line and column of each node, and what is refused."""
 
 import pytest
 
