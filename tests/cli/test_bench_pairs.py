@@ -4,11 +4,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.bench import pairs
 from tests.image_files import photos
+from tests.nets import NETS, randomise, resnet
 
-RESNET = f"{Path(__file__).parents[1] / 'nets.py'}:resnet(depth={{}})"
+RESNET = f"{NETS}:resnet(depth={{}})"
 
 
 @pytest.mark.parametrize("words", [("--scale", "0.01"), ("--seconds", "1")], ids=["scale", "seconds"])
@@ -16,20 +18,11 @@ def test_a_table_of_one_cell(
     words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     images = photos(tmp_path / "images", [f"{i}.png" for i in range(12)])
-    small = pairs.Pair(RESNET.format(14), None, RESNET.format(8), images, images)
+    torch.save(randomise(resnet(14)).state_dict(), tmp_path / "teacher.pth")
+    small = pairs.Pair(RESNET.format(14), tmp_path / "teacher.pth", RESNET.format(8), images, images)
     monkeypatch.setattr(pairs, "PAIRS", {"small": small})
-    given = [
-        *words,
-        "--only",
-        "small",
-        "--recipes",
-        "graft",
-        "--set",
-        "views.total=64",
-        "--out",
-        str(tmp_path / "runs"),
-    ]
-    monkeypatch.setattr(sys, "argv", ["pairs.py", *given])
+    given = (*words, "--only", "small", "--recipes", "graft", "--set", "views.total=64")
+    monkeypatch.setattr(sys, "argv", ["pairs.py", *given, "--out", str(tmp_path / "runs")])
     rows = []
     for _ in range(2):
         pairs.main()

@@ -22,7 +22,7 @@ STAND_INS = {
     '"resnet18"': f'"{NETS}:resnet(depth=8)"',
     '"runs/resnet34-resnet18"': '"runs/small"',
     '"photos"': '"photos", steps_scale=0.1',
-    "steps_scale=0.1": "steps_scale=0.002, batch=8",
+    "steps_scale=0.1": 'steps_scale=0.002, batch=8, teacher_checkpoint="none"',
     "224, 224": "32, 32",
     "[1, 1000]": "[1, 10]",
 }
