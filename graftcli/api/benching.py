@@ -103,7 +103,7 @@ def bench(
         threads: CPU threads. Default: all cores.
         seconds: Time per network and batch size.
         jobs: Threads that decode images. Default: one per core, at most 16.
-        img_size: Input size. Default: the network's.
+        img_size: Input size. Default: the network's, else that of all images.
         mean: Per-channel mean of the input. Default: the network's.
         std: Per-channel standard deviation of the input. Default: the network's.
         crop_pct: Share of the image that the centre crop keeps. Default: the network's.

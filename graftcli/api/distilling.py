@@ -78,7 +78,7 @@ def distill(
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
-        img_size: Input size. Default: from the teacher.
+        img_size: Input size. Default: from the teacher, else that of all images.
         mean: Per-channel mean of the input. Default: from the teacher.
         std: Per-channel standard deviation of the input. Default: from the teacher.
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
@@ -183,7 +183,7 @@ def partial(
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
-        img_size: Input size. Default: from the teacher.
+        img_size: Input size. Default: from the teacher, else that of all images.
         mean: Per-channel mean of the input. Default: from the teacher.
         std: Per-channel standard deviation of the input. Default: from the teacher.
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.

@@ -97,7 +97,7 @@ def export(
         calib: Images for the ranges of int8. Default: those to check on.
         classes: File with the class names in order.
         checkpoint: Weights file of a model spec.
-        img_size: Input size. Default: the network's.
+        img_size: Input size. Default: the network's, else that of all images.
         mean: Per-channel mean of the input. Default: the network's.
         std: Per-channel standard deviation of the input. Default: the network's.
         crop_pct: Share of the image that the centre crop keeps. Default: the network's.

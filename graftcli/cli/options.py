@@ -55,7 +55,13 @@ _DERIVED = f"derived from the teacher: {one_of(EXAMPLES)}"
 SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])}"  # what flags and arguments for images take
 
 Teacher = Annotated[
-    str, option("--teacher", metavar="SPEC", rich_help_panel=NETWORKS, help=f"The trained network: {_SPEC}.")
+    str,
+    option(
+        "--teacher",
+        metavar="SPEC",
+        rich_help_panel=NETWORKS,
+        help=f"The trained network: {_SPEC}. Your own code gives it an attribute input_size = (3, 32, 32).",
+    ),
 ]
 Student = Annotated[
     str,
@@ -106,7 +112,8 @@ ImageSize = Annotated[
         parser=parse_img_size,
         metavar="H[xW]",
         rich_help_panel=NETWORKS,
-        help="Image size: 224, 224x160 or 192,256 (height first). Default: from the teacher.",
+        help="Image size: 224, 224x160 or 192,256 (height first). Default: from the teacher (your own"
+        " network: its attribute `input_size`), else that of all images.",
     ),
 ]
 Ema = Annotated[

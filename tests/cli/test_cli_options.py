@@ -59,7 +59,7 @@ def test_an_option_of_other_tools_is_answered_with_the_flag_of_this_one(option: 
     refused = run(app, ["distill", option, "4", "--json"])
     error = json.loads(refused.stderr)["error"]
     assert refused.exit_code == error["code"] == 2
-    assert error["message"] == f"`root distill` has no option {option}." and fix in error["fix"]
+    assert error["message"] == f"`graftcli distill` has no option {option}." and fix in error["fix"]
     elsewhere = run(app, ["trust", "ls", option, "4"])  # which has none of these flags
     assert elsewhere.exit_code == 2 and "No such option" in elsewhere.stderr
 

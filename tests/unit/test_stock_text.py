@@ -51,5 +51,6 @@ def test_a_report_tells_how_the_result_is_loaded(kind: object, stock: bool, expe
     origin = settings().student.origin
     student = settings().student.model_copy(update={"origin": {**origin, "kind": kind}})
     run = one_shown(tmp_path, stock=stock)
-    run = replace(run, settings=run.settings.model_copy(update={"student": student}))
+    changed = run.settings.model_copy(update={"student": student})
+    run = replace(run, run=run.run.model_copy(update={"settings": changed}))
     assert expected in " ".join(sentences(run))
