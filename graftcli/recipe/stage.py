@@ -60,7 +60,7 @@ class Stage(RecipeModel):
             target is always the teacher's output for the same view. `mix` (cross distillation), with the teacher's
             features x and the student's features y: mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.
         lr_factors: factors of the learning rate. A task of at least 100 steps tries each factor for 2% of its steps (at
-            least six), then trains with the one whose output is closest to the teacher's on held-out views.
+            least six), then trains with the highest whose trial lowers the loss on held-out views.
         optimizer: `muon` orthogonalises the updates of matrices and filters, and updates all other parameters as
             `adamw` does, at the same rate. `least-squares` solves for a bias-free 1x1 convolution per layer over
             `steps` batches and folds it into the layer.

@@ -12,7 +12,7 @@ from torch import nn
 from graftcli.errors import UsageError
 from graftcli.events import Event, RateChosen
 from graftcli.graft.engine import weights_digest
-from graftcli.graft.training.judge import Score
+from graftcli.graft.training.judge import Score, Watch
 from graftcli.graft.training.rate_trial import best_factor, trial_steps, with_trials
 from graftcli.graft.training.tasks import tasks, trained_modules
 from graftcli.recipe import Recipe
@@ -40,14 +40,15 @@ def test_a_trial_takes_two_hundredths_of_the_steps(factors: tuple[float, ...], s
 @pytest.mark.parametrize(
     ("losses", "chosen"),
     [
-        ((0.3, 0.2, 0.4), 0.3),
-        ((0.2, 0.2, 0.2), 1.0),
+        ((0.9, 0.2, 0.4), 0.3),
+        ((0.4, 0.2, 0.3), 1.0),
+        ((0.9, 0.8, 0.6), 0.1),
         ((math.nan, 0.5, 0.4), 0.1),
         ((math.nan, math.inf, math.nan), 0.1),
         ((None, 0.5, None), 0.3),
     ],
 )
-def test_the_factor_with_the_lowest_loss_is_chosen_and_the_weights_are_as_before(
+def test_the_highest_factor_that_lowers_the_loss_is_chosen_and_the_weights_are_as_before(
     losses: tuple[float | None, ...], chosen: float, tmp_path: Path
 ) -> None:
     given = context(tmp_path)
@@ -62,7 +63,8 @@ def test_the_factor_with_the_lowest_loss_is_chosen_and_the_weights_are_as_before
             yield Score(0.5, 0.1, loss)
 
     each = scores()
-    assert best_factor(task, given, moving, lambda: next(each)) == chosen
+    watch = Watch(Score(0.5, 0.1, 0.5), (), lambda: next(each))
+    assert best_factor(task, given, moving, watch) == chosen
     assert weights_digest(moving) == before
     assert len({before, *seen}) == 4  # each trial has moved them, and each otherwise
 
@@ -119,5 +121,7 @@ def test_trials_leave_the_random_state_alone(tmp_path: Path) -> None:
     given = context(tmp_path)
     task = tasks(with_factors(1.0, 0.3), 3, (1, 2, 3))[0]
     state = torch.get_rng_state()
-    best_factor(task, given, nn.ModuleList(trained_modules(task, given.pieces)), lambda: Score(0.5, 0.1, 0.1))
+    score = Score(0.5, 0.1, 0.1)
+    watch = Watch(score, (), lambda: score)
+    best_factor(task, given, nn.ModuleList(trained_modules(task, given.pieces)), watch)
     assert torch.equal(torch.get_rng_state(), state)

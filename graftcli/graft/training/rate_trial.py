@@ -1,17 +1,18 @@
-"""Chooses the factor of a task's learning rate by short trials: the lowest loss on views that are not trained on.
+"""Chooses the factor of a task's learning rate by short trials: the highest that lowers the loss.
 
-A rate that suits a student with much to learn ruins one that is already close to its teacher. The loss is the task's
-own: the KL divergence of the logits rises at first when a block is trained from random weights.
+A rate that suits a student with much to learn ruins one that is already close to its teacher. Among the rates that do
+no harm, short trials favour low ones, and long training high ones. The loss is the task's own, on views that are not
+trained on: the KL divergence of the logits rises at first when a block is trained from random weights.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import nn
 
 from graftcli.graft.backend.batchnorm import training_mode
-from graftcli.graft.training.judge import Score
+from graftcli.graft.training.judge import Watch
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.tasks import Task
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
@@ -40,11 +41,11 @@ def with_trials(stage: Stage, steps: int) -> int:
     return steps + len(stage.lr_factors or ()) * trial_steps(stage, steps)
 
 
-def best_factor(task: Task, context: TrainContext, trainable: nn.Module, measure: Callable[[], Score]) -> float | None:
-    """Return the recipe's factor whose trial ends with the lowest loss. The weights are restored.
+def best_factor(task: Task, context: TrainContext, trainable: nn.Module, watch: Watch) -> float | None:
+    """Return the highest of the recipe's factors whose trial lowers the loss. The weights are restored.
 
-    Of equal factors it is the first; if no trial ends with a finite loss, the smallest. None if the task is too short
-    for trials.
+    If none does, it is the one with the lowest loss; if no trial ends with a finite loss, the smallest. None if the
+    task is too short for trials.
     """
     factors, steps = task.stage.lr_factors or (1.0,), trial_steps(task.stage, task.steps(context.images))
     if not steps:
@@ -52,11 +53,15 @@ def best_factor(task: Task, context: TrainContext, trainable: nn.Module, measure
     start, losses = clone_tensors(trainable.state_dict()), list[float]()
     for factor in factors:
         _run(task, context, steps, factor)
-        loss = measure().loss
+        loss = watch.measure().loss
         losses.append(math.nan if loss is None else loss)
         trainable.load_state_dict(start)
-    finite = [loss for loss in losses if math.isfinite(loss)]
-    return factors[losses.index(min(finite))] if finite else min(factors)
+    finite = [(loss, factor) for loss, factor in zip(losses, factors, strict=True) if math.isfinite(loss)]
+    before = watch.before.loss
+    lowering = [factor for loss, factor in finite if before is not None and loss < before]
+    if lowering:
+        return max(lowering)
+    return min(finite)[1] if finite else min(factors)
 
 
 def _run(task: Task, context: TrainContext, steps: int, factor: float) -> None:

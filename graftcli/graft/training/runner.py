@@ -218,7 +218,7 @@ class TaskRunner:
         listen, log_loss = self._with_run_progress(task), self._log_loss(task)
         if task.stage.train == "layers":
             return _TrainResult(fit_layers(task, context, unit, listen, log_loss), self.length(task))
-        factor = best_factor(task, context, modules, watch.measure) if unit.state is None else None
+        factor = best_factor(task, context, modules, watch) if unit.state is None else None
         if factor is not None and len(task.stage.lr_factors or ()) > 1:
             self.listen(RateChosen(task.stage.name, task.first, task.last, factor))
         trainer = BlockTrainer(task, context, unit, factor, watch)
