@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from graftcli.graft.surgery import hybrid
 from graftcli.models.loading import checkpoint as weights
-from graftcli.models.loading.documents import building
+from graftcli.models.loading.bounded_build import building
 from graftcli.models.loading.saved import read_document, rebuild, size_of
 from graftcli.models.loading.trust import Gate
 from graftcli.models.origin import Origin, Role, SavedNetwork

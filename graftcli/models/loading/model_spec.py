@@ -11,7 +11,7 @@ from graftcli.errors import CheckpointError, PairError, UsageError
 from graftcli.models.loading import checkpoint as weights
 from graftcli.models.loading import from_code, from_timm, from_torchvision, in_memory, pretrained
 from graftcli.models.loading import saved as origin
-from graftcli.models.loading.documents import building
+from graftcli.models.loading.bounded_build import building
 from graftcli.models.loading.plain_file import missing_path
 from graftcli.models.loading.safe_pickle import FOLDER_FILES
 from graftcli.models.loading.trust import Gate, Untrusted
