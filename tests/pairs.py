@@ -132,7 +132,7 @@ PAIRS = {
     "regnetx": Pair(lambda: regnet(48), lambda: regnet(24)),
     "regnety, torchvision's": Pair(lambda: regnet(48, 0.25), lambda: torchvision_regnet(32)),
     "efficientnet, mobilenet_v3, same padding": Pair(
-        lambda: of_timm("test_efficientnet", pad_type="same"), lambda: of_timm("tf_mobilenetv3_small_minimal_100")
+        lambda: of_timm("test_efficientnet", pad_type="same"), lambda: of_timm("tf_mobilenetv3_small_100")
     ),
     "mobilenet_v3": Pair(lambda: of_timm("mobilenetv3_small_075"), lambda: of_torchvision("mobilenet_v3_small")),
     "convnext": Pair(
@@ -143,7 +143,7 @@ PAIRS = {
     "swin, resnet": Pair(lambda: swin(32), lambda: resnet10(WIDE)),
     "resnet, swin": Pair(resnet10, lambda: swin(32)),
     "resnet, dla": Pair(lambda: resnet10(WIDE), lambda: of_timm("dla46_c")),
-    "dla, mobilenet_v2": Pair(lambda: of_timm("dla46_c"), mobilenet_v2),
+    "dla, mobilenet_v2": Pair(lambda: of_timm("dla46_c"), lambda: of_torchvision("mobilenet_v2")),
     "vgg with a flattened map": Pair(
         lambda: flat_vgg(12),
         lambda: flat_vgg(8),
