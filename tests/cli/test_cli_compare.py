@@ -91,6 +91,22 @@ def test_each_cell_is_a_run_of_its_own_and_the_table_is_their_sum(finished: dict
     assert "Accuracy over shots" in (place / "whole/report.html").read_text()
 
 
+def test_a_teacher_that_names_no_input_size_gets_that_of_the_images_in_every_cell(place: Path) -> None:
+    (place / "nameless.py").write_text(
+        "from tests.nets import resnet\n\ndef net(depth=14):\n    made = resnet(depth)\n"
+        "    made.__class__ = type('Nameless', (type(made),), {'input_size': None})\n    return made\n"
+    )
+    networks = ("--teacher", "nameless.py:net", "--teacher-checkpoint", "teacher.pth")
+    student = ("--student", "nameless.py:net(depth=8)", "--recipe", "tiny.yaml")
+    words = (*networks, *student, "--images", "photos", "--out", "sized")
+    for _ in range(2):  # the second time from the cache
+        result = call("compare", *words, "--test", "photos", "--quiet")
+        assert result.exit_code == 0, result.output + result.stderr
+    (cell,) = (place / "sized/cells").iterdir()
+    assert graftcli.load(cell, trust_code=True)(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert json.loads((cell / "graft.json").read_text())["preprocess"]["size"] == [32, 32]
+
+
 def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
     trial = finished["trials"][-1]
     teacher = ("--teacher", f"{NETS}:resnet(depth=14)", "--teacher-checkpoint", "teacher.pth")

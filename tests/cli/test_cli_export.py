@@ -16,6 +16,7 @@ from typer.testing import CliRunner, Result
 
 import graftcli
 from graftcli import export
+from graftcli.api import benching
 from graftcli.cli import app
 from graftcli.errors import UsageError
 from graftcli.events import Event, Warned
@@ -74,6 +75,15 @@ def test_a_run_is_exported_into_its_folder_on_its_own_images(place: Path) -> Non
     np.testing.assert_allclose(given, wanted, rtol=1e-3, atol=1e-4)
 
 
+def test_a_benchmark_is_added_where_it_is_asked_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benching, "QUICK_SECONDS", 0.0)
+    ran = call("run", "--out", "benched.onnx", "--bench", "--json")
+    assert ran.exit_code == 0, ran.stderr
+    assert [entry["format"] for entry in json.loads(ran.stdout)["ladder"]["rungs"]][-1] == "onnx"
+    assert (place / "run/bench.json").exists()
+    (place / "run/bench.json").unlink()
+
+
 def test_an_existing_file_is_replaced_only_with_overwrite() -> None:
     Path("mine.onnx").write_bytes(b"mine")
     refused = call("run", "--out", "mine.onnx")
@@ -103,7 +113,7 @@ def test_exports_in_a_runs_folder_belong_to_the_run(name: str, place: Path) -> N
     (place / "other" / "notes.txt").write_text("mine")
     networks = f"{NETS}:resnet(depth=14)", f"{NETS}:resnet(depth=8)"
     with pytest.raises(UsageError, match="is not a run") as refused:
-        graftcli.distill(*networks, place / "photos", steps_scale=0.005, device="cpu", out=place / "other")
+        graftcli.distill(*networks, place / "photos", teacher_checkpoint="none", device="cpu", out=place / "other")
     base = "student" if name == "run" else "hybrid"
     assert all(f" {base}{form.suffix}" in refused.value.fix for form in forms)
 

@@ -18,14 +18,14 @@ OWN = f"{NETS}:resnet(depth=8)"
 @pytest.mark.parametrize(
     ("student", "expected"),
     [
-        ("torchvision:squeezenet1_1", "stock: yes, in torchvision: the merged student has exactly the parameters of"),
+        ("torchvision:resnet18", "stock: yes, in torchvision: the merged student has exactly the parameters of"),
         ("timm:resnet10t", "stock: yes, in timm: the merged student"),
         (OWN, "stock: yes, in your own code: the merged student"),
         ("teacher*0.5", "is made from the teacher: load it with graftcli.load"),
     ],
 )
 def test_a_plan_tells_what_builds_the_student(student: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:
-    teacher = f"{NETS}:resnet(depth=14)" if student in (OWN, "teacher*0.5") else "torchvision:resnet18"
+    teacher = f"{NETS}:resnet(depth=14)" if student in (OWN, "teacher*0.5") else "torchvision:resnet34"
     made = graftcli.plan(teacher, student, img_size=32 if student in (OWN, "teacher*0.5") else 64)
     assert made.stock
     print_plan(made)
