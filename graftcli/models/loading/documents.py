@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, cast
 
-from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, Discriminator, Field, Tag, TypeAdapter, ValidationError
 
 from graftcli.errors import CheckpointError, few
 from graftcli.models.cuts.positions import Layout
@@ -27,8 +27,20 @@ _MAX_NUMBER = 1_000_000  # upper bound of integers: classes, channels, layers
 _MAX_DEPTH, _MAX_LENGTH, _MAX_TEXT = 6, 4096, 300
 FIX = "Copy the file again, or name the network yourself and pass the weights as its checkpoint."
 
-Name = Annotated[str, Field(max_length=_MAX_TEXT)]
-_Path = Annotated[str, Field(max_length=4096)]
+
+def _at_most(length: int) -> AfterValidator:
+    """A bound that, unlike `max_length`, admits names of files that are not UTF-8."""
+
+    def check(text: str) -> str:
+        if len(text) > length:
+            raise ValueError(f"it should have at most {length} characters")
+        return text
+
+    return AfterValidator(check)
+
+
+Name = Annotated[str, _at_most(_MAX_TEXT)]
+_Path = Annotated[str, _at_most(4096)]
 Count = Annotated[int, Field(strict=True, ge=0, le=_MAX_NUMBER)]
 Side = Annotated[int, Field(strict=True, ge=1, le=8192)]
 Number = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
