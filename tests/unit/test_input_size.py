@@ -91,7 +91,7 @@ def test_without_images_the_assumed_size_is_named(place: Path) -> None:
     assert graftcli.inspect(net).network.size_is_assumed
     assert not graftcli.plan(net, net, img_size=32).notes
     events: list[Event] = []
-    graftcli.bench([net], seconds=0.01, threads=1, listen=events.append)
+    graftcli.bench([net], seconds=0, batch=1, threads=1, listen=events.append)
     assert any(isinstance(event, Warned) and event.text.startswith(assumed) for event in events)
 
 
