@@ -15,8 +15,10 @@ from graftcli.demo import show
 def test_the_demo_scores_three_networks_and_leaves_files_that_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(show, "GRAFT_OVERRIDES", ("views.count=10", "stages.graft.steps=100", "stages.finish.steps=250"))
-    length = ("views.count=10", "stages.finish.steps=100", "stages.finish.epochs=null")
+    monkeypatch.setattr(
+        show, "GRAFT_OVERRIDES", ("views.count=10", "stages.graft.steps=100", "stages.finish.steps=250")
+    )
+    length = ("views.count=10", "stages.finish.steps=350", "stages.finish.epochs=null")
     monkeypatch.setattr(show, "KD_OVERRIDES", length)
     threads = torch.get_num_threads()
     result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "demo"), "--json"])

@@ -6,14 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from typer.testing import Result
 
 from graftcli.report import facts, writing
 from tests.commands import call
+from tests.image_files import photos
 from tests.nets import NETS, randomise, resnet
 from tests.records import write_document
 from tests.reports import folder_of_run
@@ -23,11 +22,7 @@ from tests.reports import folder_of_run
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with images, one of them broken, and a teacher's weights."""
     folder = tmp_path_factory.mktemp("place")
-    generator = np.random.default_rng(0)
-    (folder / "photos").mkdir()
-    for i in range(8):
-        pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
+    photos(folder, [f"photos/{i}.png" for i in range(8)])
     (folder / "photos" / "torn.png").write_bytes(b"\x89PNG")
     torch.manual_seed(0)
     torch.save(randomise(resnet(depth=8)).state_dict(), folder / "teacher.pth")

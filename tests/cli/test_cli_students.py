@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from PIL import Image
 from typer.testing import Result
 
 import graftcli
@@ -24,6 +23,7 @@ from graftcli.models.network import Network
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from tests import engine
 from tests.commands import call
+from tests.image_files import photos
 from tests.nets import NETS, randomise, resnet, resnet18, same_weights, vgg16
 from tests.pairs import FlatVGG, network, of_timm
 
@@ -36,11 +36,7 @@ DROPS = ("drop:layer1.1,layer3.1", "drop:auto=2")
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
-    generator = np.random.default_rng(0)
-    (folder / "photos").mkdir()
-    for i in range(8):
-        pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
+    photos(folder, [f"photos/{i}.png" for i in range(8)])
     torch.manual_seed(0)
     torch.save(randomise(resnet(depth=14)).state_dict(), folder / "teacher.pth")
     return folder
