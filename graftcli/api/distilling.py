@@ -66,8 +66,10 @@ def distill(
     Parameters:
         teacher: Trained network: a timm or torchvision name, ``file.py:factory``, a checkpoint, or an ``nn.Module``.
         student: Network to train, in the same forms, or one derived from the teacher, such as ``"teacher*0.5"``.
-        images: Unlabelled images: a folder, .zip or .tar, or an iterable (a Dataset, say) of PIL images or tensors;
-            of tuples the first item is taken. Float tensors are in 0 to 1, without normalisation.
+        images: Unlabelled images: a folder, .zip, .tar, .parquet or .arrow, many of the latter
+            (``"shards-{0000..0099}.tar"`` or their folder), or any of these behind a URL. Or an iterable (a Dataset,
+            say) of PIL images or tensors; of tuples the first item is taken. Float tensors are in 0 to 1, without
+            normalisation.
         teacher_checkpoint: Weights file of the teacher; ``"none"`` for random weights. Default: pretrained weights.
         student_checkpoint: Weights file that the student starts from, for recipes with ``init: checkpoint``.
         num_classes: Number of classes. Default: from the weights, else from the network.

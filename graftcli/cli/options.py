@@ -52,7 +52,8 @@ _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-di
 
 _DERIVED = f"derived from the teacher: {one_of(EXAMPLES)}"
 
-SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])}"  # what flags and arguments for images take
+# what flags and arguments for images take
+SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])} (also many: 'shards-{{0000..0099}}.tar'; also a URL)"
 
 Teacher = Annotated[
     str,

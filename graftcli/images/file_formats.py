@@ -33,3 +33,9 @@ SUFFIXES = tuple(suffix for file_format in FORMATS.values() for suffix in file_f
 MAGIC = tuple(magic for file_format in FORMATS.values() for magic in file_format.magic)
 # Formats that are not supported: their files are reported rather than ignored.
 UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng", ".cr2", ".nef", ".arw")
+
+
+def suffix_of(data: bytes) -> str:
+    """The suffix of a file by how it begins; "" if it is no image."""
+    formats = (one for one in FORMATS.values() if data.startswith(one.magic))
+    return next((one.suffixes[0] for one in formats), "")

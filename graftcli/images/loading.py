@@ -24,6 +24,7 @@ from graftcli.images.limits import DEFAULT_LIMITS, Limits
 from graftcli.images.pixels import open_image, resize_and_crop
 from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import SUPPORTED, Entry, SourceFiles, open_source
+from graftcli.images.sources.source import Chosen
 
 _LISTED = 5  # broken images in a message that is not about all of them
 
@@ -70,7 +71,7 @@ def load(
     with open_source(source) as opened:
         entries = opened.entries
         if max_images is not None and len(entries) > max_images:
-            entries = tuple(entries[index * len(entries) // max_images] for index in range(max_images))
+            entries = Chosen(entries, [index * len(entries) // max_images for index in range(max_images)])
         pixels = _allocate(len(entries), preprocess)
         results = _decode_all(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
     broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda image: image.name)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from graftcli.errors import ImagesError, few
 from graftcli.images.decoding import File, process_files
+from graftcli.images.file_formats import suffix_of
 from graftcli.images.pixels import decode
 from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import Entry, open_source
@@ -84,5 +85,5 @@ def _readable(entries: Sequence[Entry], draw: int) -> Generator[DrawnImage]:
 
 def _check(file: File) -> DrawnImage:
     decode(file.data, _PREPROCESS, file.allowance)
-    suffix = PurePosixPath(file.name).suffix.lower()
+    suffix = PurePosixPath(file.name).suffix.lower() or suffix_of(file.data)
     return DrawnImage(f"{hashlib.sha256(file.data).hexdigest()[:24]}{suffix}", file.data)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from graftcli.errors import CheckpointError
+from graftcli.images.sources.place import is_url, source_text
 from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.loading.documents import fault
 from graftcli.models.loading.model_spec import absolute_spec
@@ -156,9 +157,11 @@ def models_json(networks: ModelPair) -> dict[str, object]:
 
 
 def absolute(path: str | Path | None) -> str | None:
-    """Return the absolute path; ``"none"`` stays ``"none"``."""
+    """Return the absolute path; ``"none"`` and URLs stay as they are."""
     if path is None:
         return None
+    if is_url(path):
+        return source_text(path)
     return "none" if str(path) == "none" else str(Path(path).expanduser().absolute())
 
 

@@ -66,7 +66,7 @@ def inspect_images(
     Any number of images works: each is read once and not kept.
 
     Parameters:
-        images: A folder, .zip or .tar.
+        images: A folder, .zip, .tar, .parquet or .arrow, many of the latter, or a URL.
         teacher: Network that predicts the classes, as for `distill`. Default: none, so classes are not reported.
         teacher_checkpoint: Weights file of the teacher.
         classes: File with the class names in order.

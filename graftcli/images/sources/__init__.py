@@ -1,4 +1,4 @@
-"""Find image files in a folder or an archive. `SOURCES` lists the kinds of sources, one file each.
+"""Find image files in folders, archives and tables, here or behind a URL. `SOURCES` lists the kinds, one file each.
 
 Files are found by suffix; their content is not inspected. Reading a file that is not allowed or not readable raises
 `Refused` with the reason.
@@ -7,27 +7,33 @@ Files are found by suffix; their content is not inspected. Reading a file that i
 import difflib
 import os
 import stat
+from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from graftcli.errors import ImagesError
+from graftcli.errors import GraftError, ImagesError
 from graftcli.formatting import one_of
 from graftcli.images.file_formats import SUFFIXES, UNSUPPORTED
+from graftcli.images.sources.arrow_file import ARROW
 from graftcli.images.sources.folder import FOLDER, kind_of_file
-from graftcli.images.sources.source import Entry, UnreadableSource, is_hidden, printable
+from graftcli.images.sources.parquet_file import PARQUET
+from graftcli.images.sources.place import Place, is_url, places_of, source_text
+from graftcli.images.sources.shards import opened_shards, shards_in
+from graftcli.images.sources.source import Chosen, Entry, Files, UnreadableSource, is_hidden, printable
 from graftcli.images.sources.tar_file import TAR
 from graftcli.images.sources.zip_file import ZIP
 from graftcli.images.special import special_devices
 
-__all__ = ["EXPECTED", "NAMES", "SOURCES", "SUPPORTED", "Entry", "SourceFiles", "open_source"]
+__all__ = ["EXPECTED", "NAMES", "SOURCES", "SUPPORTED", "Entry", "Files", "SourceFiles", "open_source"]
 
 # In the order of messages, and tried in reverse: a .tar whose last member is a .zip would be mistaken for a .zip.
-SOURCES = (FOLDER, ZIP, TAR)
+SOURCES = (FOLDER, ZIP, TAR, PARQUET, ARROW)
 NAMES = tuple(source.name for source in SOURCES)
 EXPECTED = f"a {NAMES[0]} of images, or a {one_of(NAMES[1:])} of them"
+SHARD_SUFFIXES = tuple(suffix for source in SOURCES for suffix in source.shards)
 SUPPORTED = f"Give {EXPECTED}. Supported formats: {', '.join(suffix[1:] for suffix in SUFFIXES)}."
 
 
@@ -35,47 +41,88 @@ SUPPORTED = f"Give {EXPECTED}. Supported formats: {', '.join(suffix[1:] for suff
 class SourceFiles:
     """The files of an open source: those with the suffix of an image, and the suffixes of all."""
 
-    entries: tuple[Entry, ...]
+    entries: Files
     suffixes: Counter[str]
 
 
 @contextmanager
-def open_source(path: Path) -> Iterator[SourceFiles]:
-    """Open a folder or archive; its entries can be read until the context ends."""
-    path = path.expanduser()
-    _require_utf8(path)
+def open_source(source: str | Path) -> Iterator[SourceFiles]:
+    """Open a folder, archive, table, pattern or URL; its entries can be read until the context ends.
+
+    The order of the entries depends on the source alone, so each of many workers may open it and read its share.
+    """
+    text = source_text(source)
+    _require_utf8(text)
     with ExitStack() as stack:
         try:
-            _check_path(path)
-            files = [entry for entry in _list_files(path, stack) if not is_hidden(entry.name)]
+            files = _images(_open_all(text, stack))
         except (OSError, ValueError, UnreadableSource) as error:
-            raise ImagesError(f"`{path}` cannot be read: {printable(str(error))}", f"Give {EXPECTED}.") from error
-        images = tuple(entry for entry in files if _suffix(entry.name) in (*SUFFIXES, *UNSUPPORTED, "/"))
-        yield SourceFiles(images, Counter(_suffix(entry.name) or "without a suffix" for entry in files))
+            raise _unreadable(text, error) from error
+        except Exception as error:
+            if isinstance(error, GraftError) or not is_url(text):
+                raise
+            raise _unreadable(text, error) from error  # each file system behind a URL has errors of its own
+        yield files
+
+
+def _unreadable(text: str, error: Exception) -> ImagesError:
+    reason = printable(str(error)) or type(error).__name__
+    return ImagesError(f"`{text}` cannot be read: {reason}", f"Give {EXPECTED}.")
+
+
+def _open_all(text: str, stack: ExitStack) -> Files:
+    """Open every place that the source names."""
+    places = places_of(text)
+    for place in places:
+        _check_place(place)
+    if len(places) == 1 and places[0].is_dir():
+        places = tuple(shards_in(places[0], SHARD_SUFFIXES)) or places
+    files = opened_shards(places, _open_one, stack) if len(places) > 1 else _open_one(places[0], stack)
+    if files is None:
+        raise ImagesError(f"`{text}` is neither a {NAMES[0]} nor a {one_of(NAMES[1:])}.", f"Give {EXPECTED}.")
+    return files
+
+
+def _open_one(place: Place, stack: ExitStack) -> Files | None:
+    for source in reversed(SOURCES):
+        if (files := source.files(place, stack)) is not None:
+            return files
+    return None
+
+
+def _images(files: Files) -> SourceFiles:
+    """Keep the files with the suffix of an image, and count all suffixes."""
+    chosen, suffixes = array("Q"), Counter[str]()
+    for index, entry in enumerate(files):
+        if is_hidden(entry.name):
+            continue
+        suffix = _suffix(entry.name)
+        suffixes[suffix or "without a suffix"] += 1
+        if files.is_images or suffix in (*SUFFIXES, *UNSUPPORTED, "/"):
+            chosen.append(index)
+    return SourceFiles(files if len(chosen) == len(files) else Chosen(files, chosen), suffixes)
 
 
 def _suffix(name: str) -> str:
     return "/" if name.endswith("/") else PurePosixPath(name).suffix.lower()
 
 
-def _list_files(path: Path, stack: ExitStack) -> list[Entry]:
-    """Every file of the source at `path`."""
-    for source in reversed(SOURCES):
-        if (entries := source.entries(path, stack)) is not None:
-            return entries
-    raise ImagesError(f"`{path}` is neither a {NAMES[0]} nor a {one_of(NAMES[1:])}.", f"Give {EXPECTED}.")
-
-
-def _check_path(path: Path) -> None:
-    """Refuse paths that hold no source of any kind."""
-    status = _status(path)
+def _check_place(place: Place) -> None:
+    """Refuse places that hold no source of any kind."""
+    if not isinstance(place, Path):
+        if not place.is_dir() and not place.is_file():
+            raise ImagesError(f"there is no `{place}`.", f"Give {EXPECTED}.")
+        return
+    status = _status(place)
     mode = status.st_mode
     if kind := special_devices().get(status.st_dev):
-        raise ImagesError(f"`{path}` is on a special file system ({kind}), which holds no images.", f"Give {EXPECTED}.")
+        raise ImagesError(
+            f"`{place}` is on a special file system ({kind}), which holds no images.", f"Give {EXPECTED}."
+        )
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-        raise ImagesError(f"`{path}` is {kind_of_file(mode)}.", f"Give {EXPECTED}.")
-    if stat.S_ISREG(mode) and path.suffix.lower() in SUFFIXES:
-        raise ImagesError(f"`{path}` is a single image; at least two are needed.", f"Give {EXPECTED}.")
+        raise ImagesError(f"`{place}` is {kind_of_file(mode)}.", f"Give {EXPECTED}.")
+    if stat.S_ISREG(mode) and place.suffix.lower() in SUFFIXES:
+        raise ImagesError(f"`{place}` is a single image; at least two are needed.", f"Give {EXPECTED}.")
 
 
 def _status(path: Path) -> os.stat_result:
@@ -98,11 +145,11 @@ def _missing(path: Path) -> ImagesError:
     return ImagesError(f"there is no `{path}`: `{nearest}` exists, but holds no `{missing}`.", fix)
 
 
-def _require_utf8(path: Path) -> None:
+def _require_utf8(text: str) -> None:
     try:
-        str(path).encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError:
         raise ImagesError(
-            f"the path `{printable(str(path))}` is not UTF-8, so the run record cannot name it.",
+            f"the path `{printable(text)}` is not UTF-8, so the run record cannot name it.",
             "Rename the folder or archive, or give a link to it.",
         ) from None

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 
 from graftcli.images.refusal import LARGEST_FILE, Refused, check_file_size, read_image
-from graftcli.images.sources.source import Entry, Source, is_hidden, printable
+from graftcli.images.sources.place import Place, RemotePath, size_of, stamp
+from graftcli.images.sources.source import Entry, Files, PackedNames, Source, is_hidden, printable
 from graftcli.images.special import special_devices
 
 _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
@@ -26,18 +27,58 @@ def kind_of_file(mode: int) -> str:
     return next((kind for test, kind in _KINDS if test(mode)), "a special file")
 
 
-def _entries(root: Path, stack: ExitStack) -> list[Entry] | None:
-    return list(_walk(root, special_devices())) if root.is_dir() else None
+def _files(root: Place, stack: ExitStack) -> Files | None:
+    if not root.is_dir():
+        return None
+    return _FolderFiles(root) if isinstance(root, Path) else _RemoteFiles(root)
 
 
-def _walk(root: Path, special: Mapping[int, str]) -> Iterator[Entry]:
-    errors: list[OSError] = []
-    for file in files_below(root, errors.append, special):
-        yield Entry(_name(file, root), partial(_read_file, file, special))
-    for error in errors:
-        if Path(error.filename) == root:
-            raise error
-        yield Entry(_name(Path(error.filename), root) + "/", partial(_refuse, error.strerror or str(error)))
+class _FolderFiles(Files):
+    """The files below a folder, then the folders that cannot be read."""
+
+    def __init__(self, root: Path) -> None:
+        self._root, self._special = root, special_devices()
+        errors: list[OSError] = []
+        # relative to the root, as the system names them
+        self._names = PackedNames(
+            file.relative_to(root).as_posix() for file in files_below(root, errors.append, self._special)
+        )
+        for error in errors:
+            if Path(error.filename) == root:
+                raise error
+        self._unread = [(Path(error.filename), error.strerror or str(error)) for error in errors]
+
+    def __len__(self) -> int:
+        return len(self._names) + len(self._unread)
+
+    def entry(self, index: int) -> Entry:
+        """The file at an index from 0."""
+        if index < len(self._names):
+            name = self._names[index]
+            return Entry(printable(name), partial(_read_file, self._root / name, self._special))
+        folder, reason = self._unread[index - len(self._names)]
+        return Entry(printable(folder.relative_to(self._root).as_posix()) + "/", partial(_refuse, reason))
+
+    def state(self) -> Iterator[str]:
+        """The name, size and time of each file."""
+        for index in range(len(self._names)):
+            file = self._root / self._names[index]
+            yield f"{self._names[index]} {stamp(file) if file.exists() else ''}"
+
+
+class _RemoteFiles(Files):
+    """The files below a folder behind a URL."""
+
+    def __init__(self, root: RemotePath) -> None:
+        self._root, self._names = root, PackedNames(root.below())
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def entry(self, index: int) -> Entry:
+        """The file at an index from 0."""
+        name = self._names[index]
+        return Entry(printable(name), partial(_read_remote, self._root / name))
 
 
 def files_below(
@@ -68,10 +109,6 @@ def _on_special(kind: str) -> str:
     return f"it is on a special file system ({kind}), which holds no images"
 
 
-def _name(path: Path, root: Path) -> str:
-    return printable(path.relative_to(root).as_posix())
-
-
 def _refuse(reason: str) -> bytes:
     raise Refused(reason)
 
@@ -89,4 +126,10 @@ def _read_file(path: Path, special: Mapping[int, str]) -> bytes:
     return data
 
 
-FOLDER = Source("folder", _entries)
+def _read_remote(file: RemotePath) -> bytes:
+    check_file_size(size_of(file))
+    with file.open("rb") as stream:
+        return read_image(stream, size_of(file))
+
+
+FOLDER = Source("folder", _files)

@@ -1,10 +1,15 @@
 """What a kind of image source provides."""
 
 import re
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
+from typing import overload
+
+from graftcli.images.sources.place import Place, stamp
 
 # Folders of thumbnails and resource forks that other systems create.
 IGNORED_FOLDERS = ("__MACOSX", "@eaDir")
@@ -12,12 +17,105 @@ IGNORED_FOLDERS = ("__MACOSX", "@eaDir")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A file of a source. `read` returns its bytes; it raises Refused, or any error of reading."""
 
     name: str
     read: Callable[[], bytes]
+
+
+class Files(Sequence[Entry], ABC):
+    """The files of a source in compact tables: an entry is made when it is asked for.
+
+    Many processes may each open the same source and read different indices: the order is always the same.
+    """
+
+    is_images = False  # whether every file is an image, so that its name needs no suffix
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def entry(self, index: int) -> Entry:
+        """The file at an index from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Files": ...
+    def __getitem__(self, index: int | slice) -> "Entry | Files":
+        chosen = range(len(self))[index]
+        return self.entry(chosen) if isinstance(chosen, int) else Chosen(self, chosen)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.entry, range(len(self)))
+
+    def state(self) -> Iterator[str]:
+        """Names, sizes and times: what changes if the files do."""
+        return (entry.name for entry in self)
+
+    def release(self) -> None:
+        """Close open files; the next read opens them again."""
+
+
+class Listed(Files):
+    """Files in a list of entries; `place` is the archive that holds them, if any."""
+
+    def __init__(self, entries: Iterable[Entry], place: Place | None = None) -> None:
+        self._entries, self._place = tuple(entries), place
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def entry(self, index: int) -> Entry:
+        """The file at an index from 0."""
+        return self._entries[index]
+
+    def state(self) -> Iterator[str]:
+        """Names, and the state of the archive."""
+        yield stamp(self._place) if self._place is not None else ""
+        yield from super().state()
+
+
+class Chosen(Files):
+    """Some of the files of a source, in any order."""
+
+    def __init__(self, files: Files, indices: Sequence[int]) -> None:
+        self._files, self._indices = files, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def entry(self, index: int) -> Entry:
+        """The file at an index from 0."""
+        return self._files.entry(self._indices[index])
+
+    def state(self) -> Iterator[str]:
+        """Those of all files, and which of them are chosen."""
+        yield from self._files.state()
+        yield from map(str, self._indices)
+
+
+class PackedNames:
+    """Many names in one block of memory: a few bytes each besides their letters."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._text, self._ends = bytearray(), array("Q")
+        for name in names:
+            self.append(name)
+
+    def append(self, name: str) -> None:
+        """Add a name; bytes that are not UTF-8 are kept."""
+        self._text += name.encode("utf-8", "surrogateescape")
+        self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return self._text[start : self._ends[index]].decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
@@ -26,12 +124,14 @@ class Source:
 
     Parameters:
         name: What it is, for messages and help texts: "folder", ".zip".
-        entries: Lists every file at a path, to be read while the stack is open; None if the path holds another kind.
+        files: Lists every file at a place, to be read while the stack is open; None if the place holds another kind.
             Raises UnreadableSource, OSError or ValueError if it holds this kind but cannot be read.
+        shards: Suffixes of the files of this kind of which a folder may hold many: together they are one source.
     """
 
     name: str
-    entries: Callable[[Path, ExitStack], list[Entry] | None]
+    files: Callable[[Place, ExitStack], Files | None]
+    shards: tuple[str, ...] = ()
 
 
 class UnreadableSource(Exception):

@@ -4,27 +4,27 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from graftcli.images.inflating import BoundedReader
 from graftcli.images.refusal import LARGEST_FILE, Refused, check_file_size, read_image
 from graftcli.images.sources.archive import archive_errors, check_ratio
-from graftcli.images.sources.source import Entry, Source, printable
+from graftcli.images.sources.place import Place, size_of
+from graftcli.images.sources.source import Entry, Files, Listed, Source, printable
 
 _DIRECTORY = 2**24  # bytes of the directory, or a quarter of the file if that is more
 
 
-def _entries(path: Path, stack: ExitStack) -> list[Entry] | None:
-    if not path.is_file():
+def _files(place: Place, stack: ExitStack) -> Files | None:
+    if not place.is_file():
         return None
     with archive_errors():
-        return _list_members(path, stack) if zipfile.is_zipfile(path) else None
+        file = stack.enter_context(place.open("rb"))
+        return Listed(_members(file, size_of(place), stack), place) if zipfile.is_zipfile(file) else None
 
 
-def _list_members(path: Path, stack: ExitStack) -> list[Entry]:
-    size = path.stat().st_size
-    guard = BoundedReader(stack.enter_context(path.open("rb")), max(_DIRECTORY, size // 4))
+def _members(file: BinaryIO, size: int, stack: ExitStack) -> list[Entry]:
+    guard = BoundedReader(file, max(_DIRECTORY, size // 4))
     archive = stack.enter_context(zipfile.ZipFile(guard))
     guard.left = None
     members = [member for member in archive.infolist() if not member.is_dir()]
@@ -67,4 +67,4 @@ def _pieces(stream: IO[bytes], size: int) -> Iterator[bytes]:
         size -= len(piece)
 
 
-ZIP = Source(".zip", _entries)
+ZIP = Source(".zip", _files)
