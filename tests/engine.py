@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -82,7 +83,7 @@ def made_plan(spec: str, depth: int = 3) -> Plan:
 
 def images(count: int = 12) -> Images:
     pixels = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "noise")
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), np.array([], "S32"), "noise")
 
 
 def recipe(**changes: object) -> Recipe:

@@ -51,6 +51,7 @@ def distill(
     amp: bool = False,
     compile: bool = False,
     cache_gb: float | None = None,
+    images_gb: float | None = None,
     batch: int | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
@@ -95,6 +96,8 @@ def distill(
         amp: Train in bfloat16.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        images_gb: Gigabytes of memory for decoded images; if they need more, they are decoded into a file in the
+            run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.
         jobs: Threads that decode images. Default: one per core, at most 16.
         out: Folder of the run, or a .safetensors or .onnx file. Default: ``runs/TEACHER-STUDENT``.
@@ -156,6 +159,7 @@ def partial(
     amp: bool | None = None,
     compile: bool | None = None,
     cache_gb: float | None = None,
+    images_gb: float | None = None,
     batch: int | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
@@ -200,6 +204,8 @@ def partial(
         amp: Train in bfloat16.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        images_gb: Gigabytes of memory for decoded images; if they need more, they are decoded into a file in the
+            run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.
         jobs: Threads that decode images. Default: one per core, at most 16.
         out: Folder of the run, or a .safetensors or .onnx file. Default: ``runs/TEACHER-STUDENT-blocks-N``.

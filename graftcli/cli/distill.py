@@ -104,6 +104,7 @@ def distill(
     amp: o.Amp = False,
     compile_: o.Compile = False,
     cache_gb: o.CacheGb = None,
+    images_gb: o.ImagesGb = None,
     batch: o.StageBatch = None,
     jobs: o.Jobs = None,
     out: Out = None,

@@ -24,6 +24,7 @@ _MAXIMUM: Mapping[str, int | float] = {
     "--threads": 4_096,
     "--crop-pct": 10.0,
     "--cache-gb": 1_000_000.0,
+    "--images-gb": 1_000_000.0,
     "--steps-scale": 10_000.0,
     "--seconds": 31_536_000.0,  # a year
     "--steps": 1_000_000_000,

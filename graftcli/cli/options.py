@@ -255,6 +255,17 @@ CacheGb = Annotated[
         " the disk is full.",
     ),
 ]
+ImagesGb = Annotated[
+    float | None,
+    option(
+        "--images-gb",
+        min=0.0,
+        metavar="GB",
+        rich_help_panel=RUNNING,
+        help="RAM for decoded images; if they need more, they are decoded into a file in the folder of the run."
+        " Default: half of the free RAM.",
+    ),
+]
 StageBatch = Annotated[
     int | None,
     option("--batch", "-b", min=1, metavar="N", rich_help_panel=RUNNING, help="Batch size. Default: from the recipe."),

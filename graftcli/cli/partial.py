@@ -74,6 +74,7 @@ def partial(
     amp: o.Amp = False,
     compile_: o.Compile = False,
     cache_gb: o.CacheGb = None,
+    images_gb: o.ImagesGb = None,
     batch: o.StageBatch = None,
     jobs: o.Jobs = None,
     out: Out = None,

@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import cast
 
 from graftcli.images.sources.folder import files_below
 from graftcli.images.sources.source import is_hidden
@@ -18,6 +19,8 @@ from graftcli.students.spec import is_derived_spec
 def fingerprint(config: RunConfig) -> str:
     """Return a hash of the config, its recipe, and the state of its networks and images on disk."""
     document, networks = config_json(replace(config, how=replace(config.how, jobs=None))), config.networks
+    how = cast(dict[str, object], document["how"])
+    how.pop("images_gb")  # where pixels are kept changes nothing
     paths = [
         networks.teacher,
         networks.student,

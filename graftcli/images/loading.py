@@ -24,7 +24,6 @@ from graftcli.images.limits import DEFAULT_LIMITS, Limits
 from graftcli.images.pixels import open_image, resize_and_crop
 from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import SUPPORTED, Entry, SourceFiles, open_source
-from graftcli.images.sources.source import Chosen
 
 _LISTED = 5  # broken images in a message that is not about all of them
 
@@ -34,15 +33,22 @@ class Images:
     """Decoded images, each once."""
 
     pixels: Tensor  # uint8 [images, channels, *preprocess.stored_size], sorted by the SHA-256 of the files
-    names: tuple[str, ...]  # relative to the folder, with "/"
+    names: Sequence[str]  # relative to the folder, with "/"
     broken: tuple[Broken, ...]  # sorted by name
-    files: frozenset[bytes]  # the SHA-256 of each file
+    files: NDArray[np.bytes_]  # the SHA-256 of each file, sorted
     digest: str  # SHA-256 over the sorted SHA-256 of the files in `pixels`; independent of names and order
     short_side: int | None = None  # median over the files, in pixels; None if unknown
+    store: Path | None = None  # the memory-mapped file that holds the pixels; None if they are in memory
+
+    def shared_with(self, other: "Images") -> int:
+        """How many different files both have."""
+        return len(np.intersect1d(self.files, other.files))
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class Decoded:
+    """An image that was decoded into a row."""
+
     row: int
     name: str
     digest: bytes
@@ -50,7 +56,7 @@ class _Decoded:
 
 
 def load(
-    source: Path,
+    source: str | Path,
     preprocess: Preprocess,
     *,
     strict: bool = False,
@@ -69,22 +75,48 @@ def load(
         on_progress: Called with (files done, all files) after each file, in the calling thread.
     """
     with open_source(source) as opened:
-        entries = opened.entries
-        if max_images is not None and len(entries) > max_images:
-            entries = Chosen(entries, [index * len(entries) // max_images for index in range(max_images)])
-        pixels = _allocate(len(entries), preprocess)
-        results = _decode_all(entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
+        if max_images is not None and len(opened.entries) > max_images:
+            count = len(opened.entries)
+            opened = opened.chosen([index * count // max_images for index in range(max_images)])
+        return load_opened(source, opened, preprocess, strict=strict, jobs=jobs, limits=limits, on_progress=on_progress)
+
+
+def load_opened(
+    source: str | Path,
+    opened: SourceFiles,
+    preprocess: Preprocess,
+    *,
+    strict: bool = False,
+    jobs: int | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Images:
+    """Decode the images of an open source into memory, as `load` does."""
+    pixels = _allocate(len(opened.entries), preprocess)
+    results = _decode_all(opened.entries, pixels.numpy(), preprocess, jobs, limits, on_progress)
     broken = sorted((result for result in results if isinstance(result, Broken)), key=lambda image: image.name)
-    decoded = sorted((r for r in results if isinstance(r, _Decoded)), key=lambda image: (image.digest, image.name))
-    if strict and broken:
-        raise _broken_images(source, len(results), broken)
-    if len(decoded) < 2:
-        raise _too_few(source, opened, len(decoded), broken)
+    decoded = sorted((r for r in results if isinstance(r, Decoded)), key=lambda image: (image.digest, image.name))
+    check_results(source, opened, len(decoded), broken, strict=strict)
     _reorder(pixels.numpy(), [image.row for image in decoded])
-    digest = hashlib.sha256(b"".join(image.digest for image in decoded)).hexdigest()
-    names, files = tuple(image.name for image in decoded), frozenset(image.digest for image in decoded)
-    short_side = median_low(image.short_side for image in decoded)
-    return Images(pixels[: len(decoded)], names, tuple(broken), files, digest, short_side)
+    digests = [image.digest for image in decoded]
+    return Images(
+        pixels[: len(decoded)],
+        names=tuple(image.name for image in decoded),
+        broken=tuple(broken),
+        files=np.array(digests, "S32"),
+        digest=hashlib.sha256(b"".join(digests)).hexdigest(),
+        short_side=median_low(image.short_side for image in decoded),
+    )
+
+
+def check_results(
+    source: str | Path, opened: SourceFiles, decoded: int, broken: Sequence[Broken], *, strict: bool
+) -> None:
+    """Raise ImagesError for fewer than two images, or with `strict` for a broken one."""
+    if strict and broken:
+        raise _broken_images(source, decoded + len(broken), broken)
+    if decoded < 2:
+        raise _too_few(source, opened, decoded, broken)
 
 
 def _allocate(count: int, preprocess: Preprocess) -> Tensor:
@@ -106,26 +138,27 @@ def _decode_all(
     jobs: int | None,
     limits: Limits,
     on_progress: Callable[[int, int], None] | None,
-) -> list[_Decoded | Broken]:
+) -> list[Decoded | Broken]:
     """Decode entry i into rows[i], and return one result per entry, in order."""
-    results: list[_Decoded | Broken] = []
+    results: list[Decoded | Broken] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
-        for result in process_files(entries, partial(_decode_file, preprocess), jobs, limits):
+        for result in process_files(entries, partial(decode_file, preprocess), jobs, limits):
             results.append(_store(rows, result))
             if on_progress:
                 on_progress(len(results), len(entries))
     return results
 
 
-def _decode_file(preprocess: Preprocess, file: File) -> tuple[_Decoded, NDArray[np.uint8]]:
+def decode_file(preprocess: Preprocess, file: File) -> tuple[Decoded, NDArray[np.uint8]]:
+    """Decode a file; return what is known of it, and its pixels."""
     with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
         pixels, stored = resize_and_crop(image, preprocess), image.stored
     digest = hashlib.sha256(file.data).digest()
-    return _Decoded(file.row, file.name, digest, min(stored.width, stored.height)), pixels
+    return Decoded(file.row, file.name, digest, min(stored.width, stored.height)), pixels
 
 
-def _store(rows: NDArray[np.uint8], result: tuple[_Decoded, NDArray[np.uint8]] | Broken) -> _Decoded | Broken:
+def _store(rows: NDArray[np.uint8], result: tuple[Decoded, NDArray[np.uint8]] | Broken) -> Decoded | Broken:
     """Write the pixels into their row. Called by one thread, so that an abandoned worker never writes."""
     if isinstance(result, Broken):
         return result
@@ -147,12 +180,12 @@ def _reorder(rows: NDArray[np.uint8], order: Sequence[int]) -> None:
         rows[current], placed[current] = saved, True
 
 
-def _broken_images(source: Path, count: int, broken: Sequence[Broken]) -> ImagesError:
+def _broken_images(source: str | Path, count: int, broken: Sequence[Broken]) -> ImagesError:
     message = f"{len(broken)} of {count} images under `{source}` cannot be read:\n{_lines(broken)}"
     return ImagesError(message, "Fix or remove them, or run without --strict to skip them.")
 
 
-def _too_few(source: Path, opened: SourceFiles, count: int, broken: Sequence[Broken]) -> ImagesError:
+def _too_few(source: str | Path, opened: SourceFiles, count: int, broken: Sequence[Broken]) -> ImagesError:
     """Count the files by suffix, so that a wrong folder is obvious."""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in opened.suffixes.most_common(8))
     checked = f"{opened.suffixes.total()} files were checked" + (f" ({kinds})" if kinds else "")

@@ -6,7 +6,7 @@ Files are read once; about half a kilobyte per image is kept in memory.
 import hashlib
 import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -100,7 +100,7 @@ def collect_statistics(
     return collector.statistics(preprocess)
 
 
-def find_duplicates(pixels: Tensor, names: tuple[str, ...]) -> tuple[Groups, Groups]:
+def find_duplicates(pixels: Tensor, names: Sequence[str]) -> tuple[Groups, Groups]:
     """The names of exact and of near duplicates among images in memory, uint8 [images, channels, height, width]."""
     collector = _Duplicates()
     for name, row in zip(names, pixels.numpy(), strict=True):

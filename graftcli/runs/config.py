@@ -72,6 +72,7 @@ class TrainOptions:
     amp: bool = False
     compile: bool = False
     cache_gb: float | None = None
+    images_gb: float | None = None  # of decoded images in memory; None: half of what is free
     jobs: int | None = None
     strict: bool = False
 

@@ -7,6 +7,7 @@ from graftcli.formats.options import FORMATS, single_formats
 from graftcli.formatting import one_of
 from graftcli.models.loading.model_spec import CHECKPOINT_ENDINGS
 from graftcli.runs.prepare import PreparedRun
+from graftcli.store import CACHE
 from graftcli.store.run_file import RUN_FILE, read_record
 
 RUNS = Path("runs")
@@ -48,6 +49,11 @@ def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Pa
     names = "-".join(side.network.name.replace("/", "_") for side in (plan.teacher, plan.student))
     part = "" if len(prepared.blocks) == len(plan.blocks) else f"-blocks-{'-'.join(map(str, prepared.blocks))}"
     return RUNS / f"{names}{part}", single
+
+
+def pixel_folder(out: str | Path | None) -> Path:
+    """Return the folder for decoded images, which are made before the networks of a run name its folder."""
+    return (RUNS if out is None or single_file(out) is not None else Path(out)) / CACHE
 
 
 def check_free(single: Path, folder: Path) -> None:

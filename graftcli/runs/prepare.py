@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 
 from graftcli.environment.devices import device_named
+from graftcli.environment.machine import memory
 from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import ImagesDecoded, Listener, Warned
@@ -19,8 +20,9 @@ from graftcli.graft.layerwise.layer_pairs import check_derived
 from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.training.tasks import check_tasks
 from graftcli.images import Images
-from graftcli.images import load as load_images
+from graftcli.images.loading import load_opened
 from graftcli.images.pixels import Preprocess
+from graftcli.images.sources import open_source
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.cuts.positions import needs_adapter
@@ -33,6 +35,8 @@ from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.input_size import small_images
 from graftcli.runs.scoring import preprocess_for
 from graftcli.runs.teacher import sized_teacher, teacher_of
+from graftcli.store.pixel_decoding import DecodeOptions
+from graftcli.store.pixel_store import pixel_bytes, stored_images
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import is_derived_spec
 from graftcli.students.student_kind import ImageLoader
@@ -64,13 +68,18 @@ class PreparedRun:
         return schedule_of(self.recipe, train_count(self), len(self.plan.blocks), self.blocks, self.frozen)
 
 
-def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> PreparedRun:
-    """Build and check everything that a run needs; warnings go to `listen`."""
+def prepare_run(
+    config: RunConfig, blocks: str | None, listen: Listener, pixel_folder: Path | None = None
+) -> PreparedRun:
+    """Build and check everything that a run needs; warnings go to `listen`.
+
+    More images than memory holds are decoded into files in `pixel_folder`.
+    """
     options = config.how
     requested, device = recipe_of(options), device_named(options.device)
     named_size, (config, teacher) = config.look.img_size, sized_teacher(config, listen)
     preprocess = preprocess_for(teacher, config.look, whole=True)
-    train_images = cache(lambda: images_of(config.images, preprocess, options, listen))
+    train_images = cache(lambda: images_of(config.images, preprocess, options, listen, pixel_folder))
     plan = _plan(config, requested, teacher, lambda: plain(train_images().pixels[:_SELECTION_IMAGES], preprocess))
     recipe = _resolve_init(requested, config.networks)
     check_units(recipe, len(plan.blocks))
@@ -81,8 +90,10 @@ def prepare_run(config: RunConfig, blocks: str | None, listen: Listener) -> Prep
         listen(Warned(f"init={requested.init} needs a newly derived student: using init={recipe.init}"))
     for warning in (*_warnings(recipe, plan, chosen), *small_images(train_images().short_side, preprocess, named_size)):
         listen(Warned(warning))
-    held_out = images_of(config.val_images, preprocess, options, listen) if config.val_images is not None else None
-    if held_out is not None and (shared := len(held_out.files & train_images().files)):
+    held_out = None
+    if config.val_images is not None:
+        held_out = images_of(config.val_images, preprocess, options, listen, pixel_folder)
+    if held_out is not None and (shared := held_out.shared_with(train_images())):
         found = f"{shared} of the {len(held_out.pixels)} validation images are also training images"
         listen(Warned(f"{found}: agreement will be overestimated"))
     return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, device)
@@ -189,16 +200,35 @@ def _student_weights(networks: ModelPair, recipe: Recipe) -> str | None:
     return None if recipe.init == "pretrained" else given or "none"
 
 
-def images_of(source: str, preprocess: Preprocess, options: TrainOptions, listen: Listener) -> Images:
-    """Decode the images of a folder or archive; corrupt files are skipped with a warning."""
+def images_of(
+    source: str, preprocess: Preprocess, options: TrainOptions, listen: Listener, pixel_folder: Path | None = None
+) -> Images:
+    """Decode the images of a source; corrupt files are skipped with a warning.
+
+    They are kept in memory, or in files in `pixel_folder` if they need more memory than the options allow.
+    """
 
     def on_progress(done: int, total: int) -> None:
         listen(ImagesDecoded(done, total))
 
-    images = load_images(Path(source), preprocess, strict=options.strict, jobs=options.jobs, on_progress=on_progress)
+    def warn(text: str) -> None:
+        listen(Warned(text))
+
+    strict, jobs = options.strict, options.jobs
+    with open_source(source) as opened:
+        if pixel_folder is not None and pixel_bytes(len(opened.entries), preprocess) > _room(options):
+            decoding = DecodeOptions(jobs, strict=strict, on_progress=on_progress, warn=warn)
+            images = stored_images(pixel_folder, source, opened, preprocess, decoding)
+        else:
+            images = load_opened(source, opened, preprocess, strict=strict, jobs=jobs, on_progress=on_progress)
     for broken in images.broken:
         listen(Warned(f"skipped {broken.name}: {broken.reason}"))
     return images
+
+
+def _room(options: TrainOptions) -> float:
+    """Return the bytes of memory for decoded images."""
+    return options.images_gb * 1e9 if options.images_gb is not None else (memory().free or 2**33) / 2
 
 
 def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from graftcli.graft.settings import EngineSettings
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
 from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
-from graftcli.runs.destination import RUNS, check_free, destination, single_file
+from graftcli.runs.destination import RUNS, check_free, destination, pixel_folder, single_file
 from graftcli.runs.image_check import check_run_images
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
@@ -29,6 +29,7 @@ from graftcli.runs.time_estimate import with_time_estimate
 from graftcli.store import REPORT_FILE, Store
 from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
+from graftcli.store.pixel_store import discard
 from graftcli.store.resume import newest
 from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, RunSettings, Session
@@ -53,7 +54,7 @@ def distill(
     """
     single_file(out)  # raises before anything is loaded
     warnings: list[str] = []
-    prepared = prepare_run(config, blocks, _collecting_warnings(listen, warnings.append))
+    prepared = prepare_run(config, blocks, _collecting_warnings(listen, warnings.append), pixel_folder(out))
     folder, single = destination(prepared, out)
     if single is not None and not overwrite:
         check_free(single, folder)
@@ -83,6 +84,8 @@ def distill(
             store.record_single(single)
         store.finish(result)
         _report(folder, prepared, outcome, listen)
+    for images in (prepared.train, prepared.held_out):
+        discard(images)
     listen(FileSaved(str(folder)))
     return result
 
@@ -194,7 +197,7 @@ def fixed_settings(prepared: PreparedRun, folder: Path) -> FixedSettings:
     cache_gb = prepared.config.how.cache_gb
     budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
     return FixedSettings(
-        memory=max(0, budget - prepared.train.pixels.numel()),
+        memory=max(0, budget - (0 if prepared.train.store else prepared.train.pixels.numel())),
         disk=shutil.disk_usage(folder).free // 2,
         at_once=_MEMORY_FIRST_BYTES if cache_gb is None else None,
         threads=usable_cores(),

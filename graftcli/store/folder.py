@@ -14,6 +14,7 @@ from graftcli.store.run_file import RUN_FILE
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
+PIXELS = "pixels-*"  # decoded images in the cache; the store of pixels removes them
 
 NETWORK_FILES = (WEIGHTS_FILE, FACTS_FILE, card.CONFIG_FILE)  # their digests are recorded when a run finishes
 UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
@@ -41,7 +42,7 @@ def check_folder(folder: Path, overwrite: bool, exported: Sequence[str]) -> None
             raise UsageError(found, "Remove the link, or choose another folder with --out.")
         if not folder.exists() or (folder / RUN_FILE).exists() or overwrite:
             return
-        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        names = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and not _is_pixels(path))
     if names:
         listed = few([f"`{name}`" for name in names])
         found = f"`{folder}` is not a run: it holds {listed}, but no {RUN_FILE}."
@@ -51,6 +52,11 @@ def check_folder(folder: Path, overwrite: bool, exported: Sequence[str]) -> None
             found,
             f"Choose another folder with --out, or add --overwrite to replace only these files in it: {replaced}.",
         )
+
+
+def _is_pixels(path: Path) -> bool:
+    """Whether a path is the cache with decoded images alone, which are made before the run."""
+    return path.name == CACHE and path.is_dir() and all(file.match(PIXELS) for file in path.iterdir())
 
 
 def remove(folder: Path, patterns: Iterable[str]) -> None:

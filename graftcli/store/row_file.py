@@ -110,13 +110,14 @@ def _create(path: Path, size: int) -> None:
         path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
         try:
             with path.open("wb") as file:
-                _reserve(file.fileno(), size)
+                reserve(file.fileno(), size)
         except OSError:
             path.unlink(missing_ok=True)  # free the space that was already reserved
             raise
 
 
-def _reserve(file: int, size: int) -> None:
+def reserve(file: int, size: int) -> None:
+    """Give an empty file its size and, where the system can, its disk space."""
     if hasattr(os, "posix_fallocate"):  # not on macOS
         try:
             os.posix_fallocate(file, 0, size)

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -137,7 +138,7 @@ def test_a_run_checks_at_most_a_few_hundred_images_and_changes_no_weight() -> No
 def test_the_short_form_is_one_line_and_one_of_advice() -> None:
     network = engine.plan().teacher.network
     pixels = engine.images(4).pixels
-    doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), frozenset(), "")
+    doubled = Images(torch.cat([pixels, pixels[:1]]), tuple("abcde"), (), np.array([], "S32"), "")
     summary = describe(check_run_images(network, doubled, engine.PREPROCESS, torch.device("cpu")))
     assert summary is not None
     first, *more = summary.splitlines()

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ def noise(plan: Plan, count: int = 4) -> tuple[Images, Preprocess]:
     preprocess = Preprocess(
         (height, width), channels, (0.5,) * channels, (0.25,) * channels, 1.0, "bilinear", whole=True
     )
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "noise"), preprocess
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), np.array([], "S32"), "noise"), preprocess
 
 
 def short() -> Recipe:

@@ -37,7 +37,7 @@ def images(count: int) -> Images:
         .expand(count, 3, *PREPROCESS.stored_size)
         .contiguous()
     )
-    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), frozenset(), "")
+    return Images(pixels, tuple(f"{i}.png" for i in range(count)), (), np.array([], "S32"), "")
 
 
 _RANDOM = Weights(WeightsOrigin.RANDOM)

@@ -19,6 +19,7 @@ from graftcli.graft.settings import EngineSettings
 from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.tasks import Task, teacher_values
 from graftcli.images import Preprocess
+from graftcli.images.rows import Pixels, with_extra
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe.values import Augment, Crop
 from graftcli.store.cache_files import Cache
@@ -33,8 +34,8 @@ _LIGHT_AUGMENT = Augment(crop=Crop(), flip=True)
 class RunImages:
     """The images of a run, as pixels."""
 
-    train: Tensor
-    held_out: Tensor
+    train: Pixels
+    held_out: Pixels
     preprocess: Preprocess
 
 
@@ -74,9 +75,9 @@ class TeacherCaches:
             return self.held_out
         augment = self.schedule.recipe.views.augment
         unseen = _LIGHT_AUGMENT if augment == Augment() else augment
-        return self._logit_cache("judging", torch.cat((self.train, self.held_pixels)), unseen)
+        return self._logit_cache("judging", with_extra(self.train, self.held_pixels), unseen)
 
-    def _logit_cache(self, name: str, pixels: Tensor, augment: Augment) -> TeacherCache:
+    def _logit_cache(self, name: str, pixels: Pixels, augment: Augment) -> TeacherCache:
         """Fill a cache of logits in float32, so that scores do not depend on the precision of training."""
         seed, room_bytes = self.settings.seed + 1, self.settings.drawn_bytes
         views = Views(pixels, self.preprocess, augment, _JUDGING_VIEWS, seed, room=room_bytes)

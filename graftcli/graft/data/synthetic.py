@@ -24,6 +24,7 @@ from graftcli.graft.backend.memory_format import set_channels_last
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.views import Views
 from graftcli.images import Preprocess, normalise
+from graftcli.images.rows import Pixels
 from graftcli.models.cuts.plan import Side
 from graftcli.models.tracing.split import join, split
 from graftcli.recipe.values import Augment
@@ -54,7 +55,7 @@ class Synthesis:
 
     def make(
         self,
-        pixels: Tensor,
+        pixels: Pixels,
         augment: Augment,
         count: int,
         seed: int,

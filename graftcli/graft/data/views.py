@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.images import Preprocess, center_crop, normalise
+from graftcli.images.rows import Pixels, with_extra
 from graftcli.recipe.values import Augment, Colour, Mix, Paste
 
 _NOISE_SIZE = 5  # grid points per side of the random noise that makes CutMix blobs
@@ -50,7 +51,7 @@ class Views:
 
     def __init__(
         self,
-        pixels: Tensor,
+        pixels: Pixels,
         preprocess: Preprocess,
         augment: Augment,
         count: int,
@@ -66,7 +67,7 @@ class Views:
         generator = torch.Generator().manual_seed(seed)
         self._crops = _draw_crops(pixels, preprocess, augment, count, generator)
         if synthetic is not None:
-            self.pixels = torch.cat([pixels, synthetic])
+            self.pixels = with_extra(pixels, synthetic)
             image = _with_synthetic(self._crops.image, len(pixels), len(synthetic), generator)
             self._crops = replace(self._crops, image=image)
         self._mixup = _draw_mixup(len(self), augment.mixup, generator)
@@ -138,7 +139,7 @@ def plain(pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 
 def _draw_crops(
-    pixels: Tensor, preprocess: Preprocess, augment: Augment, count: int, generator: torch.Generator
+    pixels: Pixels, preprocess: Preprocess, augment: Augment, count: int, generator: torch.Generator
 ) -> _Crops:
     images = len(pixels)
     total = images * count

@@ -9,7 +9,7 @@ import os
 import stat
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,6 +43,12 @@ class SourceFiles:
 
     entries: Files
     suffixes: Counter[str]
+    selection: tuple[int, ...] | None = None  # which of the images of the source `entries` are; None: all
+
+    def chosen(self, indices: Sequence[int]) -> "SourceFiles":
+        """The same source with only these entries."""
+        selection = indices if self.selection is None else [self.selection[index] for index in indices]
+        return SourceFiles(Chosen(self.entries, indices), self.suffixes, tuple(selection))
 
 
 @contextmanager

@@ -82,7 +82,10 @@ class Chosen(Files):
     """Some of the files of a source, in any order."""
 
     def __init__(self, files: Files, indices: Sequence[int]) -> None:
-        self._files, self._indices = files, indices
+        self._files: Files = files
+        self._indices = indices
+        if isinstance(files, Chosen):  # a chain of choices is one
+            self._files, self._indices = files._files, [files._indices[index] for index in indices]
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -97,25 +100,33 @@ class Chosen(Files):
         yield from map(str, self._indices)
 
 
-class PackedNames:
+class PackedNames(Sequence[str]):
     """Many names in one block of memory: a few bytes each besides their letters."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        self._text, self._ends = bytearray(), array("Q")
+        self.text, self.ends = bytearray(), array("Q")
         for name in names:
             self.append(name)
 
     def append(self, name: str) -> None:
         """Add a name; bytes that are not UTF-8 are kept."""
-        self._text += name.encode("utf-8", "surrogateescape")
-        self._ends.append(len(self._text))
+        self.text += name.encode("utf-8", "surrogateescape")
+        self.ends.append(len(self.text))
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self.ends)
 
-    def __getitem__(self, index: int) -> str:
-        start = self._ends[index - 1] if index else 0
-        return self._text[start : self._ends[index]].decode("utf-8", "surrogateescape")
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        chosen = range(len(self))[index]
+        return self._name(chosen) if isinstance(chosen, int) else [self._name(i) for i in chosen]
+
+    def _name(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return self.text[start : self.ends[index]].decode("utf-8", "surrogateescape")
 
 
 @dataclass(frozen=True)
