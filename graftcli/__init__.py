@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from graftcli.api.planning import Inspection as Inspection
     from graftcli.api.planning import inspect as inspect
     from graftcli.api.planning import plan as plan
+    from graftcli.api.selecting import Selection as Selection
+    from graftcli.api.selecting import select_images as select_images
     from graftcli.errors import CheckpointError as CheckpointError
     from graftcli.errors import GateError as GateError
     from graftcli.errors import GraftError as GraftError
@@ -49,6 +51,7 @@ _PUBLIC = {
     "graftcli.api.evaluating": ("evaluate",),
     "graftcli.api.exporting": ("export",),
     "graftcli.api.planning": ("Inspection", "inspect", "plan"),
+    "graftcli.api.selecting": ("Selection", "select_images"),
     "graftcli.errors": (
         *("CheckpointError", "GateError", "GraftError", "ImagesError"),
         *("MachineError", "PairError", "UsageError"),

@@ -42,6 +42,8 @@ def distill(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     val_images: ImageSource | None = None,
+    max_images: int | None = None,
+    select: str = "balanced",
     strict: bool = False,
     recipe: str | Path | Recipe = "graft",
     set: Sequence[str] = (),
@@ -67,7 +69,7 @@ def distill(
     Parameters:
         teacher: Trained network: a timm or torchvision name, ``file.py:factory``, a checkpoint, or an ``nn.Module``.
         student: Network to train, in the same forms, or one derived from the teacher, such as ``"teacher*0.5"``.
-        images: Unlabelled images: a folder, .zip, .tar, .parquet or .arrow, many of the latter
+        images: Unlabelled images: a folder, .zip, .tar, .parquet, .arrow or .list, many of the latter
             (``"shards-{0000..0099}.tar"`` or their folder), or any of these behind a URL. Or an iterable (a Dataset,
             say) of PIL images or tensors; of tuples the first item is taken. Float tensors are in 0 to 1, without
             normalisation.
@@ -87,6 +89,8 @@ def distill(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
+        max_images: Number of training images to select; exact duplicates are left out. Default: all.
+        select: How they are selected: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.
         recipe: Name of a recipe, a YAML file, or a ``Recipe``.
         set: Overrides of the recipe, such as ``["stages.graft.lr=1e-3"]``.
@@ -150,6 +154,8 @@ def partial(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     val_images: ImageSource | None = None,
+    max_images: int | None = None,
+    select: str | None = None,
     strict: bool | None = None,
     recipe: str | Path | Recipe | None = None,
     set: Sequence[str] | None = None,
@@ -195,6 +201,8 @@ def partial(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
+        max_images: Number of training images to select; exact duplicates are left out. Default: all.
+        select: How they are selected: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.
         recipe: Name of a recipe, a YAML file, or a ``Recipe``.
         set: Overrides of the recipe, such as ``["stages.graft.lr=1e-3"]``.

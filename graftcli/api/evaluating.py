@@ -58,7 +58,7 @@ def evaluate(
 
     Parameters:
         models: Runs, model specs, ONNX files, or students made from the teacher, such as ``"prune:l1=0.3"``.
-        images: A folder, .zip, .tar, .parquet or .arrow of images, with one folder per class for accuracy.
+        images: A folder, .zip, .tar, .parquet, .arrow or .list of images, with one folder per class for accuracy.
         teacher: Network to agree with. Default: the teacher of the run, with the run's weights and preprocessing.
         checkpoint: Weights file of the only model.
         teacher_checkpoint: Weights file of the teacher.

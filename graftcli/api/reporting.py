@@ -18,8 +18,9 @@ from graftcli.report.facts import Facts
 from graftcli.report.page import GENERATOR, page
 from graftcli.report.run_view import RunView, load_run_view
 from graftcli.runs.config import RunConfig, recorded_config
-from graftcli.runs.prepare import images_of, plan_of, recipe_of
+from graftcli.runs.prepare import plan_of, recipe_of
 from graftcli.runs.repair import repair
+from graftcli.runs.run_images import images_of, training_images
 from graftcli.runs.scoring import preprocess_for
 from graftcli.store import REPORT_FILE
 from graftcli.store.atomic import write_bytes
@@ -125,7 +126,10 @@ def _compare_predictions(
     """Compare the predictions of the run's networks on its images; raise if any of them have changed."""
     preprocess = preprocess_for(plan.teacher.network, config.look, whole=True)
     source = config.val_images or config.images
-    images = images_of(source, preprocess, config.how, listen)
+    if config.val_images is not None:
+        images = images_of(source, preprocess, config.how, listen)
+    else:
+        images = training_images(config, plan.teacher.network, preprocess, listen)
     settings = run.settings
     if images.digest != (settings.val_images if config.val_images else settings.images):
         raise ImagesError(f"the images in `{source}` have changed since the run.", "Restore the images of the run.")

@@ -29,6 +29,7 @@ from graftcli.cli import (
     render,
     render_streams,
     report,
+    select,
     trust,
 )
 from graftcli.cli import check as checking
@@ -39,6 +40,7 @@ from graftcli.cli.other_names import other_name
 from graftcli.errors import UsageError
 
 _AS_JSON = "graftcli.as_json"
+_TWO_WORDS = {"select": "images select"}
 _EXAMPLES = "\n\nExamples:\n"
 
 
@@ -55,6 +57,11 @@ class Commands(TyperGroup):
             if as_json and not is_bare:
                 raise typer.Exit(_print_failure(problem, as_json)) from problem
             raise
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find a command of one word or of two, such as `images select`."""
+        two = " ".join(args[:2])
+        return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command, or print why it failed on stderr."""
@@ -149,10 +156,11 @@ def graftcli(
 
 
 def _register(group: str, *commands: Callable[..., None]) -> None:
-    """Add commands, named after their modules, to a help group; the `Examples:` of the docstring become the epilog."""
+    """Add commands, named after their modules, to a help group; `Examples:` of the docstring become the epilog."""
     for command in commands:
         text, _, examples = cleandoc(command.__doc__ or "").partition(_EXAMPLES)
-        name = command.__module__.rpartition(".")[2]
+        module = command.__module__.rpartition(".")[2]
+        name = _TWO_WORDS.get(module, module)
         app.command(name, cls=CheckedCommand, rich_help_panel=group, help=_plain(text), epilog=_epilog(examples))(
             command
         )
@@ -168,7 +176,7 @@ def _plain(text: str) -> str:
 
 
 _register("Train", distill.distill, partial.partial, compare.compare, demo.demo)
-_register("Inspect", plan.plan, inspect.inspect, images.images)
+_register("Inspect", plan.plan, inspect.inspect, images.images, select.select)
 _register("Evaluate & export", evaluating.evaluate, export.export, bench.bench, report.report)
 _register("Utilities", checking.check, env.env)
 app.add_typer(recipes.app, rich_help_panel="Utilities")

@@ -13,6 +13,7 @@ from graftcli.cli.asking import keywords
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 from graftcli.formats.options import single_formats
 from graftcli.formatting import one_of
+from graftcli.images.selection import NAMES
 
 if TYPE_CHECKING:
     from graftcli.runs.result import Result
@@ -28,6 +29,25 @@ ValImages = Annotated[
         metavar="DIR",
         rich_help_panel=o.IMAGES,
         help="Validation images for agreement. Default: a tenth of the images, if there are 40 or more.",
+    ),
+]
+MaxImages = Annotated[
+    int | None,
+    o.option(
+        "--max-images",
+        min=2,
+        metavar="N",
+        rich_help_panel=o.IMAGES,
+        help="Train on this many images, which one pass of the teacher selects. Default: on all.",
+    ),
+]
+Select = Annotated[
+    str,
+    o.option(
+        "--select",
+        metavar="|".join(NAMES),
+        rich_help_panel=o.IMAGES,
+        help=f"How --max-images are selected: {one_of(NAMES)}; see `graftcli images select`.",
     ),
 ]
 Strict = Annotated[
@@ -95,6 +115,8 @@ def distill(
     crop_pct: o.CropPct = None,
     interpolation: o.Interpolation = None,
     val_images: ValImages = None,
+    max_images: MaxImages = None,
+    select: Select = "balanced",
     strict: Strict = False,
     recipe: Recipe = "graft",
     set_: Set = None,

@@ -8,7 +8,19 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress
 from graftcli.cli.asking import explicit
-from graftcli.cli.distill import RECIPE, Out, Overwrite, Set, StepsScale, Strict, ValImages, command, print_result
+from graftcli.cli.distill import (
+    RECIPE,
+    MaxImages,
+    Out,
+    Overwrite,
+    Select,
+    Set,
+    StepsScale,
+    Strict,
+    ValImages,
+    command,
+    print_result,
+)
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 
 Blocks = Annotated[
@@ -65,6 +77,8 @@ def partial(
     crop_pct: o.CropPct = None,
     interpolation: o.Interpolation = None,
     val_images: ValImages = None,
+    max_images: MaxImages = None,
+    select: Select = "balanced",
     strict: Strict = False,
     recipe: Recipe = "graft",
     set_: Set = None,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from graftcli.cli.render import line, table
 
 if TYPE_CHECKING:
+    from graftcli.api.selecting import Selection
     from graftcli.images.coverage import Coverage
     from graftcli.images.statistics import DatasetStatistics, Size
     from graftcli.runs.image_check import ImagesReport
@@ -33,6 +34,34 @@ def check(report: "ImagesReport") -> None:
         _coverage(report.coverage)
     line()
     _advice(report.advice)
+
+
+def selection(selection: "Selection") -> None:
+    """Print how many images were selected, and the classes that the teacher predicts for all and for these."""
+    from graftcli.images.advice import advise_on_classes
+
+    broken = f", {_unreadable(len(selection.broken))}" if selection.broken else ""
+    line(f"{len(selection.names)} of {selection.images} images in {selection.source}, {selection.by}{broken}")
+    if selection.before is not None and selection.after is not None:
+        line()
+        rows = [
+            (
+                name,
+                f"{one.covered} of {one.classes}",
+                one.images,
+                f"{one.dominant[0].share:.1%}",
+                f"{one.confidence:.0%}",
+            )
+            for name, one in (("all", selection.before), ("selected", selection.after))
+        ]
+        table("", ("images", "classes", "count", "largest class", "confidence"), rows, right=("classes", "count"))
+        for text in advise_on_classes(selection.after):
+            line(f"  - {text}")
+    if selection.out is not None:
+        line(f"written: {selection.out}")
+    else:
+        for name in selection.names:
+            line(f"  {name}")
 
 
 def _statistics(report: "ImagesReport") -> list[tuple[str, str]]:

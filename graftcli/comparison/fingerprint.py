@@ -21,6 +21,8 @@ def fingerprint(config: RunConfig) -> str:
     document, networks = config_json(replace(config, how=replace(config.how, jobs=None))), config.networks
     how = cast(dict[str, object], document["how"])
     how.pop("images_gb")  # where pixels are kept changes nothing
+    if config.how.max_images is None:
+        del how["max_images"], how["select"]
     paths = [
         networks.teacher,
         networks.student,

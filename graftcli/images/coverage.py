@@ -56,6 +56,12 @@ class Predictions:
         self._classes.append(best.indices.to(torch.int32))
         self._confidence.append(best.values)
 
+    def add_classes(self, classes: Tensor, confidence: Tensor, num_classes: int) -> None:
+        """Add predictions that are known already."""
+        self._num_classes = num_classes
+        self._classes.append(classes.to(torch.int32))
+        self._confidence.append(confidence)
+
     def coverage(self, teacher: str, names: Sequence[str] | None, trained: bool) -> Coverage:
         """Summarise all predictions."""
         classes = torch.cat(self._classes).long()

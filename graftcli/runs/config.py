@@ -72,6 +72,8 @@ class TrainOptions:
     amp: bool = False
     compile: bool = False
     cache_gb: float | None = None
+    max_images: int | None = None  # training images to select; None: all
+    select: str = "balanced"  # how they are selected
     images_gb: float | None = None  # of decoded images in memory; None: half of what is free
     jobs: int | None = None
     strict: bool = False

@@ -66,7 +66,7 @@ def inspect_images(
     Any number of images works: each is read once and not kept.
 
     Parameters:
-        images: A folder, .zip, .tar, .parquet or .arrow, many of the latter, or a URL.
+        images: A folder, .zip, .tar, .parquet, .arrow or .list, many of the latter, or a URL.
         teacher: Network that predicts the classes, as for `distill`. Default: none, so classes are not reported.
         teacher_checkpoint: Weights file of the teacher.
         classes: File with the class names in order.
@@ -98,9 +98,9 @@ def inspect_images(
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     network, predictions = None, Predictions()
     if teacher is not None:
-        build_sized = partial(_build_teacher, spec_of(teacher), teacher_checkpoint, options, build_args)
+        build_sized = partial(build_teacher, spec_of(teacher), teacher_checkpoint, options, build_args)
         network = built_for_images(build_sized, images, listen, jobs=jobs)
-    preprocess = preprocess_for(network, options) if network is not None else _preprocess_of_size(options)
+    preprocess = preprocess_for(network, options) if network is not None else preprocess_of_size(options)
     statistics = collect_statistics(
         Path(images),
         preprocess,
@@ -109,25 +109,26 @@ def inspect_images(
         else None,
         batch=batch,
         jobs=jobs,
-        on_progress=_throttled(listen),
+        on_progress=throttled(listen),
     )
     coverage = None
     if network is not None:
-        coverage = _coverage(network, predictions, Path(classes) if classes is not None else None)
+        coverage = coverage_of(network, predictions, Path(classes) if classes is not None else None)
     return ImagesReport(str(images), preprocess, statistics, coverage, advise(statistics, coverage))
 
 
-def _build_teacher(
+def build_teacher(
     spec: str,
     checkpoint: str | Path | None,
     options: PreprocessOptions,
     build_args: Mapping[str, Any],
     size: tuple[int, int] | None,
 ) -> Network:
+    """Build a teacher from the arguments of a public function."""
     return build(spec, checkpoint=checkpoint, img_size=size or options.img_size, role="teacher", **build_args)
 
 
-def _throttled(listen: Listener) -> Callable[[int, int], None]:
+def throttled(listen: Listener) -> Callable[[int, int], None]:
     """Return a progress callback that sends about `_MAX_PROGRESS_EVENTS` events at most."""
 
     def report(done: int, total: int) -> None:
@@ -137,7 +138,7 @@ def _throttled(listen: Listener) -> Callable[[int, int], None]:
     return report
 
 
-def _preprocess_of_size(options: PreprocessOptions) -> Preprocess | None:
+def preprocess_of_size(options: PreprocessOptions) -> Preprocess | None:
     """Return the preprocessing without a network: the given size, with ImageNet statistics."""
     if options.img_size is None:
         return None
@@ -151,7 +152,8 @@ def _predicting(
     return lambda pixels: predictions.add(compute_logits(module, pixels, preprocess, torch_device, batch))
 
 
-def _coverage(network: Network, predictions: Predictions, classes: Path | None) -> Coverage:
+def coverage_of(network: Network, predictions: Predictions, classes: Path | None) -> Coverage:
+    """Summarise the predictions of a network, with the names of its classes."""
     from_list = network.source in ("timm", "torchvision", "hf-hub")
     names = class_names(network.num_classes, classes, imagenet=from_list)
     return predictions.coverage(network.name, names, not network.weights.is_random)
@@ -163,7 +165,7 @@ def check_run_images(network: Network, images: Images, preprocess: Preprocess, d
     predictions = Predictions()
     predictions.add(compute_logits(network.module, images.pixels[::step], preprocess, device, batch=32))
     network.module.to("cpu")
-    coverage = _coverage(network, predictions, None)
+    coverage = coverage_of(network, predictions, None)
     exact, near = find_duplicates(images.pixels[:_DUPLICATE_IMAGES], images.names[:_DUPLICATE_IMAGES])
     return ImagesChecked(
         images=len(images.pixels),

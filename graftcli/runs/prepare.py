@@ -9,10 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from graftcli.environment.devices import device_named
-from graftcli.environment.machine import memory
 from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
-from graftcli.events import ImagesDecoded, Listener, Warned
+from graftcli.events import Listener, Warned
 from graftcli.graft.data.held_out import held_out_count
 from graftcli.graft.data.views import plain
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
@@ -20,9 +19,7 @@ from graftcli.graft.layerwise.layer_pairs import check_derived
 from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.training.tasks import check_tasks
 from graftcli.images import Images
-from graftcli.images.loading import load_opened
 from graftcli.images.pixels import Preprocess
-from graftcli.images.sources import open_source
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.cuts.positions import needs_adapter
@@ -33,10 +30,9 @@ from graftcli.recipe.file import load as load_recipe
 from graftcli.report.format import numbers
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.input_size import small_images
+from graftcli.runs.run_images import images_of, training_images
 from graftcli.runs.scoring import preprocess_for
 from graftcli.runs.teacher import sized_teacher, teacher_of
-from graftcli.store.pixel_decoding import DecodeOptions
-from graftcli.store.pixel_store import pixel_bytes, stored_images
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import is_derived_spec
 from graftcli.students.student_kind import ImageLoader
@@ -79,7 +75,7 @@ def prepare_run(
     requested, device = recipe_of(options), device_named(options.device)
     named_size, (config, teacher) = config.look.img_size, sized_teacher(config, listen)
     preprocess = preprocess_for(teacher, config.look, whole=True)
-    train_images = cache(lambda: images_of(config.images, preprocess, options, listen, pixel_folder))
+    train_images = cache(lambda: training_images(config, teacher, preprocess, listen, pixel_folder))
     plan = _plan(config, requested, teacher, lambda: plain(train_images().pixels[:_SELECTION_IMAGES], preprocess))
     recipe = _resolve_init(requested, config.networks)
     check_units(recipe, len(plan.blocks))
@@ -161,7 +157,7 @@ def plan_of(config: RunConfig, recipe: Recipe) -> Plan:
     """Build both networks and cut them at matching places."""
     teacher = teacher_of(config)
     preprocess = preprocess_for(teacher, config.look, whole=True)
-    images = cache(lambda: images_of(config.images, preprocess, config.how, lambda _: None))
+    images = cache(lambda: training_images(config, teacher, preprocess, lambda _: None))
     return _plan(config, recipe, teacher, lambda: plain(images().pixels[:_SELECTION_IMAGES], preprocess))
 
 
@@ -198,37 +194,6 @@ def _student_weights(networks: ModelPair, recipe: Recipe) -> str | None:
             "Leave it out, or use it with --set init=checkpoint.",
         )
     return None if recipe.init == "pretrained" else given or "none"
-
-
-def images_of(
-    source: str, preprocess: Preprocess, options: TrainOptions, listen: Listener, pixel_folder: Path | None = None
-) -> Images:
-    """Decode the images of a source; corrupt files are skipped with a warning.
-
-    They are kept in memory, or in files in `pixel_folder` if they need more memory than the options allow.
-    """
-
-    def on_progress(done: int, total: int) -> None:
-        listen(ImagesDecoded(done, total))
-
-    def warn(text: str) -> None:
-        listen(Warned(text))
-
-    strict, jobs = options.strict, options.jobs
-    with open_source(source) as opened:
-        if pixel_folder is not None and pixel_bytes(len(opened.entries), preprocess) > _room(options):
-            decoding = DecodeOptions(jobs, strict=strict, on_progress=on_progress, warn=warn)
-            images = stored_images(pixel_folder, source, opened, preprocess, decoding)
-        else:
-            images = load_opened(source, opened, preprocess, strict=strict, jobs=jobs, on_progress=on_progress)
-    for broken in images.broken:
-        listen(Warned(f"skipped {broken.name}: {broken.reason}"))
-    return images
-
-
-def _room(options: TrainOptions) -> float:
-    """Return the bytes of memory for decoded images."""
-    return options.images_gb * 1e9 if options.images_gb is not None else (memory().free or 2**33) / 2
 
 
 def parse_blocks(text: str | None, count: int) -> tuple[int, ...]:

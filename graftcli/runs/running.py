@@ -25,6 +25,7 @@ from graftcli.runs.image_check import check_run_images
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
 from graftcli.runs.reuse import reuse_blocks
+from graftcli.runs.run_images import forget_selection
 from graftcli.runs.time_estimate import with_time_estimate
 from graftcli.store import REPORT_FILE, Store
 from graftcli.store.atomic import plain
@@ -86,6 +87,7 @@ def distill(
         _report(folder, prepared, outcome, listen)
     for images in (prepared.train, prepared.held_out):
         discard(images)
+    forget_selection(pixel_folder(out))
     listen(FileSaved(str(folder)))
     return result
 

@@ -15,7 +15,7 @@ from graftcli.cli.render_run import describe
 from graftcli.events import Event, ImagesDecoded
 from graftcli.graft.engine import weights_digest
 from graftcli.images import Images
-from graftcli.runs.image_check import _throttled, check_run_images
+from graftcli.runs.image_check import check_run_images, throttled
 from tests import engine
 from tests.image_files import folder_of, noise, real_data, saved
 from tests.nets import NETS, randomise, resnet
@@ -99,7 +99,7 @@ def test_every_image_is_progress(photos: Path) -> None:
 
 def test_progress_on_a_hundred_thousand_images_is_shown_a_thousand_times() -> None:
     events: list[Event] = []
-    tell = _throttled(events.append)
+    tell = throttled(events.append)
     for done in range(1, 100_001):
         tell(done, 100_000)
     assert len(events) == 1000 and events[-1] == ImagesDecoded(100_000, 100_000)

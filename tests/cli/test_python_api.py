@@ -20,7 +20,19 @@ from graftcli.models.loading import in_memory
 from tests.image_files import photos
 from tests.nets import randomise, resnet
 
-VERBS = ("bench", "compare", "distill", "evaluate", "export", "inspect", "inspect_images", "load", "partial", "plan")
+VERBS = (
+    "bench",
+    "compare",
+    "distill",
+    "evaluate",
+    "export",
+    "inspect",
+    "inspect_images",
+    "load",
+    "partial",
+    "plan",
+    "select_images",
+)
 SHORT = {"steps_scale": 0.005, "batch": 4, "device": "cpu", "crop_pct": 1.0}
 
 

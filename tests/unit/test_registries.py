@@ -1,5 +1,6 @@
 """Each registry through every consumer: an entry is handled everywhere, or a test names where it is not."""
 
+import json
 import re
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from graftcli.cli import distill as distill_options
 from graftcli.cli import export as export_options
 from graftcli.cli import images as image_options
 from graftcli.cli import options
+from graftcli.cli import select as select_options
 from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import CheckpointError, GateError, ImagesError, UsageError
 from graftcli.formats.match import Match
@@ -43,6 +45,9 @@ from graftcli.images import Preprocess, load
 from graftcli.images import sources as image_sources
 from graftcli.images.file_formats import FORMATS, SUFFIXES
 from graftcli.images.sampling import draw_images
+from graftcli.images.selection import NAMES as SELECTIONS
+from graftcli.images.selection import method_named
+from graftcli.images.sources.list_file import list_json
 from graftcli.images.statistics import collect_statistics
 from graftcli.models.cuts import plan as plans
 from graftcli.models.derivation import base_origin, is_derived, notes
@@ -150,12 +155,18 @@ def tabled(path: Path, folder: Path) -> Path:
     return path
 
 
+def listed(path: Path, folder: Path) -> Path:
+    path.write_text(json.dumps(list_json(str(folder), sorted(file.name for file in folder.iterdir()))))
+    return path
+
+
 MAKE_SOURCE: dict[str, Callable[[Path, Path], Path]] = {
     "folder": lambda path, folder: folder.rename(path),
     ".zip": zipped,
     ".tar": tarred,
     ".parquet": lambda path, folder: tabled(path.with_suffix(".parquet"), folder),
     ".arrow": lambda path, folder: tabled(path.with_suffix(".arrow"), folder),
+    ".list": lambda path, folder: listed(path.with_suffix(".list"), folder),
 }
 
 
@@ -189,6 +200,15 @@ def test_every_image_source_is_documented(tmp_path: Path) -> None:
         assert one_of(image_sources.NAMES) in (text or "").lower()
     assert all(name in refused.value.message and name in refused.value.fix for name in image_sources.NAMES)
     assert set(MAKE_SOURCE) == set(image_sources.NAMES)
+
+
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_every_selection_of_images_is_documented(name: str) -> None:
+    assert method_named(name).name == name and method_named(name).about
+    for documentation in (graftcli.select_images.__doc__, graftcli.distill.__doc__, graftcli.partial.__doc__):
+        assert f'``"{name}"``' in (documentation or "")
+    assert name in help_of(select_options.By) and name in help_of(distill_options.Select)
+    assert name in README.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

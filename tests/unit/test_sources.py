@@ -270,7 +270,7 @@ def test_what_is_neither_folder_nor_archive_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name, expected in {
         "a.jpg": "is a single image",
-        "a.rar": "neither a folder nor a .zip, .tar, .parquet or .arrow",
+        "a.rar": "neither a folder nor a .zip, .tar, .parquet, .arrow or .list",
         "pipe": "is a named pipe",
     }.items():
         with pytest.raises(ImagesError, match=expected) as caught:

@@ -19,6 +19,7 @@ from graftcli.formatting import one_of
 from graftcli.images.file_formats import SUFFIXES, UNSUPPORTED
 from graftcli.images.sources.arrow_file import ARROW
 from graftcli.images.sources.folder import FOLDER, kind_of_file
+from graftcli.images.sources.list_file import list_source
 from graftcli.images.sources.parquet_file import PARQUET
 from graftcli.images.sources.place import Place, is_url, places_of, source_text
 from graftcli.images.sources.shards import opened_shards, shards_in
@@ -30,7 +31,7 @@ from graftcli.images.special import special_devices
 __all__ = ["EXPECTED", "NAMES", "SOURCES", "SUPPORTED", "Entry", "Files", "SourceFiles", "open_source"]
 
 # In the order of messages, and tried in reverse: a .tar whose last member is a .zip would be mistaken for a .zip.
-SOURCES = (FOLDER, ZIP, TAR, PARQUET, ARROW)
+SOURCES = (FOLDER, ZIP, TAR, PARQUET, ARROW, list_source(lambda text, stack: _open_all(text, stack)))
 NAMES = tuple(source.name for source in SOURCES)
 EXPECTED = f"a {NAMES[0]} of images, or a {one_of(NAMES[1:])} of them"
 SHARD_SUFFIXES = tuple(suffix for source in SOURCES for suffix in source.shards)

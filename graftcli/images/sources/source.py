@@ -83,7 +83,7 @@ class Chosen(Files):
 
     def __init__(self, files: Files, indices: Sequence[int]) -> None:
         self._files: Files = files
-        self._indices = indices
+        self._indices, self.is_images = indices, files.is_images
         if isinstance(files, Chosen):  # a chain of choices is one
             self._files, self._indices = files._files, [files._indices[index] for index in indices]
 

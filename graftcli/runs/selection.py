@@ -1,0 +1,150 @@
+"""Select the images of a source that help most: one pass of the teacher, in bounded memory."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from graftcli.errors import ImagesError
+from graftcli.images.coverage import Coverage, Predictions
+from graftcli.images.decoding import Broken, File, process_files
+from graftcli.images.duplicates import Fingerprint, compute_fingerprint
+from graftcli.images.pixels import Preprocess, open_image, resize_and_crop
+from graftcli.images.selection import method_named
+from graftcli.images.selection.method import Candidate
+from graftcli.images.sources import SourceFiles
+from graftcli.measure.features import FeatureReader
+from graftcli.models.network import Network
+from graftcli.runs.image_check import coverage_of
+from graftcli.store.atomic import write_json
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """How images are selected."""
+
+    by: str
+    count: int
+    seed: int = 0
+    batch: int = 128
+    jobs: int | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    on_progress: Callable[[int, int], None] = lambda _done, _total: None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The images that were chosen, and the coverage of the teacher's classes by all images and by these."""
+
+    indices: tuple[int, ...]  # among the entries of the source, in the order of preference
+    images: int  # readable ones in the source
+    broken: tuple[Broken, ...]
+    before: Coverage | None  # None if the method needs no teacher
+    after: Coverage | None
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A decoded image."""
+
+    index: int
+    name: str
+    digest: bytes
+    fingerprint: Fingerprint
+    pixels: NDArray[np.uint8]
+
+
+def select(
+    opened: SourceFiles, network: Network | None, preprocess: Preprocess, options: SelectOptions, classes: Path | None
+) -> Selected:
+    """Choose images of an open source; all of them if they are not more than wanted."""
+    method = method_named(options.by)
+    teacher = _Teacher(network, preprocess, options.device) if network is not None and method.needs_teacher else None
+    pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_Look]()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        for done, result in enumerate(process_files(opened.entries, partial(_look, preprocess), options.jobs), 1):
+            if isinstance(result, Broken):
+                broken.append(result)
+            else:
+                batch.append(result)
+            if len(batch) == options.batch or done == len(opened.entries):
+                pool.add(_candidates(batch, teacher))
+                count += len(batch)
+                batch.clear()
+            options.on_progress(done, len(opened.entries))
+    chosen = pool.chosen()
+    if len(chosen) < 2:
+        raise ImagesError(f"only {len(chosen)} of {count} images can be selected.", "Give more images.")
+    before, after = _coverages(teacher, chosen, classes)
+    return Selected(tuple(one.index for one in chosen), count, tuple(broken), before, after)
+
+
+def _look(preprocess: Preprocess, file: File) -> _Look:
+    with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
+        fingerprint, pixels = compute_fingerprint(image.flat), resize_and_crop(image, preprocess)
+    return _Look(file.row, file.name, hashlib.sha256(file.data).digest(), fingerprint, pixels)
+
+
+class _Teacher:
+    """Predicts the classes of images, and remembers how many of each."""
+
+    def __init__(self, network: Network, preprocess: Preprocess, device: torch.device) -> None:
+        self.network, self.predictions = network, Predictions()
+        self._reader = FeatureReader(network.module, preprocess, device)
+
+    def candidates(self, looks: Sequence[_Look]) -> list[Candidate]:
+        """The images with their predicted class and features; without those for which the teacher has no answer."""
+        logits, features = self._reader.read(torch.from_numpy(np.stack([look.pixels for look in looks])))
+        self.predictions.add(logits)
+        best = logits.softmax(1).max(1)
+        finite = (logits.isfinite().all(1) & features.isfinite().all(1)).tolist()
+        return [
+            Candidate(look.index, look.name, look.digest, look.fingerprint, int(label), float(confidence), feature)
+            for look, label, confidence, feature, known in zip(
+                looks, best.indices, best.values, features.numpy(), finite, strict=True
+            )
+            if known
+        ]
+
+
+def _candidates(looks: Sequence[_Look], teacher: _Teacher | None) -> list[Candidate]:
+    if not looks:
+        return []
+    if teacher is not None:
+        return teacher.candidates(looks)
+    return [Candidate(look.index, look.name, look.digest, look.fingerprint) for look in looks]
+
+
+def _coverages(
+    teacher: _Teacher | None, chosen: Sequence[Candidate], classes: Path | None
+) -> tuple[Coverage | None, Coverage | None]:
+    if teacher is None:
+        return None, None
+    before = coverage_of(teacher.network, teacher.predictions, classes)
+    labels = torch.tensor([one.label or 0 for one in chosen])
+    after = Predictions()
+    after.add_classes(labels, torch.tensor([one.confidence for one in chosen]), before.classes)
+    return before, coverage_of(teacher.network, after, classes)
+
+
+def remembered(file: Path, facts: object, make: Callable[[], Sequence[int]]) -> tuple[int, ...]:
+    """The indices in a file if it was written for the same facts, else those that `make` gives, which are written."""
+    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    try:
+        document = json.loads(file.read_bytes())
+        if document["key"] == key:
+            return tuple(cast(list[int], document["indices"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    indices = tuple(make())
+    write_json(file, {"key": key, "indices": indices})
+    return indices
