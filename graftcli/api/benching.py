@@ -5,17 +5,12 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from graftcli.api.reporting import report
+from graftcli.benching.images import load_bench_images
 from graftcli.benching.models import NamedModel, make_candidates, named_models, reference_model
 from graftcli.environment.machine import cpu, usable_cores
-from graftcli.errors import GraftError, ImagesError
-from graftcli.events import BatchTimed, FileSaved, ImagesDecoded, Listener, Warned
-from graftcli.images import Images
-from graftcli.images import load as load_images
-from graftcli.images.pixels import Preprocess
+from graftcli.errors import GraftError
+from graftcli.events import BatchTimed, FileSaved, Listener, Warned
 from graftcli.measure.benchmark import SECONDS, BenchEntry, BenchImages, benchmark, entries_as_json
 from graftcli.models.loading.model_spec import absolute_spec, path_of
 from graftcli.models.network import Network, size_notes
@@ -30,7 +25,6 @@ from graftcli.runs.scoring import (
     build_options,
     preprocess_for,
     preprocess_options,
-    read_labels,
 )
 from graftcli.store import BENCH_FILE
 from graftcli.store.atomic import write_json
@@ -50,15 +44,6 @@ class Bench:
     images: int
     rule: str | None  # how folder names are mapped to classes
     rungs: tuple[BenchEntry, ...]
-
-
-@dataclass(frozen=True)
-class _BenchImages:
-    pixels: Tensor
-    source: str | None
-    labels: Tensor | None = None
-    rule: str | None = None
-    short_side: int | None = None  # median, of given images
 
 
 def bench(
@@ -146,7 +131,7 @@ def bench(
         listen(Warned(warning))
     preprocess, thread_count = preprocess_for(reference, options), threads or usable_cores()
     candidates = make_candidates(named, reference, preprocess, given_options, thread_count)
-    bench_images = _bench_images(images, classes, runs, preprocess, reference, max_images, jobs, listen)
+    bench_images = load_bench_images(images, classes, runs, preprocess, reference, max_images, jobs, listen)
     for hint in small_images(bench_images.short_side, preprocess, named_size):
         listen(Warned(hint))
     measured = benchmark(
@@ -194,41 +179,7 @@ def _override(options: PreprocessOptions, overrides: PreprocessOptions) -> Prepr
     return replace(options, **{name: value for name, value in values.items() if value is not None})
 
 
-# -- images and files ---------------------------------------------------------------------------------------------
-
-
-def _bench_images(
-    images: str | Path | None,
-    classes: str | Path | None,
-    runs: dict[str, RunConfig],
-    preprocess: Preprocess,
-    reference: Model,
-    max_images: int | None,
-    jobs: int | None,
-    listen: Listener,
-) -> _BenchImages:
-    """Return the given images with their labels, else the images of the first run, else noise."""
-
-    def on_progress(done: int, total: int) -> None:
-        listen(ImagesDecoded(done, total))
-
-    def decode(source: str | Path) -> Images:
-        return load_images(Path(source), preprocess, jobs=jobs, max_images=max_images, on_progress=on_progress)
-
-    if images is not None:
-        decoded = decode(images)
-        if (labels := read_labels(images, decoded, reference, classes)) is None:
-            return _BenchImages(decoded.pixels, str(images), short_side=decoded.short_side)
-        return _BenchImages(decoded.pixels, str(images), labels.indices, labels.rule, decoded.short_side)
-    for config in list(runs.values())[:1]:
-        source = config.val_images or config.images
-        try:
-            return _BenchImages(decode(source).pixels, source)
-        except ImagesError as error:
-            listen(Warned(f"the images of the run are missing, so agreement is not measured: {error.message}"))
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randint(0, 256, (8, preprocess.channels, *preprocess.size), dtype=torch.uint8, generator=generator)
-    return _BenchImages(noise, None)
+# -- files --------------------------------------------------------------------------------------------------------
 
 
 def _write(

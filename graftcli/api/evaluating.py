@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict, Unpack
 
 from graftcli.errors import GraftError, PairError, UsageError
 from graftcli.events import Listener, Warned
+from graftcli.models.loading.build import Derive, NetworkOptions
 from graftcli.models.loading.model_spec import path_of
 from graftcli.models.network import Network
 from graftcli.runs.config import RunConfig
@@ -124,6 +125,13 @@ def evaluate(
     return Evaluation(len(scoring.images.pixels), broken, rule, scoring.preprocess, scored, teacher_label)
 
 
+class _DeriveOptions(TypedDict, total=False):
+    """The keywords of `build` for a student derived from the teacher."""
+
+    like: Network
+    derive: Derive
+
+
 @dataclass(frozen=True)
 class _Loader:
     """Loads the models and their teacher, at a size or at their own."""
@@ -133,21 +141,22 @@ class _Loader:
     teacher: str | None
     teacher_checkpoint: str | Path | None
     recorded: RunConfig | None  # of the run whose teacher is used
-    build_args: dict[str, Any]
+    build_args: NetworkOptions
     listen: Listener
 
     def models_at(self, size: tuple[int, int] | None) -> tuple[list[Model], Model | None]:
         """Load the models, and first the teacher if one of them is derived from it."""
         teacher = self.teacher_at(size, needed=True) if any(map(is_derived_spec, self.models)) else None
-        derive_args = [_derive_args(teacher, spec) if is_derived_spec(spec) else {} for spec in self.models]
-        specs = zip(self.models, derive_args, strict=True)
+        specs = [
+            (spec, _derive_args(teacher, spec) if is_derived_spec(spec) else _DeriveOptions()) for spec in self.models
+        ]
         return [self._model(spec, self.checkpoint, "model", size, **args) for spec, args in specs], teacher
 
     def teacher_at(self, size: tuple[int, int] | None, *, needed: bool) -> Model | None:
         """Load the teacher, if there is one; unless it is `needed`, that of a run may be missing."""
         if self.recorded is not None:
             needed = needed or self.teacher is not None or self.teacher_checkpoint is not None
-            build_args = {**self.build_args, "img_size": size}
+            build_args: NetworkOptions = {**self.build_args, "img_size": size}
             return _load_recorded_teacher(self.recorded, build_args, self.listen, needed=needed)
         return None if self.teacher is None else self._model(self.teacher, self.teacher_checkpoint, "teacher", size)
 
@@ -157,7 +166,7 @@ class _Loader:
         weights: str | Path | None,
         role: str,
         size: tuple[int, int] | None,
-        **derive_args: Any,
+        **derive_args: Unpack[_DeriveOptions],
     ) -> Model:
         if is_onnx(spec):
             if weights is not None:
@@ -181,7 +190,7 @@ def _weights_of(model: Model) -> str:
 
 
 def _load_recorded_teacher(
-    config: RunConfig, build_args: dict[str, Any], listen: Listener, *, needed: bool
+    config: RunConfig, build_args: NetworkOptions, listen: Listener, *, needed: bool
 ) -> Network | None:
     """Build the teacher of a run; if that raises and it is not `needed`, warn that agreement is not measured."""
     try:
@@ -207,7 +216,7 @@ def _size_of(model: Model) -> tuple[int, int]:
     return height, width
 
 
-def _derive_args(teacher: Model | None, spec: str) -> dict[str, Any]:
+def _derive_args(teacher: Model | None, spec: str) -> _DeriveOptions:
     """Return the keywords of `build` for a student derived from the teacher, before training."""
     if teacher is None:
         raise UsageError(f"`{spec}` is derived from a teacher, and none is given.", "Give one with --teacher.")

@@ -72,7 +72,8 @@ def select_images(
 ) -> Selection:
     """Select the images of a source that help a distillation most.
 
-    Any number of images works: each is read once, and a bounded number of candidates is kept. Labels are never read.
+    The number of images is not limited: each is read once, and a bounded number of candidates is kept. Labels are never
+    read.
     Exact duplicates are left out, and near ones as long as there are enough other images.
 
     Parameters:

@@ -3,13 +3,12 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from graftcli.errors import UsageError
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import Candidate, module_candidate
+from graftcli.measure.candidate import Candidate, module_candidate
 from graftcli.measure.onnx.facts import read_onnx
-from graftcli.models.loading.build import build
+from graftcli.models.loading.build import NetworkOptions, build
 from graftcli.models.loading.saved import WEIGHTS_FILE
 from graftcli.models.network import Network
 from graftcli.report.format import numbers
@@ -40,7 +39,7 @@ def named_models(
     runs: dict[str, RunConfig],
     teacher: str | None,
     weights: dict[str, str | Path | None],
-    build_args: dict[str, Any],
+    build_args: NetworkOptions,
 ) -> Iterator[NamedModel]:
     """Yield each model once with a unique name, the teacher first."""
     collected: list[NamedModel] = []
@@ -65,7 +64,7 @@ def named_models(
         yield item if counts[item.name] == 1 else replace(item, name=f"{item.name} #{counts[item.name]}")
 
 
-def _models_of_run(folder: Path, build_args: dict[str, Any], *, alone: bool) -> Iterator[NamedModel]:
+def _models_of_run(folder: Path, build_args: NetworkOptions, *, alone: bool) -> Iterator[NamedModel]:
     """Yield the student or hybrid of a run, and the ONNX files in its folder."""
     settings = read_record(folder).settings
     name = settings.student.name if settings.is_whole else f"{numbers(settings.blocks)} replaced"

@@ -127,8 +127,8 @@ class _TimingStore:
     def unit(self, name: str) -> "_DiscardedTask":
         return _DiscardedTask()
 
-    def metric(self, record: Mapping[str, Any]) -> None:
-        self.step_times.setdefault(record["unit"], []).append(time.monotonic())
+    def metric(self, record: Mapping[str, object]) -> None:
+        self.step_times.setdefault(str(record["unit"]), []).append(time.monotonic())
 
     def listen(self, event: Event) -> None:
         if isinstance(event, TeacherPass):

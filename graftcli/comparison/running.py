@@ -6,38 +6,31 @@ images/        the sampled draws
 cells/NAME/    the runs, as `distill` and `partial` write them
 """
 
-import gc
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from graftcli.comparison.budget import Budget, BudgetedRecipe, fit_to_budget
+from graftcli.comparison.budget import Budget
+from graftcli.comparison.cells import CellRunner
 from graftcli.comparison.compatibility import EligibleMethods, PairFacts
-from graftcli.comparison.fingerprint import file_stats, fingerprint
-from graftcli.comparison.grid import Cell, Draws, Grid, cells_of, draws_of, label_of
+from graftcli.comparison.fingerprint import file_stats
+from graftcli.comparison.grid import Draws, Grid, cells_of, draws_of, label_of
 from graftcli.comparison.profile import SCRATCH_PREFIX
 from graftcli.comparison.result_cache import RESULTS_FILE, ResultCache
 from graftcli.comparison.scorer import Scorer
 from graftcli.environment.installs import versions
-from graftcli.environment.machine import cpu, reset_peak_memory, usable_cores
-from graftcli.errors import GateError, PairError, UsageError, few
+from graftcli.environment.machine import cpu, usable_cores
+from graftcli.errors import UsageError, few
 from graftcli.events import CellStarted, Event, FileSaved, Listener, TimeEstimated, Warned
 from graftcli.models.loading.model_spec import may_be_code
 from graftcli.report.comparison import CellScore, Comparison, TeacherScore, markdown, method_lines
 from graftcli.report.page import comparison_page
-from graftcli.report.run_view import read_metrics, stages
 from graftcli.runs.config import RunConfig, models_json
-from graftcli.runs.running import distill
 from graftcli.runs.teacher import sized_teacher
-from graftcli.store import METRICS_FILE, REPORT_FILE
+from graftcli.store import REPORT_FILE
 from graftcli.store.atomic import write_bytes, write_json
 from graftcli.store.locks import locked
-from graftcli.store.run_file import RUN_FILE, is_intact, read_record
-from graftcli.store.run_record import RunRecord
 
 COMPARISON = Path("runs/compare")
 TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
@@ -76,8 +69,8 @@ def run_comparison(
         config = _sized(config, draws.every[0].folder, cache, listen)
         scorer = Scorer(config, _text(test), _text(classes), cache)
         budget = budget or Budget()
-        comparison = _ComparisonRun(config, grid, draws, budget, scorer, cache, folder, overwrite, command, listen)
-        return comparison.run()
+        cells = CellRunner(config, draws, budget, scorer, cache, folder, overwrite, command, listen)
+        return _ComparisonRun(config, grid, draws, cells, scorer, cache, folder, command, listen).run()
 
 
 def _check_place(folder: Path) -> None:
@@ -131,11 +124,10 @@ class _ComparisonRun:
     config: RunConfig
     grid: Grid
     draws: Draws
-    budget: Budget
+    cell_runner: CellRunner
     scorer: Scorer
     cache: ResultCache
     folder: Path
-    overwrite: bool
     command: str
     listen: Listener
 
@@ -145,107 +137,20 @@ class _ComparisonRun:
         for note in left_out:
             self.listen(Warned(note))
         cells, plan = list(cells_of(methods, self.draws)), eligible.pair_facts(methods[0])
-        if self.budget.steps is not None:
+        if self.cell_runner.budget.steps is not None:
             for cell in cells:
-                self.config_for(cell)  # raises before training if a method needs more steps
-        scores = [self.stored_score(cell) for cell in cells]
+                self.cell_runner.config_for(cell)  # raises before training if a method needs more steps
+        scores = [self.cell_runner.stored(cell) for cell in cells]
         _ = self.scorer.description  # raises before training if the test images cannot be scored on
         for done, cell in enumerate(cells):
             if not scores[done].is_done:
                 self.listen(CellStarted(cell.name, done, len(cells)))
-                scores[done] = self.train_cell(cell)
+                scores[done] = self.cell_runner.train(cell)
                 self.write(scores, plan, left_out)  # only now, so that a refused folder stays unchanged
         comparison = self.write(scores, plan, left_out)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(FileSaved(str(self.folder / name)))
         return comparison
-
-    # -- a cell ---------------------------------------------------------------------------------------------------
-
-    def run_folder(self, cell: Cell) -> Path:
-        return self.folder / "cells" / cell.name
-
-    def stored_score(self, cell: Cell) -> CellScore:
-        """Return the score of a cell before training: complete if its run has finished with the same config."""
-        method, draw, folder = cell.method, cell.draw, self.run_folder(cell)
-        score = CellScore(
-            name=cell.name,
-            folder=str(folder),
-            method=method.label,
-            student=method.student_label,
-            blocks=method.blocks,
-            shots=draw.shots,
-            draw=draw.index,
-            seed=self.config.how.seed + draw.index,
-        )
-        if not (folder / RUN_FILE).exists():
-            return score
-        run = read_record(folder)
-        is_current = run.status == "finished" and self.cache.has("cells", self.cell_key(cell, run))
-        return self.with_results(score, run) if is_current and is_intact(folder, run) else score
-
-    def cell_key(self, cell: Cell, run: RunRecord) -> list[object]:
-        """Return what identifies a finished cell in the cache."""
-        return [cell.name, run.ended, fingerprint(self.config_for(cell))]
-
-    def train_cell(self, cell: Cell) -> CellScore:
-        """Train or resume the run of a cell, and return its score."""
-        score, folder = self.stored_score(cell), self.run_folder(cell)
-        try:
-            config = self.config_for(cell)  # before the reset: a profiling run's memory does not count
-            gc.collect()
-            reset_peak_memory()
-            run = partial(
-                distill, config, out=folder, blocks=cell.method.blocks, command=self.command, listen=self.listen
-            )
-            try:
-                run()
-            except UsageError:  # the folder holds a run with other settings
-                if not self.overwrite:
-                    raise
-                run(overwrite=True)
-        except (GateError, PairError) as error:
-            self.listen(Warned(f"{cell.name}: {error.message}"))
-            return replace(score, fault=error.message)
-        record = read_record(folder)
-        self.cache.get_or_compute("cells", self.cell_key(cell, record), lambda: True)
-        return self.with_results(score, record)
-
-    def with_results(self, score: CellScore, run: RunRecord) -> CellScore:
-        """Return the score with the results of the finished run."""
-        result = run.result
-        assert result is not None  # the run is finished
-        accuracy, agreement = self.scorer.score(Path(score.folder), run)
-        return replace(
-            score,
-            accuracy=accuracy,
-            agreement=agreement,
-            images=result.images,
-            steps=_steps(Path(score.folder), run),
-            params=result.params[1],
-            macs=result.macs[1],
-            seconds=result.seconds,
-            peak_memory=result.peak_memory,
-        )
-
-    def config_for(self, cell: Cell) -> RunConfig:
-        """Return the config of a cell's run, with the steps of the budget.
-
-        All draws of a method with the same shots get the steps that are found for the first draw.
-        """
-        if self.budget == Budget():
-            return cell.config(self.config)
-        first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
-        blocks, shared = cell.method.blocks, replace(self.config, how=replace(self.config.how, steps_scale=1.0))
-        profiled, config = (Cell(cell.method, draw).config(shared) for draw in (first, cell.draw))
-        inputs = [fingerprint(profiled), blocks, asdict(self.budget)]
-        budgeted = self.cache.get_or_compute(
-            "paces", inputs, lambda: _as_json(fit_to_budget(profiled, blocks, self.budget, self.folder, self.listen))
-        )
-        recipe = TypeAdapter(BudgetedRecipe).validate_python(budgeted).recipe
-        return replace(config, how=replace(config.how, recipe=recipe, overrides=(), batch=None))
-
-    # -- the table ------------------------------------------------------------------------------------------------
 
     def write(self, scores: Sequence[CellScore], plan: PairFacts, notes: Sequence[str]) -> Comparison:
         """Write the table of the cells that are done, as JSON, Markdown and HTML."""
@@ -254,7 +159,7 @@ class _ComparisonRun:
             folder=str(self.folder),
             teacher=TeacherScore(teacher, plan.params, plan.macs, self.scorer.teacher_accuracy),
             shots=self.draws.meaning,
-            budget=self.budget.describe(self.config.how.steps_scale),
+            budget=self.cell_runner.budget.describe(self.config.how.steps_scale),
             scored=self.scorer.description,
             machine=f"{cpu().name}, {cores} core{'s' * (cores > 1)}, torch {versions()['torch']}",
             command=self.command,
@@ -266,18 +171,6 @@ class _ComparisonRun:
         write_bytes(self.folder / TABLE_FILE, markdown(comparison).encode())
         write_bytes(self.folder / REPORT_FILE, comparison_page(comparison).encode())
         return comparison
-
-
-def _steps(folder: Path, run: RunRecord) -> int:
-    """Return the training steps of a run over all tasks; tasks that are solved by least squares have none."""
-    recipe_stages = run.settings.recipe.stages
-    trained = {stage.name for stage in recipe_stages if stage.optimizer != "least-squares"}
-    curves = stages(read_metrics(folder / METRICS_FILE), [stage.name for stage in recipe_stages])
-    return sum(unit.steps for stage in curves if stage.name in trained for unit in stage.units)
-
-
-def _as_json(budgeted: BudgetedRecipe) -> dict[str, object]:
-    return {**asdict(budgeted), "recipe": budgeted.recipe.model_dump(mode="json")}
 
 
 def comparison_json(comparison: Comparison) -> dict[str, object]:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Runner = Callable[[NDArray[Any]], NDArray[Any]]  # inputs of the file -> logits
+Array = NDArray[Any]  # float32, or uint8 pixels
+Runner = Callable[[Array], Array]  # inputs of the file -> logits
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Match:
 class ParityCheck:
     """Batches of inputs for a file, each with the logits of the network in PyTorch."""
 
-    batches: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
+    batches: tuple[tuple[Array, Array], ...]
 
     def run(self, runner: Runner) -> Match:
         """Run a file on all batches and compare."""
@@ -39,7 +40,7 @@ class ParityCheck:
 
     def subset(self, images: int) -> "ParityCheck":
         """The last batches, with at least `images` images if there are as many."""
-        chosen: list[tuple[NDArray[Any], NDArray[Any]]] = []
+        chosen: list[tuple[Array, Array]] = []
         for batch in reversed(self.batches):
             chosen.append(batch)
             if sum(len(logits) for _, logits in chosen) >= images:

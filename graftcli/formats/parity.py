@@ -1,15 +1,13 @@
 """The parity gate: compare the logits of an exported file with those of PyTorch on real images."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from graftcli.errors import GateError
-from graftcli.formats.match import Match, ParityCheck
+from graftcli.formats.match import Array, Match, ParityCheck
 from graftcli.formats.options import FORMATS, ExportOptions, ExportSource
 from graftcli.images.pixels import center_crop, normalise
 
@@ -39,9 +37,7 @@ def _split(images: Tensor, single: bool) -> Iterator[Tensor]:
     yield from (chunk for chunk in images[start:].split(_LARGE_BATCH) if len(chunk))
 
 
-def _batch(
-    source: ExportSource, options: ExportOptions, images: Tensor, larger: bool = False
-) -> tuple[NDArray[Any], NDArray[Any]]:
+def _batch(source: ExportSource, options: ExportOptions, images: Tensor, larger: bool = False) -> tuple[Array, Array]:
     cropped = center_crop(images, source.preprocess)
     if larger:
         size = [side // 32 * 32 + 64 for side in cropped.shape[2:]]

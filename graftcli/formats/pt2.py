@@ -1,15 +1,13 @@
 """A program of torch.export, which needs PyTorch but not the model code."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graftcli.formats.options import Encoded, ExportFormat, ExportOptions, ExportSource, add_format
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from graftcli.events import Listener
-    from graftcli.formats.match import ParityCheck, Runner
+    from graftcli.formats.match import Array, ParityCheck, Runner
 
 
 def _encode(source: ExportSource, options: ExportOptions, check: "ParityCheck", listen: "Listener") -> Encoded:
@@ -40,7 +38,7 @@ def _runner(data: bytes) -> "Runner":
 
     program = torch.export.load(io.BytesIO(data)).module()
 
-    def run(images: "NDArray[Any]") -> "NDArray[Any]":
+    def run(images: "Array") -> "Array":
         with torch.no_grad():
             return np.asarray(program(torch.from_numpy(images)))
 

@@ -7,16 +7,14 @@ import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 
 from graftcli.environment.machine import cpu
 from graftcli.errors import GateError
 from graftcli.events import LayersTried, Listener
 from graftcli.formats.graph import IMAGES, clean, silence
-from graftcli.formats.match import Match, ParityCheck
+from graftcli.formats.match import Array, Match, ParityCheck
 from graftcli.formats.options import ExportOptions, ExportSource, QuantisedLayers
 from graftcli.formats.runtime import onnx_runner
 from graftcli.images.pixels import center_crop
@@ -35,7 +33,7 @@ _VNNI = ("avx_vnni", "avx512_vnni", "asimddp", "i8mm", "amx_int8")
 class Quantiser:
     """A calibrated float32 graph, of which any subset of layers can be quantised."""
 
-    def __init__(self, model: onnx.ModelProto, batches: Iterator[NDArray[Any]]) -> None:
+    def __init__(self, model: onnx.ModelProto, batches: Iterator[Array]) -> None:
         from onnxruntime.quantization import CalibrationMethod, create_calibrator, quant_pre_process
 
         with tempfile.TemporaryDirectory() as folder, silence():
@@ -93,10 +91,10 @@ class Quantiser:
 class _CalibrationReader:
     """Feeds images to the calibrator of onnxruntime."""
 
-    def __init__(self, batches: Iterator[NDArray[Any]]) -> None:
+    def __init__(self, batches: Iterator[Array]) -> None:
         self._batches = batches
 
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
+    def get_next(self) -> dict[str, Array] | None:
         batch = next(self._batches, None)
         return None if batch is None else {IMAGES: batch}
 
@@ -160,7 +158,7 @@ def _gate_error(
     )
 
 
-def _calibration_batches(source: ExportSource, options: ExportOptions) -> Iterator[NDArray[Any]]:
+def _calibration_batches(source: ExportSource, options: ExportOptions) -> Iterator[Array]:
     """Batches of calibration images, spread evenly over all."""
     images = source.images if source.calibration is None else source.calibration
     images = images[:: -(-len(images) // MAX_CALIBRATION)]

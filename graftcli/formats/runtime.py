@@ -1,13 +1,10 @@
 """Run ONNX files with onnxruntime."""
 
-from typing import Any
-
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from graftcli.formats.graph import IMAGES, LOGITS
-from graftcli.formats.match import Runner
+from graftcli.formats.match import Array, Runner
 
 
 def onnx_runner(model: bytes | onnx.ModelProto) -> Runner:
@@ -19,7 +16,7 @@ def onnx_runner(model: bytes | onnx.ModelProto) -> Runner:
     data = model if isinstance(model, bytes) else model.SerializeToString()
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
-    def run(images: NDArray[Any]) -> NDArray[Any]:
+    def run(images: Array) -> Array:
         return np.asarray(session.run([LOGITS], {IMAGES: images})[0])
 
     return run

@@ -2,15 +2,13 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graftcli.formats.options import Encoded, ExportFormat, ExportOptions, ExportSource, add_format
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from graftcli.events import Listener
-    from graftcli.formats.match import ParityCheck, Runner
+    from graftcli.formats.match import Array, ParityCheck, Runner
 
 
 def _encode(source: ExportSource, options: ExportOptions, check: "ParityCheck", listen: "Listener") -> Encoded:
@@ -31,7 +29,7 @@ def _runner(data: bytes) -> "Runner":
         file.write_bytes(data)
         network = load(file)
 
-    def run(images: "NDArray[Any]") -> "NDArray[Any]":
+    def run(images: "Array") -> "Array":
         with torch.no_grad():
             return np.asarray(network(torch.from_numpy(images)))
 

@@ -26,7 +26,8 @@ from graftcli.graft.surgery.merge import check as check_merge
 from graftcli.graft.surgery.seams import Seam, graft, seams
 from graftcli.graft.training.judge import Score, Verdict
 from graftcli.graft.training.pieces import pieces
-from graftcli.graft.training.runner import RunStore, TaskRunner
+from graftcli.graft.training.run_store import RunStore
+from graftcli.graft.training.runner import TaskRunner
 from graftcli.images import Images, Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived

@@ -1,14 +1,13 @@
 """Convert images of any Pillow mode to 8-bit grey or RGB, tile by tile to bound memory."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-Levels = Callable[[NDArray[Any]], NDArray[np.uint8]]
+Levels = Callable[[NDArray[np.generic]], NDArray[np.uint8]]
 
 TILE = 2**20  # pixels converted at once
 WORKING = 48 * TILE  # bytes needed to convert a tile
@@ -85,7 +84,7 @@ def _range(image: Image.Image) -> tuple[float, float]:
 def _scaled(start: float, span: float, low: float = 0.0, high: float = 0.0) -> Levels:
     """Map start..start + span to 0..255, NaN and -inf to `low`, and +inf to `high`."""
 
-    def levels(values: NDArray[Any]) -> NDArray[np.uint8]:
+    def levels(values: NDArray[np.generic]) -> NDArray[np.uint8]:
         shades = np.nan_to_num(values.astype(np.float64), nan=low, posinf=high, neginf=low)
         return ((shades - start) * 255 / span).round().astype(np.uint8)
 

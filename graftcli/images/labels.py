@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from timm.data import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor
 
 from graftcli.errors import ImagesError, UsageError
@@ -85,7 +84,11 @@ def class_names(
             if not WORDNET.fullmatch(name):
                 names.setdefault(index, name)
         return tuple(names.get(index, str(index)) for index in range(num_classes))
-    subset = infer_imagenet_subset({"num_classes": num_classes}) if imagenet else None
+    if not imagenet:
+        return None
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # here, because timm takes a second to import
+
+    subset = infer_imagenet_subset({"num_classes": num_classes})
     if subset is None:
         return None
     info = ImageNetInfo(subset)
@@ -140,6 +143,8 @@ def _number() -> _Rule:
 
 
 def _wordnet(num_classes: int) -> _Rule:
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # here, because timm takes a second to import
+
     subset = infer_imagenet_subset({"num_classes": num_classes}) or "imagenet-1k"
     order = {wnid: index for index, wnid in enumerate(ImageNetInfo(subset).label_names())}
 

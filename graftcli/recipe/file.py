@@ -22,6 +22,7 @@ from graftcli.recipe.yaml_source import Loc, YamlFault, YamlSource, dotted, read
 
 _MAX_BYTES = 1_000_000  # of a recipe file
 _MAX_ORIGIN = 200  # characters of a `--set` argument that a fault quotes
+_SETTING = "--set"  # where a fault of an override is
 _MAX_VALUE = 60  # characters of a value that a fault quotes
 _MIN_SCALE, _MAX_SCALE = 1e-6, 10_000
 
@@ -77,7 +78,7 @@ def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 
 
 def _override(source: YamlSource, text: str) -> None:
     """Apply `PATH=VALUE` to the source; on an error, add a fault to it."""
-    origin = f"--set {text if len(text) <= _MAX_ORIGIN else f'{text[:_MAX_ORIGIN]}…'}"
+    origin = f"{_SETTING} {text if len(text) <= _MAX_ORIGIN else f'{text[:_MAX_ORIGIN]}…'}"
     path, equals, value = text.partition("=")
     part = read(value, lambda _: origin)
     source.faults += [replace(fault, subject=f"`{path}`") for fault in part.faults]
@@ -128,9 +129,17 @@ def _validated(source: YamlSource, shown: str) -> Recipe:
         return recipe
     lines = "".join(f"\n  {fault}" for fault in sorted(faults, key=_sort_key))
     raise UsageError(
-        f"{shown} has {len(faults)} fault{'s' * (len(faults) > 1)}.{lines}",
+        f"{_places(faults, shown)} {len(faults)} fault{'s' * (len(faults) > 1)}.{lines}",
         "`graftcli recipes show graft` prints an example; `graftcli recipes validate FILE` checks a file.",
     )
+
+
+def _places(faults: Sequence[YamlFault], shown: str) -> str:
+    """What has the faults: the recipe, the overrides, or both."""
+    in_settings = [fault.where.startswith(f"{_SETTING} ") for fault in faults]
+    if all(in_settings):
+        return f"{_SETTING} has"
+    return f"{shown} and {_SETTING} have" if any(in_settings) else f"{shown} has"
 
 
 def _sort_key(fault: YamlFault) -> list[str | int]:

@@ -1,10 +1,10 @@
 """Check a folder of images before training: `inspect_images`, and the short check of a run."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,13 @@ from graftcli.images.labels import class_names
 from graftcli.images.pixels import Preprocess
 from graftcli.images.statistics import DatasetStatistics, collect_statistics, find_duplicates
 from graftcli.measure import compute_logits
-from graftcli.models.loading.build import build
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import IMAGENET, Network
 from graftcli.runs.input_size import built_for_images
 from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_for, preprocess_options
+
+if TYPE_CHECKING:
+    from graftcli.models.loading.build import NetworkOptions
 
 _TEACHER_IMAGES = 200  # images that the short check of a run passes through the teacher
 _MAX_PROGRESS_EVENTS = 1000
@@ -63,7 +65,7 @@ def inspect_images(
 ) -> ImagesReport:
     """Report what is in a folder of images, which classes the teacher predicts for them, and what to fix.
 
-    Any number of images works: each is read once and not kept.
+    The number of images is not limited: each is read once and not kept.
 
     Parameters:
         images: A folder, .zip, .tar, .parquet, .arrow or .list, many of the latter, or a URL.
@@ -121,11 +123,14 @@ def build_teacher(
     spec: str,
     checkpoint: str | Path | None,
     options: PreprocessOptions,
-    build_args: Mapping[str, Any],
+    build_args: "NetworkOptions",
     size: tuple[int, int] | None,
 ) -> Network:
     """Build a teacher from the arguments of a public function."""
-    return build(spec, checkpoint=checkpoint, img_size=size or options.img_size, role="teacher", **build_args)
+    from graftcli.models.loading.build import build  # here, because images alone need no timm, which is slow to import
+
+    sized: NetworkOptions = {**build_args, "img_size": size or options.img_size}
+    return build(spec, checkpoint=checkpoint, role="teacher", **sized)
 
 
 def throttled(listen: Listener) -> Callable[[int, int], None]:

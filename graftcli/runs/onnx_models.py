@@ -9,7 +9,8 @@ import torch
 
 from graftcli.environment.machine import usable_cores
 from graftcli.images.pixels import Preprocess
-from graftcli.measure.benchmark import Candidate, candidate_logits
+from graftcli.measure.benchmark import candidate_logits
+from graftcli.measure.candidate import Candidate
 from graftcli.measure.onnx.facts import OnnxMetadata, read_onnx
 from graftcli.measure.onnx.session import onnx_candidate
 from graftcli.models.network import IMAGENET, PreprocessDefaults

@@ -3,25 +3,26 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 from graftcli.errors import UsageError, few
 from graftcli.events import Listener, Warned
-from graftcli.models.loading.build import build
+from graftcli.models.loading.build import BuildOptions, NetworkOptions, build
 from graftcli.models.loading.model_spec import absolute_spec, path_of
 from graftcli.models.network import Network
 from graftcli.runs.config import RunConfig, recorded_config
 from graftcli.store.run_file import RUN_FILE
 
 
-def recorded_teacher(config: RunConfig, build_args: dict[str, Any]) -> Network:
+def recorded_teacher(config: RunConfig, build_args: NetworkOptions) -> Network:
     """Build the teacher of a run; `build_args` are the network arguments of this call and override the config."""
     networks = config.networks
     recorded = {"num_classes": networks.num_classes, "in_chans": networks.in_chans, "ema": networks.ema}
     given = {key: value for key, value in build_args.items() if value not in (None, False)}
-    trust = {"unsafe": networks.unpickles("teacher"), "document": networks.document_of("teacher")}
-    settings = {**recorded, **{key: value for key, value in given.items() if key != "unsafe"}, **trust}
-    return build(networks.teacher, checkpoint=networks.teacher_checkpoint, role="teacher", **settings)
+    options = cast(BuildOptions, {**recorded, **given})
+    options["unsafe"], options["document"] = networks.unpickles("teacher"), networks.document_of("teacher")
+    options["checkpoint"] = networks.teacher_checkpoint
+    return build(networks.teacher, role="teacher", **options)
 
 
 def config_with_teacher(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from graftcli.models.cuts.plan import count_parameters
 from graftcli.models.loading.safe_pickle import sha256_of
 from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.runs.onnx_models import OnnxModel
+
+if TYPE_CHECKING:
+    from graftcli.models.loading.build import NetworkOptions
 
 Model = Network | OnnxModel
 
@@ -51,7 +54,7 @@ def preprocess_options(
 
 def build_options(
     num_classes: int | None, in_chans: int | None, ema: bool | None, unsafe_load: bool, trust_code: bool
-) -> dict[str, Any]:
+) -> "NetworkOptions":
     """Return the network arguments of a public function as keywords of `build`."""
     return {
         "num_classes": num_classes,

@@ -10,13 +10,11 @@ cache/                    cached teacher features and synthetic images; removed 
 .lock                     locked by the process that uses the folder; holds its pid and host
 """
 
-import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -25,7 +23,7 @@ from graftcli.errors import GraftError, MachineError
 from graftcli.models.loading.saved import FACTS_FILE, WEIGHTS_FILE
 from graftcli.models.loading.tensor_file import Damaged
 from graftcli.models.loading.tensor_file import check as check_file
-from graftcli.store.atomic import plain, remove_abandoned, write_bytes, writing
+from graftcli.store.atomic import remove_abandoned, writing
 from graftcli.store.cache_files import Cache
 from graftcli.store.folder import (
     BENCH_FILE,
@@ -43,6 +41,7 @@ from graftcli.store.folder import (
     remove,
 )
 from graftcli.store.locks import LOCK_FILE, locked
+from graftcli.store.metrics import append, keep_passed
 from graftcli.store.resume import newest, resumable_run
 from graftcli.store.run_file import digest_of_file, read_record, write_record
 from graftcli.store.run_record import FixedSettings, RunRecord, RunResult, RunSettings, Session, now
@@ -125,7 +124,7 @@ class Store:
         if self._record.session is not session:
             self._update(sessions=(*self._record.sessions, session))
         self._drop_damaged()
-        self._keep_metrics()
+        keep_passed(self.folder / METRICS_FILE, lambda name: self.unit(name).step)
         self._save()
 
     def _drop_damaged(self) -> None:
@@ -214,14 +213,8 @@ class Store:
         return UnitState(self.folder, name, self._save, self.check_held)
 
     def metric(self, record: Mapping[str, object]) -> None:
-        """Append a line to metrics.jsonl.
-
-        A resumed run keeps only records with a `unit` and a `step` that the unit has passed.
-        """
-        line = f"{json.dumps(plain(record))}\n".encode()
-        path = self.folder / METRICS_FILE
-        with writing(path, len(line)), path.open("ab") as file:
-            file.write(line)
+        """Append a line to metrics.jsonl; a resumed run keeps only records whose `unit` has passed their `step`."""
+        append(self.folder / METRICS_FILE, record)
 
     def _report(self, text: str) -> None:
         """Record a warning and pass it to the caller."""
@@ -232,16 +225,6 @@ class Store:
         """Record a warning of this session, for the report."""
         self._record = self._record.with_session(warnings=(*self._record.session.warnings, text))
         self._save()
-
-    def _keep_metrics(self) -> None:
-        """Drop the records that the resumed run will write again."""
-        path = self.folder / METRICS_FILE
-        if path.exists():
-            step_of = cache(lambda name: self.unit(name).step)
-            lines = path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith(b"\n") and _is_past(line, step_of)]
-            if kept != lines:
-                write_bytes(path, b"".join(kept))
 
     @property
     def finished(self) -> RunResult | None:
@@ -257,12 +240,3 @@ class Store:
         self._update(status="finished", ended=now(), result=result, files=files)
         self._save()
         remove(self.folder, UNFINISHED)
-
-
-def _is_past(line: bytes, step_of: Callable[[str], float]) -> bool:
-    """Whether a line of metrics.jsonl is valid and its step is not after the unit's saved step."""
-    try:
-        record = json.loads(line)
-        return bool(record["step"] <= step_of(record["unit"]))
-    except (ValueError, KeyError, TypeError):
-        return False

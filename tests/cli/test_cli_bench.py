@@ -18,7 +18,8 @@ from graftcli.cli import app
 from graftcli.events import Event, Warned
 from graftcli.formats import write as export
 from graftcli.formats.options import ExportOptions
-from graftcli.measure.benchmark import BenchEntry, Candidate, benchmark
+from graftcli.measure.benchmark import BenchEntry, benchmark
+from graftcli.measure.candidate import Candidate
 from tests.exports import small, subject
 from tests.image_files import folder_of, noise, saved
 from tests.nets import NETS, randomise, resnet
@@ -62,7 +63,7 @@ def call(*words: str) -> Result:
     return CliRunner().invoke(app, ["bench", *words, *QUICK])
 
 
-def test_a_run_brings_its_teacher_its_student_and_its_images(place: Path) -> None:
+def test_benchmarking_a_run_includes_its_teacher_student_and_images(place: Path) -> None:
     result = call("run", "--json")
     assert result.exit_code == 0, result.output + result.stderr
     found = json.loads(result.stdout)
@@ -75,7 +76,7 @@ def test_a_run_brings_its_teacher_its_student_and_its_images(place: Path) -> Non
     assert json.loads((place / "run" / "bench.json").read_text()) == found["rungs"]
 
 
-def test_every_onnx_file_of_the_run_is_a_rung_once(place: Path) -> None:
+def test_every_onnx_file_of_the_run_is_benchmarked_once(place: Path) -> None:
     torch.manual_seed(0)
     file = write(place / "run" / "b.onnx", Tiny(classes=10), size=32)
     shutil.copyfile(file, place / "named.onnx")
@@ -126,7 +127,7 @@ def test_a_teacher_of_random_weights_is_the_one_that_the_run_had(place: Path) ->
     assert found[1]["agreement"] == 1  # its block is the teacher's own, and hardly trained
 
 
-def test_a_run_beside_another_ones_teacher_keeps_no_ladder_of_that(place: Path) -> None:
+def test_no_bench_json_is_written_to_a_run_with_another_teacher(place: Path) -> None:
     shutil.copytree("run", "other")
     run = json.loads((place / "other/run.json").read_text())
     run["sessions"][-1]["config"]["networks"]["teacher_checkpoint"] = str(place / "another.pth")
@@ -158,7 +159,7 @@ def test_files_alone_are_measured(place: Path) -> None:
     assert json.loads(result.stdout)["rungs"][0]["latency_ms"].keys() == {"1", "2"}
 
 
-def test_each_rung_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
+def test_each_candidate_has_its_own_mean_and_std(place: Path, tmp_path: Path) -> None:
     """The same weights twice, once for far brighter images: alone and beside one another."""
     usual = subject(small(), 32)
     pale = replace(usual, preprocess=replace(usual.preprocess, mean=(9.0,) * 3, std=(0.1,) * 3))
@@ -203,7 +204,9 @@ def test_options_of_a_run_are_not_applied_to_other_models(
     assert [rung.preprocess.mean[0] for rung in seen if rung.preprocess is not None] == [0.1, 0.485, 0.4]
 
 
-def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_benchmark_of_an_export_does_not_replace_a_more_complete_one(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(benching, "QUICK_SECONDS", 0.0)
     folder_of(place / "few", {f"{i}.png": saved(noise(32, 32, i)) for i in range(2)})
     folder_of(place / "unlabelled", {f"{i}.png": saved(noise(32, 32, i)) for i in range(9)})
@@ -225,7 +228,7 @@ def test_the_ladder_of_an_export_replaces_none_that_tells_of_more(place: Path, m
         file.unlink()
 
 
-def test_images_that_are_gone_leave_the_times(place: Path) -> None:
+def test_without_images_only_time_is_measured(place: Path) -> None:
     (place / "photos").rename(place / "moved")
     result = call("run", "--json")
     (place / "moved").rename(place / "photos")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import graftcli
+from graftcli.comparison import cells
 from graftcli.comparison import compatibility as eligible
 from graftcli.comparison import running as comparing
 from graftcli.comparison.fingerprint import file_stats
@@ -119,7 +120,7 @@ def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
 def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "distill", None)
+    monkeypatch.setattr(cells, "distill", None)
     monkeypatch.setattr(eligible, "plan_of", None)
     assert document(*DRAWN, out="whole") == finished
     monkeypatch.undo()
@@ -144,16 +145,34 @@ def test_a_cell_made_with_other_settings_is_refused_and_made_again_with_overwrit
     assert weights.read_bytes() != before
 
 
+FEW = ("--shots", "1", "--test", "photos")
+
+
+@pytest.fixture(scope="module")
+def repeated(tmp_path_factory: pytest.TempPathFactory, place: Path) -> tuple[Path, dict[str, Any]]:
+    """A copy of `place` with a comparison that was run twice, and its table."""
+    folder = tmp_path_factory.mktemp("repeated") / "place"
+    shutil.copytree(place / "photos", folder / "photos")
+    for name in ("tiny.yaml", "teacher.pth"):
+        shutil.copy(place / name, folder)
+    here = Path.cwd()
+    os.chdir(folder)
+    try:
+        before = document(*FEW, out="again")
+        assert document(*FEW, out="again") == before
+    finally:
+        os.chdir(here)
+    return folder, before
+
+
 @pytest.mark.parametrize("changed", ["tiny.yaml", "teacher.pth", "photos"])
 def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
-    finished: dict[str, Any], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+    repeated: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
 ) -> None:
     """The same command, by the same names, with other steps, weights or images."""
-    shutil.copytree(place, tmp_path / "place", ignore=lambda _, names: [n for n in names if n in ("whole", "other")])
+    folder, before = repeated
+    shutil.copytree(folder, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
-    few = ("--shots", "1", "--test", "photos")
-    before = document(*few, out="again")
-    assert document(*few, out="again") == before
     if changed == "tiny.yaml":
         Path(changed).write_text(TINY.replace("steps: 5", "steps: 7"))
     elif changed == "teacher.pth":
@@ -163,9 +182,9 @@ def test_a_cell_is_not_taken_as_it_is_when_a_file_behind_it_changed(
             file.write_bytes(saved(noise(32, 32, 100 + seed)))
     weights = Path(before["trials"][0]["folder"]) / "model.safetensors"
     old = weights.read_bytes()
-    result = call(*arguments(*few, out="again"))
+    result = call(*arguments(*FEW, out="again"))
     assert result.exit_code == 2 and "--overwrite" in result.stderr, result.output + result.stderr
-    after = document(*few, "--overwrite", out="again")
+    after = document(*FEW, "--overwrite", out="again")
     assert after["trials"][0]["steps"] == (16 if changed == "tiny.yaml" else 14)
     assert weights.read_bytes() != old
 
@@ -180,7 +199,7 @@ def test_overwrite_keeps_cells_that_would_come_out_the_same(finished: dict[str, 
     assert [read_record(cell.parent).ended for cell in cells] == before
 
 
-def test_a_folder_of_somebody_elses_stays_as_it_is(place: Path) -> None:
+def test_a_folder_that_is_no_comparison_is_not_touched(place: Path) -> None:
     (place / "mine").mkdir()
     (place / "mine/report.html").write_text("my own")
     result = call(*arguments("--shots", "1", out="mine"))
@@ -297,7 +316,7 @@ def test_a_cell_that_fails_is_reported_and_the_others_are_done(place: Path, monk
             raise GateError("graft-1: the loss ran away again at step 7.", "Give the stage a lower rate.")
         return distill(config, **settings)
 
-    monkeypatch.setattr(comparing, "distill", failing)
+    monkeypatch.setattr(cells, "distill", failing)
     result = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
     assert result.exit_code == 4 and "1 of 2 cells failed" in result.stderr
     found = json.loads(result.stdout)

@@ -24,9 +24,9 @@ from graftcli.cli.options import (
     Teacher,
     TeacherCheckpoint,
     UnsafeLoad,
-    parse_img_size,
 )
 from graftcli.cli.other_names import SET_LENGTH, SET_LR
+from graftcli.cli.parsing import parse_img_size
 from graftcli.errors import UsageError
 from graftcli.recipe.file import load
 

@@ -1,6 +1,7 @@
 """The check after a merge refuses what differs by more than rounding."""
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -64,12 +65,26 @@ def test_an_error_on_one_image_alone_is_found(vgg: tuple[Merged, nn.Module, Tens
         check(replace(merged, exact=off), unmerged, images)
 
 
-def test_numbers_that_are_not_finite_are_refused_on_either_side(vgg: tuple[Merged, nn.Module, Tensor]) -> None:
+def test_non_finite_logits_are_refused_on_either_side(vgg: tuple[Merged, nn.Module, Tensor]) -> None:
     merged, unmerged, images = vgg
     with pytest.raises(GateError, match="in float64 by nan"):
         check(replace(merged, exact=spoilt(merged.exact, float("nan"))), unmerged, images)
     lost = copy.deepcopy(unmerged)
     next(iter(lost.parameters())).data.fill_(float("nan"))
-    with pytest.raises(GateError, match="gives logits that are not finite") as refused:
+    with pytest.raises(GateError, match=r"training diverged: .* gives logits that are not finite") as refused:
         check(merged, lost, images)
     assert "lower learning rate" in refused.value.fix
+
+
+@pytest.mark.parametrize(("factor", "largest"), [(1e5, "e+"), (1e25, "inf")])
+def test_huge_logits_are_reported_as_diverged_training(
+    vgg: tuple[Merged, nn.Module, Tensor], factor: float, largest: str
+) -> None:
+    merged, unmerged, images = vgg
+    huge = copy.deepcopy(unmerged)
+    for name, weight in huge.named_parameters():
+        if name.endswith(("classifier.0.weight", "classifier.3.weight")):
+            weight.data.mul_(factor)
+    with pytest.raises(GateError, match=rf"training diverged: .* logits up to .*{re.escape(largest)}") as refused:
+        check(merged, huge, images)
+    assert "--set stages.NAME.lr" in refused.value.fix and "report" not in refused.value.fix

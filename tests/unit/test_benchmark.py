@@ -9,14 +9,8 @@ from torch import Tensor
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess
 from graftcli.measure import latency
-from graftcli.measure.benchmark import (
-    BenchImages,
-    Candidate,
-    benchmark,
-    candidate_logits,
-    entries_as_json,
-    module_candidate,
-)
+from graftcli.measure.benchmark import BenchImages, benchmark, candidate_logits, entries_as_json
+from graftcli.measure.candidate import Candidate, module_candidate
 from graftcli.measure.latency import measure_latencies
 from graftcli.measure.onnx.session import onnx_candidate
 from tests.nets import randomise
@@ -60,7 +54,7 @@ def test_one_network_in_all_forms_agrees_with_itself(tiny: Tiny, pixels: Tensor,
     assert len({one.macs for one in found}) == 1
 
 
-def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
+def test_each_candidate_is_timed_at_the_batch_sizes_it_accepts(tiny: Tiny, pixels: Tensor, tmp_path: Path) -> None:
     found = {
         one.name: one for one in benchmark(rungs(tiny, tmp_path), BenchImages(pixels, PREPROCESS), batch=4, seconds=0)
     }
@@ -71,7 +65,7 @@ def test_each_rung_is_timed_at_the_batches_that_it_takes(tiny: Tiny, pixels: Ten
     assert found["static.onnx"].images_per_second == pytest.approx(speed)
 
 
-def test_a_work_in_another_process_is_timed_by_its_own_clock() -> None:
+def test_a_candidate_in_another_process_is_timed_by_its_own_clock() -> None:
     assert measure_latencies({"far": lambda: 0.5}, seconds=0)["far"].median == 500
 
 
@@ -134,7 +128,7 @@ def test_a_file_that_takes_no_images_is_refused(tiny: Tiny, tmp_path: Path) -> N
         onnx_candidate(tmp_path / "torn.onnx", 1)
 
 
-def test_works_take_turns_and_each_runs_as_often_as_the_others() -> None:
+def test_candidates_take_turns_and_run_equally_often() -> None:
     ran: list[str] = []
     found = measure_latencies({name: (lambda name=name: ran.append(name)) for name in "ab"}, seconds=0)  # type: ignore[misc]
     warm, measured = ran[: 2 * latency._WARM_UP], ran[2 * latency._WARM_UP :]

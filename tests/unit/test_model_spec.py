@@ -60,7 +60,7 @@ def test_a_typo_is_answered_with_the_nearest_names(spec: str, found: str, near: 
 
 
 @pytest.mark.parametrize(("spec", "near"), [("runs/nothere", ""), ("runs/smal", "runs/small"), ("./resnet", "")])
-def test_a_path_that_is_missing_is_answered_with_its_neighbours(
+def test_a_missing_path_is_answered_with_similar_names(
     spec: str, near: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,9 @@ def test_a_path_that_is_missing_is_answered_with_its_neighbours(
     assert unknown.value.fix == "On the Hugging Face Hub: hf-hub:elsewhere/nothere."
 
 
-def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_name_takes_precedence_over_a_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "resnet18").mkdir()
     assert build("resnet18", checkpoint="none").source == "timm"
@@ -83,9 +85,7 @@ def test_a_name_is_no_folder_unless_it_is_written_as_one(tmp_path: Path, monkeyp
     assert "local-dir:" in caught.value.fix
 
 
-def test_what_graftcli_wrote_under_a_networks_name_is_meant_where_a_path_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_folder_named_like_a_model_is_given_as_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     net = network("torchvision:squeezenet1_1")
     save_student(tmp_path / "resnet18", net.module, made(net))
@@ -126,7 +126,7 @@ def test_a_checkpoint_that_names_its_architecture_needs_nothing_else(tmp_path: P
     )  # as for a plan, which needs no weights
 
 
-def test_of_two_networks_of_one_name_the_one_that_fits_is_meant(tmp_path: Path) -> None:
+def test_of_two_models_with_one_name_the_one_that_fits_the_checkpoint_is_taken(tmp_path: Path) -> None:
     for maker, source in ((timm.create_model, "timm"), (torchvision.models.get_model, "torchvision")):
         net = maker("efficientnet_b0", num_classes=4)
         torch.save({"model": net.state_dict(), "args": Namespace(model="efficientnet_b0")}, tmp_path / "model.pth")
@@ -159,3 +159,10 @@ def test_a_checkpoint_that_names_nothing_is_answered_with_the_flag_to_add(
 def test_a_file_that_is_not_there_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"There is no file `nowhere/model\.pth`"):
         build("nowhere/model.pth")
+
+
+@pytest.mark.parametrize(("role", "found"), [("model", "`m.onnx` is an ONNX file"), ("teacher", "--teacher m.onnx")])
+def test_an_onnx_file_is_no_network_to_train_or_export(role: str, found: str) -> None:
+    with pytest.raises(UsageError, match="cannot be cut, trained or exported again") as refused:
+        build("m.onnx", role=role)
+    assert found in refused.value.message and "model.safetensors" in refused.value.fix

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from graftcli.errors import CheckpointError
-from graftcli.measure.benchmark import module_candidate
+from graftcli.measure.candidate import module_candidate
 from graftcli.measure.onnx.facts import OnnxMetadata, read_onnx
 from tests.tiny_onnx import Tiny, write
 

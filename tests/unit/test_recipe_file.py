@@ -49,7 +49,9 @@ def faults(path: Path, *overrides: str) -> list[str]:
     with pytest.raises(UsageError) as raised:
         load(str(path), overrides)
     first, *lines = raised.value.message.splitlines()
-    assert first == f"{path} has {len(lines)} fault{'s' * (len(lines) > 1)}."
+    of_settings = sum(line.lstrip().startswith("--set ") for line in lines)
+    places = "--set has" if of_settings == len(lines) else f"{path} and --set have" if of_settings else f"{path} has"
+    assert first == f"{places} {len(lines)} fault{'s' * (len(lines) > 1)}."
     assert raised.value.exit_code == 2
     assert "graftcli recipes" in raised.value.fix
     return [line.strip().replace(f"{path}:", "") for line in lines]
@@ -117,7 +119,7 @@ def test_a_name_is_a_shipped_recipe_and_a_path_is_a_file(good: Path) -> None:
         find("some/where/else.yaml")
 
 
-def test_what_is_no_text_is_one_message(tmp_path: Path) -> None:
+def test_a_binary_file_is_refused_with_one_message(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(b"name: \xff\xfe")
     with pytest.raises(UsageError, match=r"mine.yaml is not a text file: byte 6 is not UTF-8"):
@@ -179,7 +181,7 @@ stages:
     ]
 
 
-def test_a_key_like_no_other_is_answered_with_those_that_exist(tmp_path: Path) -> None:
+def test_an_unknown_key_without_similar_ones_lists_the_known_keys(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD + "views: {xyz: 1}\n")) == [
         "16: `views.xyz` is an unknown key; known: count, total, augment, synthetic"
     ]

@@ -31,6 +31,7 @@ from graftcli.models.origin import HybridFacts, Role
 
 EXACT_LIMIT = 1e-9  # of the largest logit, in float64
 ROUNDED_LIMIT = 1e-4  # the same in float32, the precision of the written weights
+_LARGEST_LOGIT = 1e6  # of a network whose training did not diverge
 
 
 @dataclass(frozen=True)
@@ -180,18 +181,30 @@ def check(merged: Merged, unmerged: nn.Module, images: Tensor) -> tuple[float, f
     """
     expected = _logits(copy.deepcopy(unmerged).cpu().double().eval(), images.detach().cpu().double())
     if not bool(torch.isfinite(expected).all()):
-        remedy = "Nothing was written. Train again with a lower learning rate, or check the checkpoints."
-        raise GateError("the trained network gives logits that are not finite on these images.", remedy)
+        raise GateError("training diverged: the trained network gives logits that are not finite.", _DIVERGED)
     exact = _difference(_logits(merged.exact, images.detach().cpu().double()), expected)
     rounded = _difference(_logits(merged.module, images.detach().cpu().float()), expected)
     for difference, limit, precision in ((exact, EXACT_LIMIT, "float64"), (rounded, ROUNDED_LIMIT, "float32")):
         if not difference <= limit:  # true for NaN
+            if (largest := _largest_logit(unmerged, expected, images)) > _LARGEST_LOGIT:
+                raise GateError(f"training diverged: the trained network gives logits up to {largest:.1e}.", _DIVERGED)
             message = (
                 f"the output of the merged network differs from the unmerged one in {precision} by {difference:.1e}"
             )
             remedy = "Nothing was written. Please report this with the names of both networks; other cuts may merge."
             raise GateError(f"{message} of the largest logit, where rounding explains at most {limit:.0e}.", remedy)
     return exact, rounded
+
+
+_DIVERGED = (
+    "Nothing was written. Train again with a lower learning rate (--set stages.NAME.lr=RATE), or check the checkpoints."
+)
+
+
+def _largest_logit(unmerged: nn.Module, expected: Tensor, images: Tensor) -> float:
+    """Return the largest logit of the trained network in float64, and infinity if float32 cannot hold its numbers."""
+    in_float32 = _logits(copy.deepcopy(unmerged).cpu().float().eval(), images.detach().cpu().float())
+    return float(expected.abs().max()) if bool(torch.isfinite(in_float32).all()) else float("inf")
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """Runs the tasks of a schedule: trains each, scores it, and keeps the change if the score is no worse."""
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypedDict
+from typing import TypedDict
 
 from torch import Tensor, nn
 
@@ -28,38 +28,13 @@ from graftcli.graft.training.judge import (
 from graftcli.graft.training.loop import run_loop
 from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.rate_trial import best_factor
+from graftcli.graft.training.run_store import RunStore, StoredTask
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.task_cost import passes_per_view
 from graftcli.graft.training.tasks import Task, join_tasks, trained_modules
-from graftcli.graft.training.trainer import BlockTrainer, TaskStore, TrainContext
+from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of
-from graftcli.store.cache_files import Cache
-
-
-class StoredTask(TaskStore, Protocol):
-    """The stored state of a task, and its result once it is finished."""
-
-    @property
-    def finished(self) -> tuple[dict[str, Tensor], Mapping[str, Any]] | None:
-        """The tensors and facts of a finished task; None for an unfinished one."""
-
-    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
-        """Store the result of a task."""
-
-
-class RunStore(Protocol):
-    """The interface of a run's folder that the engine uses."""
-
-    @property
-    def cache(self) -> Cache:
-        """The files of the teacher's features and of synthetic images."""
-
-    def unit(self, name: str) -> StoredTask:
-        """The stored state of the task of this name."""
-
-    def metric(self, record: Mapping[str, object]) -> None:
-        """Append a record to the metrics of the run."""
 
 
 class _TrainFacts(TypedDict):

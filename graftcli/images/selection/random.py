@@ -1,4 +1,4 @@
-"""Any images, each with the same probability."""
+"""Random images, each with the same probability."""
 
 from collections.abc import Sequence
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from graftcli.errors import CheckpointError
 from graftcli.images.pixels import Preprocess, normalise
-from graftcli.measure.benchmark import Array, Candidate, PreparedInput
+from graftcli.measure.candidate import Array, Candidate, PreparedInput
 from graftcli.measure.onnx.child_process import Child, ChildError, ChildLimits, Response
 from graftcli.measure.onnx.facts import MEMORY, SCRIPT, SECONDS, OnnxFacts, checkpoint_error, read_onnx, request_limits
 

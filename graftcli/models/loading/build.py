@@ -38,16 +38,21 @@ _RANDOM = "none"  # checkpoint value that selects random weights
 _NUMBERS = (("num_classes", "--num-classes", "classes"), ("in_chans", "--in-chans", "input channels"))
 
 
-class BuildOptions(TypedDict, total=False):
-    """The settings of a network, as keywords of `build`; each is None or False by default."""
+class NetworkOptions(TypedDict, total=False):
+    """The settings that the flags for networks give; each is None or False by default."""
 
-    checkpoint: str | Path | None  # a weights file, or "none"; None: pretrained weights, if the network has a name
     num_classes: int | None
     in_chans: int | None
     img_size: int | tuple[int, int] | None
     ema: bool | None  # whether to load the averaged weights of a checkpoint that holds two sets
     unsafe: bool  # whether a checkpoint may run code
     trust_code: bool  # whether to trust the code that a document or a graftcli output names
+
+
+class BuildOptions(NetworkOptions, total=False):
+    """The settings of a network, as keywords of `build`."""
+
+    checkpoint: str | Path | None  # a weights file, or "none"; None: pretrained weights, if the network has a name
     document: Path | None  # where the spec comes from; None: from the user in this call, whose code runs
 
 

@@ -116,7 +116,7 @@ def infer(matched: CheckpointMatch, num_classes: int, in_chans: int) -> tuple[in
     """Infer the classes and input channels of a checkpoint where they differ from the network's; else None.
 
     They show as shapes that differ in one dimension only: the first in a classifier, the second in a stem. A classifier
-    that only the checkpoint has counts too. Any other difference means another architecture: nothing is inferred.
+    that only the checkpoint has counts too. Every other difference means another architecture: nothing is inferred.
     """
     classes, channels = _classifier_alone(matched.extra), set[int]()
     if matched.missing or (matched.extra and not classes):

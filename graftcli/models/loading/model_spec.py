@@ -21,6 +21,7 @@ _PREFIXED = re.compile(r"(timm|torchvision|tv|hf-hub|hf_hub|local-dir):(.+)")
 _FILE_CALL = re.compile(r"(.+\.py):(\w+(?:\(.*\))?)", re.DOTALL)
 _PACKAGE_CALL = re.compile(r"([A-Za-z_][\w.]*):(\w+(?:\(.*\))?)", re.DOTALL)
 CHECKPOINT_ENDINGS = (".pth", ".pt", ".th", ".tar", ".bin", ".ckpt", ".safetensors", ".pkl")
+ONNX_ENDING = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,23 @@ def source_of(text: str, context: SpecContext) -> ModelSource:
         return replace(source, hint=hint if text in from_torchvision.names() else "")
     if text in from_torchvision.names():
         return _torchvision(text, context)
+    if text.endswith(ONNX_ENDING):
+        raise _onnx_file(text, context.role)
     if (path := path_of(text)) or text.endswith(CHECKPOINT_ENDINGS):
         return _on_disk(path or Path(text).expanduser(), context)
     if match := _PACKAGE_CALL.fullmatch(text):
         return _code(match[1], match[2], context)
     raise missing_path(Path(text).expanduser()) if _is_local(text) else _unknown(text)
+
+
+def _onnx_file(text: str, role: str) -> UsageError:
+    """The refusal of an ONNX file where a network of PyTorch is needed."""
+    found = f"--{role} {text}" if role in ("teacher", "student") else f"`{text}`"
+    return UsageError(
+        f"{found} is an ONNX file: it runs in `graftcli eval` and `graftcli bench`, and cannot be cut, trained or"
+        " exported again.",
+        "Give what it was exported from: a run, its model.safetensors, or a model spec with its checkpoint.",
+    )
 
 
 def _code(where: str, call: str, context: SpecContext) -> ModelSource:

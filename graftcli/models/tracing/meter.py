@@ -3,7 +3,7 @@
 from typing import Self
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.fx.node import Argument
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
@@ -35,8 +35,8 @@ _VALUE_READERS = (
 class Meter(fx.Interpreter):
     """Runs a graph once and records the shape, the MACs and the sign of every node."""
 
-    def __init__(self, module: fx.GraphModule, batch: int) -> None:
-        super().__init__(module)
+    def __init__(self, root: nn.Module, graph: fx.Graph, batch: int) -> None:
+        super().__init__(root, graph=graph)
         self.batch = batch
         self.shapes: dict[fx.Node, tuple[int, ...]] = {}
         self.sizes: dict[fx.Node, Argument] = {}

@@ -77,7 +77,7 @@ def trace(module: nn.Module, example: Tensor, *, classifier: bool = True) -> Tra
             _check_scores(module, example, expected)
         reasons: list[str] = []
         for recording in _recordings(module, example, expected if classifier else None, reasons):
-            meter = Meter(fx.GraphModule(recording.root, recording.graph), example.shape[0])
+            meter = Meter(recording.root, recording.graph, example.shape[0])
             try:
                 result = meter.run(example.clone())
             except Exception as error:  # any exception of the network's code in a wrong graph
