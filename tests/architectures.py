@@ -16,7 +16,7 @@ class Architecture:
     spec: str
     size: int = 64  # the smallest at which the network runs with all its stages, from 64 on
     blocks: int = 4  # at least so many; one where two tensors or more are alive from the first layer to the last
-    kwargs: dict[str, Any] = field(default_factory=dict)  # what makes a large architecture a small one
+    kwargs: dict[str, Any] = field(default_factory=dict)  # fewer or narrower layers, but every kind of them
 
     @property
     def installed(self) -> bool:
@@ -43,7 +43,7 @@ class Architecture:
     def _for_torchvision(self, name: str) -> dict[str, Any]:
         if name.startswith("vit_"):
             return {"image_size": self.size}
-        return {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        return {"init_weights": False} if name in ("googlenet", "inception_v3", "vgg11_bn") else {}
 
 
 TINY = {"embed_dim": 96, "depth": 4, "num_heads": 3}
@@ -51,7 +51,7 @@ TINY = {"embed_dim": 96, "depth": 4, "num_heads": 3}
 ARCHITECTURES = [
     Architecture("timm:haloregnetz_b", size=224),
     Architecture("timm:test_byobnet"),
-    Architecture("timm:cait_xxs24_224"),
+    Architecture("timm:cait_xxs24_224", kwargs={"depth": 6}),
     Architecture("timm:coat_lite_tiny"),
     Architecture("timm:convit_tiny"),
     Architecture("timm:convmixer_1024_20_ks9_p14"),
@@ -61,8 +61,8 @@ ARCHITECTURES = [
     Architecture("timm:csatv2"),
     Architecture("timm:cs3darknet_focus_s"),
     Architecture("timm:cspnext_tiny"),
-    Architecture("timm:davit_tiny"),
-    Architecture("timm:deit_tiny_patch16_224"),
+    Architecture("timm:davit_tiny", kwargs={"depths": (1, 1, 1, 1)}),
+    Architecture("timm:deit_tiny_patch16_224", kwargs={"depth": 6}),
     Architecture("timm:densenet121"),
     Architecture("timm:dla46x_c", blocks=5),
     Architecture("timm:dpn48b"),
@@ -73,7 +73,7 @@ ARCHITECTURES = [
     Architecture("timm:efficientvim_m1", blocks=3),
     Architecture("timm:efficientvit_b0"),
     Architecture("timm:efficientvit_m0", blocks=5),
-    Architecture("timm:vit_tiny_patch16_dinov3_qkvb"),
+    Architecture("timm:vit_tiny_patch16_dinov3_qkvb", kwargs={"depth": 6}),
     Architecture("timm:fasternet_t0"),
     Architecture("timm:fastvit_t8"),
     Architecture("timm:focalnet_tiny_srf"),
@@ -81,8 +81,8 @@ ARCHITECTURES = [
     Architecture("timm:ghostnet_050"),
     Architecture("timm:hardcorenas_a"),
     Architecture("timm:hgnetv2_b0"),
-    Architecture("timm:hiera_tiny_224"),
-    Architecture("timm:sam2_hiera_tiny"),
+    Architecture("timm:hiera_tiny_224", kwargs={"stages": (1, 1, 2, 1)}),
+    Architecture("timm:sam2_hiera_tiny", kwargs={"stages": (1, 1, 2, 1), "global_att_blocks": (3,)}),
     Architecture("timm:hrnet_w18_small", blocks=2),
     Architecture("timm:iformer_t"),
     Architecture("timm:inception_next_atto"),
@@ -100,7 +100,7 @@ ARCHITECTURES = [
     Architecture("timm:mobilevit_xxs"),
     Architecture("timm:mvitv2_tiny"),
     Architecture("timm:nest_tiny", blocks=3),
-    Architecture("timm:nextvit_small"),
+    Architecture("timm:nextvit_small", kwargs={"depths": (1, 2, 5, 1)}),
     Architecture("timm:test_nfnet", blocks=3),
     Architecture("timm:pit_ti_224", blocks=3),
     Architecture("timm:pvt_v2_b0"),
@@ -115,18 +115,18 @@ ARCHITECTURES = [
     Architecture("timm:rexnet_100"),
     Architecture("timm:selecsls42"),
     Architecture("timm:legacy_seresnet18"),
-    Architecture("timm:sequencer2d_s", blocks=2),
+    Architecture("timm:sequencer2d_s", blocks=2, kwargs={"layers": (1, 1, 2, 1)}),
     Architecture("timm:shvit_s1", blocks=5),
     Architecture("timm:skresnet18"),
     Architecture("timm:starnet_s050"),
     Architecture("timm:swiftformer_xs"),
-    Architecture("timm:swin_tiny_patch4_window7_224"),
-    Architecture("timm:swinv2_tiny_window8_256"),
-    Architecture("timm:swinv2_cr_tiny_224"),
+    Architecture("timm:swin_tiny_patch4_window7_224", kwargs={"depths": (2, 2, 2, 2)}),
+    Architecture("timm:swinv2_tiny_window8_256", kwargs={"depths": (2, 2, 2, 2)}),
+    Architecture("timm:swinv2_cr_tiny_224", kwargs={"depths": (2, 2, 2, 2)}),
     Architecture("timm:tiny_vit_5m_224"),
     Architecture("timm:tnt_s_legacy_patch16_224", blocks=2),
-    Architecture("timm:tresnet_m"),
-    Architecture("timm:twins_svt_small"),
+    Architecture("timm:tresnet_m", kwargs={"layers": (1, 1, 2, 1)}),
+    Architecture("timm:twins_svt_small", kwargs={"depths": (2, 2, 2, 2)}),
     Architecture("timm:visformer_tiny", blocks=3),
     Architecture("timm:test_vit"),
     Architecture("timm:vit_tiny_r_s16_p8_224", blocks=2),
@@ -138,7 +138,7 @@ ARCHITECTURES = [
     Architecture("timm:xception41"),
     Architecture("timm:xcit_nano_12_p16_224", blocks=3),
     Architecture("timm:beit_base_patch16_224", kwargs=TINY),
-    Architecture("timm:mobilenetv5_base", blocks=3),
+    Architecture("timm:mobilenetv5_base", blocks=3, kwargs={"channel_multiplier": 0.5}),
     Architecture("timm:naflexvit_base_patch16_gap", kwargs=TINY),
     Architecture("timm:nasnetalarge", blocks=1, kwargs={"num_features": 384, "stem_size": 16}),
     Architecture("timm:pnasnet5large", blocks=1),

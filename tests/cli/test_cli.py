@@ -201,7 +201,7 @@ def test_anything_else_is_a_bug_with_its_traceback_last() -> None:
     assert "test_cli.py" in as_json["trace"]
 
 
-def test_a_reader_that_goes_away_is_met_in_silence() -> None:
+def test_a_closed_pipe_ends_the_command_silently() -> None:
     endless = """
 import typer
 from graftcli.cli import Commands, render

@@ -306,7 +306,7 @@ def test_a_run_started_on_another_machines_gpu_resumes_there(finished: Path, pla
     assert "was started on cuda:7" in result.stderr and "--overwrite" in result.stderr
 
 
-@pytest.mark.parametrize("count", [4, pytest.param(12, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.nightly)])
 def test_a_process_killed_again_and_again_ends_with_the_same_bytes(finished: Path, place: Path, count: int) -> None:
     # every state is kept, so that a run which is killed moments after it began still comes to its end
     always_save = "from graftcli.store import intervals; intervals.SAVE_SECONDS = 0.0"

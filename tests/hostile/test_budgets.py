@@ -30,7 +30,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_one_hash_for_every_budget(name: str, tmp_path: Path) -> None:
+def test_pixels_are_equal_for_every_memory_budget(name: str, tmp_path: Path) -> None:
     found = {}
     for number, (memory, memory_first, disk) in enumerate(BUDGETS):
         folder = tmp_path / str(number)

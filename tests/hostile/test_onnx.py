@@ -104,7 +104,7 @@ def test_what_is_no_network_of_images_is_refused_by_what_it_is(name: str, expect
     assert expected in refusal(name, tmp_path)
 
 
-def test_settings_that_are_no_settings_are_left_out(tmp_path: Path) -> None:
+def test_malformed_metadata_is_ignored(tmp_path: Path) -> None:
     for name in ("mean in words", "mean of lists", "nested a million deep", "size of one number", "classes of dicts"):
         HOSTILE[f"settings: {name}"](tmp_path / "w.onnx")
         metadata = read_onnx(tmp_path / "w.onnx").metadata
@@ -138,7 +138,7 @@ def test_a_child_that_crashes_is_named_by_its_signal(tmp_path: Path) -> None:
         Child(script).send({}, ChildLimits(10, 0))
 
 
-def test_a_child_that_talks_nonsense_is_no_answer(tmp_path: Path) -> None:
+def test_a_malformed_response_of_the_child_process_is_refused(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("input(); print('[' * 100_000)")
     with pytest.raises(ChildError):

@@ -50,7 +50,7 @@ def test_no_digit_is_in_two_parts() -> None:
     assert set.union(*parts) == set(range(1797))
 
 
-def test_the_few_are_ten_of_each_class() -> None:
+def test_the_distillation_images_are_ten_per_class() -> None:
     classes = demo.digits()[1][demo.few_shot_rows()]
     assert np.bincount(classes).tolist() == [10] * 10
 
@@ -73,7 +73,7 @@ def test_the_pictures_are_the_same_bytes_on_every_machine() -> None:
     assert classes.tolist() == demo.digits()[1][demo.held_out_rows()].tolist()
 
 
-def test_without_strokes_there_is_nothing_but_paper_light_and_noise() -> None:
+def test_a_scene_without_a_digit_is_background_and_noise() -> None:
     blank = scenes(np.zeros((50, 8, 8), np.uint8), RandomState(0)).astype(int)
     across, down = np.abs(np.diff(blank, axis=2)), np.abs(np.diff(blank, axis=1))
     assert max(across.max(), down.max()) <= 2 * GRAIN + SLOPE

@@ -203,7 +203,7 @@ def test_the_events_tell_how_far_the_run_is(tmp_path: Path) -> None:
     assert isinstance(events[-1], MergeChecked)
 
 
-def test_a_loss_that_runs_away_is_tried_once_more_and_then_refused(tmp_path: Path) -> None:
+def test_a_diverging_loss_is_retried_once_and_then_refused(tmp_path: Path) -> None:
     events: list[Event] = []
     wild = recipe().model_copy(update={"stages": tuple(s.model_copy(update={"lr": (1e30,)}) for s in recipe().stages)})
     with pytest.raises(GateError, match="graft-1: the loss diverged again") as caught:

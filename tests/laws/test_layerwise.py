@@ -145,7 +145,7 @@ def test_only_the_layers_of_the_chosen_blocks_change(tmp_path: Path) -> None:
     assert changed and all(name.startswith("stages.1.") for name in changed)
 
 
-def test_a_layer_whose_loss_runs_away_is_named(tmp_path: Path) -> None:
+def test_a_layer_whose_loss_diverges_is_named(tmp_path: Path) -> None:
     recipe = by_layer(input="teacher", steps=200, lr=100, optimizer="sgd")
     with pytest.raises(GateError, match=r"layers-1-2-3, stages\.0\.0\.0: the loss diverged again"):
         trained(made_plan("prune:l1=0.4"), Memory(tmp_path), recipe)

@@ -56,7 +56,7 @@ def test_it_is_cut_exactly(factory: str) -> None:
 
 
 @pytest.mark.parametrize("factory", ["chain", "inside", "batch_minded", "hasty", "hooked", "channels_last", "training"])
-def test_the_command_says_so(factory: str) -> None:
+def test_the_plan_command_cuts_them_too(factory: str) -> None:
     result = plan(factory, "plain", "--json")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
@@ -110,7 +110,9 @@ def test_a_network_that_was_training_is_cut_in_eval_mode() -> None:
         ("plain", "insists", ("7", "10")),
     ],
 )
-def test_it_is_answered_with_one_message(teacher: str, student: str, expected: tuple[str, ...]) -> None:
+def test_a_network_that_cannot_be_cut_is_refused_with_one_message(
+    teacher: str, student: str, expected: tuple[str, ...]
+) -> None:
     result = plan(teacher, student)
     assert result.exit_code == 3, result.stderr
     assert result.stdout == ""
@@ -148,7 +150,7 @@ def test_cuts_that_do_not_work_are_answered(words: tuple[str, ...], code: int, e
     assert "Traceback" not in result.stderr
 
 
-def test_places_inside_a_stage_are_places_as_well() -> None:
+def test_cuts_inside_a_stage_are_accepted() -> None:
     result = plan("plain", "plain", "--split-student", "a.0,b.1", "--json")
     assert result.exit_code == 0, result.stderr
     assert [block["student"]["last"] for block in json.loads(result.stdout)["blocks"]] == ["a.0", "b.1", "head"]

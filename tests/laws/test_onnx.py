@@ -192,7 +192,7 @@ class _Five(nn.Module):
         return logits
 
 
-def test_attention_of_five_dimensions_is_spelt_out(tmp_path: Path) -> None:
+def test_five_dimensional_attention_is_decomposed(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = _Five()
     with pytest.raises(GateError, match="4D query"):
@@ -203,7 +203,7 @@ def test_attention_of_five_dimensions_is_spelt_out(tmp_path: Path) -> None:
     assert found.error <= 1e-4 and network.fused_attn
 
 
-def test_a_graph_that_lost_a_tensor_is_made_again_without_the_optimiser(
+def test_a_graph_that_lost_a_tensor_is_exported_again_without_optimisation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     export, optimized = torch.onnx.export, []

@@ -127,7 +127,7 @@ def test_a_block_can_be_copied_trained_and_run_in_other_precision() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-def test_a_question_for_the_type_of_a_tensor_of_the_past_is_answered_in_every_precision() -> None:
+def test_dtype_queries_across_a_cut_work_in_every_precision() -> None:
     class Casting(nn.Module):
         def __init__(self) -> None:
             super().__init__()

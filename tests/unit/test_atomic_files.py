@@ -34,7 +34,7 @@ def test_bytes_are_written_and_nothing_stays_beside_them(tmp_path: Path) -> None
         assert path.read_bytes() == data and names(path.parent) == ["file.bin"]
 
 
-def test_a_new_file_may_be_read_by_whoever_reads_others(tmp_path: Path) -> None:
+def test_new_file_has_the_usual_permissions(tmp_path: Path) -> None:
     (tmp_path / "usual").write_bytes(b"x")
     write_bytes(tmp_path / "file", b"x")
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "usual").stat().st_mode
@@ -50,7 +50,7 @@ def test_a_link_is_replaced_unless_it_is_to_be_followed(tmp_path: Path) -> None:
     assert (tmp_path / "link").read_bytes() == b"newer"
 
 
-def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match=r"`.*pipe` is not a regular file"):
         write_bytes(tmp_path / "pipe", b"x")
@@ -150,7 +150,7 @@ def test_a_path_below_a_file_cannot_be_written(tmp_path: Path) -> None:
         write_bytes(tmp_path / "file" / "model.bin", b"new")
 
 
-def test_a_disk_that_gives_back_something_else_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_reads_back_other_bytes_is_detected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.bin"
     write_bytes(path, b"old")
     honest = os.fsync

@@ -36,26 +36,22 @@ def test_the_metadata_is_one_key_of_sorted_json(tmp_path: Path) -> None:
     assert (key, others) == ("graftcli", []) and text == f'{{"digest": "{digest}", "a": 2, "b": 1}}'
 
 
-_WRITE = """
+_WORDS = ["the", "facts", "come", "in", "any", "order"]
+_WRITE = f"""
 import sys
 from pathlib import Path
 from graftcli.store.atomic import write_tensors
 from tests.tensors import tensors
-items = list(tensors().items())
-if sys.argv[2] == "reversed":
-    items.reverse()
-write_tensors(Path(sys.argv[1]), dict(items), {word: word for word in set("the facts come in any order".split())})
+write_tensors(Path(sys.argv[1]), dict(reversed(tensors().items())), {{word: word for word in set({_WORDS})}})
 """
 
 
 def test_two_processes_write_the_same_bytes(tmp_path: Path) -> None:
-    paths = {"given": tmp_path / "1", "reversed": tmp_path / "2"}
-    writers = [
-        subprocess.Popen([sys.executable, "-c", _WRITE, path, order], env={**os.environ, "PYTHONHASHSEED": path.name})
-        for order, path in paths.items()
-    ]
-    assert [writer.wait() for writer in writers] == [0, 0]
-    assert paths["given"].read_bytes() == paths["reversed"].read_bytes()
+    here, there = tmp_path / "1", tmp_path / "2"
+    write_tensors(here, tensors(), {word: word for word in set(_WORDS)})
+    seed = "2" if os.environ.get("PYTHONHASHSEED") == "1" else "1"  # another order of sets than in this process
+    subprocess.run([sys.executable, "-c", _WRITE, there], env={**os.environ, "PYTHONHASHSEED": seed}, check=True)
+    assert here.read_bytes() == there.read_bytes()
 
 
 @pytest.mark.parametrize("damage", [b"", b"no tensors here at all", None])
@@ -70,7 +66,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, damage: bytes | None) -> None:
         read_tensors(path)
 
 
-def test_a_file_of_others_is_recognised(tmp_path: Path) -> None:
+def test_a_safetensors_file_of_another_program_is_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(1)}, tmp_path / "t.safetensors")
@@ -80,7 +76,7 @@ def test_a_file_of_others_is_recognised(tmp_path: Path) -> None:
 
 def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
     path = tmp_path / "t.safetensors"
-    write_tensors(path, {"a": torch.arange(40.0), "b": torch.ones(3, dtype=torch.int8)}, {"step": 3, "loss": 0.5})
+    write_tensors(path, {"a": torch.arange(2.0), "b": torch.ones(3, dtype=torch.int8)}, {"step": 3})
     whole = path.read_bytes()
     for bit in range(8 * len(whole)):
         damaged = bytearray(whole)
@@ -89,7 +85,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"t\.safetensors"):
             read_tensors(path)
     path.write_bytes(whole)
-    assert read_tensors(path)[1] == {"step": 3, "loss": 0.5}
+    assert read_tensors(path)[1] == {"step": 3}
 
 
 def test_data_after_the_end_of_a_file_is_found(tmp_path: Path) -> None:
@@ -119,7 +115,7 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other) or (one != one and other != other)
 
 
-def test_a_nest_comes_back_with_every_key_type_and_bit(tmp_path: Path) -> None:
+def test_nested_state_round_trips_bit_for_bit(tmp_path: Path) -> None:
     nan = torch.tensor([0x7FC01234, 0x7F800001], dtype=torch.int32).view(torch.float32)
     state = {
         "state": {0: {"step": torch.tensor(7.0), "nan": nan}, 1: {}},

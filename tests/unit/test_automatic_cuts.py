@@ -45,7 +45,7 @@ def test_a_residual_block_is_left_and_entered_only_at_its_ends() -> None:
     assert found.index("layer1") < found.index("layer2") < found.index("layer3")
 
 
-def test_branches_that_run_along_leave_no_place() -> None:
+def test_parallel_branches_allow_no_cut() -> None:
     found = of_timm("hrnet_w18_small")
     places = positions(found)
     assert "layer1" in names(places)
@@ -65,7 +65,7 @@ class Crossing(nn.Module):
         return self.head(torch.cat([self.a(x).mean((2, 3)), self.b(x).mean((2, 3))], 1))
 
 
-def test_who_asks_only_for_a_shape_keeps_nothing_alive() -> None:
+def test_reading_a_shape_keeps_no_tensor_alive() -> None:
     class Asking(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -80,12 +80,12 @@ def test_who_asks_only_for_a_shape_keeps_nothing_alive() -> None:
     assert names(positions(traced(Asking()))) == ["conv", "norm"]
 
 
-def test_what_is_made_of_weights_alone_is_no_second_tensor() -> None:
+def test_a_tensor_computed_from_weights_alone_does_not_count_as_alive() -> None:
     found = of_timm("test_vit", img_size=64)
     assert "blocks.0" in names(positions(found)), "the position embedding is made again where it is needed"
 
 
-def test_a_number_that_was_read_off_the_images_is_alive() -> None:
+def test_a_number_read_from_the_images_counts_as_alive() -> None:
     class Scaling(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -112,7 +112,7 @@ def test_a_number_that_was_read_off_the_images_is_alive() -> None:
         ("twins_svt_small", {}, "blocks.1.1", "tokens", (8, 8), 128, 0),
     ],
 )
-def test_a_layout_is_read_off_the_shapes(
+def test_the_layout_is_inferred_from_shapes(
     name: str, kwargs: dict[str, Any], at: str, layout: str, size: tuple[int, int], channels: int, prefix: int
 ) -> None:
     place = next(place for place in positions(of_timm(name, **kwargs)) if place.name == at)
@@ -195,7 +195,7 @@ def test_the_ends_of_modules_are_preferred_among_equals() -> None:
         assert all(place.node in found.ends for place in cuts(found)), name
 
 
-def test_declared_strides_are_not_believed() -> None:
+def test_declared_strides_are_not_trusted() -> None:
     class Lying(nn.Module):
         """Two stages of one size, and one that shrinks without a stride."""
 

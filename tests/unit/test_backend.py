@@ -48,7 +48,7 @@ def unit() -> nn.Sequential:
 
 @pytest.mark.parametrize("policy", ["frozen", "train", "recalibrate"])
 @pytest.mark.parametrize("dropout", [False, True])
-def test_modes_within_and_outside(policy: str, dropout: bool) -> None:
+def test_train_and_eval_modes_inside_and_outside_of_the_trained_block(policy: str, dropout: bool) -> None:
     moving = unit()
     stage = recipe().stages[0].model_copy(update={"batchnorm": policy, "dropout": dropout})
     with training_mode(stage, moving):

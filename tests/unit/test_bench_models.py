@@ -15,7 +15,10 @@ from graftcli.formats.write import write
 from graftcli.models.network import Network, PreprocessDefaults
 from graftcli.runs.scoring import PreprocessOptions, preprocess_for
 from tests.engine import Stages, network
-from tests.exports import pixels, preprocess, small, subject
+from tests.exports import pixels, preprocess, remembered, small, subject
+
+__all__ = ["remembered"]  # a fixture
+pytestmark = pytest.mark.usefixtures("remembered")
 
 OWN, SAID = (0.4, 0.5, 0.6), (0.1, 0.1, 0.1)  # what the files of tests.exports say; what a user says
 
@@ -40,7 +43,7 @@ def means(every: list[NamedModel], look: PreprocessOptions, of_the_run: Preproce
     return [candidate.preprocess.mean for candidate in made if candidate.preprocess is not None]
 
 
-def test_the_first_sees_as_its_run_did_and_the_others_as_they_were_trained(tmp_path: Path) -> None:
+def test_the_baseline_uses_the_preprocessing_of_its_run_and_the_others_their_own(tmp_path: Path) -> None:
     write(subject(small(), 16), ExportOptions(), tmp_path / "a.onnx")
     every = [
         NamedModel("a", seeing((0.7,) * 3)),
@@ -54,7 +57,7 @@ def test_the_first_sees_as_its_run_did_and_the_others_as_they_were_trained(tmp_p
     assert means(every, options, options) == [SAID] * 4
 
 
-def test_what_a_file_says_of_cutting_images_matters_for_the_first_alone(tmp_path: Path) -> None:
+def test_crop_metadata_of_a_file_is_used_for_the_baseline_only(tmp_path: Path) -> None:
     made = subject(small(), 16)
     write(made, ExportOptions(), tmp_path / "a.onnx")
     model = onnx.load(tmp_path / "a.onnx")

@@ -36,7 +36,7 @@ def started(place: Path, *overrides: str) -> PreparedRun:
         (("views.count=3",), (), False),
     ],
 )
-def test_blocks_are_taken_over_where_they_saw_the_same(
+def test_blocks_are_reused_if_their_inputs_are_equal(
     place: Path, earlier: tuple[str, ...], new: tuple[str, ...], taken: bool
 ) -> None:
     found = _matching_stages(settings(recipe=started(place, *earlier).recipe), started(place, *new))

@@ -37,7 +37,7 @@ def test_a_reader_behind_a_concatenation_reads_who_made_it() -> None:
     assert found.lost == frozenset()
 
 
-def test_what_is_added_is_one() -> None:
+def test_added_channels_are_one_group() -> None:
     found = of(Mixed(blind=False))
     assert found.gives["one"] == found.gives["added"]
     assert set(found.gives["one"]).isdisjoint(found.gives["other"])

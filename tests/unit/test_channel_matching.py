@@ -22,7 +22,7 @@ def chain(width: int, lost: bool = False) -> ChannelGroups:
     return ChannelGroups({IMAGES: (1,), "a": inner, "b": out}, {"a": (1,), "b": inner}, {}, {}, frozenset(inner * lost))
 
 
-def test_a_reader_takes_what_the_maker_took_the_most_important_in_order() -> None:
+def test_a_reader_keeps_the_channels_that_its_producer_keeps() -> None:
     found = match_channels(chain(4), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
     assert found == (ChannelSelection("a", "a", (1, 3), (0,)), ChannelSelection("b", "b", (0,), (1, 3)))
 
@@ -31,7 +31,7 @@ def test_among_equals_the_first_stay() -> None:
     assert match_channels(chain(4), chain(2), LAYERS, {})[0].outputs == (0, 1)
 
 
-def test_what_also_goes_where_nobody_follows_is_the_first() -> None:
+def test_channels_that_also_reach_unknown_readers_are_the_first_ones() -> None:
     found = match_channels(chain(4, lost=True), chain(2), LAYERS, {2: 0.1, 3: 0.4, 4: 0.2, 5: 0.3})
     assert found[0].outputs == found[1].inputs == (0, 1)
 
@@ -40,7 +40,7 @@ def test_a_wider_student_is_given_nothing_there() -> None:
     assert match_channels(chain(2), chain(4), LAYERS, {}) == ()
 
 
-def test_places_that_are_not_known_are_the_first_ones_left() -> None:
+def test_unknown_channels_are_the_first_ones_left() -> None:
     assert fill_unmatched([None, 0, None, 3], 5) == (1, 0, 2, 3)
 
 

@@ -44,7 +44,7 @@ def test_every_layer_holds_the_teachers_numbers_at_the_kept_channels_and_the_tea
     assert torch.equal(student.get_parameter("0.weight"), teacher.get_parameter("0.weight")[[0, 2, 3]])
 
 
-def test_a_narrowed_network_is_the_one_that_reads_zeros_of_what_went() -> None:
+def test_a_narrowed_network_equals_the_full_one_with_removed_channels_zeroed() -> None:
     teacher, images = row(), torch.randn(2, 3, 8, 8)
     student = narrow(teacher, KEPT)
     last = teacher.get_parameter("3.weight")
@@ -53,7 +53,7 @@ def test_a_narrowed_network_is_the_one_that_reads_zeros_of_what_went() -> None:
         assert torch.allclose(student(images), teacher(images), atol=1e-6)
 
 
-def test_a_scale_of_each_channel_that_is_no_layer_is_narrowed_too() -> None:
+def test_per_channel_parameters_outside_of_layers_are_narrowed_too() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()

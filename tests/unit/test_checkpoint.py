@@ -45,13 +45,13 @@ def test_weights_are_found_under_the_names_that_people_use(key: str) -> None:
     ],
     ids=["bare", "module", "module in a dict", "nested", "own name", "loose"],
 )
-def test_weights_are_found_however_they_were_put_away(wrap: Any) -> None:
+def test_weights_are_found_in_every_container(wrap: Any) -> None:
     net = randomise(resnet(8))
     assert same_weights(load(wrap(net), resnet(8)), net)
 
 
 @pytest.mark.parametrize("key", ["ema", "state_dict_ema", "model_ema"])
-def test_of_plain_and_averaged_weights_the_user_says_which(key: str) -> None:
+def test_the_user_chooses_between_raw_and_averaged_weights(key: str) -> None:
     plain, averaged = randomise(resnet(8), 1), randomise(resnet(8), 2)
     saved = {"state_dict": plain.state_dict(), key: averaged.state_dict()}
     with pytest.raises(CheckpointError, match=f"`state_dict` and the averaged `{key}`") as caught:
@@ -66,7 +66,7 @@ def test_averaged_weights_alone_need_no_flag() -> None:
     assert same_weights(load({"model_ema": averaged.state_dict(), "epoch": 1}, resnet(8)), averaged.module)
 
 
-def test_averaged_weights_that_are_not_there_are_missed() -> None:
+def test_requested_averaged_weights_that_are_missing_are_refused() -> None:
     for saved in ({"state_dict": resnet(8).state_dict()}, resnet(8).state_dict()):
         with pytest.raises(CheckpointError, match="holds no averaged weights"):
             find_state(saved, ema=True)
@@ -75,7 +75,7 @@ def test_averaged_weights_that_are_not_there_are_missed() -> None:
 
 
 @pytest.mark.parametrize("saved", [{}, {"epoch": 3, "note": "x"}, [1, 2], torch.zeros(3), None])
-def test_an_object_without_weights_is_refused_by_what_it_holds(saved: object) -> None:
+def test_an_object_without_weights_is_refused_with_its_content(saved: object) -> None:
     with pytest.raises(CheckpointError, match="holds no weights"):
         find_state(saved)
 
@@ -90,11 +90,11 @@ def test_an_object_without_weights_is_refused_by_what_it_holds(saved: object) ->
         {"cfg": {"model": {"name": "resnet18"}}},
     ],
 )
-def test_a_checkpoint_says_which_network_it_is_of(saved: object) -> None:
+def test_a_checkpoint_may_name_its_architecture(saved: object) -> None:
     assert architecture(saved) == "resnet18"
 
 
-def test_a_checkpoint_may_not_say_which_network_it_is_of() -> None:
+def test_a_checkpoint_may_lack_the_name_of_its_architecture() -> None:
     assert architecture({"state_dict": {}, "args": Namespace(lr=0.1)}) is None
     assert architecture([1]) is None
 
@@ -115,14 +115,14 @@ def test_a_checkpoint_may_not_say_which_network_it_is_of() -> None:
         "model.model.",
     ],
 )
-def test_prefixes_fall_where_that_makes_the_names_match(prefix: str) -> None:
+def test_prefixes_are_removed_where_that_makes_the_names_match(prefix: str) -> None:
     net = randomise(resnet(8))
     saved = {"state_dict": OrderedDict((prefix + key, value) for key, value in net.state_dict().items())}
     assert same_weights(load(saved, resnet(8)), net)
 
 
 @pytest.mark.parametrize("prefix", ["net.", "student.", "net.backbone.", "lightning.wrapped.model.", "conv1."])
-def test_a_prefix_that_all_names_share_falls_too(prefix: str) -> None:
+def test_a_prefix_that_all_names_share_is_removed_too(prefix: str) -> None:
     net = randomise(resnet(8))
     saved = {**{prefix + key: value for key, value in net.state_dict().items()}, "n_averaged": torch.tensor(5)}
     assert same_weights(load(saved, resnet(8)), net)
@@ -149,7 +149,7 @@ def test_a_network_whose_own_names_begin_like_a_prefix_keeps_them() -> None:
         assert same_weights(load(saved, torchvision.models.VisionTransformer(32, 16, 2, 2, 8, 16)), net)
 
 
-def test_real_wrappers_are_seen_through() -> None:
+def test_weights_behind_real_wrappers_are_found() -> None:
     net = randomise(timm.create_model("resnet10t", num_classes=5))
     whole = nn.DataParallel(torch.compile(net)).state_dict()  # type: ignore[type-var]
     assert all(key.startswith("module._orig_mod.") for key in whole)
@@ -194,7 +194,7 @@ def test_a_smaller_network_with_the_same_names_is_refused_for_what_is_left_over(
     assert "the network is shallower" in message
 
 
-def test_a_network_that_is_deeper_than_its_checkpoint_is_told_so() -> None:
+def test_a_network_that_is_deeper_than_its_checkpoint_is_refused() -> None:
     message = refusal(match(TensorState(resnet(8).state_dict()), resnet(14)), "r8.pth", "resnet").message
     assert "that is all of the file: the network is deeper" in message
 
@@ -257,7 +257,7 @@ def test_a_classifier_that_only_the_checkpoint_has_is_understood() -> None:
     assert infer(match(TensorState(two), bare), 512, 3) == (None, None)
 
 
-def test_a_dict_that_holds_itself_is_no_way_out() -> None:
+def test_a_dict_that_holds_itself_is_refused() -> None:
     saved: dict[str, Any] = {"epoch": 1}
     saved["model"] = saved
     with pytest.raises(CheckpointError, match="holds no weights"):

@@ -74,7 +74,7 @@ def test_warnings_and_errors_stay_off_stdout(capsys: pytest.CaptureFixture[str])
     assert err == "warning: [random] weights\nmessage\nfix\ntrace\n"
 
 
-def test_a_control_character_is_shown_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_are_printed_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
     render.line("weights\x1b[2J.pth\r")
     render.table("", ("\x07name",), [("a\x9bb",)])
     out = capsys.readouterr().out

@@ -54,7 +54,7 @@ def test_layers_need_as_many_steps_each() -> None:
     assert (found.steps, found.steps * found.repeats) == (14, 98)
 
 
-def test_what_is_solved_at_once_keeps_its_own() -> None:
+def test_stages_solved_in_closed_form_keep_their_own_steps() -> None:
     solved = parts(load("fskd"), times=7)
     trained = parts(recipe(1, 1, 1))
     found = share_steps([*solved, *trained], 60, "both")
@@ -100,7 +100,7 @@ def test_synthetic_images_take_their_time_of_a_longer_run() -> None:
     assert _seconds(longer, pace, more) == 3.0 + 100 * 0.5
 
 
-def test_a_budget_is_one_of_the_two() -> None:
+def test_a_budget_is_steps_or_seconds() -> None:
     with pytest.raises(UsageError, match="both"):
         Budget(steps=5, seconds=5.0)
     assert "5 steps" in Budget(steps=5).describe(1.0)

@@ -33,7 +33,7 @@ def test_draws_of_a_folder_with_classes_hold_shots_of_each_class_and_are_drawn_o
     assert [path.stat().st_mtime_ns for draw in found.every for path in draw.folder.iterdir()] == before
 
 
-def test_draws_of_a_flat_folder_say_that_shots_are_images_in_all(tmp_path: Path) -> None:
+def test_in_a_flat_folder_shots_are_images_in_total(tmp_path: Path) -> None:
     found = draws_of(grid(images=(str(photos(tmp_path, kinds=("",))),), shots=(2,)), tmp_path / "out")
     assert found.meaning.startswith("images in all") and "no class folders" in found.meaning
 

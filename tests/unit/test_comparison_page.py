@@ -88,7 +88,7 @@ def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
     assert "graftcli compare --teacher big" in table
 
 
-def test_what_is_whole_says_nothing_of_being_unfinished() -> None:
+def test_a_finished_table_has_no_note_about_unfinished_cells() -> None:
     whole = comparison(TRIALS[:3])
     assert whole.is_whole and "cells" not in " ".join(table_notes(whole))
 

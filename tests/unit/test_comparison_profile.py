@@ -25,8 +25,8 @@ def started(place: Path, *overrides: str) -> PreparedRun:
     return prepared(place, TrainOptions(overrides=("views.synthetic=null", *overrides), batch=4))
 
 
-def test_a_step_takes_what_lies_between_two_of_them(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nap, step = 0.1, Trainer.step
+def test_the_cost_of_a_step_is_the_time_between_two_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nap, step = 0.03, Trainer.step
 
     def slow(self: Trainer, error: torch.Tensor) -> None:
         time.sleep(nap)
@@ -44,7 +44,7 @@ def test_a_step_takes_what_lies_between_two_of_them(place: Path, monkeypatch: py
     assert not list(place.glob(".profile-*"))
 
 
-def test_the_first_step_and_the_units_end_are_no_steps() -> None:
+def test_the_first_step_and_the_end_of_a_unit_are_not_timed() -> None:
     timings = _TimingStore(Cache(Path()))
     timings.step_times["graft-1"] = [0.0, 2.0, 3.0, 6.0, 7.0, 99.0]
     assert timings.step("graft-1", layered=False) == 1.5  # of 2, 1, 3 and 1
@@ -52,13 +52,13 @@ def test_the_first_step_and_the_units_end_are_no_steps() -> None:
     assert timings.step("never", layered=False) == 0
 
 
-def test_looks_are_counted_by_what_was_new_in_them() -> None:
+def test_teacher_passes_count_new_views_only() -> None:
     timings = _TimingStore(Cache(Path()))
     timings.teacher_pass = [(0.0, 0), (2.0, 10), (3.0, 10), (10.0, 0), (14.0, 20)]
     assert timings.teacher_pass_time() == (6.0, 30)
 
 
-def test_a_synthetic_image_is_priced_where_the_run_will_make_some(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthetic_images_are_timed_if_the_run_makes_some(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of 44 images 8 are held out: 40 are requested, so some are made."""
 
     def make(self: Synthesis, pixels: torch.Tensor, augment: object, count: int, *rest: object) -> torch.Tensor:

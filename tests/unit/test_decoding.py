@@ -133,7 +133,7 @@ def test_a_decoder_that_reads_is_stopped_when_its_time_is_over() -> None:
         TimedStream(b"x" * 10, allowance).read(1)
 
 
-def test_what_one_thread_holds_another_waits_for() -> None:
+def test_threads_wait_for_the_shared_memory_budget() -> None:
     budget, held, most = MemoryBudget(100), 0, 0
     lock = threading.Lock()
 

@@ -75,7 +75,7 @@ def test_other_answers_come_first_then_the_largest_divergence() -> None:
     assert worst.kl > found.worst[1].kl and found.worst[2].kl > found.worst[3].kl == pytest.approx(0.0, abs=1e-6)
 
 
-def test_only_so_many_images_are_compared_and_shown_as_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_compared_and_shown_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disagreement, "MAX_IMAGES", 5)
     monkeypatch.setattr(disagreement, "MAX_SHOWN", 3)
     net = Fixed([[float(i), 0.0] for i in range(9)])

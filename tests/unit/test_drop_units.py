@@ -19,12 +19,12 @@ def traced() -> Traced:
     return trace(randomise(resnet(depth=20)).eval(), IMAGES[:2])
 
 
-def test_what_can_go_adds_to_its_input_and_keeps_its_shape(traced: Traced) -> None:
+def test_residual_units_that_keep_their_shape_can_be_dropped(traced: Traced) -> None:
     names = [unit.path for unit in innermost_units(droppable_units(traced))]
     assert names == [f"layer{i}.{j}" for i, first in ((1, 0), (2, 1), (3, 1)) for j in range(first, 3)]
 
 
-def test_the_student_is_the_teacher_whose_unit_gives_what_it_is_given(traced: Traced) -> None:
+def test_dropping_a_unit_equals_replacing_it_by_the_identity(traced: Traced) -> None:
     teacher = traced.module
     student = replace_modules(
         teacher, {name: nn.Sequential() for name in check_units(traced, ["layer2.1", "layer3.2"])}
@@ -38,7 +38,7 @@ def test_the_student_is_the_teacher_whose_unit_gives_what_it_is_given(traced: Tr
     assert not torch.equal(student(IMAGES), teacher(IMAGES))
 
 
-def test_all_that_cannot_go_is_refused_at_once_with_what_can(traced: Traced) -> None:
+def test_units_that_cannot_be_dropped_are_all_refused_at_once(traced: Traced) -> None:
     with pytest.raises(PairError) as refused:
         check_units(traced, ["layer2.0", "layer1.1.conv1", "nowhere", "layer1.2"])
     found = refused.value.message
@@ -51,7 +51,7 @@ def test_a_unit_inside_a_dropped_one_goes_with_it(traced: Traced) -> None:
     assert check_units(traced, ["layer1.0", "layer1"]) == ["layer1"]
 
 
-def test_the_unit_that_does_nothing_is_missed_the_least(traced: Traced) -> None:
+def test_an_identity_unit_is_ranked_least_important(traced: Traced) -> None:
     lame = trace(replace_modules(traced.module, {}), IMAGES[:2])
     with torch.no_grad():
         lame.module.get_parameter("layer3.1.bn2.weight").zero_()

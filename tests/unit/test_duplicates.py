@@ -88,7 +88,7 @@ def test_groups_are_those_of_comparing_all_with_all() -> None:
     }
 
 
-def test_a_crowd_of_thousands_is_one_group() -> None:
+def test_thousands_of_copies_are_one_group() -> None:
     generator = np.random.default_rng(5)
     count = 3000
     bits = np.uint64(1) << generator.integers(0, 64, count, dtype=np.uint64)

@@ -42,7 +42,7 @@ def test_the_name_ends_with_what_the_file_is(form: ExportOptions, suffix: str, r
         ({"opset": 17}, "--opset 17 is older"),
     ],
 )
-def test_wishes_that_do_not_go_together_are_refused(wishes: dict[str, Any], expected: str) -> None:
+def test_options_that_exclude_each_other_are_refused(wishes: dict[str, Any], expected: str) -> None:
     with pytest.raises(UsageError, match=f"(?s){expected}"):
         ExportOptions(**wishes)
 
@@ -81,7 +81,7 @@ FAR, NEAR = 10 * TOLERANCE, TOLERANCE / 10
         (ExportOptions(precision="int8"), FAR, 0.9, "Lower --min-agreement, or use a higher --precision."),
     ],
 )
-def test_what_can_be_done_about_a_file_that_fails_is_something_that_helps(
+def test_the_fix_for_a_failed_parity_check_can_help(
     form: ExportOptions, error: float, agreement: float, fix: str
 ) -> None:
     with pytest.raises(GateError) as refused:

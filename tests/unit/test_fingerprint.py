@@ -31,14 +31,14 @@ def changed(text: str, file: Path) -> bool:
         ("{here}/run", "run/model.safetensors"),
     ],
 )
-def test_other_files_are_a_change(tmp_path: Path, text: str, file: str) -> None:
+def test_changed_files_change_the_fingerprint(tmp_path: Path, text: str, file: str) -> None:
     for name in ("net.py", "weights.pth", "photos/cat/1.png", "model/pytorch_model.bin", "run/graft.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     assert changed(text.format(here=tmp_path), tmp_path / file)
 
 
-def test_a_change_behind_a_link_is_one(tmp_path: Path) -> None:
+def test_a_change_of_a_links_target_changes_the_fingerprint(tmp_path: Path) -> None:
     (tmp_path / "all/cat").mkdir(parents=True)
     (tmp_path / "few").mkdir()
     (tmp_path / "few/cat").symlink_to(tmp_path / "all/cat", target_is_directory=True)

@@ -68,11 +68,11 @@ def into(*paths: str, repeat: int = 1) -> Fold:
         nn.Conv2d(8, 4, 16),
     ],
 )
-def test_a_plain_convolution_reads(reader: nn.Module) -> None:
+def test_a_plain_convolution_takes_an_adapter_in(reader: nn.Module) -> None:
     assert forwards(lambda m, x: m.a(x), a=reader) == into("a")
 
 
-def test_all_readers_take_it_in() -> None:
+def test_all_readers_of_a_cut_take_the_adapter_in() -> None:
     assert forwards(lambda m, x: m.a(x) + m.b(x), a=conv(), b=conv(kernel=1)) == into("a", "b")
     assert place(timm.create_model("resnet10t"), "layer1", 64).forwards == into(
         "layer2.0.conv1", "layer2.0.downsample.1"
@@ -94,7 +94,7 @@ def test_all_readers_take_it_in() -> None:
         lambda m, x: m.a(torch.permute(torch.permute(x, (0, 2, 3, 1)), dims=(0, -1, 1, 2))),
     ],
 )
-def test_it_passes_what_treats_all_channels_alike(run: Callable[[Any, Tensor], Tensor]) -> None:
+def test_an_adapter_passes_operations_that_treat_all_channels_alike(run: Callable[[Any, Tensor], Tensor]) -> None:
     assert forwards(run, a=conv(), b=nn.Sequential(nn.Identity(), nn.AvgPool2d(2), nn.Dropout2d())) == into("a")
 
 

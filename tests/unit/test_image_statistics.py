@@ -59,7 +59,7 @@ def test_what_is_seen_is_what_a_run_would_load(folder: Path) -> None:
     }
 
 
-def test_without_a_network_no_size_is_too_small(folder: Path) -> None:
+def test_image_sizes_are_not_judged_without_a_network(folder: Path) -> None:
     assert collect_statistics(folder, None).enlarged is None
 
 

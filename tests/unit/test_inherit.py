@@ -118,7 +118,7 @@ def _mask(count: int, kept: ChannelSelection) -> Tensor:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_narrower_student_is_the_teacher_that_reads_zeros_of_what_it_has_not(family: str) -> None:
+def test_a_narrower_student_equals_the_teacher_with_missing_channels_zeroed(family: str) -> None:
     teacher, student = (side(pairs.network(make, role, 32)) for make, role in zip(FAMILIES[family], "ts", strict=True))
     kept = inherit(teacher, student, torch.randn(4, 3, 32, 32))
     student_module = student.network.module

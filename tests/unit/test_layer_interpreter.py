@@ -9,7 +9,7 @@ from graftcli.graft.training.pieces import pieces
 from tests.engine import plan
 
 
-def test_a_walk_gives_what_the_part_gives() -> None:
+def test_running_layer_by_layer_equals_running_the_module() -> None:
     found, made = [torch.randn(3, 3, 16, 16), torch.randn(2, 3, 16, 16)], plan()
     both = pieces(made, seams(made))
     for parts in (both.teacher, both.student):
@@ -23,7 +23,7 @@ def test_a_walk_gives_what_the_part_gives() -> None:
             assert all(torch.equal(walked, expected) for walked, expected in zip(walk.values, chunks, strict=True))
 
 
-def test_what_is_changed_before_a_layer_runs_counts() -> None:
+def test_changes_before_a_layer_runs_take_effect() -> None:
     made = plan()
     part = pieces(made, seams(made)).student[0]
     image = torch.randn(2, 3, 16, 16)

@@ -20,7 +20,7 @@ def test_without_a_ridge_it_is_numpys_solution() -> None:
     assert found.error == pytest.approx(residuals.sum() / float(wanted.double().square().sum()), rel=1e-9)
 
 
-def test_parts_add_up_with_their_shares() -> None:
+def test_partial_sums_are_weighted_by_their_shares() -> None:
     """A part that counts 0.25 is the same as its rows halved."""
     given, wanted = rows()
     more, targets = rows(1)
@@ -29,7 +29,7 @@ def test_parts_add_up_with_their_shares() -> None:
     assert torch.allclose(parts.weight, whole.weight, atol=1e-12)
 
 
-def test_few_rows_leave_it_near_its_start() -> None:
+def test_with_few_rows_the_solution_stays_near_the_start() -> None:
     """One row says something of one direction alone; in all others the start stays."""
     start = torch.eye(3, 5)
     given, wanted = torch.tensor([[1.0, 0, 0, 0, 0]]), torch.tensor([[5.0, 6, 7]])
@@ -38,7 +38,7 @@ def test_few_rows_leave_it_near_its_start() -> None:
     assert torch.allclose(found[:, 0].float(), wanted[0], rtol=1e-3)
 
 
-def test_rows_of_nothing_are_solved_by_the_start() -> None:
+def test_rows_of_zeros_keep_the_start() -> None:
     found = solve([(1.0, torch.zeros(4, 5), torch.zeros(4, 3))], torch.eye(3, 5), 1e-3)
     assert torch.equal(found.weight, torch.eye(3, 5).double()) and found.error == 0
     few = solve_dual(torch.zeros(4, 5), torch.full((4, 3), 9.0), torch.eye(3, 5), 1e-3)

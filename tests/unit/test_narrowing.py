@@ -56,7 +56,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
-def test_the_student_is_the_teacher_that_reads_zeros_of_what_went(kind: str) -> None:
+def test_a_pruned_student_equals_the_teacher_with_removed_channels_zeroed(kind: str) -> None:
     net = traced(NETWORKS[kind]())
     kept, _ = changed(net, Pruned("l1", 0.4))
     student, teacher = narrow(net.module, kept).double(), masked(net.module, kept).double()
@@ -88,7 +88,7 @@ def test_norms_and_scales_of_channels_are_narrowed_with_the_layers_around_them()
 
 
 @pytest.mark.parametrize("slopes", [1, 8])
-def test_slopes_go_with_their_channels_and_one_for_all_stays(slopes: int) -> None:
+def test_prelu_slopes_are_narrowed_per_channel_and_a_shared_one_stays(slopes: int) -> None:
     layers = (nn.Conv2d(3, 8, 3, 2), nn.PReLU(slopes), nn.Conv2d(8, 8, 3, 2), nn.Flatten(), nn.Linear(72, 10))
     net = nets.randomise(nn.Sequential(*layers))
     net.get_parameter("1.weight").data.uniform_(0.1, 0.9)
@@ -129,7 +129,7 @@ def test_a_network_without_channels_of_its_own_is_refused() -> None:
         changed(of(vectors, 8), Narrower((0.5,)))
 
 
-def test_the_hidden_channels_of_tokens_go_too() -> None:
+def test_hidden_channels_of_token_mlps_are_pruned_too() -> None:
     net = pairs.of_timm("vit_tiny_patch16_224", img_size=64, depth=2)
     kept, _ = changed(traced(net), Narrower((0.5,)))
     assert narrow(net.module, kept).get_parameter("blocks.1.mlp.fc1.weight").shape == (384, 192)

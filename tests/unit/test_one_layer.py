@@ -59,7 +59,7 @@ def test_a_layer_without_error_is_not_changed() -> None:
         assert torch.allclose(made.teacher.weight, before, rtol=0, atol=1e-9)
 
 
-def test_grail_makes_a_channel_again_that_the_others_tell_of() -> None:
+def test_grail_reconstructs_a_channel_that_the_others_determine() -> None:
     """The channel that went is a sum of two that stayed: nothing is lost."""
     made, views = layer(), seen()
     for x in views.teacher:

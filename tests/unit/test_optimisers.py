@@ -24,7 +24,7 @@ def test_all_directions_of_a_matrix_become_about_equally_long(shape: tuple[int, 
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-36, 1e-25, 1e-14])
-def test_nothing_to_learn_is_no_move(size: float) -> None:
+def test_tiny_gradients_are_not_amplified(size: float) -> None:
     torch.manual_seed(0)
     assert orthogonal(size * torch.randn(1, 3, 5)).abs().max() < 0.05
 
@@ -58,7 +58,7 @@ def test_a_step_is_as_long_as_one_of_adam_for_wide_and_for_tall_matrices() -> No
         assert weight.detach().square().mean().sqrt() == pytest.approx(0.2 * 1e-2, rel=0.3)
 
 
-def test_what_is_no_matrix_moves_as_with_adam() -> None:
+def test_parameters_that_are_no_matrices_are_updated_by_adam() -> None:
     teacher, student = nn.Parameter(torch.ones(5)), nn.Parameter(torch.ones(5))
     muon = Muon([{"params": [teacher], "lr": 1e-2}], weight_decay=0.1)
     adam = torch.optim.AdamW([student], lr=1e-2, weight_decay=0.1)
@@ -99,7 +99,7 @@ def test_matrices_of_one_shape_move_as_each_does_alone(shape: tuple[int, ...]) -
         torch.testing.assert_close(teacher, student, rtol=1e-5, atol=1e-6)
 
 
-def test_it_learns_a_matrix() -> None:
+def test_muon_learns_a_matrix() -> None:
     torch.manual_seed(0)
     inputs, layer = torch.randn(512, 32), nn.Linear(32, 16)
     wanted = inputs @ torch.randn(32, 16) + 3

@@ -1,5 +1,6 @@
 """Pairing the cuts of two networks: equal maps in order, or one message that shows both sides."""
 
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -22,8 +23,9 @@ def traced(network: nn.Module, size: int = 64) -> Traced:
     return trace(network, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)))
 
 
+@cache
 def of(name: str, size: int = 64, **kwargs: object) -> Traced:
-    """torchvision's network of this name, else timm's."""
+    """torchvision's network of this name, else timm's; shared by tests, none of which may change it."""
     if name in torchvision.models.list_models():
         return traced(torchvision.models.get_model(name, num_classes=10, **kwargs), size)
     return traced(timm.create_model(name, num_classes=10, **kwargs), size)
@@ -75,13 +77,13 @@ class Ends(nn.Module):
         return logits
 
 
-def test_equal_sizes_meet() -> None:
+def test_cuts_of_equal_size_are_paired() -> None:
     found = pair(of("resnet18"), of("mobilenet_v2"), CutOptions())
     assert names(found) == [("layer1", "features.3"), ("layer2", "features.6"), ("layer3", "features.13")]
     assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
-def test_what_only_one_network_has_is_passed_over() -> None:
+def test_sizes_of_one_network_alone_are_skipped() -> None:
     """A ResNet for small images starts at a size that the other never sees."""
     found = pair(traced(resnet(20), 32), of("resnet18", 128), CutOptions())
     assert [teacher_cut.size for teacher_cut, _ in found] == [(32, 32), (16, 16)]
@@ -94,7 +96,7 @@ def test_where_one_cuts_before_a_step_and_the_other_behind_it_the_same_side_is_t
     assert all(teacher_cut.size == student_cut.size for teacher_cut, student_cut in found)
 
 
-def test_every_pair_goes_forward_in_both() -> None:
+def test_paired_cuts_are_in_order_in_both_networks() -> None:
     for teacher, student in (("densenet121", "mobilenet_v2"), ("dla46_c", "vgg11"), ("squeezenet1_1", "squeezenet1_0")):
         found = pair(of(teacher), of(student), CutOptions())
         assert len(found) >= 2
@@ -113,7 +115,7 @@ def test_maps_that_round_differently_are_named_with_both_sizes() -> None:
     assert "--img-size" in error.fix and "--split-student" in error.fix
 
 
-def test_networks_that_never_meet_show_their_sizes() -> None:
+def test_networks_without_a_common_size_are_refused_with_their_sizes() -> None:
     error = refusal(of("resnet18"), traced(resnet(20), 48))
     assert "no common cut" in error.message
     assert "16x16 (`layer1`), 8x8 (`layer2`), 4x4 (`layer3`)" in error.message
@@ -139,7 +141,7 @@ def test_a_network_of_branches_alone_cannot_be_cut() -> None:
     assert error.message.startswith("the student `Crossing` cannot be cut")
 
 
-def test_class_tokens_and_none_do_not_meet() -> None:
+def test_networks_with_and_without_class_token_are_not_paired() -> None:
     error = refusal(vit(), vit(class_token=False, global_pool="avg"))
     assert "teacher `norm_pre` has 1 token without a spatial location, student `norm_pre` no tokens" in error.message
 
@@ -251,7 +253,7 @@ def test_a_choice_that_contradicts_itself_is_a_usage_error(choice: CutOptions) -
     assert isinstance(refusal(of("resnet34"), of("resnet18"), choice), UsageError)
 
 
-def test_what_follows_a_mere_stem_is_cut_by_depth() -> None:
+def test_after_a_stem_without_stages_the_network_is_cut_by_depth() -> None:
     teacher, student = of("xcit_tiny_12_p16_224", 64), of("xcit_nano_12_p16_224", 64)
     found = pair(teacher, student, CutOptions())
     work = [macs_before(teacher)[teacher_cut.index] for teacher_cut, _ in found]

@@ -31,7 +31,7 @@ def test_the_bar_is_a_share_of_the_largest_block() -> None:
     assert max(shares) == 1 and min(shares) > 0
 
 
-def test_a_cut_tells_of_its_adapters() -> None:
+def test_a_cut_shows_its_adapters() -> None:
     first, second = plan_diagram(tiny_facts(), (1, 2, 3)).cuts
     assert first.text == "cut 1: adapters 8 ⇄ 6 channels, folded"
     assert "after stages.0" in first.title and "adapters 12 ⇄ 8" in second.text
@@ -45,7 +45,7 @@ def test_a_cut_tells_of_its_adapters() -> None:
     ]
 
 
-def test_what_a_run_says_of_its_adapters_goes_before_what_the_plan_foresaw() -> None:
+def test_adapters_recorded_by_the_run_take_precedence_over_the_plan() -> None:
     kept = (KEPT,)
     assert [cut.text for cut in plan_diagram(tiny_facts(), (2,), kept).cuts] == [
         "cut 1: adapters 8 ⇄ 6 channels, folded",

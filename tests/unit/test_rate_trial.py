@@ -69,7 +69,7 @@ def test_the_highest_factor_that_lowers_the_loss_is_chosen_and_the_weights_are_a
     assert len({before, *seen}) == 4  # each trial has moved them, and each otherwise
 
 
-def test_of_a_rate_that_ruins_the_student_a_part_is_taken(tmp_path: Path) -> None:
+def test_a_fraction_of_a_diverging_rate_is_taken(tmp_path: Path) -> None:
     events: list[Event] = []
     trained(plan(), Memory(tmp_path), with_factors(1.0, 1e-3, lr=1.0), count=40, listen=events.append)
     assert [event.factor for event in events if isinstance(event, RateChosen)] == [1e-3] * 3

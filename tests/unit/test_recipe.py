@@ -252,7 +252,7 @@ def test_no_stage_is_called_as_a_unit_of_another() -> None:
         ("schedule", None),
     ],
 )
-def test_a_value_is_never_bent_into_another_type_or_range(key: str, value: object) -> None:
+def test_values_are_never_coerced(key: str, value: object) -> None:
     assert {loc[0] for loc in faults(Stage, STAGE | {key: value})} == {key}
 
 

@@ -63,10 +63,12 @@ from graftcli.students.kinds import KINDS
 from graftcli.students.make import is_derived_from_teacher, student_maker
 from graftcli.students.spec import EXAMPLES, parse_spec
 from graftcli.students.student_kind import StudentKind
-from tests.exports import pixels
+from tests.exports import pixels, remembered
 from tests.image_files import folder_of, noise, photos, saved
 from tests.nets import randomise, resnet, same_weights
 from tests.records import settings
+
+__all__ = ["remembered"]  # a fixture
 
 NETS = Path(__file__).resolve().parents[1] / "nets.py"
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -298,6 +300,7 @@ def test_options_that_an_export_format_does_not_support_are_refused(name: str) -
                 ExportOptions(name, **given)
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(("name", "precision"), FILES)
 def test_every_export_format_is_written_read_back_recorded_and_benchmarked(
     name: str, precision: Precision, source: ExportSource, tmp_path: Path
@@ -318,6 +321,7 @@ def test_every_export_format_is_written_read_back_recorded_and_benchmarked(
         assert entry.bytes == exported.size
 
 
+@pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize("suffix", single_formats())
 def test_every_format_of_distills_single_file_is_written_from_the_run(
     suffix: str, source: ExportSource, tmp_path: Path

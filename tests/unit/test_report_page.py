@@ -68,7 +68,7 @@ def test_names_are_text_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("blocks", [(2,), (1, 3)])
-def test_of_a_hybrid_the_blocks_that_were_kept_cost_what_they_did(tmp_path: Path, blocks: tuple[int, ...]) -> None:
+def test_kept_teacher_blocks_of_a_hybrid_count_with_the_teachers_cost(tmp_path: Path, blocks: tuple[int, ...]) -> None:
     run = one_shown(tmp_path, blocks=blocks, stock=False)
     for row in block_rows(run):
         assert row.replaced == (row.index in blocks)

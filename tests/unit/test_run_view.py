@@ -31,7 +31,7 @@ def test_a_step_recorded_twice_counts_once_and_the_last_agreement_stays() -> Non
     assert (unit.steps, unit.loss) == (10, 1.0)
 
 
-def test_lines_that_are_torn_or_tell_no_loss_are_passed_over(tmp_path: Path) -> None:
+def test_torn_lines_and_lines_without_loss_are_skipped(tmp_path: Path) -> None:
     folder = folder_of_run(tmp_path, records=[record("graft-1", 4, 0.5).model_dump()])
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"unit": "graft-1", "step": 5, "loss": null}\n[1]\n{"unit": "graft-1", "st')
@@ -56,7 +56,7 @@ def test_a_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "3", "null", '["x"]', '{"rungs": 5}', '[{"bytes": 1}]'])
-def test_a_ladder_that_cannot_be_read_is_no_ladder(tmp_path: Path, text: str) -> None:
+def test_an_unreadable_bench_json_is_ignored(tmp_path: Path, text: str) -> None:
     (tmp_path / "bench.json").write_text(text)
     assert read_bench(tmp_path / "bench.json") == ()
     assert read_bench(tmp_path / "nothing.json") == ()
@@ -71,7 +71,7 @@ def test_a_document_that_is_ignored_is_a_warning_of_the_page(tmp_path: Path) -> 
     assert metrics_text.startswith("1 line of ") and "is ignored" in metrics_text
 
 
-def test_a_ladder_is_what_bench_wrote(tmp_path: Path) -> None:
+def test_bench_json_is_read_as_written(tmp_path: Path) -> None:
     (tmp_path / "bench.json").write_text(json.dumps([{**rung, "more": 1} for rung in LADDER]))
     first, second = read_bench(tmp_path / "bench.json")
     assert (first.name, first.latency_ms["32"].p95, first.images, first.threads) == ("big (teacher)", 41.0, 90, 2)

@@ -131,7 +131,7 @@ def test_a_pickle_that_runs_code_is_refused_by_the_name_of_it_and_runs_nothing(
     assert not trap.exists()
 
 
-def test_the_trap_would_spring_under_pickle_itself(tmp_path: Path) -> None:
+def test_the_malicious_pickle_runs_code_under_pickle_itself(tmp_path: Path) -> None:
     save_bare(Trap(tmp_path / "sprung"), tmp_path / "w.pth")
     pickle.loads((tmp_path / "w.pth").read_bytes())
     assert (tmp_path / "sprung").exists()
@@ -146,13 +146,13 @@ def test_all_that_a_pickle_would_load_is_named_at_once(tmp_path: Path) -> None:
         assert name in message
 
 
-def test_unsafe_load_is_the_way_in(tmp_path: Path) -> None:
+def test_unsafe_load_reads_pickles_with_code(tmp_path: Path) -> None:
     net = nn.Linear(3, 2)
     save_new({"net": net}, tmp_path / "w.pth")
     assert torch.equal(read(tmp_path / "w.pth", unsafe=True)["net"].weight, net.weight)
 
 
-def test_unsafe_load_of_code_that_is_not_here_says_so(tmp_path: Path) -> None:
+def test_unsafe_load_names_code_that_is_not_installed(tmp_path: Path) -> None:
     save_new({"net": nn.Linear(3, 2)}, tmp_path / "w.pth")
     rewrite_pickle(tmp_path / "w.pth", b"torch.nn.modules.linear\nLinear", b"somebodys_nets\nLinear")
     with pytest.raises(CheckpointError, match="No module named 'somebodys_nets'"):

@@ -84,7 +84,7 @@ def test_a_zip_gives_what_its_folder_would(tmp_path: Path) -> None:
     assert contents(zipped(tmp_path / "y.zip", backslashes)) == IMAGES
 
 
-def test_an_archive_inside_an_archive_stays_shut(tmp_path: Path) -> None:
+def test_nested_archives_are_not_opened(tmp_path: Path) -> None:
     inner = zipped(tmp_path / "inner.zip", {"z.jpg": b"no"}).read_bytes()
     assert contents(tarred(tmp_path / "x.tar", {"a.jpg": b"1", "inner.zip": inner})) == {"a.jpg": b"1"}
     assert contents(zipped(tmp_path / "x.zip", {"a.jpg": b"1", "inner.zip": inner})) == {"a.jpg": b"1"}
@@ -165,7 +165,7 @@ def test_a_bomb_in_an_archive_is_refused(tmp_path: Path) -> None:
     assert "the limit is 256 MiB" in refusals(tarred(tmp_path / "x.tar.gz", bomb, "w:gz"))["bomb.png"]
 
 
-def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path: Path) -> None:
+def test_a_member_with_a_false_size_is_not_inflated(tmp_path: Path) -> None:
     size, lie = 64 * 2**20, 100
     path = zipped(tmp_path / "x.zip", {"bomb.png": bytes(size)})
     path.write_bytes(path.read_bytes().replace(struct.pack("<L", size), struct.pack("<L", lie)))
@@ -177,7 +177,7 @@ def test_a_member_that_lies_about_its_size_is_not_inflated(tmp_path: Path) -> No
     assert peak < size / 8
 
 
-def test_a_locked_member_is_refused(tmp_path: Path) -> None:
+def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
     path = zipped(tmp_path / "x.zip", {"a.png": b"1"})
     data = bytearray(path.read_bytes())
     data[data.index(b"PK\x01\x02") + 8] |= 1

@@ -25,7 +25,7 @@ def run_file(folder: Path) -> dict[str, Any]:
 # -- a run from its start to its end ------------------------------------------------------------------------------
 
 
-def test_a_run_tells_in_run_json_what_it_is_and_how_far_it_has_come(tmp_path: Path) -> None:
+def test_run_json_holds_settings_and_progress(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "a"
     with Store(folder, SETTINGS, Session(versions={"torch": "2.9"}, command="distill")) as store:
         assert not store.resumed and store.finished is None

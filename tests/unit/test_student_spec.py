@@ -40,7 +40,7 @@ def test_a_spec_is_read_and_named_so_that_a_folder_can_be_called_by_it(text: str
         *("lowrank:1.5", "decouple:0", "decouple:x", "drop:", "drop:auto", "drop:auto=0", "drop:a,,b"),
     ],
 )
-def test_what_looks_like_one_and_is_none_is_refused_with_what_there_is(text: str) -> None:
+def test_malformed_student_specs_are_refused_with_the_known_forms(text: str) -> None:
     assert is_derived_spec(text)
     with pytest.raises(UsageError) as refused:
         parse_spec(text)
@@ -50,7 +50,7 @@ def test_what_looks_like_one_and_is_none_is_refused_with_what_there_is(text: str
 @pytest.mark.parametrize(
     "text", ["resnet18", "teacher", "runs/teacher*.pth", "decoupled.py:net", "prune.pth", "dropnet"]
 )
-def test_other_specs_are_left_to_others(text: str) -> None:
+def test_other_specs_are_no_student_specs(text: str) -> None:
     assert not is_derived_spec(text)
 
 

@@ -92,7 +92,7 @@ def test_a_student_whose_layers_have_lost_nothing_stays_as_it_is(make: Callable[
     assert weights_digest(made.student.network.module) == before
 
 
-def test_a_network_of_its_own_inherits_and_no_more(tmp_path: Path) -> None:
+def test_an_unrelated_student_is_only_initialized_by_inheritance(tmp_path: Path) -> None:
     """Its layers stand for none of the teacher's."""
     digests = []
     for wanted in (INHERITED, SOLVED, recipe(init="random")):
@@ -111,7 +111,7 @@ def test_layers_that_are_not_solved_are_named(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize("block", [2, 3])
-def test_what_a_block_begins_with_does_not_hang_on_what_else_is_trained(block: int) -> None:
+def test_the_start_of_a_block_does_not_depend_on_the_chosen_blocks(block: int) -> None:
     """Solved for are it and all before it, whose adapters lead into it; what comes behind stays as it is."""
 
     def weights(chosen: Sequence[int] | None, init: Recipe = SOLVED) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -130,7 +130,7 @@ def test_what_a_block_begins_with_does_not_hang_on_what_else_is_trained(block: i
     assert all(torch.equal(some[name], none[name]) for name in later)
 
 
-def test_a_run_is_the_same_again_after_a_break(tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path: Path) -> None:
     """What was solved is solved again, on the same views."""
 
     def stop(event: Event) -> None:

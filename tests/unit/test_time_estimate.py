@@ -65,7 +65,7 @@ def test_the_estimate_of_a_resumed_run_is_for_what_is_left(place: Path) -> None:
         assert found.seconds == pytest.approx(2.0 * (600 - 40 + steps * 4 * 4 * share))
 
 
-def test_looks_that_were_kept_do_not_hide_those_that_follow(place: Path) -> None:
+def test_cached_views_do_not_hide_the_cost_of_later_ones(place: Path) -> None:
     assert len(estimates(prepared(place, TrainOptions()), (0.0, 1000), (0.1, 0), (4.0, 2))) == 1
 
 
@@ -92,7 +92,7 @@ def test_stages_whose_steps_differ_between_layers_are_not_estimated(place: Path)
 
 
 @pytest.mark.parametrize(("recipe", "behind"), [("graft", 0), ("netgraft", 2)])
-def test_a_block_alone_is_dearer_where_its_target_lies_at_the_end(recipe: str, behind: int) -> None:
+def test_a_block_costs_more_if_its_target_is_at_the_end(recipe: str, behind: int) -> None:
     """Towards the logits, what the teacher has behind the block is computed forwards and back."""
     made = plan()
     teacher, student = macs(made, "teacher"), macs(made, "student")
@@ -110,6 +110,6 @@ def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
     )
 
 
-def test_who_is_told_of_hours_is_told_what_would_be_shorter() -> None:
+def test_an_estimate_of_hours_comes_with_shorter_alternatives() -> None:
     text = describe(TimeEstimated(7500, 107_000.0)) or ""
     assert "about 29.7 h for 7,500 steps" in text and "--steps-scale" in text

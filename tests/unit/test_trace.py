@@ -173,7 +173,7 @@ def test_the_refusal_of_a_network_names_its_other_inputs() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*deprecated")
-def test_torchscript_is_sent_back_to_its_python_code() -> None:
+def test_torchscript_is_refused() -> None:
     error = refusal(torch.jit.trace(Small().eval(), images()))
     assert "TorchScript" in error.message
     assert "file.py:factory" in error.fix
@@ -231,7 +231,7 @@ def test_dropout_that_forgets_about_eval_mode_is_named() -> None:
     assert "F.dropout" in error.fix
 
 
-def test_a_hook_that_changes_the_answer_is_suspected() -> None:
+def test_a_hook_that_changes_the_output_is_suspected() -> None:
     network = Small()
     network.register_forward_hook(lambda *_: torch.ones(2, 5) * 3)
     error = refusal(network)
@@ -272,7 +272,7 @@ def test_batchnorm_never_runs_in_train_mode() -> None:
     assert not network.training, "a network that was looked at is in eval mode"
 
 
-def test_numbers_that_are_none_are_the_same_at_the_same_places() -> None:
+def test_nan_in_the_same_entries_is_equal() -> None:
     nan = float("nan")
     assert identical(torch.tensor([1.0, nan]), torch.tensor([1.0, nan]))
     assert not identical(torch.tensor([1.0, nan]), torch.tensor([nan, 1.0]))

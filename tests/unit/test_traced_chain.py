@@ -114,7 +114,7 @@ def test_a_residual_around_stages_is_no_chain() -> None:
     assert as_chain(network, images(), network(images())) is None
 
 
-def test_looking_for_a_chain_leaves_no_hooks() -> None:
+def test_chain_detection_leaves_no_hooks() -> None:
     network = Small().eval()
     as_chain(network, images(), network(images()))
     assert not any(module._forward_hooks for module in network.modules())

@@ -57,5 +57,5 @@ def test_without_averages_the_last_weights_stay() -> None:
         (LossTracker(1e-5, 1e-12), 100, 1e-5, False),  # from nothing to nothing
     ],
 )
-def test_a_loss_has_run_away(loss: LossTracker, step: int, value: float, runs_away: bool) -> None:
+def test_a_diverged_loss_is_detected(loss: LossTracker, step: int, value: float, runs_away: bool) -> None:
     assert loss.has_diverged(step, value) is runs_away

@@ -31,7 +31,7 @@ def test_a_whole_layer_is_numpys_least_squares_of_what_it_sees(norm: bool) -> No
     assert np.allclose(bias.numpy(), expected[:, 36] if norm else 0, atol=1e-6)
 
 
-def test_a_whole_layer_that_misses_nothing_stays() -> None:
+def test_a_layer_without_error_stays() -> None:
     made = layer(norm=False)
     same = LayerPair("conv", "conv", "conv", (), made.teacher, None, made.teacher, torch.arange(4), torch.arange(5))
     before = made.teacher.weight.detach().clone()
@@ -78,7 +78,7 @@ def test_with_fewer_places_than_numbers_the_solution_is_the_same() -> None:
         assert torch.allclose(few, solve([(1.0, given.double(), wanted.double())], start, ridge).weight, atol=1e-9)
 
 
-def test_a_layer_behind_pooling_is_not_bent_to_a_few_views() -> None:
+def test_a_layer_behind_pooling_is_not_overfitted_to_few_views() -> None:
     """As many views as numbers: without a stronger ridge it would be exact on these, and wrong on all others."""
     generator = torch.Generator().manual_seed(4)
     teacher_layer, last = nn.Linear(40, 6), nn.Linear(30, 6)
