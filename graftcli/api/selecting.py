@@ -79,8 +79,8 @@ def select_images(
     Parameters:
         images: A folder, .zip, .tar, .parquet, .arrow or .list, many of them, or a URL.
         max: How many images to select.
-        by: ``"balanced"``: as many of each class that the teacher predicts; ``"diverse"``: those that differ most in
-            the teacher's features; ``"random"``: any, without a teacher.
+        by: ``"balanced"``: as many of each class that the teacher predicts; ``"diverse"``: those that represent
+            all others in the teacher's features; ``"random"``: any, without a teacher.
         teacher: Network that looks at the images, as for `distill`.
         teacher_checkpoint: Weights file of the teacher.
         out: A folder, to which the images are copied under names that do not reveal their class, or a .list file that

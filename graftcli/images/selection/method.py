@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -68,11 +68,6 @@ def _near_duplicates(candidates: Sequence[Candidate]) -> set[int]:
     thumbnails = np.frombuffer(joined, np.uint8).reshape(len(kept), -1)
     groups = find_near_duplicates([f"{number:012}" for number in kept], bits, thumbnails)
     return {int(name) for group in groups for name in group[1:]}
-
-
-def without_copies(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """The candidates, each file once."""
-    return list({one.digest: one for one in candidates}.values())
 
 
 @dataclass(frozen=True)
