@@ -50,9 +50,10 @@ def compare(
     steps_scale: float = 1.0,
     seed: int = 0,
     device: str = "auto",
-    amp: bool = False,
+    amp: bool | None = None,
     compile: bool = False,
     cache_gb: float | None = None,
+    device_cache_gb: float | None = None,
     batch: int | None = None,
     jobs: int | None = None,
     out: str | Path | None = None,
@@ -99,9 +100,11 @@ def compare(
         steps_scale: Factor for the number of training steps.
         seed: Seed of everything that is drawn.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16.
+        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
+            what is free.
         batch: Batch size of every stage. Default: from the recipe.
         jobs: Threads that decode images. Default: one per core, at most 16.
         out: Folder of the comparison. Default: ``runs/compare``.

@@ -50,9 +50,10 @@ def distill(
     steps_scale: float = 1.0,
     seed: int = 0,
     device: str = "auto",
-    amp: bool = False,
+    amp: bool | None = None,
     compile: bool = False,
     cache_gb: float | None = None,
+    device_cache_gb: float | None = None,
     images_gb: float | None = None,
     batch: int | None = None,
     jobs: int | None = None,
@@ -97,9 +98,11 @@ def distill(
         steps_scale: Factor for the number of training steps.
         seed: Seed of everything that is drawn.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16.
+        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
+            what is free.
         images_gb: Gigabytes of memory for decoded images; if they need more, they are decoded into a file in the
             run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.
@@ -165,6 +168,7 @@ def partial(
     amp: bool | None = None,
     compile: bool | None = None,
     cache_gb: float | None = None,
+    device_cache_gb: float | None = None,
     images_gb: float | None = None,
     batch: int | None = None,
     jobs: int | None = None,
@@ -209,9 +213,11 @@ def partial(
         steps_scale: Factor for the number of training steps.
         seed: Seed of everything that is drawn.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16.
+        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
+            what is free.
         images_gb: Gigabytes of memory for decoded images; if they need more, they are decoded into a file in the
             run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.

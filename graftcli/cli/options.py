@@ -200,7 +200,13 @@ Jobs = Annotated[
     ),
 ]
 Amp = Annotated[
-    bool, option("--amp", metavar="", rich_help_panel=RUNNING, help="Compute in bfloat16 where it is safe.")
+    bool | None,
+    option(
+        "--amp/--no-amp",
+        metavar="",
+        rich_help_panel=RUNNING,
+        help="Compute in bfloat16 where it is safe. Default: on CUDA devices that compute in it.",
+    ),
 ]
 Compile = Annotated[
     bool, option("--compile", metavar="", rich_help_panel=RUNNING, help="Train blocks with torch.compile.")
@@ -225,6 +231,16 @@ ImagesGb = Annotated[
         rich_help_panel=RUNNING,
         help="RAM for decoded images; if they need more, they are decoded into a file in the folder of the run."
         " Default: half of the free RAM.",
+    ),
+]
+DeviceCacheGb = Annotated[
+    float | None,
+    option(
+        "--device-cache-gb",
+        min=0.0,
+        metavar="GB",
+        rich_help_panel=RUNNING,
+        help="Memory of the GPU for images and cached teacher features. Default: half of what is free.",
     ),
 ]
 StageBatch = Annotated[

@@ -1,4 +1,4 @@
-"""Resolve `--device auto | cpu | cuda | cuda:1 | mps` to an available device."""
+"""Devices: `--device auto | cpu | cuda | cuda:1 | mps`, their memory and their precision."""
 
 import torch
 
@@ -24,3 +24,13 @@ def device_named(name: str) -> torch.device:
             "Give --device auto or cpu; `graftcli env` lists the devices.",
         )
     return device
+
+
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is the precision to train in by default: on CUDA devices that have it in hardware."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def free_memory(device: torch.device) -> int:
+    """The free memory of an accelerator in bytes; 0 where torch cannot tell, as on a CPU."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

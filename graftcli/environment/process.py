@@ -23,3 +23,14 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def tensor_float32(device: torch.device) -> Iterator[None]:
+    """Let a CUDA device multiply float32 matrices in TensorFloat-32 inside the context; others stay exact."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

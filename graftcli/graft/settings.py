@@ -15,6 +15,7 @@ class EngineSettings:
     seed: int = 0
     precision: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
     memory: int = 2**32  # bytes of RAM for views and cached teacher features
+    device_memory: int = 0  # bytes of an accelerator for images and cached teacher features
     disk: int = 0  # bytes of disk for cached teacher features
     memory_first: int | None = None  # bytes of `memory` to use before the disk; None: all
     blocks: tuple[int, ...] | None = None  # blocks to replace; None: all
@@ -26,13 +27,19 @@ class EngineSettings:
         """Bytes of RAM for cached views, before normalisation."""
         return min(self.memory // 8, self.max_drawn_bytes)
 
-    def cache_budgets(self, used: int = 0, shares: int = 1) -> list[tuple[Place, int]]:
+    @property
+    def memory_first_bytes(self) -> int:
+        """Bytes of RAM that are used before the disk."""
+        return self.memory if self.memory_first is None else min(self.memory_first, self.memory)
+
+    def cache_budgets(self, used: int = 0, shares: int = 1, on_device: int = 0) -> list[tuple[Place, int]]:
         """Return the places for cached teacher features in order, with the bytes for one of `shares` equal caches.
 
-        `used` bytes of memory are already taken.
+        `used` bytes of memory and `on_device` bytes of the accelerator are already taken.
         """
-        memory_first = self.memory if self.memory_first is None else min(self.memory_first, self.memory)
         remaining = max(0, self.memory - used)
-        first = max(0, memory_first - used)
+        first = max(0, self.memory_first_bytes - used)
         budgets: list[tuple[Place, int]] = [("memory", first), ("disk", self.disk), ("memory", remaining - first)]
+        if self.device_memory:
+            budgets.insert(0, ("device", max(0, self.device_memory - on_device)))
         return [(place, size // shares) for place, size in budgets]

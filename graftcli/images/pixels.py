@@ -7,6 +7,7 @@ center_crop(decode(data, whole), preprocess) == decode(data, preprocess), bit fo
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -177,11 +178,14 @@ def center_crop(pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
     """Return (pixels / 255 - mean) / std in float32, on the device of `pixels`."""
-    mean, std = (
-        torch.tensor(values, dtype=torch.float32, device=pixels.device).view(-1, 1, 1)
-        for values in (preprocess.mean, preprocess.std)
-    )
+    mean, std = (_per_channel(values, pixels.device) for values in (preprocess.mean, preprocess.std))
     return pixels.to(torch.float32).div(255).sub_(mean).div_(std)
+
+
+@cache
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """One value per channel, kept on the device: a copy to it at each batch would be waited for."""
+    return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(device)
 
 
 def _check_pixels(size: tuple[int, int], prefix: str) -> None:

@@ -69,11 +69,12 @@ class TrainOptions:
     batch: int | None = None  # of every stage; None: from the recipe
     seed: int = 0
     device: str = "auto"
-    amp: bool = False
+    amp: bool | None = None  # None: on CUDA devices that compute in bfloat16
     compile: bool = False
     cache_gb: float | None = None
     max_images: int | None = None  # training images to select; None: all
     select: str = "balanced"  # how they are selected
+    device_cache_gb: float | None = None
     images_gb: float | None = None  # of decoded images in memory; None: half of what is free
     jobs: int | None = None
     strict: bool = False

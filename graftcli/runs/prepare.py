@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
-from graftcli.environment.devices import device_named
+from graftcli.environment.devices import computes_bfloat16, device_named
 from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Listener, Warned
@@ -52,6 +52,12 @@ class PreparedRun:
     train: Images
     held_out: Images | None  # from --val-images
     device: torch.device
+
+    @property
+    def amp(self) -> bool:
+        """Whether the run computes in bfloat16."""
+        amp = self.config.how.amp
+        return computes_bfloat16(self.device) if amp is None else amp
 
     @cached_property
     def frozen(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from graftcli.store.run_file import read_record
 from graftcli.store.run_record import RunSettings
 
 # settings that may differ, or that `_matching_stages` compares
-_COMPARED_APART = ("blocks", "frozen", "recipe", "cache_gb")
+_COMPARED_APART = ("blocks", "frozen", "recipe", "cache_gb", "device_cache_gb")
 
 
 def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: PreparedRun, listen: Listener) -> None:

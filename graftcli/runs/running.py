@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from graftcli.environment.devices import device_named
+from graftcli.environment.devices import device_named, free_memory
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
-from graftcli.environment.process import threads
+from graftcli.environment.process import tensor_float32, threads
 from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.events import EarlierRunChosen, Event, FileSaved, Listener, RunStarted, Warned
 from graftcli.formats.options import files_in_run
@@ -139,7 +139,7 @@ def _train(prepared: PreparedRun, store: Store, listen: Listener) -> Outcome:
     fixed = store.fixed(lambda: fixed_settings(prepared, store.folder))
     _check_device(fixed.device, store.folder)
     settings = engine_settings(prepared, fixed)
-    with threads(fixed.threads):
+    with threads(fixed.threads), tensor_float32(settings.precision.device):
         plan, train, preprocess = prepared.plan, prepared.train, prepared.preprocess
         listen(check_run_images(plan.teacher.network, train, preprocess, settings.precision.device))
         listen(_started_event(prepared, settings, fixed.threads, store))
@@ -173,9 +173,10 @@ def _run_settings(prepared: PreparedRun) -> RunSettings:
         recipe=prepared.recipe,
         seed=options.seed,
         device=options.device,
-        amp=options.amp,
+        amp=prepared.amp,
         compile=options.compile,
         cache_gb=options.cache_gb,
+        device_cache_gb=options.device_cache_gb,
     )
 
 
@@ -190,16 +191,25 @@ def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Sessio
 def engine_settings(prepared: PreparedRun, fixed: FixedSettings) -> EngineSettings:
     """Return the settings of the engine; `fixed` are those that were fixed when the run started."""
     options = prepared.config.how
-    precision = Precision(torch.device(fixed.device), options.amp, options.compile)
-    return EngineSettings(options.seed, precision, fixed.memory, fixed.disk, fixed.at_once, prepared.blocks)
+    precision = Precision(torch.device(fixed.device), prepared.amp, options.compile)
+    return EngineSettings(
+        seed=options.seed,
+        precision=precision,
+        memory=fixed.memory,
+        device_memory=fixed.device_memory,
+        disk=fixed.disk,
+        memory_first=fixed.at_once,
+        blocks=prepared.blocks,
+    )
 
 
 def fixed_settings(prepared: PreparedRun, folder: Path) -> FixedSettings:
     """Return the settings that depend on the machine; they are stored, so that a resumed run has the same."""
-    cache_gb = prepared.config.how.cache_gb
+    cache_gb, device_cache_gb = prepared.config.how.cache_gb, prepared.config.how.device_cache_gb
     budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
     return FixedSettings(
         memory=max(0, budget - (0 if prepared.train.store else prepared.train.pixels.numel())),
+        device_memory=int(device_cache_gb * 1e9) if device_cache_gb is not None else free_memory(prepared.device) // 2,
         disk=shutil.disk_usage(folder).free // 2,
         at_once=_MEMORY_FIRST_BYTES if cache_gb is None else None,
         threads=usable_cores(),
@@ -222,7 +232,7 @@ def _started_event(prepared: PreparedRun, settings: EngineSettings, count: int, 
         std=preprocess.std,
         device=str(settings.precision.device),
         threads=count,
-        memory=settings.cache_budgets()[0][1],
+        memory=settings.memory_first_bytes,
         seed=settings.seed,
         folder=str(store.folder),
         resumed=store.resumed,

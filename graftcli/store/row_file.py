@@ -101,8 +101,11 @@ class RowFile:
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """The tensor's bytes, without a copy if it is contiguous; viewed as uint8, because NumPy has no bfloat16."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
+    """The tensor's bytes, without a copy if it is contiguous and on the CPU.
+
+    It is viewed as uint8, because NumPy has no bfloat16.
+    """
+    return tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def _create(path: Path, size: int) -> None:

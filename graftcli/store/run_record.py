@@ -71,6 +71,7 @@ class RunSettings(_Part):
     amp: Flag
     compile: Flag
     cache_gb: Annotated[float, Field(strict=True, ge=0)] | None
+    device_cache_gb: Annotated[float, Field(strict=True, ge=0)] | None = None
 
     @field_serializer("recipe")
     def _recipe(self, recipe: Recipe) -> Document:
@@ -113,6 +114,7 @@ class FixedSettings(_Part):
     """Settings that depend on the machine: fixed when the run starts, the same in each session."""
 
     memory: Count
+    device_memory: Count = 0
     disk: Count
     at_once: Count | None
     threads: Annotated[int, Field(strict=True, ge=1, le=4096)]

@@ -136,12 +136,10 @@ def context(recipe: Recipe, images: Images, folder: Path, how: Precision) -> tup
 
 
 def stepping(training: BlockTrainer) -> Callable[[], None]:
-    """What `preprocess` does in a step that is no mark."""
+    """A step that is no mark."""
 
     def step() -> None:
-        error = training.compute_loss()
-        training.train_state.loss.has_diverged(training.train_state.step, float(error.detach()))
-        training.step(error)
+        training.step(training.compute_loss())
 
     return step
 

@@ -27,6 +27,7 @@ from graftcli.store.cache_files import Cache
 _FIRST_VIEWS, _FIRST_PIXELS = 256, 64 * 224 * 224  # for solving layers before training
 _JUDGING_VIEWS = 8
 _MIN_HELD_OUT = 40  # images; with fewer, tasks are judged on unseen views of all images
+_MAX_IMAGES_SHARE = 0.25  # of an accelerator's memory for caches; more images stay in RAM
 _LIGHT_AUGMENT = Augment(crop=Crop(), flip=True)
 
 
@@ -53,9 +54,18 @@ class TeacherCaches:
         listen: Listener,
     ) -> None:
         self.plan, self.pieces, self.schedule, self.settings = plan, pieces, schedule, settings
-        self.train, self.held_pixels, self.preprocess = images.train, images.held_out, images.preprocess
+        self._device = settings.precision.device
+        size = images.train.numel() + images.held_out.numel()
+        place = self._device if _MAX_IMAGES_SHARE * settings.device_memory >= size else images.train.device
+        self.train, self.held_pixels = images.train.to(place), images.held_out.to(place)
+        self.preprocess = images.preprocess
         self.files, self.listen = files, listen
         self._caches: dict[Augment, TeacherCache] = {}
+
+    @property
+    def _on_device(self) -> int:
+        """Return the bytes of the accelerator that images take."""
+        return sum(p.numel() for p in (self.train, self.held_pixels) if p.device.type != "cpu")
 
     @cached_property
     def held_out(self) -> TeacherCache | None:
@@ -80,9 +90,10 @@ class TeacherCaches:
     def _logit_cache(self, name: str, pixels: Pixels, augment: Augment) -> TeacherCache:
         """Fill a cache of logits in float32, so that scores do not depend on the precision of training."""
         seed, room_bytes = self.settings.seed + 1, self.settings.drawn_bytes
-        views = Views(pixels, self.preprocess, augment, _JUDGING_VIEWS, seed, room=room_bytes)
-        logits, exact = {self.pieces.blocks + 1}, Precision(self.settings.precision.device)
-        cache = self._cache(name, views, logits, self.settings.cache_budgets(views.cached_bytes), exact)
+        views = Views(pixels, self.preprocess, augment, _JUDGING_VIEWS, seed, room=room_bytes, device=self._device)
+        logits, exact = {self.pieces.blocks + 1}, Precision(self._device)
+        budgets = self.settings.cache_budgets(views.cached_bytes, on_device=self._on_device)
+        cache = self._cache(name, views, logits, budgets, exact)
         cache.fill(logits, lambda *_: None)
         return cache
 
@@ -90,8 +101,9 @@ class TeacherCaches:
         """Return normalised views for solving layers; fewer of large images, because all are in memory at once."""
         count = max(1, min(_FIRST_VIEWS, _FIRST_PIXELS // math.prod(self.preprocess.size)))
         per_image, seed = -(-count // len(self.train)), self.settings.seed + 3
-        views = Views(self.train, self.preprocess, self.schedule.recipe.views.augment, per_image, seed)
-        return views.normalised(torch.arange(min(count, len(views)))).to(self.settings.precision.device)
+        augment = self.schedule.recipe.views.augment
+        views = Views(self.train, self.preprocess, augment, per_image, seed, device=self._device)
+        return views.normalised(torch.arange(min(count, len(views))))
 
     def cache_for(self, task: Task, unfinished: Sequence[Task]) -> TeacherCache:
         """Return the filled cache of a task's views; tasks with the same augmentation share one."""
@@ -102,8 +114,10 @@ class TeacherCaches:
             number = list(schedule.views).index(augment)
             room_bytes = self.settings.drawn_bytes // len(schedule.views)
             per_image, seed = schedule.views[augment], self.settings.seed
-            views = Views(self.train, self.preprocess, augment, per_image, seed, self._synthetic, room_bytes)
-            budgets = self.settings.cache_budgets(self._used_memory() + views.cached_bytes, len(schedule.views))
+            synthetic, device = self._synthetic, self._device
+            views = Views(self.train, self.preprocess, augment, per_image, seed, synthetic, room_bytes, device)
+            used = self._used_memory() + views.cached_bytes
+            budgets = self.settings.cache_budgets(used, len(schedule.views), self._on_device)
             values = self._values(schedule.sharing_views(task, schedule.tasks))
             cache = self._cache(f"value{number or ''}", views, values, budgets, self.settings.precision)
             needed = self._values(schedule.sharing_views(task, unfinished))
@@ -154,6 +168,6 @@ class TeacherCaches:
             choose_places(values, shapes, len(views), precision.dtype, budgets),
             cache=self.files,
             name=name,
-            chunk=chunk_size(shapes, self.settings.precision.device),
+            chunk=chunk_size(shapes, self._device),
             precision=precision,
         )

@@ -65,7 +65,7 @@ class Synthesis:
         """Make `count` images from views of `pixels`; batches that an earlier session made are read from the cache."""
         # as large as the stored training images, because they are augmented in the same way
         stored = replace(self.preprocess, size=self.preprocess.stored_size, crop_pct=1.0)
-        views = Views(pixels, stored, augment, -(-count // len(pixels)), seed)
+        views = Views(pixels, stored, augment, -(-count // len(pixels)), seed, device=self.precision.device)
         batch = max(1, min(MAX_BATCH, _PIXELS // math.prod(self.preprocess.size)))
         batches = []
         progress(0, count)
@@ -78,7 +78,7 @@ class Synthesis:
 
     def _optimise(self, views: Views, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
         start = views[index]
-        pixels = start.float().to(self.precision.device).requires_grad_(True)
+        pixels = start.float().requires_grad_(True)
         optimiser = torch.optim.Adam([pixels], _LR, betas=(0.5, 0.9))
         class_draws = torch.rand(len(start), generator=generator).to(self.precision.device)
         for step in range(self.steps):
@@ -89,7 +89,7 @@ class Synthesis:
             optimiser.step()
             pixels.data.clamp_(0, 255)
         if not bool(torch.isfinite(pixels).all()):  # the teacher's gradient is not finite here
-            return start
+            return start.cpu()
         return pixels.detach().round().to(torch.uint8).cpu()
 
     def _loss(self, pixels: Tensor, class_draws: Tensor) -> Tensor:

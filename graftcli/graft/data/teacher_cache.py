@@ -1,4 +1,4 @@
-"""Cached teacher features of each view, at each cut: computed once, then kept in memory or in a file.
+"""Cached teacher features of each view, at each cut: computed once, then kept on the device, in memory or in a file.
 
 Value 0 is the view itself, value k the output of block k, value L the last feature map and value L+1 the logits, where
 L is the number of blocks. A value that is not stored is recomputed from the nearest stored value before it. On a CPU
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from graftcli.graft.backend.precision import Precision
+from graftcli.graft.backend.transfer import to_device
 from graftcli.graft.data.views import Views
 from graftcli.store.cache_files import Cache
 from graftcli.store.row_file import DamagedRow, RowFile
 
-Place = Literal["memory", "disk", "recompute"]
+Place = Literal["device", "memory", "disk", "recompute"]
 
 
 class TeacherCache:
@@ -48,8 +49,9 @@ class TeacherCache:
         """
         for value in sorted({self._base(value) for value in values} - {0}):
             shape = self.shapes[value - 1]
-            if self.places[value] == "memory":
-                self._tensors[value] = torch.empty(len(self.views), *shape, dtype=self.precision.dtype)
+            if self.places[value] in ("device", "memory"):
+                device = self.precision.device if self.places[value] == "device" else None
+                self._tensors[value] = torch.empty(len(self.views), *shape, dtype=self.precision.dtype, device=device)
             else:
                 self._files[value] = self.cache.rows(
                     f"{self.name}-{value}", len(self.views), shape, self.precision.dtype
@@ -63,11 +65,11 @@ class TeacherCache:
         progress(done, len(self.views))
         for start in range(done, len(self.views), self.chunk):
             indices = torch.arange(start, min(start + self.chunk, len(self.views)))
-            features = self._pad(self.views.normalised(indices).to(self.precision.device))
+            features = self._pad(self.views.normalised(indices))
             for k in range(1, max((*self._tensors, *self._files)) + 1):
                 features = self._next(k, features)
                 if k in self._tensors:
-                    self._tensors[k][indices] = features[: len(indices)].cpu()
+                    self._tensors[k][start : start + len(indices)] = features[: len(indices)]
                 elif k in self._files:
                     self._files[k].write(start, features[: len(indices)].cpu())
             done = int(indices[-1]) + 1
@@ -76,10 +78,9 @@ class TeacherCache:
         pass_record.keep(done, last=True)
 
     def at(self, value: int, index: Tensor) -> Tensor:
-        """Return a value of the views at `index`, in float32 on the device."""
+        """Return a value of the views at `index`, in float32 on the device; `index` is on the CPU."""
         base = self._base(value)
-        features = self._stored(base, index).to(self.precision.device)
-        return self._compute(features, base, value).float()
+        return self._compute(self._stored(base, index), base, value).float()
 
     def _compute(self, features: Tensor, base: int, value: int) -> Tensor:
         """Compute `value` from the features of value `base`."""
@@ -100,8 +101,16 @@ class TeacherCache:
         return features[torch.arange(self.chunk) % len(features)]
 
     def _stored(self, value: int, index: Tensor) -> Tensor:
-        if value not in self._files:
-            return self._tensors[value][index] if value else self.views.normalised(index)
+        """Return the stored rows of a value, on the device."""
+        if not value:
+            return self.views.normalised(index)
+        if value in self._files:
+            return to_device(self._read(value, index), self.precision.device)
+        if self.places[value] == "device":
+            return self._tensors[value][to_device(index, self.precision.device)]
+        return to_device(self._tensors[value][index], self.precision.device)
+
+    def _read(self, value: int, index: Tensor) -> Tensor:
         while True:
             try:
                 return self._files[value].read(index)
@@ -113,7 +122,7 @@ class TeacherCache:
         self.cache.warn(f"a row of `{self._files[value].path}` is damaged: graftcli recomputes it.")
         start = row // self.chunk * self.chunk
         index = torch.arange(start, min(start + self.chunk, len(self.views)))
-        features = self._compute(self.views.normalised(index).to(self.precision.device), 0, value)
+        features = self._compute(self.views.normalised(index), 0, value)
         self._files[value].write(start, features.cpu())
 
     def release(self, needed: Collection[int]) -> None:

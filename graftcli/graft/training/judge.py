@@ -80,18 +80,22 @@ class Judge:
         """Score the teacher with these blocks replaced, on a sample of `views` views; with a task, also its loss."""
         grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
         targets = teacher_values(task, self.pieces, with_input=False) if task is not None else set()
-        same, kl, total, views = 0, 0.0, 0.0, min(views, len(self.teacher_cache.views))
+        chunks = self._sample(min(views, len(self.teacher_cache.views))).split(self.teacher_cache.chunk)
+        scores = []  # read from the device at the end
         with _in_eval_mode(grafted):
-            for index in self._sample(views).split(self.teacher_cache.chunk):
+            for index in chunks:
                 teacher = self._teacher_values(grafted.first - 1, targets, index)
                 student = grafted(teacher[grafted.first - 1], {last, *targets})
                 logits = student[last].float(), teacher[last]
-                same += int((logits[0].argmax(1) == logits[1].argmax(1)).sum())
+                same = (logits[0].argmax(1) == logits[1].argmax(1)).sum()
                 soft = F.log_softmax(logits[0], 1), F.log_softmax(logits[1], 1)
-                kl += float(F.kl_div(*soft, reduction="sum", log_target=True))
-                if task is not None and targets:
-                    total += len(index) * float(loss(task, self.pieces, student, teacher))
-        return Score(same / views, kl / views, total / views if targets else None)
+                kl = F.kl_div(*soft, reduction="sum", log_target=True)
+                mean_loss = loss(task, self.pieces, student, teacher) if task is not None and targets else same
+                scores.append(torch.stack([same.float(), kl, mean_loss.float()]))
+        sizes, rows = [len(index) for index in chunks], torch.stack(scores).cpu().tolist()
+        total = sum(size * mean_loss for size, (_, _, mean_loss) in zip(sizes, rows, strict=True))
+        agreement, kl_mean = (sum(row[i] for row in rows) / sum(sizes) for i in (0, 1))
+        return Score(agreement, kl_mean, total / sum(sizes) if targets else None)
 
     def _teacher_values(self, first: int, targets: Collection[int], index: Tensor) -> dict[int, Tensor]:
         """Return the teacher's value `first`, the values of the targets behind it, and the logits."""

@@ -1,5 +1,6 @@
 """The training loop of every task."""
 
+import math
 import time
 from collections.abc import Callable
 
@@ -8,7 +9,7 @@ from graftcli.graft.backend.batchnorm import recalibrate, training_mode
 from graftcli.graft.training.trainer import Trainer
 from graftcli.store import intervals
 
-_CHECKPOINTS = 50  # per task: steps at which its state is copied and its loss is logged
+_MARKS = 50  # per task: steps at which its loss is read and logged, and its state is copied
 _RECALIBRATION_BATCHES = 16
 
 
@@ -18,14 +19,15 @@ LossLog = Callable[[int, float], None]
 def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: None) -> float:
     """Train a task; it ends with the last or the averaged weights. Returns the running average of the loss.
 
+    The loss is read at the first step and at marks, up to fifty of a task: each reading waits for the device.
     `log_loss` is called at the same steps whether or not the run is interrupted; `listen` at most every 0.2 s.
     """
     pace, task = _Pace(), trainer.task
     stage, steps = task.stage, trainer.steps
-    last_checkpoint = trainer.train_state.step
-    listen(TaskStarted(stage.name, task.first, task.last, last_checkpoint, steps, 0, 0))
+    last_mark, average = trainer.train_state.step, math.nan
+    listen(TaskStarted(stage.name, task.first, task.last, last_mark, steps, 0, 0))
     with training_mode(stage, trainer.trainable):
-        while trainer.train_state.step < steps or not trainer.is_finite():
+        while trainer.train_state.step < steps or trainer.has_failed():
             train_state = trainer.train_state
             trainer.score()
             if trainer.is_falling:
@@ -33,24 +35,26 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
                 listen(Warned(f"{text} of {steps}"))
                 break
             # never by the clock: the state that a diverged task rolls back to must not depend on it
-            is_checkpoint = (
-                train_state.step % max(1, steps // _CHECKPOINTS) == 0 and train_state.step != last_checkpoint
-            )
+            is_mark = train_state.step % max(1, steps // _MARKS) == 0 and train_state.step != last_mark
             # before the forward pass, which updates the statistics of BatchNorms in train mode
-            state = trainer.state() if is_checkpoint else None
+            state = trainer.state() if is_mark else None
             loss = trainer.compute_loss()
-            if train_state.step == steps or train_state.loss.has_diverged(train_state.step, float(loss.detach())):
-                trainer.roll_back(float(loss.detach()), listen)
-                continue
+            if state is not None or train_state.step == steps or math.isnan(average):
+                value = float(loss.detach())
+                if train_state.step == steps or train_state.loss.has_diverged(train_state.step, value):
+                    trainer.roll_back(value, listen)
+                    average = math.nan
+                    continue
+                average = value if train_state.loss.running is None else train_state.loss.average
             if state is not None:
-                log_loss(train_state.step, train_state.loss.average)
-                trainer.accept(state)
+                log_loss(train_state.step, average)
+                trainer.accept(state, average)
                 if pace.is_save_due():
                     trainer.keep()
-                last_checkpoint = train_state.step
+                last_mark = train_state.step
             trainer.step(loss)
             if (speed := pace.speed(trainer.batch, at_once=train_state.step == steps)) is not None:
-                average = train_state.loss.average
+                average = train_state.loss.average if train_state.step == steps else average
                 listen(TaskStep(stage.name, task.first, task.last, train_state.step, steps, average, speed))
     trainer.train_state.use_average(trainer.trainable)
     if stage.batchnorm == "recalibrate":

@@ -31,16 +31,18 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             rate, momentum = group["lr"], group["momentum"]
             gradients = {p: p.grad for p in group["params"] if p.grad is not None}
-            for parameter, gradient in gradients.items():
-                parameter.mul_(1 - rate * group["weight_decay"])
-                if not is_matrix(parameter):
-                    parameter.sub_(_adam_update(self.state[parameter], gradient), alpha=rate)
+            if not gradients:
+                continue
+            torch._foreach_mul_(list(gradients), 1 - rate * group["weight_decay"])
+            if others := [p for p in gradients if not is_matrix(p)]:
+                updates = _adam_updates([self.state[p] for p in others], [gradients[p] for p in others])
+                torch._foreach_sub_(others, updates, alpha=rate)
             for batch in _batched(filter(is_matrix, gradients)):
-                momenta = [_nesterov(self.state[p], gradients[p], momentum).flatten(1) for p in batch]
-                updates = orthogonal(torch.stack(momenta))
-                scale = _ADAM_RMS * math.sqrt(max(updates.shape[1:]))
-                for parameter, update in zip(batch, updates, strict=True):
-                    parameter.sub_(update.reshape(parameter.shape), alpha=rate * scale)
+                momenta = _nesterov([self.state[p] for p in batch], [gradients[p] for p in batch], momentum)
+                orthogonals = orthogonal(torch.stack([momentum.flatten(1) for momentum in momenta]))
+                scale = _ADAM_RMS * math.sqrt(max(orthogonals.shape[1:]))
+                changes = [update.reshape(p.shape) for p, update in zip(batch, orthogonals, strict=True)]
+                torch._foreach_sub_(batch, changes, alpha=rate * scale)
 
 
 def _batched(matrices: Iterable[Tensor]) -> Iterable[list[Tensor]]:
@@ -59,23 +61,28 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim in (2, 4) and min(parameter.shape[:2]) > 1
 
 
-def _nesterov(state: dict[str, Tensor], gradient: Tensor, momentum: float) -> Tensor:
-    if not state:
-        state["average"] = torch.zeros_like(gradient)
-    state["average"].lerp_(gradient, 1 - momentum)
-    result: Tensor = gradient.lerp(state["average"], momentum)
-    return result
+def _nesterov(states: list[dict[str, Tensor]], gradients: list[Tensor], momentum: float) -> list[Tensor]:
+    for state, gradient in zip(states, gradients, strict=True):
+        if not state:
+            state["average"] = torch.zeros_like(gradient)
+    averages = [state["average"] for state in states]
+    torch._foreach_lerp_(averages, gradients, 1 - momentum)
+    return list(torch._foreach_lerp(gradients, averages, momentum))
 
 
-def _adam_update(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
-    if not state:
-        state.update(step=torch.zeros(()), average=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
-    state["step"] += 1
-    state["average"].lerp_(gradient, 1 - _BETAS[0])
-    state["square"].lerp_(gradient.square(), 1 - _BETAS[1])
-    first, second = (1 - beta ** float(state["step"]) for beta in _BETAS)
-    update: Tensor = state["average"] / first / ((state["square"] / second).sqrt() + _EPS)
-    return update
+def _adam_updates(states: list[dict[str, Tensor]], gradients: list[Tensor]) -> list[Tensor]:
+    """AdamW's updates of all parameters at once: on a GPU, many small kernels would dominate the step."""
+    for state, gradient in zip(states, gradients, strict=True):
+        if not state:
+            state.update(step=torch.zeros(()), average=torch.zeros_like(gradient), square=torch.zeros_like(gradient))
+        state["step"] += 1  # on the CPU, so that the learning rate is known without waiting for the device
+    averages, squares = ([state[name] for state in states] for name in ("average", "square"))
+    torch._foreach_lerp_(averages, gradients, 1 - _BETAS[0])
+    torch._foreach_lerp_(squares, torch._foreach_mul(gradients, gradients), 1 - _BETAS[1])
+    first, second = ([1 - beta ** float(state["step"]) for state in states] for beta in _BETAS)
+    divisors = torch._foreach_sqrt(torch._foreach_div(squares, second))
+    torch._foreach_add_(divisors, _EPS)
+    return list(torch._foreach_div(torch._foreach_div(averages, first), divisors))
 
 
 def orthogonal(matrices: Tensor) -> Tensor:

@@ -46,12 +46,14 @@ def optimiser_of(stage: Stage, rates: dict[str, LayerRate]) -> torch.optim.Optim
     for rate in rates.values():
         for parameter in rate.parameters:
             parameter.requires_grad_(True)
+    fused = all(parameter.device.type == "cuda" for rate in rates.values() for parameter in rate.parameters) or None
     if stage.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=stage.momentum or 0.0, weight_decay=stage.weight_decay)
+        momentum = stage.momentum or 0.0
+        return torch.optim.SGD(groups, momentum=momentum, weight_decay=stage.weight_decay, fused=fused)
     if stage.optimizer == "muon":
         return Muon(groups, momentum=stage.momentum or 0.0, weight_decay=stage.weight_decay)
     kind = torch.optim.Adam if stage.optimizer == "adam" else torch.optim.AdamW
-    return kind(groups, betas=stage.betas or (0.9, 0.999), weight_decay=stage.weight_decay)
+    return kind(groups, betas=stage.betas or (0.9, 0.999), weight_decay=stage.weight_decay, fused=fused)
 
 
 def factor_at(stage: Stage, step: int, steps: int) -> float:

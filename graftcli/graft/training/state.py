@@ -19,23 +19,59 @@ _DIVERGED = 20.0  # a loss above this multiple of the initial loss has diverged
 NEGLIGIBLE_LOSS = 1e-3  # losses are about 1 for outputs of zeros; a loss below this has not diverged
 
 
+class LossAverage(TypedDict):
+    """The running average of a task's loss, and its initial value, as JSON."""
+
+    average: float
+    at_start: float
+
+
 @dataclass(frozen=True)
 class LossTracker:
-    """The running average of a task's loss, and its initial value."""
+    """The running average of a task's loss, and its initial value.
 
-    average: float = math.nan  # over about the last fifty steps
-    at_start: float = math.nan
+    Both are on the device of the loss: reading them would make every step wait for the device.
+    """
 
-    def after(self, step: int, value: float) -> "LossTracker":
+    running: Tensor | None = None  # over about the last fifty steps; None before the first step
+    initial: Tensor | None = None
+
+    def after(self, step: int, loss: Tensor) -> "LossTracker":
         """The tracker after a step with this loss."""
-        average = value if math.isnan(self.average) else 0.98 * self.average + 0.02 * value
-        return LossTracker(average, average if step < _START_STEPS else self.at_start)
+        value = loss.detach().to(_dtype(loss.device))
+        running = value if self.running is None else 0.98 * self.running + 0.02 * value
+        return LossTracker(running, running if step < _START_STEPS else self.initial)
 
-    def has_diverged(self, step: int, value: float) -> bool:
-        """Whether training has failed at a step with this loss."""
-        if not math.isfinite(value):
+    @classmethod
+    def restored(cls, saved: LossAverage, device: torch.device) -> "LossTracker":
+        """The tracker that `read` gave these averages of."""
+        if math.isnan(saved["average"]):
+            return cls()
+        dtype = _dtype(device)
+        running, initial = (torch.tensor(saved[key], dtype=dtype).to(device) for key in ("average", "at_start"))
+        return cls(running, initial)
+
+    def read(self) -> LossAverage:
+        """Read the averages from the device; NaN before the first step."""
+        average, at_start = (math.nan if value is None else float(value) for value in (self.running, self.initial))
+        return {"average": average, "at_start": at_start}
+
+    @property
+    def average(self) -> float:
+        """The running average, read from the device."""
+        return self.read()["average"]
+
+    def has_diverged(self, step: int, *values: float) -> bool:
+        """Whether training has failed by this step; `values` are losses that are not in the average yet."""
+        losses = self.read()
+        averages = () if self.running is None else (losses["average"],)
+        if not all(map(math.isfinite, (*values, *averages))):
             return True
-        return step > 2 * _START_STEPS and self.average > _DIVERGED * max(self.at_start, NEGLIGIBLE_LOSS)
+        return step > 2 * _START_STEPS and losses["average"] > _DIVERGED * max(losses["at_start"], NEGLIGIBLE_LOSS)
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
 
 
 @dataclass
@@ -55,11 +91,10 @@ class TrainState:
         if decay is None:
             return
         share = 1 - min(decay, (1 + self.step) / (10 + self.step))
-        for name, parameter in trainable.named_parameters():
-            if name in self.ema:
-                self.ema[name].lerp_(parameter, share)
-            else:
-                self.ema[name] = parameter.clone()
+        parameters = dict(trainable.named_parameters())
+        if self.ema:
+            torch._foreach_lerp_(list(self.ema.values()), [parameters[name] for name in self.ema], share)
+        self.ema |= {name: parameter.clone() for name, parameter in parameters.items() if name not in self.ema}
 
     @contextmanager
     def averaged(self, trainable: nn.Module) -> Iterator[None]:
@@ -86,7 +121,7 @@ class _Course(TypedDict):
     """The progress of a task, as JSON."""
 
     step: int
-    loss: dict[str, float]
+    loss: LossAverage
     halved: bool
     factor: float
     scores: dict[str, dict[str, Any]]  # the fields of each Score, by step
@@ -109,7 +144,7 @@ def state_of(trainable: nn.Module, optimiser: torch.optim.Optimizer, train_state
         "slow": clone_tensors(train_state.ema),
         "course": {
             "step": train_state.step,
-            "loss": asdict(train_state.loss),
+            "loss": train_state.loss.read(),
             "halved": train_state.halved,
             "factor": train_state.factor,
             "scores": {str(step): asdict(score) for step, score in train_state.scores.items()},
@@ -128,7 +163,8 @@ def restore(state: Mapping[str, object] | None, trainable: nn.Module, optimiser:
     ema = {name: tensor.to(devices[name]) for name, tensor in copy["slow"].items()}  # tensors of a file are on the CPU
     facts = copy["course"]
     scores = {int(step): Score(**score) for step, score in facts["scores"].items()}
-    return TrainState(facts["step"], LossTracker(**facts["loss"]), facts["halved"], ema, facts["factor"], scores)
+    loss = LossTracker.restored(facts["loss"], next(iter(devices.values()), torch.device("cpu")))
+    return TrainState(facts["step"], loss, facts["halved"], ema, facts["factor"], scores)
 
 
 def clone_tensors(state: T) -> T:

@@ -107,21 +107,23 @@ class Trainer(ABC):
             nn.utils.clip_grad_norm_(self.trainable.parameters(), stage.clip)
         self.optimiser.step()
         train_state.average(stage.ema, self.trainable)
-        train_state.loss = train_state.loss.after(train_state.step, float(loss.detach()))
+        train_state.loss = train_state.loss.after(train_state.step, loss)
         train_state.step += 1
 
-    def is_finite(self) -> bool:
-        """Whether all weights are finite."""
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.trainable.parameters())
+    def has_failed(self) -> bool:
+        """Whether the loss has diverged or a weight is not finite."""
+        finite = [torch.isfinite(parameter).all() for parameter in self.trainable.parameters()]
+        has_diverged = self.train_state.loss.has_diverged(self.train_state.step)
+        return has_diverged or (bool(finite) and not bool(torch.stack(finite).all()))
 
     def state(self) -> TaskState:
         """Copy everything that the task needs to resume."""
         return state_of(self.trainable, self.optimiser, self.train_state)
 
-    def accept(self, state: TaskState) -> None:
-        """Take a state as the one to roll back to, unless the loss has doubled since the last."""
-        if not self.train_state.loss.average > 2 * max(self.good_loss, NEGLIGIBLE_LOSS):
-            self.good_state, self.good_loss = state, self.train_state.loss.average
+    def accept(self, state: TaskState, average: float) -> None:
+        """Take a state as the one to roll back to, unless the average loss has doubled since the last."""
+        if not average > 2 * max(self.good_loss, NEGLIGIBLE_LOSS):
+            self.good_state, self.good_loss = state, average
 
     def keep(self) -> None:
         """Store the state to roll back to."""
