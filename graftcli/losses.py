@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
+_MIN_SCALE = 1e-12
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -17,7 +19,9 @@ class Loss:
 
     Parameters:
         about: what it measures, for the reference of recipes.
-        compute: the loss of the student's and the teacher's output, at a temperature where it has one.
+        compute: the loss of the student's and the teacher's output, at a temperature where it has one: a mean over
+            the batch, so that processes that share a batch can add up their parts.
+        scale: a mean over the batch of the teacher's output, by which the loss is divided.
         temperature: the default temperature; None where it has none.
         is_of_logits: whether it compares distributions over classes only, not feature maps.
         is_of_layers: whether stages with `train: layers` can use it, which minimise a squared error.
@@ -26,8 +30,20 @@ class Loss:
     about: str
     compute: "Callable[[Tensor, Tensor, float | None], Tensor]"
     temperature: float | None = None
+    scale: "Callable[[Tensor], Tensor] | None" = None
     is_of_logits: bool = False
     is_of_layers: bool = False
+
+    def value(
+        self,
+        student: "Tensor",
+        teacher: "Tensor",
+        temperature: float | None = None,
+        average: "Callable[[Tensor], Tensor]" = lambda value: value,
+    ) -> "Tensor":
+        """The loss of a batch, or this process's part of it; `average` takes the mean of `scale` over all processes."""
+        loss = self.compute(student, teacher, temperature)
+        return loss if self.scale is None else loss / average(self.scale(teacher)).clamp_min(_MIN_SCALE)
 
 
 def norm_l2(student: "Tensor", teacher: "Tensor", temperature: float | None = None) -> "Tensor":
@@ -37,9 +53,14 @@ def norm_l2(student: "Tensor", teacher: "Tensor", temperature: float | None = No
     return (F.normalize(student, dim=1) - F.normalize(teacher, dim=1)).square().sum(1).mean()
 
 
-def relative_mse(student: "Tensor", teacher: "Tensor", temperature: float | None = None) -> "Tensor":
-    """|student - teacher|^2 / |teacher|^2: 0 for equal outputs, 1 for outputs of zeros."""
-    return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
+def squared_error(student: "Tensor", teacher: "Tensor", temperature: float | None = None) -> "Tensor":
+    """The mean of |student - teacher|^2."""
+    return (student - teacher).square().mean()
+
+
+def mean_square(teacher: "Tensor") -> "Tensor":
+    """The mean of |teacher|^2."""
+    return teacher.square().mean()
 
 
 def softened_kl(student: "Tensor", teacher: "Tensor", temperature: float | None) -> "Tensor":
@@ -53,6 +74,12 @@ def softened_kl(student: "Tensor", teacher: "Tensor", temperature: float | None)
 
 LOSSES = {
     "norm-l2": Loss("squared distance of the normalised logits", norm_l2),
-    "mse": Loss("squared error relative to the mean square of the teacher's output", relative_mse, is_of_layers=True),
+    # 0 for equal outputs, 1 for outputs of zeros
+    "mse": Loss(
+        "squared error relative to the mean square of the teacher's output",
+        squared_error,
+        scale=mean_square,
+        is_of_layers=True,
+    ),
     "kl": Loss("KL divergence at a temperature", softened_kl, temperature=4.0, is_of_logits=True),
 }

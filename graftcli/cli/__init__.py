@@ -25,6 +25,7 @@ from graftcli.cli import (
     partial,
     plan,
     progress,
+    ranks,
     recipes,
     render,
     render_streams,
@@ -67,7 +68,8 @@ class Commands(TyperGroup):
         """Run the command, or print why it failed on stderr."""
         try:
             for text in unknown_variables(os.environ, _variables(self)):
-                progress.warn(text, as_json=ctx.meta[_AS_JSON])
+                if ranks.rank() == 0:
+                    progress.warn(text, as_json=ctx.meta[_AS_JSON])
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
@@ -97,7 +99,9 @@ class CheckedCommand(TyperCommand):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Check every string, then run the command."""
+        """Check every string, then run the command, unless it is one that a single process runs."""
+        if not ranks.takes_part(self.name):
+            raise typer.Exit
         check_strings({_flag(param): ctx.params.get(param.name) for param in self.params})
         return super().invoke(ctx)
 
@@ -121,8 +125,11 @@ def _wants_json(words: Sequence[str]) -> bool:
 
 def _print_failure(problem: BaseException, as_json: bool) -> int:
     """Print an exception on stderr and return its exit code."""
-    failed = failure(problem)
     show = render.error_document if as_json else render.error
+    if (elsewhere := ranks.of_other_process(problem)) is not None:
+        ranks.print_once(elsewhere, show)
+        return elsewhere.code
+    failed = ranks.named(failure(problem))
     show(failed)
     return failed.code
 
@@ -186,5 +193,7 @@ app.add_typer(trust.app, rich_help_panel="Utilities")
 def main() -> None:
     """Run the `graftcli` command."""
     words = sys.argv[1:]
+    if ranks.rank():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first process prints the result
     with render_streams.standard(), render_streams.json_only(_wants_json(words) and not {"--help", "-h"} & {*words}):
         app(prog_name="graftcli")

@@ -8,14 +8,17 @@ from contextlib import contextmanager
 from dataclasses import asdict
 
 from graftcli import events
-from graftcli.cli import render, render_run, render_streams
+from graftcli.cli import ranks, render, render_run, render_streams
 
 _LINE_INTERVAL = 5.0  # seconds between plain progress lines
 
 
 @contextmanager
 def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
-    """Yield a listener that displays events on stderr; it also guarantees that Ctrl-C is never lost."""
+    """Yield a listener that displays events on stderr; it also guarantees that Ctrl-C is never lost.
+
+    Of several processes of a job, the first one displays them.
+    """
     with _display(as_json, quiet) as show, _interruptible() as raise_if_interrupted:
 
         def listen(event: events.Event) -> None:
@@ -27,6 +30,9 @@ def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
 
 @contextmanager
 def _display(as_json: bool, quiet: bool) -> Iterator[events.Listener]:
+    if ranks.rank():
+        yield lambda _: None
+        return
     if as_json or quiet or not render.ERR.is_terminal:
         show = _json_line if as_json else _Lines()
         yield _only_warnings(show) if quiet else show

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from graftcli.distributed.world import SINGLE, World
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.teacher_cache import Place
 
@@ -13,6 +14,7 @@ class EngineSettings:
     """Settings that are fixed when a run starts, because they affect its result."""
 
     seed: int = 0
+    world: World = SINGLE  # the processes that share the run
     precision: Precision = field(default_factory=lambda: Precision(torch.device("cpu")))
     memory: int = 2**32  # bytes of RAM for views and cached teacher features
     device_memory: int = 0  # bytes of an accelerator for images and cached teacher features

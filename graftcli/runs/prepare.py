@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 
+from graftcli.distributed.world import World, world_of
 from graftcli.environment.devices import computes_bfloat16, device_named
 from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
@@ -78,7 +79,7 @@ def prepare_run(
     More images than memory holds are decoded into files in `pixel_folder`.
     """
     options = config.how
-    requested, device = recipe_of(options), device_named(options.device)
+    requested, device = recipe_of(options), _device_of_process(device_named(options.device), world_of())
     named_size, (config, teacher) = config.look.img_size, sized_teacher(config, listen)
     preprocess = preprocess_for(teacher, config.look, whole=True)
     train_images = cache(lambda: training_images(config, teacher, preprocess, listen, pixel_folder))
@@ -99,6 +100,19 @@ def prepare_run(
         found = f"{shared} of the {len(held_out.pixels)} validation images are also training images"
         listen(Warned(f"{found}: agreement will be overestimated"))
     return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, device)
+
+
+def _device_of_process(device: torch.device, world: World) -> torch.device:
+    """Return the device of this process: each on a machine has a GPU of its own, unless one is named."""
+    if device.type != "cuda" or device.index is not None or world.size == 1:
+        return device
+    count = torch.cuda.device_count()
+    if world.local_size > count:
+        raise UsageError(
+            f"{world.local_size} processes were started on this machine, which has {count} CUDA devices.",
+            f"Start {count}: torchrun --nproc-per-node {count}.",
+        )
+    return torch.device("cuda", world.local_rank)
 
 
 def _warnings(recipe: Recipe, plan: Plan, chosen: Sequence[int]) -> Iterator[str]:

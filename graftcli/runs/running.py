@@ -3,10 +3,12 @@
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from graftcli.distributed.world import SINGLE, World, joined
 from graftcli.environment.devices import device_named, free_memory
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import memory, usable_cores
@@ -17,6 +19,7 @@ from graftcli.formats.options import files_in_run
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
+from graftcli.graft.training.runner import RunStore
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
 from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
@@ -27,7 +30,7 @@ from graftcli.runs.result import Result, card_facts, finished_result, result_of,
 from graftcli.runs.reuse import reuse_blocks
 from graftcli.runs.run_images import forget_selection
 from graftcli.runs.time_estimate import with_time_estimate
-from graftcli.store import REPORT_FILE, Store
+from graftcli.store import REPORT_FILE, MemberStore, Store
 from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
 from graftcli.store.pixel_store import discard
@@ -37,6 +40,17 @@ from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, 
 
 # bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
 _MEMORY_FIRST_BYTES = 2**29
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a run besides its config; see `distill`."""
+
+    out: str | Path | None = None
+    blocks: str | None = None
+    overwrite: bool = False
+    reuse: Path | None = None
+    command: str = "graftcli.distill(…)"
 
 
 def distill(
@@ -54,8 +68,25 @@ def distill(
     `reuse` is the folder of an earlier run; its blocks are reused if they were trained with the same settings.
     """
     single_file(out)  # raises before anything is loaded
+    with joined() as world:
+        if not world.is_first:
+            return _take_part(config, Request(out, blocks), world)
+        request = Request(out, blocks, overwrite, reuse, command)
+        return world.broadcast(_distill(config, request, world, listen))
+
+
+def distill_alone(config: RunConfig, request: Request, listen: Listener) -> Result:
+    """Run `distill` in this process alone, whatever other processes of its job do."""
+    single_file(request.out)
+    return _distill(config, request, SINGLE, listen)
+
+
+def _distill(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
+    """Train a run in the first process of a job."""
+    out, overwrite, reuse, command = request.out, request.overwrite, request.reuse, request.command
     warnings: list[str] = []
-    prepared = prepare_run(config, blocks, _collecting_warnings(listen, warnings.append), pixel_folder(out))
+    collect = _collecting_warnings(listen, warnings.append)
+    prepared = world.in_turn(lambda: prepare_run(config, request.blocks, collect, pixel_folder(out)))
     folder, single = destination(prepared, out)
     if single is not None and not overwrite:
         check_free(single, folder)
@@ -71,11 +102,12 @@ def distill(
             if not (damaged := store.damaged()):
                 if not (folder / REPORT_FILE).exists():
                     warn(f"{folder} has no report: `graftcli report {folder}` writes it")
+                world.broadcast(None)
                 return finished_result(store, single, prepared, listen)
             store.reopen(session, f"{' and '.join(damaged)} in {folder} missing or damaged: merging again from blocks/")
         if reuse is not None:
             reuse_blocks(reuse, folder, settings, prepared, _collecting_warnings(listen, store.add_warning))
-        outcome = _train(prepared, store, _collecting_warnings(listen, store.add_warning))
+        outcome = _train(prepared, store, world, _collecting_warnings(listen, store.add_warning))
         result = result_of(prepared, folder, outcome, store.spent)
         card = card_facts(prepared, outcome, result, command)
         store.check_held()
@@ -90,6 +122,29 @@ def distill(
     forget_selection(pixel_folder(out))
     listen(FileSaved(str(folder)))
     return result
+
+
+@dataclass(frozen=True)
+class _Started:
+    """What the other processes of a job need to know of a run that the first one has opened."""
+
+    folder: Path
+    fixed: FixedSettings
+
+
+def _take_part(config: RunConfig, request: Request, world: World) -> Result:
+    """Train a run in another process of a job than the first, which writes it. The process sends no events."""
+    prepared = world.in_turn(lambda: prepare_run(config, request.blocks, _ignore, pixel_folder(request.out)))
+    started: _Started | None = world.broadcast(None)
+    if started is not None:
+        fixed = started.fixed.model_copy(update={"device": str(prepared.device)})
+        _run_engine(prepared, fixed, MemberStore(started.folder, world.rank), world, _ignore)
+    result: Result | None = world.broadcast(None)
+    assert result is not None  # the first process always has one
+    return result
+
+
+def _ignore(event: Event) -> None: ...
 
 
 def partial(
@@ -134,16 +189,26 @@ def _newest_run(missing: Sequence[str], listen: Listener) -> Path:
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
-def _train(prepared: PreparedRun, store: Store, listen: Listener) -> Outcome:
+def _train(prepared: PreparedRun, store: Store, world: World, listen: Listener) -> Outcome:
     """Train all stages of the recipe, with the settings that were fixed when the run first started."""
-    fixed = store.fixed(lambda: fixed_settings(prepared, store.folder))
+    fixed = store.fixed(lambda: fixed_settings(prepared, store.folder, world))
     _check_device(fixed.device, store.folder)
-    settings = engine_settings(prepared, fixed)
+    settings = engine_settings(prepared, fixed, world)
+    plan, train = prepared.plan, prepared.train
+    with threads(fixed.threads), tensor_float32(settings.precision.device):
+        listen(check_run_images(plan.teacher.network, train, prepared.preprocess, settings.precision.device))
+    listen(_started_event(prepared, settings, fixed.threads, store))
+    listen = with_time_estimate(prepared, lambda unit: store.unit(unit).step, listen)
+    world.broadcast(_Started(store.folder, fixed))
+    return _run_engine(prepared, fixed, store, world, listen)
+
+
+def _run_engine(
+    prepared: PreparedRun, fixed: FixedSettings, store: RunStore, world: World, listen: Listener
+) -> Outcome:
+    settings = engine_settings(prepared, fixed, world)
     with threads(fixed.threads), tensor_float32(settings.precision.device):
         plan, train, preprocess = prepared.plan, prepared.train, prepared.preprocess
-        listen(check_run_images(plan.teacher.network, train, preprocess, settings.precision.device))
-        listen(_started_event(prepared, settings, fixed.threads, store))
-        listen = with_time_estimate(prepared, lambda unit: store.unit(unit).step, listen)
         return run(plan, train, preprocess, prepared.schedule, settings, store, listen, prepared.held_out)
 
 
@@ -188,12 +253,13 @@ def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Sessio
     return Session(config=config_json(config), command=command, versions=versions(), warnings=tuple(warnings))
 
 
-def engine_settings(prepared: PreparedRun, fixed: FixedSettings) -> EngineSettings:
+def engine_settings(prepared: PreparedRun, fixed: FixedSettings, world: World = SINGLE) -> EngineSettings:
     """Return the settings of the engine; `fixed` are those that were fixed when the run started."""
     options = prepared.config.how
     precision = Precision(torch.device(fixed.device), prepared.amp, options.compile)
     return EngineSettings(
         seed=options.seed,
+        world=world,
         precision=precision,
         memory=fixed.memory,
         device_memory=fixed.device_memory,
@@ -203,16 +269,19 @@ def engine_settings(prepared: PreparedRun, fixed: FixedSettings) -> EngineSettin
     )
 
 
-def fixed_settings(prepared: PreparedRun, folder: Path) -> FixedSettings:
-    """Return the settings that depend on the machine; they are stored, so that a resumed run has the same."""
+def fixed_settings(prepared: PreparedRun, folder: Path, world: World = SINGLE) -> FixedSettings:
+    """Return the settings that depend on the machine; they are stored, so that a resumed run has the same.
+
+    The processes on one machine share its cores, memory and disk.
+    """
     cache_gb, device_cache_gb = prepared.config.how.cache_gb, prepared.config.how.device_cache_gb
     budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
     return FixedSettings(
-        memory=max(0, budget - (0 if prepared.train.store else prepared.train.pixels.numel())),
+        memory=max(0, budget // world.local_size - (0 if prepared.train.store else prepared.train.pixels.numel())),
         device_memory=int(device_cache_gb * 1e9) if device_cache_gb is not None else free_memory(prepared.device) // 2,
-        disk=shutil.disk_usage(folder).free // 2,
+        disk=shutil.disk_usage(folder).free // 2 // world.local_size,
         at_once=_MEMORY_FIRST_BYTES if cache_gb is None else None,
-        threads=usable_cores(),
+        threads=max(1, usable_cores() // world.local_size),
         device=str(prepared.device),
     )
 

@@ -41,6 +41,7 @@ from graftcli.store.folder import (
     remove,
 )
 from graftcli.store.locks import LOCK_FILE, locked
+from graftcli.store.member import MemberStore
 from graftcli.store.metrics import append, keep_passed
 from graftcli.store.resume import newest, resumable_run
 from graftcli.store.run_file import digest_of_file, read_record, write_record
@@ -56,6 +57,7 @@ __all__ = [
     "REPORT_FACTS_FILE",
     "REPORT_FILE",
     "STATES",
+    "MemberStore",
     "Store",
     "TimeSpent",
     "UnitState",

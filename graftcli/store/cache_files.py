@@ -17,20 +17,21 @@ from graftcli.store.row_file import RowFile
 class Cache:
     """The cache files of a run, removed when it is finished. Damage is detected when a file is read."""
 
-    def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None) -> None:
-        self.folder, self.warn = folder, warn
+    def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None, prefix: str = "") -> None:
+        """`prefix` starts the names of all files: each process of a job has files of its own."""
+        self.folder, self.warn, self.prefix = folder, warn, prefix
 
     def rows(self, name: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> RowFile:
         """The row file `name`; nothing is created yet."""
-        return RowFile(self.folder / f"{name}.bin", count, shape, dtype)
+        return RowFile(self.folder / f"{self.prefix}{name}.bin", count, shape, dtype)
 
     def progress(self, name: str, tensors: Mapping[int, Tensor], files: Mapping[int, RowFile]) -> CacheProgress:
         """The progress of the values `name-1`, `name-2`, …, held in memory or in row files."""
-        return CacheProgress(self.folder, name, tensors, files, self.warn)
+        return CacheProgress(self.folder, f"{self.prefix}{name}", tensors, files, self.warn)
 
     def pixels(self, name: str, shape: Sequence[int], make: Callable[[], Tensor]) -> Tensor:
         """uint8 pixels of that shape: read from the cache, or else made and written."""
-        path = self.folder / f"{name}.bin"
+        path = self.folder / f"{self.prefix}{name}.bin"
         data = path.read_bytes() if path.is_file() else b""
         pixels, digest = data[:-_DIGEST], data[-_DIGEST:]
         if len(pixels) != math.prod(shape) or hashlib.sha256(pixels).digest() != digest:

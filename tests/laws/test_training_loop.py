@@ -21,7 +21,7 @@ from graftcli.graft.training.loop import run_loop
 from graftcli.graft.training.pieces import Pieces, pieces
 from graftcli.graft.training.tasks import tasks
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
-from graftcli.losses import relative_mse, softened_kl
+from graftcli.losses import LOSSES, softened_kl
 from graftcli.models.cuts import plan as plans
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
@@ -56,9 +56,9 @@ def test_a_block_sees_the_features_that_its_stage_asks_for(source: str, tmp_path
 
     teacher_maps = found.teacher[0](view)
     own = found.student[0](view)
-    correction = relative_mse(found.student[1](teacher_maps), found.teacher[1](teacher_maps))
-    imitation = relative_mse(found.student[1](own), found.teacher[1](own))
-    towards = relative_mse(found.student[1](own), found.teacher[1](teacher_maps))
+    correction = LOSSES["mse"].value(found.student[1](teacher_maps), found.teacher[1](teacher_maps))
+    imitation = LOSSES["mse"].value(found.student[1](own), found.teacher[1](own))
+    towards = LOSSES["mse"].value(found.student[1](own), found.teacher[1](teacher_maps))
     expected = {"teacher": correction, "student": towards, "mix": 0.7 * correction + 0.3 * imitation}[source]
     assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -82,7 +82,7 @@ def test_the_whole_student_is_compared_at_every_cut(tmp_path: Path) -> None:
     expected = 0.0
     for k in range(3):
         teacher_maps, student_maps = found.teacher[k](teacher_maps), found.student[k](student_maps)
-        expected += relative_mse(found.regressor(student_maps) if k == 2 else student_maps, teacher_maps).item()
+        expected += LOSSES["mse"].value(found.regressor(student_maps) if k == 2 else student_maps, teacher_maps).item()
     assert training.compute_loss().item() == pytest.approx(expected, rel=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_only_the_last_block_is_compared_at_the_head(tmp_path: Path) -> None:
     training = BlockTrainer(last, context(found, tmp_path), MemoryUnit())
     features = training.context.teacher_cache.at(2, training.order.at(0))
     maps, teacher_maps = found.student[2](features), found.teacher[2](features)
-    expected = relative_mse(found.regressor(maps), teacher_maps)
+    expected = LOSSES["mse"].value(found.regressor(maps), teacher_maps)
     expected = expected + 0.5 * softened_kl(found.student[3](maps), found.teacher[3](teacher_maps), 1)
     assert training.compute_loss().item() == pytest.approx(expected.item(), rel=1e-4)
     training.compute_loss().backward()

@@ -16,7 +16,7 @@ LAYERS = (
     ("recipe",),
     ("models", "environment"),
     ("students", "images"),
-    ("measure", "store"),
+    ("measure", "store", "distributed"),
     ("graft",),
     ("formats", "report"),
     ("runs",),

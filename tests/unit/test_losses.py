@@ -4,7 +4,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from graftcli.losses import LOSSES, norm_l2, relative_mse, softened_kl
+from graftcli.losses import LOSSES, norm_l2, softened_kl
 from graftcli.recipe import Stage, Target
 from graftcli.recipe.reference import json_schema, markdown
 
@@ -27,8 +27,8 @@ def test_the_length_of_the_logits_does_not_matter() -> None:
 
 def test_relative_mse_is_zero_for_the_same_and_one_for_nothing() -> None:
     wanted = torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0))
-    assert relative_mse(wanted, wanted).item() == 0
-    assert relative_mse(torch.zeros_like(wanted), wanted).item() == pytest.approx(1)
+    assert LOSSES["mse"].value(wanted, wanted).item() == 0
+    assert LOSSES["mse"].value(torch.zeros_like(wanted), wanted).item() == pytest.approx(1)
 
 
 def test_kl_is_scaled_by_the_squared_temperature() -> None:

@@ -7,17 +7,23 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
+from graftcli.distributed.data_parallel import synchronised
+from graftcli.distributed.world import SINGLE, World
 from graftcli.recipe import Stage
 
 
 @contextmanager
-def training_mode(stage: Stage, trainable: nn.Module) -> Iterator[None]:
-    """Put dropout and BatchNorm of `trainable` in the modes that the stage asks for; restore eval mode on exit."""
+def training_mode(stage: Stage, trainable: nn.Module, world: World = SINGLE) -> Iterator[None]:
+    """Put dropout and BatchNorm of `trainable` in the modes that the stage asks for; restore eval mode on exit.
+
+    The processes of `world` share each batch.
+    """
     trainable.train(stage.dropout)
     for norm in batchnorms(trainable):
         norm.train(stage.batchnorm == "train")
     try:
-        yield
+        with synchronised(world, batchnorms(trainable)):
+            yield
     finally:
         trainable.eval()
 
@@ -28,7 +34,7 @@ def batchnorms(module: nn.Module) -> list[AnyBatchNorm]:
 
 
 @torch.no_grad()
-def recalibrate(trainable: nn.Module, batches: int, forward: Callable[[int], object]) -> None:
+def recalibrate(trainable: nn.Module, batches: int, forward: Callable[[int], object], world: World = SINGLE) -> None:
     """Re-estimate the BatchNorm statistics: plain averages over the batches that `forward(number)` runs."""
     norms = batchnorms(trainable)
     momenta = [norm.momentum for norm in norms]
@@ -36,8 +42,9 @@ def recalibrate(trainable: nn.Module, batches: int, forward: Callable[[int], obj
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    for number in range(batches):
-        forward(number)
+    with synchronised(world, norms):
+        for number in range(batches):
+            forward(number)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -55,9 +55,12 @@ class TeacherCaches:
     ) -> None:
         self.plan, self.pieces, self.schedule, self.settings = plan, pieces, schedule, settings
         self._device = settings.precision.device
-        size = images.train.numel() + images.held_out.numel()
-        place = self._device if _MAX_IMAGES_SHARE * settings.device_memory >= size else images.train.device
-        self.train, self.held_pixels = images.train.to(place), images.held_out.to(place)
+        size = math.prod(images.train.shape) + math.prod(images.held_out.shape)
+        has_room = size <= _MAX_IMAGES_SHARE * settings.device_memory
+        self.train, self.held_pixels = (
+            pixels.to(self._device) if has_room and isinstance(pixels, Tensor) else pixels
+            for pixels in (images.train, images.held_out)
+        )
         self.preprocess = images.preprocess
         self.files, self.listen = files, listen
         self._caches: dict[Augment, TeacherCache] = {}
@@ -65,7 +68,7 @@ class TeacherCaches:
     @property
     def _on_device(self) -> int:
         """Return the bytes of the accelerator that images take."""
-        return sum(p.numel() for p in (self.train, self.held_pixels) if p.device.type != "cpu")
+        return sum(math.prod(p.shape) for p in (self.train, self.held_pixels) if p.device.type != "cpu")
 
     @cached_property
     def held_out(self) -> TeacherCache | None:
@@ -94,7 +97,7 @@ class TeacherCaches:
         logits, exact = {self.pieces.blocks + 1}, Precision(self._device)
         budgets = self.settings.cache_budgets(views.cached_bytes, on_device=self._on_device)
         cache = self._cache(name, views, logits, budgets, exact)
-        cache.fill(logits, lambda *_: None)
+        cache.fill(logits, lambda *_: None, self.settings.world)
         return cache
 
     def first_views(self) -> Tensor:
@@ -121,7 +124,7 @@ class TeacherCaches:
             values = self._values(schedule.sharing_views(task, schedule.tasks))
             cache = self._cache(f"value{number or ''}", views, values, budgets, self.settings.precision)
             needed = self._values(schedule.sharing_views(task, unfinished))
-            cache.fill(needed, lambda done, total: self.listen(TeacherPass(done, total)))
+            cache.fill(needed, lambda done, total: self.listen(TeacherPass(done, total)), self.settings.world)
             self._caches[augment] = cache
         return self._caches[augment]
 
@@ -155,6 +158,7 @@ class TeacherCaches:
             self.settings.seed + 2,
             self.files,
             lambda done, total: self.listen(SyntheticImages(done, total)),
+            self.settings.world,
         )
 
     def _cache(

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 
+from graftcli.distributed.world import SINGLE, World
 from graftcli.graft.backend.batchnorm import batchnorms
 from graftcli.graft.backend.memory_format import set_channels_last
 from graftcli.graft.backend.precision import Precision
@@ -61,20 +62,26 @@ class Synthesis:
         seed: int,
         cache: Cache,
         progress: Callable[[int, int], None],
+        world: World = SINGLE,
     ) -> Tensor:
-        """Make `count` images from views of `pixels`; batches that an earlier session made are read from the cache."""
+        """Make `count` images from views of `pixels`; batches that an earlier session made are read from the cache.
+
+        The processes of `world` share the batches.
+        """
         # as large as the stored training images, because they are augmented in the same way
         stored = replace(self.preprocess, size=self.preprocess.stored_size, crop_pct=1.0)
         views = Views(pixels, stored, augment, -(-count // len(pixels)), seed, device=self.precision.device)
         batch = max(1, min(MAX_BATCH, _PIXELS // math.prod(self.preprocess.size)))
-        batches = []
+        batches: dict[int, Tensor] = {}
         progress(0, count)
         for number, index in enumerate(torch.arange(count).tensor_split(-(-count // batch))):
             generator = torch.Generator().manual_seed(((seed << 20) + number) % 2**63)
             make = partial(self._optimise, views, index, augment.flip, generator)
-            batches.append(cache.pixels(f"synthetic-{number}", (len(index), *views.shape), make))
-            progress(int(index[-1]) + 1, count)
-        return torch.cat(batches)
+            if number % world.size == world.rank:
+                batches[number] = cache.pixels(f"synthetic-{number}", (len(index), *views.shape), make)
+                progress(int(index[-1]) + 1, count)
+        every = {number: batch for part in world.gather(batches) for number, batch in part.items()}
+        return torch.cat([every[number] for number in sorted(every)])
 
     def _optimise(self, views: Views, index: Tensor, flip: bool, generator: torch.Generator) -> Tensor:
         start = views[index]

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from graftcli.distributed.world import SINGLE, World
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.backend.transfer import to_device
 from graftcli.graft.data.views import Views
@@ -42,10 +43,11 @@ class TeacherCache:
         self._tensors: dict[int, Tensor] = {}
         self._files: dict[int, RowFile] = {}
 
-    def fill(self, values: Collection[int], progress: Callable[[int, int], None]) -> None:
+    def fill(self, values: Collection[int], progress: Callable[[int, int], None], world: World = SINGLE) -> None:
         """Run the teacher once on every view and store what the `values` need. Resumes an interrupted pass.
 
-        `progress` is called with the number of views done and the total.
+        `progress` is called with the number of views done and the total. The processes of `world` share the pass, and
+        each keeps the features of all views.
         """
         for value in sorted({self._base(value) for value in values} - {0}):
             shape = self.shapes[value - 1]
@@ -59,23 +61,41 @@ class TeacherCache:
         if not self._tensors and not self._files:
             return
         pass_record = self.cache.progress(self.name, self._tensors, self._files)
-        done = pass_record.restore()
+        done = min(world.gather(pass_record.restore()))
         for rows in self._files.values():
             rows.open()
         progress(done, len(self.views))
-        for start in range(done, len(self.views), self.chunk):
-            indices = torch.arange(start, min(start + self.chunk, len(self.views)))
-            features = self._pad(self.views.normalised(indices))
-            for k in range(1, max((*self._tensors, *self._files)) + 1):
-                features = self._next(k, features)
-                if k in self._tensors:
-                    self._tensors[k][start : start + len(indices)] = features[: len(indices)]
-                elif k in self._files:
-                    self._files[k].write(start, features[: len(indices)].cpu())
-            done = int(indices[-1]) + 1
+        for first in range(done, len(self.views), self.chunk * world.size):
+            features = self._chunk_features(first + world.rank * self.chunk, pads=world.size > 1)
+            for value, tensor in features.items():
+                for rank, part in enumerate(world.gather_tensors(tensor)):
+                    self._store(value, first + rank * self.chunk, part)
+            done = min(first + self.chunk * world.size, len(self.views))
             pass_record.keep(done)
             progress(done, len(self.views))
         pass_record.keep(done, last=True)
+
+    def _chunk_features(self, start: int, *, pads: bool) -> dict[int, Tensor]:
+        """Compute the values to store of the chunk of views from `start`, or of the last view if that is beyond."""
+        end = min(start + self.chunk, len(self.views))
+        features = self.views.normalised(torch.arange(min(start, end - 1), end))
+        features = _repeated(features, self.chunk) if pads else self._pad(features)
+        stored, values = (*self._tensors, *self._files), {}
+        for k in range(1, max(stored) + 1):
+            features = self._next(k, features)
+            if k in stored:
+                values[k] = features
+        return values
+
+    def _store(self, value: int, start: int, features: Tensor) -> None:
+        """Store the features of the views from `start`; those beyond the last view are padding."""
+        count = min(self.chunk, len(self.views) - start)
+        if count <= 0:
+            return
+        if value in self._tensors:
+            self._tensors[value][start : start + count] = features[:count]
+        else:
+            self._files[value].write(start, features[:count].cpu())
 
     def at(self, value: int, index: Tensor) -> Tensor:
         """Return a value of the views at `index`, in float32 on the device; `index` is on the CPU."""
@@ -98,7 +118,7 @@ class TeacherCache:
         """Pad a batch to `chunk` rows on a CPU, whose kernels round differently at other batch sizes."""
         if self.precision.device.type != "cpu" or len(features) == self.chunk:
             return features
-        return features[torch.arange(self.chunk) % len(features)]
+        return _repeated(features, self.chunk)
 
     def _stored(self, value: int, index: Tensor) -> Tensor:
         """Return the stored rows of a value, on the device."""
@@ -146,6 +166,11 @@ class TeacherCache:
             output: Tensor = self.pieces[k - 1](value)
         # contiguous, as stored values are: kernels round differently for other strides
         return output.to(self.precision.dtype).contiguous()
+
+
+def _repeated(features: Tensor, count: int) -> Tensor:
+    """Repeat the rows of a batch up to `count` rows."""
+    return features[(torch.arange(count) % len(features)).to(features.device)]
 
 
 def size_of(value: int, shapes: Sequence[tuple[int, ...]], views: int, dtype: torch.dtype) -> int:

@@ -26,7 +26,8 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
     stage, steps = task.stage, trainer.steps
     last_mark, average = trainer.train_state.step, math.nan
     listen(TaskStarted(stage.name, task.first, task.last, last_mark, steps, 0, 0))
-    with training_mode(stage, trainer.trainable):
+    world = trainer.context.world
+    with training_mode(stage, trainer.trainable, world):
         while trainer.train_state.step < steps or trainer.has_failed():
             train_state = trainer.train_state
             trainer.score()
@@ -40,7 +41,7 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
             state = trainer.state() if is_mark else None
             loss = trainer.compute_loss()
             if state is not None or train_state.step == steps or math.isnan(average):
-                value = float(loss.detach())
+                value = trainer.read(loss)
                 if train_state.step == steps or train_state.loss.has_diverged(train_state.step, value):
                     trainer.roll_back(value, listen)
                     average = math.nan
@@ -59,7 +60,7 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
     trainer.train_state.use_average(trainer.trainable)
     if stage.batchnorm == "recalibrate":
         batches = max(1, min(len(trainer.context.teacher_cache.views) // trainer.batch, _RECALIBRATION_BATCHES))
-        recalibrate(trainer.trainable, batches, trainer.forward)
+        recalibrate(trainer.trainable, batches, trainer.forward, world)
     return trainer.train_state.loss.average
 
 

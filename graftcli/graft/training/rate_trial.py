@@ -69,6 +69,6 @@ def _run(task: Task, context: TrainContext, steps: int, factor: float) -> None:
     stage = task.stage.model_copy(update={"steps": (steps,), "epochs": None, "batch": task.batch(context.images)})
     context = replace(context, precision=replace(context.precision, compile=False))  # would take longer than the trial
     trainer = BlockTrainer(replace(task, stage=stage.model_copy(update={"ema": None})), context, _NoStore(), factor)
-    with training_mode(stage, trainer.trainable):
+    with training_mode(stage, trainer.trainable, context.world):
         for _ in range(steps):
             trainer.step(trainer.compute_loss())

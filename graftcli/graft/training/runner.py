@@ -8,6 +8,9 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
+from graftcli.distributed.deal import deal
+from graftcli.distributed.world import SINGLE, World
+from graftcli.errors import UsageError
 from graftcli.events import Event, Listener, RateChosen, TaskFinished, TaskStarted, Warned
 from graftcli.graft.data.caches import TeacherCaches
 from graftcli.graft.data.teacher_cache import TeacherCache
@@ -31,10 +34,12 @@ from graftcli.graft.training.rate_trial import best_factor
 from graftcli.graft.training.run_store import RunStore, StoredTask
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.task_cost import passes_per_view
-from graftcli.graft.training.tasks import Task, join_tasks, trained_modules
+from graftcli.graft.training.tasks import Task, are_independent, join_tasks, trained_modules
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of
+
+_FORWARDED = (RateChosen, TaskFinished, Warned)  # events of other processes that the user sees
 
 
 class _TrainFacts(TypedDict):
@@ -53,6 +58,29 @@ class _TrainResult:
     steps: int
     factor: float = 1.0  # of the learning rate
     stopped: int | None = None  # step of early stopping
+
+
+class _SharedTask:
+    """The stored state of a task that several processes share: the first one reads and writes it."""
+
+    def __init__(self, unit: StoredTask, world: World) -> None:
+        self._unit, self._world = unit, world
+
+    @property
+    def state(self) -> Mapping[str, object] | None:
+        return self._world.of_first(lambda: self._unit.state)
+
+    @property
+    def finished(self) -> tuple[dict[str, Tensor], Mapping[str, Any]] | None:
+        return self._world.of_first(lambda: self._unit.finished)
+
+    def keep(self, step: int, state: Mapping[str, object]) -> None:
+        if self._world.is_first:
+            self._unit.keep(step, state)
+
+    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
+        if self._world.is_first:
+            self._unit.finish(tensors, facts)
 
 
 class TaskRunner:
@@ -78,19 +106,18 @@ class TaskRunner:
         self.held_out = Judge(pieces, caches.held_out) if caches.held_out is not None else None
         self.verdicts: dict[str, Verdict] = {}
         self.random = set(random)  # blocks that no task has trained yet
+        self.world = settings.world  # the processes that share the current task
 
     def run_stage(self, tasks: Sequence[Task]) -> None:
         """Run the tasks of one stage; blocks that are trained separately are then scored together."""
         joint = join_tasks(tasks)
         if joint is None or self._is_random(joint):
-            for task in tasks:
-                self.run(task)
+            self._run_all(tasks)
             return
         modules = self._trained_modules(joint)
         start, measure = clone_tensors(modules.state_dict()), self._measure(joint, sum(map(self._work, tasks)))
-        before = None if self.store.unit(joint.name).finished else measure()
-        for task in tasks:
-            self.run(task)
+        before = None if self._unit(joint).finished else measure()
+        self._run_all(tasks)
         if before is None:
             self._restore(joint, modules)
         else:
@@ -98,15 +125,73 @@ class TaskRunner:
             steps = sum(map(self.length, tasks))
             verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), steps, facts)
             changed = modules.state_dict() if verdict.is_setback else {}
-            self.store.unit(joint.name).finish(changed, {"verdict": asdict(verdict)})
+            self._unit(joint).finish(changed, {"verdict": asdict(verdict)})
+
+    def _run_all(self, tasks: Sequence[Task]) -> None:
+        """Run tasks: with other processes, at the same time where they are independent, else sharing each batch."""
+        world = self.world
+        if world.size == 1 or not (are_independent(tasks) or tasks[0].stage.train == "layers"):
+            for task in tasks:
+                self.run(task)
+        elif are_independent(tasks):
+            self._run_dealt(tasks)
+        else:  # layers are trained one after another by one process
+            for task in tasks:
+                self._run_dealt([task])
+
+    def _run_dealt(self, tasks: Sequence[Task]) -> None:
+        """Run each task in one process, and exchange the results."""
+        world, listen = self.world, self.listen
+        waiting = [task for task in tasks if not self._unit(task).finished]
+        for task in tasks:
+            if task not in waiting:
+                self.run(task)
+        if not waiting:
+            return
+        self.caches.cache_for(waiting[0], self.unfinished)  # all processes take part in the teacher's pass
+        owners = deal([self._work(task) for task in waiting], world.size)
+        events: list[Event] = []
+        if not world.is_first:
+            self.listen = events.append
+        self.world = SINGLE
+        for task, owner in zip(waiting, owners, strict=True):
+            if owner == world.rank:
+                self.run(task)
+        self.world, self.listen = world, listen
+        for rank, sent in enumerate(world.gather([event for event in events if isinstance(event, _FORWARDED)])):
+            for event in sent if rank != world.rank else ():
+                listen(event)
+        for task, owner in zip(waiting, owners, strict=True):
+            self._exchange(task, owner)
+
+    def _exchange(self, task: Task, owner: int) -> None:
+        """Take the result of a task from the process that trained it."""
+        world, modules = self.world, self._trained_modules(task)
+        is_owner = world.rank == owner
+        finished = world.broadcast(self.store.unit(task.name).finished if is_owner else None, owner)
+        assert finished is not None  # the owner has just finished it
+        tensors, facts = finished
+        if not is_owner:
+            modules.load_state_dict(tensors)
+            self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
+            self._set_trained(task)
+            self.caches.release(task, self.unfinished)
+        if world.is_first and self.store.unit(task.name).finished is None:  # the processes share no disk
+            self.store.unit(task.name).finish(tensors, facts)
+
+    def _unit(self, task: Task) -> StoredTask:
+        """Return the stored state of a task; with other processes, the one that the first process reads and writes."""
+        unit = self.store.unit(task.name)
+        return unit if self.world.size == 1 else _SharedTask(unit, self.world)
 
     def run(self, task: Task) -> None:
         """Train one task, or restore it if it is finished."""
-        unit, modules = self.store.unit(task.name), self._trained_modules(task)
+        unit, modules = self._unit(task), self._trained_modules(task)
         if unit.finished is not None:
             self._restore(task, modules)
             self._set_trained(task)
             return
+        self._check_batch(task)
         began, watch, weights = time.monotonic(), self._watch(task), clone_tensors(modules.state_dict())
         result = self._train(task, unit, modules, self._context(self.caches.cache_for(task, self.unfinished)), watch)
         facts: _TrainFacts = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
@@ -154,7 +239,7 @@ class TaskRunner:
 
     def _restore(self, task: Task, modules: nn.Module) -> None:
         """Load the weights and verdict of a finished task; a joint task has stored weights only after a setback."""
-        finished = self.store.unit(task.name).finished
+        finished = self._unit(task).finished
         assert finished is not None
         tensors, facts = finished
         if tensors:
@@ -184,8 +269,13 @@ class TaskRunner:
         agreement = self._agreement(task, verdict)
         scores = {"before": watch.before.agreement, "after": verdict.after.agreement, "kl": verdict.kept.kl}
         record = {"unit": task.name, "step": steps, **facts, "agreement": agreement, **scores}
-        self.store.metric({**record, "fraction": verdict.fraction})
+        self._record({**record, "fraction": verdict.fraction})
         return verdict
+
+    def _record(self, record: Mapping[str, object]) -> None:
+        """Append a record to the metrics of the run: once, if several processes share the task."""
+        if self.world.is_first:
+            self.store.metric(record)
 
     def _train(
         self, task: Task, unit: StoredTask, modules: nn.Module, context: TrainContext, watch: Watch
@@ -212,7 +302,8 @@ class TaskRunner:
     def _measure(self, task: Task, work: float) -> Callable[[], Score]:
         scored = task if task.stage.train != "layers" and task in self.schedule.tasks else None
         views = scoring_views(work, self._scoring_cost)
-        return partial(self.judge.measured, (*task.before, *task.blocks), views, scored)
+        measure = partial(self.judge.measured, (*task.before, *task.blocks), views, scored)
+        return partial(self.world.of_first, measure)  # the decisions of all processes must be the same
 
     def _work(self, task: Task) -> float:
         """Return the cost of a task in forward passes of the teacher on one view."""
@@ -236,10 +327,26 @@ class TaskRunner:
         return listen
 
     def _log_loss(self, task: Task) -> Callable[[int, float], None]:
-        return lambda step, loss: self.store.metric({"unit": task.name, "step": step, "loss": loss, "agreement": None})
+        return lambda step, loss: self._record({"unit": task.name, "step": step, "loss": loss, "agreement": None})
 
     def _context(self, cache: TeacherCache) -> TrainContext:
         settings, images = self.settings, self.schedule.images
         return TrainContext(
-            self.pieces, cache, images, settings.seed, settings.precision, settings.layer_view_bytes, self.kept
+            self.pieces,
+            cache,
+            images,
+            settings.seed,
+            settings.precision,
+            settings.layer_view_bytes,
+            self.kept,
+            self.world,
         )
+
+    def _check_batch(self, task: Task) -> None:
+        """Raise if several processes share batches that have fewer views than there are processes."""
+        batch, size = self.schedule.batch(task), self.world.size
+        if batch < size:
+            raise UsageError(
+                f"stage {task.stage.name} trains on batches of {batch}, and {size} processes share each batch.",
+                f"Start at most {batch} processes, or give a larger --batch.",
+            )

@@ -1,6 +1,6 @@
 """Tasks of a recipe: which blocks are trained together, on which inputs and targets. `pieces.py` numbers the values."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -61,6 +61,12 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collecti
             if len(unit) > is_growing and unit not in units[:i]
         ]
     return scheduled
+
+
+def are_independent(stage_tasks: Sequence[Task]) -> bool:
+    """Whether the tasks of a stage can be trained at the same time: none reads what another trains."""
+    blocks = [block for task in stage_tasks for block in task.blocks]
+    return len(stage_tasks) > 1 and len(blocks) == len(set(blocks)) and not any(task.before for task in stage_tasks)
 
 
 def join_tasks(stage_tasks: Sequence[Task]) -> Task | None:
@@ -127,14 +133,22 @@ def teacher_values(task: Task, pieces: Pieces, *, with_input: bool = True) -> se
     return (inputs - {0} if with_input else set()) | targets
 
 
-def loss(task: Task, pieces: Pieces, student: dict[int, Tensor], teacher: dict[int, Tensor]) -> Tensor:
-    """Return the weighted sum of the losses of all targets, each averaged over its values."""
+def loss(
+    task: Task,
+    pieces: Pieces,
+    student: dict[int, Tensor],
+    teacher: dict[int, Tensor],
+    average: Callable[[Tensor], Tensor] = lambda value: value,
+) -> Tensor:
+    """Return the weighted sum of the losses of all targets, each averaged over its values.
+
+    `average` takes the mean over all processes that share the batch.
+    """
     total = torch.zeros((), device=next(iter(student.values())).device)
     for target in task.stage.targets:
         values = target_values(target, task, pieces)
         for value in values:
-            compute, temperature = LOSSES[target.loss].compute, target.temperature
-            loss = compute(student[value].float(), teacher[value], temperature)
+            loss = LOSSES[target.loss].value(student[value].float(), teacher[value], target.temperature, average)
             total = total + target.weight / len(values) * loss
     return total
 

@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from graftcli.distributed.data_parallel import sum_gradients
+from graftcli.distributed.world import SINGLE, World
 from graftcli.errors import GateError
 from graftcli.events import Listener, Warned
 from graftcli.graft.backend.precision import Precision
@@ -19,6 +21,8 @@ from graftcli.graft.training.pieces import Grafted, Pieces
 from graftcli.graft.training.state import NEGLIGIBLE_LOSS, TaskState, restore, state_of
 from graftcli.graft.training.tasks import Task, loss, teacher_values, trained_modules
 from graftcli.models.channel_selection import ChannelSelection
+
+_RANK_SEED = 1_000_003  # between the seeds of two processes
 
 
 class TaskStore(Protocol):
@@ -43,6 +47,7 @@ class TrainContext:
     precision: Precision
     memory: int = 2**31  # bytes for the views of a layer-wise stage
     kept: dict[str, ChannelSelection] = field(default_factory=dict)  # by layer of a derived student
+    world: World = SINGLE  # the processes that share each batch
 
 
 class Trainer(ABC):
@@ -70,7 +75,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def compute_loss(self) -> Tensor:
-        """Compute the loss on the views of the current step."""
+        """Compute the loss on the views of the current step; with other processes, this one's part of it."""
 
     @abstractmethod
     def forward(self, step: int) -> object:
@@ -103,12 +108,18 @@ class Trainer(ABC):
             group["lr"] = rate.value * share
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if self.context.world.size > 1:
+            loss = sum_gradients(self.context.world, self.trainable.parameters(), loss)
         if stage.clip is not None:
             nn.utils.clip_grad_norm_(self.trainable.parameters(), stage.clip)
         self.optimiser.step()
         train_state.average(stage.ema, self.trainable)
         train_state.loss = train_state.loss.after(train_state.step, loss)
         train_state.step += 1
+
+    def read(self, loss: Tensor) -> float:
+        """Read the loss of a batch from the device, and from the processes that share the batch."""
+        return float(self.context.world.sum(loss.detach()))
 
     def has_failed(self) -> bool:
         """Whether the loss has diverged or a weight is not finite."""
@@ -164,26 +175,33 @@ class BlockTrainer(Trainer):
 
     def compute_loss(self) -> Tensor:
         """Compute the loss of the stage's targets on the views of the current step."""
-        index, stage = self.order.at(self.train_state.step), self.task.stage
+        stage, step, rank = self.task.stage, self.train_state.step, self.context.world.rank
+        batch = self.order.at(step)
+        index = self._part(batch)
+        share = len(index) / len(batch)
         if stage.dropout:
-            torch.manual_seed(self.order.seed + self.train_state.step)  # a resumed run drops the same activations
+            torch.manual_seed(self.order.seed + step + rank * _RANK_SEED)  # a resumed run drops the same activations
         if stage.input == "teacher":
-            return self._loss(self._teacher_input(index), self._targets(index))
+            return self._loss(self._teacher_input(index), self._targets(index), share)
         if stage.input == "student":
-            return self._loss(self._student_input(index), self._targets(index))
+            return self._loss(self._student_input(index), self._targets(index), share)
         assert stage.mu is not None  # every stage with mixed input has one
-        correction = self._loss(self._teacher_input(index), self._targets(index))
+        correction = self._loss(self._teacher_input(index), self._targets(index), share)
         student_input = self._student_input(index)
-        imitation = self._loss(student_input, self._teacher_outputs(student_input))
+        imitation = self._loss(student_input, self._teacher_outputs(student_input), share)
         return stage.mu * correction + (1 - stage.mu) * imitation
 
     def forward(self, step: int) -> object:
         """Run the trained blocks on the views of a step, without gradients."""
-        index = self.order.at(step)
+        index = self._part(self.order.at(step))
         features = self._teacher_input(index) if self.task.stage.input == "teacher" else self._student_input(index)
         last, blocks = self.task.last, self.context.pieces.blocks
         with torch.no_grad():
             return self.grafted(features, {last + 1 if last == blocks else last})  # with the head, if it is trained
+
+    def _part(self, batch: Tensor) -> Tensor:
+        """Return this process's part of a batch."""
+        return batch[self.context.world.rank :: self.context.world.size]
 
     def _teacher_input(self, index: Tensor) -> Tensor:
         return self.context.teacher_cache.at(self.task.first - 1, index)
@@ -211,7 +229,11 @@ class BlockTrainer(Trainer):
                 outputs[k] = features.float()
         return outputs
 
-    def _loss(self, features: Tensor, targets: dict[int, Tensor]) -> Tensor:
+    def _loss(self, features: Tensor, targets: dict[int, Tensor], share: float) -> Tensor:
+        """Return the loss, or the part of it of this process, which has this share of the batch."""
         with self.context.precision.autocast():
             outputs = self._run(features, self.targets)
-        return loss(self.task, self.context.pieces, outputs, targets)
+        task, pieces, world = self.task, self.context.pieces, self.context.world
+        if world.size == 1:
+            return loss(task, pieces, outputs, targets)
+        return share * loss(task, pieces, outputs, targets, lambda scale: world.sum(share * scale))

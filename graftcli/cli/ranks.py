@@ -1,0 +1,50 @@
+"""A command in several processes, as torchrun starts them: the first one draws, the others report errors alone.
+
+torch is not imported, so that `--help` stays fast.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from graftcli.cli.exits import MACHINE, Failure
+
+_SHARED = ("distill", "partial", "compare")  # commands that divide their work among the processes
+
+
+def rank() -> int:
+    """The number of this process in its job; 0 for a single process."""
+    text = os.environ.get("RANK", "")
+    return int(text) if text.isdigit() and "MASTER_ADDR" in os.environ else 0
+
+
+def takes_part(command: str | None) -> bool:
+    """Whether this process runs the command: all processes run those that divide their work."""
+    return rank() == 0 or command in _SHARED
+
+
+def named(failed: Failure) -> Failure:
+    """Name the process in a failure that it reports."""
+    return replace(failed, message=f"rank {rank()}: {failed.message}") if rank() else failed
+
+
+def of_other_process(problem: BaseException) -> Failure | None:
+    """Return the failure for an error in another process of the job; None for an error in this one."""
+    if "MASTER_ADDR" not in os.environ:
+        return None
+    from graftcli.distributed.world import FailedElsewhere, is_lost_connection
+
+    if not isinstance(problem, FailedElsewhere) and not is_lost_connection(problem):
+        return None
+    return Failure(
+        MACHINE,
+        "another process of this job has ended.",
+        "See its message, if it left one; then run the same command again to resume.",
+    )
+
+
+def print_once(failed: Failure, show: Callable[[Failure], Any]) -> None:
+    """Show a failure of another process in the first process alone."""
+    if rank() == 0:
+        show(failed)

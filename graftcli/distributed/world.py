@@ -1,0 +1,143 @@
+"""The processes of one job, as torchrun starts them."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from graftcli.errors import GraftError, MachineError
+
+T = TypeVar("T")
+
+# a process waits for others while they train other blocks; one that ends is noticed by its closed connection
+_TIMEOUT = timedelta(days=7)
+
+
+class FailedElsewhere(MachineError):
+    """Another process of the job has failed, and reports why."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a job, and which of them this is. A single process exchanges nothing."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among the processes on this machine
+    local_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process draws, writes the run and reports to the user."""
+        return self.rank == 0
+
+    def broadcast(self, value: T, source: int = 0) -> T:
+        """Return the value of the process `source`; tensors in it are on the CPU."""
+        if self.size == 1:
+            return value
+        values: list[Any] = [value]
+        dist.broadcast_object_list(values, src=source, device=torch.device("cpu"))
+        return cast(T, values[0])
+
+    def of_first(self, compute: Callable[[], T]) -> T:
+        """Compute a value in the first process, and return it in all."""
+        return self.broadcast(compute() if self.is_first else cast(T, None))
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return cast(list[T], values)
+
+    def gather_tensors(self, tensor: Tensor) -> list[Tensor]:
+        """Return the tensors of all processes, by rank; all have one shape."""
+        if self.size == 1:
+            return [tensor]
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know every dtype
+        parts = [torch.empty_like(data) for _ in range(self.size)]
+        dist.all_gather(parts, data)
+        return [part.view(tensor.dtype).reshape(tensor.shape) for part in parts]
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Return the sum over all processes, the same bits in each.
+
+        On a CPU it is added in the order of the ranks, because gloo's own sums have no fixed order.
+        """
+        if self.size == 1:
+            return tensor
+        if tensor.device.type == "cuda":
+            total = tensor.contiguous().clone()
+            dist.all_reduce(total)
+            return total
+        first, *others = self.gather_tensors(tensor)
+        for other in others:
+            first = first + other
+        return first
+
+    def together(self, step: Callable[[], T]) -> T:
+        """Do the same in all processes. If it fails in one, it fails in all, and each error is reported once."""
+        if self.size == 1:
+            return step()
+        result, problem = None, None
+        try:
+            result = step()
+        except GraftError as error:
+            problem = error
+        messages = self.gather(None if problem is None else problem.message)
+        if problem is not None and messages.index(problem.message) == self.rank:
+            raise problem
+        if any(message is not None for message in messages):
+            raise FailedElsewhere("Another process of this job failed.", "See its message.")
+        return cast(T, result)
+
+    def in_turn(self, step: Callable[[], T]) -> T:
+        """Do the same in the first process and then in the others, which find the files that it wrote."""
+        if self.size == 1:
+            return step()
+        results: list[T] = []
+        for is_first in (True, False):
+            self.together(lambda: results.append(step()) if self.is_first == is_first else None)  # noqa: B023  # run at once
+        return results[0]
+
+    @property
+    def alone(self) -> "World":
+        """This process alone, beside the others on its machine."""
+        return World(local_rank=self.local_rank, local_size=self.local_size)
+
+
+SINGLE = World()
+
+
+def world_of(environment: Mapping[str, str] = os.environ) -> World:
+    """Return the processes that torchrun's environment variables describe; a single one without them."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if "MASTER_ADDR" not in environment or not all(environment.get(name, "").isdigit() for name in names):
+        return SINGLE
+    return World(*(int(environment[name]) for name in names))
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Connect the processes that torchrun started, until the context ends."""
+    world = world_of()
+    if world.size == 1 or dist.is_initialized():
+        yield world
+        return
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
+    yield world
+    dist.destroy_process_group()  # not after an error: the others may wait in an exchange for ever
+
+
+def is_lost_connection(problem: BaseException) -> bool:
+    """Whether an error says that another process of the job has ended."""
+    is_of_torch = isinstance(problem, RuntimeError) and world_of().size > 1
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(problem, dist.DistError) or (is_of_torch and any(text in str(problem) for text in texts))
