@@ -1,24 +1,25 @@
 """The cells of a comparison: each is one run, which is trained, resumed or reused, and scored."""
 
 import gc
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from graftcli.comparison.budget import Budget, BudgetedRecipe, fit_to_budget
+from graftcli.comparison.dealing import CellJob, train_cell, train_cells
 from graftcli.comparison.fingerprint import fingerprint
 from graftcli.comparison.grid import Cell, Draws
 from graftcli.comparison.result_cache import ResultCache
 from graftcli.comparison.scorer import Scorer
+from graftcli.distributed.world import World
 from graftcli.environment.machine import reset_peak_memory
-from graftcli.errors import GateError, PairError, UsageError
 from graftcli.events import Listener, Warned
 from graftcli.report.comparison import CellScore
 from graftcli.report.run_view import read_metrics, stages
 from graftcli.runs.config import RunConfig
-from graftcli.runs.running import distill
+from graftcli.runs.running import Request
 from graftcli.store import METRICS_FILE
 from graftcli.store.run_file import RUN_FILE, is_intact, read_record
 from graftcli.store.run_record import RunRecord
@@ -36,6 +37,7 @@ class CellRunner:
     folder: Path  # of the comparison
     overwrite: bool
     command: str
+    world: World
     listen: Listener
 
     def stored(self, cell: Cell) -> CellScore:
@@ -63,24 +65,32 @@ class CellRunner:
 
     def train(self, cell: Cell) -> CellScore:
         """Train or resume the run of a cell, and return its score."""
-        score, folder = self.stored(cell), self.folder / "cells" / cell.name
-        try:
-            config = self.config_for(cell)  # before the reset: a profiling run's memory does not count
-            gc.collect()
-            reset_peak_memory()
-            run = partial(
-                distill, config, out=folder, blocks=cell.method.blocks, command=self.command, listen=self.listen
-            )
-            try:
-                run()
-            except UsageError:  # the folder holds a run with other settings
-                if not self.overwrite:
-                    raise
-                run(overwrite=True)
-        except (GateError, PairError) as error:
-            self.listen(Warned(f"{cell.name}: {error.message}"))
-            return replace(score, fault=error.message)
-        record = read_record(folder)
+        job = self._job(cell, 0)  # before the reset: a profiling run's memory does not count
+        gc.collect()
+        reset_peak_memory()
+        return self._scored(cell, train_cell(job, self.world.alone, self.listen))
+
+    def train_dealt(self, cells: Sequence[Cell], scores: list[CellScore]) -> None:
+        """Train the cells that are not done in all processes of the job, and set their scores."""
+        jobs = [self._job(cell, number) for number, cell in enumerate(cells) if not scores[number].is_done]
+        for number, fault in train_cells(jobs, self.world, self.listen).items():
+            scores[number] = self._scored(cells[number], fault)
+
+    def _job(self, cell: Cell, number: int) -> CellJob:
+        folder = self.folder / "cells" / cell.name
+        return CellJob(
+            number,
+            self.config_for(cell),
+            Request(folder, cell.method.blocks, self.overwrite, None, self.command),
+        )
+
+    def _scored(self, cell: Cell, fault: str | None) -> CellScore:
+        """Return the score of a cell after training; of a failed one, only why it failed."""
+        score = self.stored(cell)
+        if fault is not None:
+            self.listen(Warned(f"{cell.name}: {fault}"))
+            return replace(score, fault=fault)
+        record = read_record(Path(score.folder))
         self.cache.get_or_compute("cells", self._key(cell, record), lambda: True)
         return self._with_results(score, record)
 

@@ -10,15 +10,18 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from graftcli.comparison.budget import Budget
 from graftcli.comparison.cells import CellRunner
 from graftcli.comparison.compatibility import EligibleMethods, PairFacts
+from graftcli.comparison.dealing import train_cells
 from graftcli.comparison.fingerprint import file_stats
 from graftcli.comparison.grid import Draws, Grid, cells_of, draws_of, label_of
 from graftcli.comparison.profile import SCRATCH_PREFIX
 from graftcli.comparison.result_cache import RESULTS_FILE, ResultCache
 from graftcli.comparison.scorer import Scorer
+from graftcli.distributed.world import joined
 from graftcli.environment.installs import versions
 from graftcli.environment.machine import cpu, usable_cores
 from graftcli.errors import UsageError, few
@@ -58,19 +61,23 @@ def run_comparison(
     if budget is not None and budget != Budget() and config.how.steps_scale != 1:
         found = f"--steps-scale is {config.how.steps_scale:g}, and --steps or --seconds is given too."
         raise UsageError(found, "Give only one of them: each sets the length of training.")
-    _check_place(folder)
-    file_stats.cache_clear()
-    with locked(folder):
-        for stale in folder.glob(f"{SCRATCH_PREFIX}*"):  # of a killed comparison
-            shutil.rmtree(stale, ignore_errors=True)
-        cache = ResultCache(folder, lambda text: listen(Warned(text)))
-        listen = _without_repeats(listen)
-        draws = draws_of(grid, folder)
-        config = _sized(config, draws.every[0].folder, cache, listen)
-        scorer = Scorer(config, _text(test), _text(classes), cache)
-        budget = budget or Budget()
-        cells = CellRunner(config, draws, budget, scorer, cache, folder, overwrite, command, listen)
-        return _ComparisonRun(config, grid, draws, cells, scorer, cache, folder, command, listen).run()
+    with joined() as world:
+        if not world.is_first:
+            train_cells((), world, lambda _: None)
+            return world.broadcast(cast(Comparison, None))  # of the first process
+        _check_place(folder)
+        file_stats.cache_clear()
+        with locked(folder):
+            for stale in folder.glob(f"{SCRATCH_PREFIX}*"):  # of a killed comparison
+                shutil.rmtree(stale, ignore_errors=True)
+            cache = ResultCache(folder, lambda text: listen(Warned(text)))
+            listen = _without_repeats(listen)
+            draws = draws_of(grid, folder)
+            config = _sized(config, draws.every[0].folder, cache, listen)
+            scorer, budget = Scorer(config, _text(test), _text(classes), cache), budget or Budget()
+            cells = CellRunner(config, draws, budget, scorer, cache, folder, overwrite, command, world, listen)
+            run = _ComparisonRun(config, grid, draws, cells, scorer, cache, folder, command, listen)
+            return world.broadcast(run.run())
 
 
 def _check_place(folder: Path) -> None:
@@ -142,8 +149,10 @@ class _ComparisonRun:
                 self.cell_runner.config_for(cell)  # raises before training if a method needs more steps
         scores = [self.cell_runner.stored(cell) for cell in cells]
         _ = self.scorer.description  # raises before training if the test images cannot be scored on
+        if self.cell_runner.world.size > 1:
+            self.cell_runner.train_dealt(cells, scores)
         for done, cell in enumerate(cells):
-            if not scores[done].is_done:
+            if not scores[done].is_done and scores[done].fault is None:
                 self.listen(CellStarted(cell.name, done, len(cells)))
                 scores[done] = self.cell_runner.train(cell)
                 self.write(scores, plan, left_out)  # only now, so that a refused folder stays unchanged

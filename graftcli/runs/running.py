@@ -75,10 +75,10 @@ def distill(
         return world.broadcast(_distill(config, request, world, listen))
 
 
-def distill_alone(config: RunConfig, request: Request, listen: Listener) -> Result:
-    """Run `distill` in this process alone, whatever other processes of its job do."""
+def distill_alone(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
+    """Run `distill` in one process, `world`, whatever the other processes of its job do."""
     single_file(request.out)
-    return _distill(config, request, SINGLE, listen)
+    return _distill(config, request, world, listen)
 
 
 def _distill(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:

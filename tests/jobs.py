@@ -1,0 +1,73 @@
+"""Jobs of several processes: forked ones that call Python, and real ones that torchrun starts."""
+
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from graftcli.distributed.world import World, joined
+
+_ONE_CORE = {min(os.sched_getaffinity(0))}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def in_processes(size: int, work: Callable[[World], object], timeout: float = 120) -> list[Any]:
+    """Call `work` in `size` forked processes of one job, and return what each returns, by rank."""
+    context, port = multiprocessing.get_context("fork"), free_port()
+    answers: Any = context.Queue()
+    processes = [context.Process(target=_member, args=(rank, size, port, work, answers)) for rank in range(size)]
+    for process in processes:
+        process.start()
+    try:
+        found = dict(answers.get(timeout=timeout) for _ in processes)
+    finally:
+        for process in processes:
+            process.join(10)
+            process.kill()
+    for rank, (_, fault) in sorted(found.items()):
+        assert fault is None, f"rank {rank}: {fault}"
+    return [found[rank][0] for rank in range(size)]
+
+
+def _member(rank: int, size: int, port: int, work: Callable[[World], object], answers: Any) -> None:
+    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    os.sched_setaffinity(0, _ONE_CORE)  # each process trains with one thread, as the run to compare with
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+    os.environ.update({**address, **{name: str(value) for name, value in ranks.items()}})
+    try:
+        with joined() as world:
+            answers.put((rank, (work(world), None)))
+    except BaseException:
+        answers.put((rank, (None, traceback.format_exc())))
+
+
+def torchrun(size: int, *arguments: str | Path) -> list[str]:
+    """The command that starts `graftcli` in `size` processes."""
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
+    return [*run, "-m", "graftcli", *map(str, arguments)]
+
+
+def started(command: Sequence[str]) -> "subprocess.Popen[str]":
+    """Start a command on one core, in a session of its own, so that nothing of it outlives the test."""
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: os.sched_setaffinity(0, _ONE_CORE),
+    )
