@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from graftcli.api.planning import Inspection as Inspection
     from graftcli.api.planning import inspect as inspect
     from graftcli.api.planning import plan as plan
+    from graftcli.api.planning import shares as shares
     from graftcli.api.selecting import Selection as Selection
     from graftcli.api.selecting import select_images as select_images
     from graftcli.errors import CheckpointError as CheckpointError
@@ -43,14 +44,14 @@ if TYPE_CHECKING:
     from graftcli.runs.image_check import inspect_images as inspect_images
     from graftcli.runs.result import Result as Result
     from graftcli.runs.scoring import Evaluation as Evaluation
-
+    from graftcli.runs.shares import Shares as Shares
 _PUBLIC = {
     "graftcli.api.benching": ("Bench", "bench"),
     "graftcli.api.comparing": ("compare",),
     "graftcli.api.distilling": ("distill", "partial"),
     "graftcli.api.evaluating": ("evaluate",),
     "graftcli.api.exporting": ("export",),
-    "graftcli.api.planning": ("Inspection", "inspect", "plan"),
+    "graftcli.api.planning": ("Inspection", "inspect", "plan", "shares"),
     "graftcli.api.selecting": ("Selection", "select_images"),
     "graftcli.errors": (
         *("CheckpointError", "GateError", "GraftError", "ImagesError"),
@@ -66,6 +67,7 @@ _PUBLIC = {
     "graftcli.runs.image_check": ("ImagesReport", "inspect_images"),
     "graftcli.runs.result": ("Result",),
     "graftcli.runs.scoring": ("Evaluation",),
+    "graftcli.runs.shares": ("Shares",),
 }
 _HOMES = {name: module for module, names in _PUBLIC.items() for name in names}
 

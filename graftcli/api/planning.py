@@ -15,6 +15,9 @@ from graftcli.models.loading.build import build
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import Traced, trace
+from graftcli.recipe import Recipe
+from graftcli.recipe.file import load as load_recipe
+from graftcli.runs.shares import Shares, shares_of
 from graftcli.students.make import is_derived_from_teacher, student_maker
 
 ImgSize = int | tuple[int, int] | None
@@ -91,6 +94,28 @@ def plan(
         )
     by_hand = [None if names is None else tuple(names) for names in (split_teacher, split_student)]
     return plans.make(teacher, student, CutOptions(blocks_count, *by_hand))
+
+
+def shares(plan: Plan, processes: int, *, recipe: str | Path | Recipe = "graft") -> Shares:
+    """Show who trains what when several processes share a run.
+
+    Parameters:
+        plan: What `plan` returns.
+        processes: Number of processes, as torchrun would start them.
+        recipe: Name of a recipe, a YAML file, or a ``Recipe``.
+
+    Returns:
+        The work of each stage, with the process that does it.
+
+    Raises:
+        UsageError: The recipe is wrong.
+
+    Example:
+        >>> plan = graftcli.plan("torchvision:resnet34", "torchvision:resnet18")
+        >>> [share.rank for share in graftcli.shares(plan, 2).stages[1]]
+        [1, 1, 0, 0]
+    """
+    return shares_of(plan, recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), processes)
 
 
 @dataclass(frozen=True)

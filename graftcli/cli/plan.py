@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated
 
 from graftcli.cli import options as o
@@ -53,6 +54,16 @@ SplitStudent = Annotated[
 ]
 
 
+Processes = Annotated[
+    int | None,
+    o.option("--processes", min=1, metavar="N", help="Show who trains what when torchrun starts N processes."),
+]
+Recipe = Annotated[
+    str,
+    o.option("--recipe", metavar="NAME|FILE", help="Recipe whose work --processes shows; see `graftcli recipes ls`."),
+]
+
+
 def plan(
     teacher: o.Teacher,
     student: o.Student,
@@ -67,17 +78,21 @@ def plan(
     ema: o.Ema = None,
     unsafe_load: o.UnsafeLoad = False,
     trust_code: o.TrustCode = False,
+    processes: Processes = None,
+    recipe: Recipe = "graft",
     as_json: o.Json = False,
 ) -> None:
     """Show where teacher and student are cut and joined, and what each block saves.
 
-    Needs neither weights nor images. Exits with 3 if the networks cannot be paired.
+    Needs neither weights nor images. Exits with 3 if the networks cannot be paired. With --processes, also show how
+    the work of a recipe is divided.
 
     Examples:
       graftcli plan --teacher resnet34 --student resnet18
       graftcli plan --teacher resnet50 --student mobilenetv3_large_100 --img-size 192
       graftcli plan --teacher my_net.py:build --teacher-checkpoint best.pth --student resnet18
       graftcli plan --teacher resnet50 --student prune:l1=0.3
+      graftcli plan --teacher resnet34 --student resnet18 --processes 4
       graftcli plan --teacher deit_small_patch16_224 --student deit_tiny_patch16_224 --blocks-count 6
     """
     import graftcli
@@ -99,7 +114,11 @@ def plan(
             split_teacher=split_names(split_teacher),
             split_student=split_names(split_student),
         )
+        divided = None if processes is None else graftcli.shares(paired, processes, recipe=recipe)
     if as_json:
-        render.document(document(paired))
+        shown = document(paired)
+        render.document(shown if divided is None else {**shown, "processes": asdict(divided)})
     else:
         render_plan.plan(paired)
+        if divided is not None:
+            render_plan.shares(divided)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from graftcli.models.cuts.automatic_cuts import Position
     from graftcli.models.cuts.foldability import Fold
     from graftcli.models.cuts.plan import Block, BlockPart, Plan, Side
+    from graftcli.runs.shares import Shares
 
 _SAME = {
     "weights": "same as the teacher; frozen, unless the recipe sets `freeze: none`",
@@ -34,6 +35,24 @@ def plan(made: "Plan") -> None:
     line(_stock(made))
     for note in made.notes:
         line(f"note: {note}")
+
+
+def shares(divided: "Shares") -> None:
+    """Print which process does which share of a run, and how much faster they are together."""
+    line()
+    rows = [
+        (
+            share.name,
+            "all" if share.rank is None else f"rank {share.rank}",
+            f"{share.cost / divided.cost:.1%}",
+            f"{human(share.exchanged)}B" if divided.size > 1 and share.exchanged else "",
+        )
+        for stage in divided.stages
+        for share in stage
+    ]
+    table("", ("task", "process", "share of the work", "exchanged"), rows, right=("share of the work", "exchanged"))
+    line()
+    line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, if exchanges took no time")
 
 
 def _rows(made: "Plan") -> Iterator[tuple[object, ...]]:

@@ -93,7 +93,7 @@ SHARED: dict[str, dict[str, Any]] = {
 
 
 def student_of(world: World, changes: dict[str, Any], folder: Path) -> dict[str, NDArray[np.float64]]:
-    """The weights after fifty steps, unless the changes say otherwise, on batches of ten, of which each process takes a part."""
+    """The weights after fifty steps, or those in the changes, on batches of ten; each process takes a part."""
     stage = {"name": "s", "train": "student", "targets": [{"at": "outputs", "loss": "mse"}], "lr": 1e-2, "batch": 10}
     made, precision = plan(), Precision(torch.device("cpu"))
     both = pieces(made, seams(made))

@@ -1,0 +1,81 @@
+"""Who does what when several processes share a run, in units of the teacher's forward pass on one view."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from graftcli.distributed.deal import deal
+from graftcli.graft.initialize.frozen_blocks import frozen_blocks
+from graftcli.graft.schedule import Schedule, schedule_of
+from graftcli.graft.training.task_cost import passes_per_view
+from graftcli.graft.training.tasks import are_independent
+from graftcli.models.cuts.plan import Plan
+from graftcli.recipe import Recipe
+
+_IMAGES = 100  # of a recipe that counts epochs
+_FLOAT = 4  # bytes
+
+
+@dataclass(frozen=True)
+class Share:
+    """One piece of the work of a run."""
+
+    name: str  # "teacher features", or a task
+    cost: float  # teacher passes
+    rank: int | None  # the process that does it; None: all share each batch
+    exchanged: int = 0  # bytes that each process sends
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all processes share it."""
+        return self.rank is None
+
+
+@dataclass(frozen=True)
+class Shares:
+    """The work of a run, dealt to `size` processes; stages follow one another."""
+
+    size: int
+    stages: tuple[tuple[Share, ...], ...]
+
+    @property
+    def cost(self) -> float:
+        """The work of one process alone."""
+        return sum(share.cost for stage in self.stages for share in stage)
+
+    @property
+    def longest(self) -> float:
+        """The work of the process that is the last to finish each stage."""
+        return sum(self._longest(stage) for stage in self.stages)
+
+    @property
+    def speed_up(self) -> float:
+        """How many times faster than one process, without the time of exchanges."""
+        return self.cost / self.longest
+
+    def _longest(self, stage: Sequence[Share]) -> float:
+        shared = sum(share.cost for share in stage if share.is_shared) / self.size
+        loads = [sum(share.cost for share in stage if share.rank == rank) for rank in range(self.size)]
+        return shared + max(loads)
+
+
+def shares_of(plan: Plan, recipe: Recipe, size: int) -> Shares:
+    """Deal the tasks of a recipe to processes, as a run does."""
+    schedule = schedule_of(recipe, _IMAGES, len(plan.blocks), None, frozen_blocks(recipe, plan))
+    views = Share("teacher features", float(schedule.total_views), None)
+    return Shares(size, ((views,), *_stages(schedule, plan, size)))
+
+
+def _stages(schedule: Schedule, plan: Plan, size: int) -> Iterator[tuple[Share, ...]]:
+    for _, group in groupby(schedule.tasks, key=lambda task: task.stage.name):
+        tasks = list(group)
+        costs = [schedule.steps(task) * schedule.batch(task) * passes_per_view(task, plan) for task in tasks]
+        weights = [_FLOAT * sum(plan.blocks[block - 1].student.params for block in task.blocks) for task in tasks]
+        if are_independent(tasks):
+            owners: Sequence[int | None] = deal(costs, size)
+        else:  # layers are trained one after another in one process
+            owners = [0 if task.stage.train == "layers" else None for task in tasks]
+        yield tuple(
+            Share(task.name, cost, owner, weight if owner is not None else weight * schedule.steps(task))
+            for task, cost, owner, weight in zip(tasks, costs, owners, weights, strict=True)
+        )
