@@ -63,7 +63,7 @@ def kernel_share(work: Callable[[], object], repeats: int) -> float:
             work()
         torch.cuda.synchronize()
         elapsed = time.perf_counter() - began
-    return sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / elapsed
+    return float(sum(event.self_device_time_total for event in profiler.key_averages())) / 1e6 / elapsed
 
 
 def noise(count: int) -> torch.Tensor:
