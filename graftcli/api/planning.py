@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -15,10 +16,11 @@ from graftcli.models.loading.build import build
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.models.network import Network
 from graftcli.models.tracing.trace import Traced, trace
-from graftcli.recipe import Recipe
-from graftcli.recipe.file import load as load_recipe
-from graftcli.runs.shares import Shares, shares_of
 from graftcli.students.make import is_derived_from_teacher, student_maker
+
+if TYPE_CHECKING:
+    from graftcli.recipe import Recipe
+    from graftcli.runs.shares import Shares
 
 ImgSize = int | tuple[int, int] | None
 Model = str | nn.Module
@@ -96,7 +98,7 @@ def plan(
     return plans.make(teacher, student, CutOptions(blocks_count, *by_hand))
 
 
-def shares(plan: Plan, processes: int, *, recipe: str | Path | Recipe = "graft") -> Shares:
+def shares(plan: Plan, processes: int, *, recipe: "str | Path | Recipe" = "graft") -> "Shares":
     """Show who trains what when several processes share a run.
 
     Parameters:
@@ -115,6 +117,10 @@ def shares(plan: Plan, processes: int, *, recipe: str | Path | Recipe = "graft")
         >>> [share.rank for share in graftcli.shares(plan, 2).stages[1]]
         [1, 1, 0, 0]
     """
+    from graftcli.recipe import Recipe
+    from graftcli.recipe.file import load as load_recipe
+    from graftcli.runs.shares import shares_of  # which imports what only training needs
+
     return shares_of(plan, recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), processes)
 
 
