@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from graftcli.distributed.world import World
 from graftcli.graft.training.trainer import TaskStore
 from graftcli.store.cache_files import Cache
 
@@ -32,3 +33,30 @@ class RunStore(Protocol):
 
     def metric(self, record: Mapping[str, object]) -> None:
         """Append a record to the metrics of the run."""
+
+
+class SharedTask:
+    """The stored state of a task that several processes share: the first one reads and writes it."""
+
+    def __init__(self, unit: StoredTask, world: World) -> None:
+        self._unit, self._world = unit, world
+
+    @property
+    def state(self) -> Mapping[str, object] | None:
+        """The last kept state."""
+        return self._world.of_first(lambda: self._unit.state)
+
+    @property
+    def finished(self) -> tuple[dict[str, Tensor], Mapping[str, Any]] | None:
+        """The result of the finished task."""
+        return self._world.of_first(lambda: self._unit.finished)
+
+    def keep(self, step: int, state: Mapping[str, object]) -> None:
+        """Keep the state after `step`, once."""
+        if self._world.is_first:
+            self._unit.keep(step, state)
+
+    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
+        """Store the result, once."""
+        if self._world.is_first:
+            self._unit.finish(tensors, facts)

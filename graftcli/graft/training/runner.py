@@ -1,7 +1,7 @@
 """Runs the tasks of a schedule: trains each, scores it, and keeps the change if the score is no worse."""
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TypedDict
@@ -9,7 +9,7 @@ from typing import TypedDict
 from torch import Tensor, nn
 
 from graftcli.distributed.deal import deal
-from graftcli.distributed.world import SINGLE, World
+from graftcli.distributed.world import SINGLE
 from graftcli.errors import UsageError
 from graftcli.events import Event, Listener, RateChosen, TaskFinished, TaskStarted, Warned
 from graftcli.graft.data.caches import TeacherCaches
@@ -31,7 +31,7 @@ from graftcli.graft.training.judge import (
 from graftcli.graft.training.loop import run_loop
 from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.rate_trial import best_factor
-from graftcli.graft.training.run_store import RunStore, StoredTask
+from graftcli.graft.training.run_store import RunStore, SharedTask, StoredTask
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.task_cost import passes_per_view
 from graftcli.graft.training.tasks import Task, are_independent, join_tasks, trained_modules
@@ -58,29 +58,6 @@ class _TrainResult:
     steps: int
     factor: float = 1.0  # of the learning rate
     stopped: int | None = None  # step of early stopping
-
-
-class _SharedTask:
-    """The stored state of a task that several processes share: the first one reads and writes it."""
-
-    def __init__(self, unit: StoredTask, world: World) -> None:
-        self._unit, self._world = unit, world
-
-    @property
-    def state(self) -> Mapping[str, object] | None:
-        return self._world.of_first(lambda: self._unit.state)
-
-    @property
-    def finished(self) -> tuple[dict[str, Tensor], Mapping[str, Any]] | None:
-        return self._world.of_first(lambda: self._unit.finished)
-
-    def keep(self, step: int, state: Mapping[str, object]) -> None:
-        if self._world.is_first:
-            self._unit.keep(step, state)
-
-    def finish(self, tensors: dict[str, Tensor], facts: Mapping[str, object]) -> None:
-        if self._world.is_first:
-            self._unit.finish(tensors, facts)
 
 
 class TaskRunner:
@@ -182,7 +159,7 @@ class TaskRunner:
     def _unit(self, task: Task) -> StoredTask:
         """Return the stored state of a task; with other processes, the one that the first process reads and writes."""
         unit = self.store.unit(task.name)
-        return unit if self.world.size == 1 else _SharedTask(unit, self.world)
+        return unit if self.world.size == 1 else SharedTask(unit, self.world)
 
     def run(self, task: Task) -> None:
         """Train one task, or restore it if it is finished."""
