@@ -107,7 +107,7 @@ def distill(
             run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.
         jobs: Threads that decode images. Default: one per core, at most 16.
-        out: Folder of the run, or a .safetensors or .onnx file. Default: ``runs/TEACHER-STUDENT``.
+        out: Folder of the run, or a file such as ``student.onnx``. Default: ``runs/TEACHER-STUDENT``.
         overwrite: Replace another run in the folder.
         command: The command line that the model card shows. Default: this call.
         listen: Called with every event; see ``graftcli.events``.
@@ -222,7 +222,7 @@ def partial(
             run's folder. Default: half of the free memory.
         batch: Batch size of every stage. Default: from the recipe.
         jobs: Threads that decode images. Default: one per core, at most 16.
-        out: Folder of the run, or a .safetensors or .onnx file. Default: ``runs/TEACHER-STUDENT-blocks-N``.
+        out: Folder of the run, or a file such as ``student.onnx``. Default: ``runs/TEACHER-STUDENT-blocks-N``.
         overwrite: Replace another run in the folder.
         command: The command line that the model card shows. Default: this call.
         listen: Called with every event; see ``graftcli.events``.

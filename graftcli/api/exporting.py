@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftcli.errors import UsageError
 from graftcli.events import ImagesDecoded, Listener, Warned
-from graftcli.formats.options import Exported, ExportOptions, ExportSource, source_facts
+from graftcli.formats.options import DEFAULT_FORMAT, Exported, ExportOptions, ExportSource, source_facts
 from graftcli.formats.parity import MAX_IMAGES
 from graftcli.formats.write import write
 from graftcli.images import Images
@@ -56,7 +56,7 @@ class _LoadedModel:
 def export(
     model: str | Path,
     *,
-    format: str = "onnx",
+    format: str = DEFAULT_FORMAT,
     precision: str = "fp32",
     static: bool = False,
     dynamic_size: bool = False,
@@ -86,7 +86,7 @@ def export(
 
     Parameters:
         model: A run, a file that graftcli wrote, or a model spec.
-        format: ``"onnx"``, ``"pt2"`` (a torch.export program) or ``"safetensors"`` (weights).
+        format: Name of the file format, such as ``"pt2"``; `graftcli export --help` lists them.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``, of ONNX.
         static: Fix the batch size to 1.
         dynamic_size: Allow any image size.

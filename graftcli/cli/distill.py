@@ -11,7 +11,7 @@ from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
 from graftcli.cli.asking import keywords
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
-from graftcli.formats.options import single_formats
+from graftcli.formats.options import single_suffixes
 from graftcli.formatting import one_of
 from graftcli.images.selection import NAMES
 
@@ -85,7 +85,7 @@ Out = Annotated[
         "--out",
         metavar="DIR|FILE",
         rich_help_panel=o.OUTPUT,
-        help=f"Folder of the run, or a {one_of(single_formats())} file. Default: runs/TEACHER-STUDENT.",
+        help=f"Folder of the run, or a {one_of(single_suffixes())} file. Default: runs/TEACHER-STUDENT.",
     ),
 ]
 Overwrite = Annotated[

@@ -9,7 +9,7 @@ import typer
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_bench, render_export
 from graftcli.cli.eval import Classes
-from graftcli.formats.options import FORMATS, MIN_AGREEMENT, OLDEST_OPSET, Pixels
+from graftcli.formats.options import DEFAULT_FORMAT, FORMATS, MIN_AGREEMENT, OLDEST_OPSET, Pixels
 from graftcli.formatting import one_of
 
 if TYPE_CHECKING:
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
 _AGREEMENTS = ", ".join(f"{precision} {share:g}" for precision, share in MIN_AGREEMENT.items())
 
+_FORMATS = one_of(name if name == known.about.lower() else f"{name} ({known.about})" for name, known in FORMATS.items())
 _BENCHMARKED = one_of(name for name, known in FORMATS.items() if known.is_benchmarked)
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, a file written by graftcli, or a model spec.")]
-Format = Annotated[
-    str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help=f"{one_of(FORMATS)}.")
-]
+Format = Annotated[str, o.option("--format", "-f", metavar="NAME", rich_help_panel=o.OUTPUT, help=f"{_FORMATS}.")]
 Precision = Annotated[
     str,
     o.option(
@@ -116,7 +115,7 @@ Benchmark = Annotated[
 
 def export(
     model: Model,
-    format_: Format = "onnx",
+    format_: Format = DEFAULT_FORMAT,
     precision: Precision = "fp32",
     static: Static = False,
     dynamic_size: DynamicSize = False,
@@ -144,7 +143,7 @@ def export(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Export a network, also a hybrid, as ONNX, as a torch.export program, or as weights.
+    """Export a network, also a hybrid, as a file that other tools read.
 
     Before the file is saved, it is run on the images of the run or --images and compared with PyTorch.
 

@@ -91,9 +91,9 @@ class _Lines:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Warned):
             render.warning(event.text)
-        elif (text := render_run.describe(event)) is not None and self._is_due(event):
+        elif self._is_due(event):
             self._last_line = time.monotonic()
-            render.note(text)
+            render.note(render_run.describe(event))
 
     def _is_due(self, event: events.Event) -> bool:
         frequent = isinstance(event, events.TaskStep | events.Counted)

@@ -1,5 +1,7 @@
 """Print the progress and the result of a run: lines, progress bars and tables."""
 
+import re
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -22,8 +24,8 @@ _NAMES: dict[type[events.Event], str] = {
 }
 
 
-def describe(event: events.Event) -> str | None:
-    """Describe an event in one line, or in a few; None if it needs no line."""
+def describe(event: events.Event) -> str:
+    """Describe an event in one line, or in a few: by its name and fields unless it has a text here."""
     match event:
         case events.EarlierRunChosen() | events.InputSizeFound() | events.RunStarted() | events.ImagesChecked():
             return _begun(event)
@@ -41,7 +43,14 @@ def describe(event: events.Event) -> str | None:
             return _counted(event)
         case events.RateChosen() | events.TaskStarted() | events.TaskStep() | events.TaskFinished():
             return _trained(event)
-    return None
+        case _:
+            facts = (f"{name.replace('_', ' ')} {value}" for name, value in asdict(event).items())
+            return f"{_name(event)}: {', '.join(facts)}"
+
+
+def _name(event: events.Event) -> str:
+    """The name of an event's class in words, such as "teacher pass"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", type(event).__name__).lower()
 
 
 def _counted(event: events.Counted) -> str:
@@ -60,7 +69,9 @@ def _counted(event: events.Counted) -> str:
 
 def _activity(event: events.Counted) -> str:
     """Name the work that an event counts, for a progress bar."""
-    return f"latency, {count(event.batch, 'image')}" if isinstance(event, events.BatchTimed) else _NAMES[type(event)]
+    if isinstance(event, events.BatchTimed):
+        return f"latency, {count(event.batch, 'image')}"
+    return _NAMES.get(type(event), _name(event))
 
 
 def _trained(event: events.RateChosen | events.TaskStarted | events.TaskStep | events.TaskFinished) -> str:
@@ -165,7 +176,7 @@ class Bars:
                 self._bars.update(self._task, completed=event.step, status=status)
                 self._bars.update(self._run, completed=self._done + event.step)
             case _:
-                note(describe(event) or "")
+                note(describe(event))
 
     def _start_task(self, event: events.TaskStarted) -> None:
         self._done = event.done

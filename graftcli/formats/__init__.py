@@ -1,5 +1,7 @@
-"""Export networks to files that are compared with PyTorch before they are written. Each format is one module."""
+"""Export networks to files that are compared with PyTorch before they are written. `kinds` holds the formats."""
 
-from graftcli.formats import onnx as onnx
-from graftcli.formats import pt2 as pt2
-from graftcli.formats import safetensors as safetensors
+from graftcli.folders import modules_in
+from graftcli.formats import kinds
+
+for _ in modules_in(kinds):  # each adds its format
+    pass

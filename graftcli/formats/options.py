@@ -6,6 +6,7 @@ torch is imported when a file is made, so that help texts name the formats witho
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from graftcli.errors import UsageError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Precision = Literal["fp32", "fp16", "int8"]
 Pixels = Literal["nhwc", "nchw"]
 
+DEFAULT_FORMAT = "onnx"
 OLDEST_OPSET = 18
 NAMES_IN_RUN = ("student", "hybrid")  # of the files that are exported into the folder of a run
 MIN_AGREEMENT: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 0.99, "int8": 0.95}  # with float32 in PyTorch
@@ -75,7 +77,7 @@ class ExportFormat:
     single: Literal["exported", "copied"] | None = None
 
 
-FORMATS: dict[str, ExportFormat] = {}  # in the order of messages; the first is the default
+FORMATS: dict[str, ExportFormat] = {}  # by name, in the order of messages
 
 
 def add_format(export_format: ExportFormat) -> None:
@@ -83,9 +85,15 @@ def add_format(export_format: ExportFormat) -> None:
     FORMATS[export_format.name] = export_format
 
 
-def single_formats() -> dict[str, ExportFormat]:
-    """The formats that `distill --out FILE` writes, by suffix."""
-    return {known.suffix: known for known in FORMATS.values() if known.single is not None}
+def format_of(path: Path) -> ExportFormat | None:
+    """The format whose suffix ends the name of a file, the longest of several; None if it has none of them."""
+    matching = [known for known in FORMATS.values() if path.name.lower()[1:].endswith(known.suffix)]
+    return max(matching, key=lambda known: len(known.suffix), default=None)
+
+
+def single_suffixes() -> list[str]:
+    """The suffixes of the files that `distill --out FILE` writes."""
+    return [known.suffix for known in FORMATS.values() if known.single is not None]
 
 
 def files_in_run() -> tuple[str, ...]:
@@ -109,7 +117,7 @@ def _ending(export_format: ExportFormat, precision: Precision) -> str:
 class ExportOptions:
     """How to export a network. Raises UsageError for options that contradict each other."""
 
-    format: str = "onnx"
+    format: str = DEFAULT_FORMAT
     precision: Precision = "fp32"
     static: bool = False  # batch size 1 only
     dynamic_size: bool = False  # any image size

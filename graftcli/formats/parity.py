@@ -8,7 +8,7 @@ from torch import Tensor
 
 from graftcli.errors import GateError
 from graftcli.formats.match import Array, Match, ParityCheck
-from graftcli.formats.options import FORMATS, ExportOptions, ExportSource
+from graftcli.formats.options import DEFAULT_FORMAT, ExportOptions, ExportSource
 from graftcli.images.pixels import center_crop, normalise
 
 TOLERANCE = 1e-4  # relative to the largest logit, for float32
@@ -82,4 +82,4 @@ def _fix(options: ExportOptions, is_close: bool) -> str:
         return "Lower --min-agreement, or use a higher --precision."
     if is_close and options.min_agreement is not None:
         return "Lower --min-agreement."
-    return "Try another --opset." if options.kind.has_opset else f"Use --format {next(iter(FORMATS))}."
+    return "Try another --opset." if options.kind.has_opset else f"Use --format {DEFAULT_FORMAT}."

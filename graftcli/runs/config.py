@@ -113,7 +113,7 @@ def config_of(options: Mapping[str, Any]) -> RunConfig:
     values |= {name: str(values[name]) for name in _PATHS if isinstance(values.get(name), Path)}
     networks = ModelPair(**{"teacher": "", "student": "", **_fields(ModelPair, values)})
     look, how = PreprocessOptions(**_fields(PreprocessOptions, values)), TrainOptions(**_fields(TrainOptions, values))
-    return RunConfig(networks, str(values.get("images", "")), values.get("val_images"), look, how)
+    return RunConfig(**{"images": "", **_fields(RunConfig, values)}, networks=networks, look=look, how=how)
 
 
 def config_fields(options: Mapping[str, object]) -> set[str]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from graftcli.errors import UsageError
-from graftcli.formats.options import FORMATS, single_formats
+from graftcli.formats.options import FORMATS, format_of, single_suffixes
 from graftcli.formatting import one_of
 from graftcli.models.loading.model_spec import CHECKPOINT_ENDINGS
 from graftcli.runs.prepare import PreparedRun
@@ -19,25 +19,24 @@ _FOREIGN = (".tflite", ".mlmodel", ".mlpackage", ".engine", ".trt", ".h5", ".ker
 def single_file(out: str | Path | None) -> Path | None:
     """Return `out` if it names a single file; raise if it names one of a format that no run writes."""
     path = None if out is None else Path(out)
-    suffix = "" if path is None else path.suffix.lower()
-    if path is None or path.is_dir() or suffix not in {*_suffixes(), *CHECKPOINT_ENDINGS, *_FOREIGN}:
+    if path is None or path.is_dir():
         return None
-    if suffix in single_formats():
+    exporting = format_of(path)
+    suffix = path.suffix.lower() if exporting is None else exporting.suffix
+    if exporting is None and suffix not in {*CHECKPOINT_ENDINGS, *_FOREIGN}:
+        return None
+    if exporting is not None and exporting.single is not None:
         return path
-    written = f"Give a folder, or a {one_of(single_formats())} file."
-    exporting = next((known for known in FORMATS.values() if known.suffix == suffix), None)
+    written = f"Give a folder, or a {one_of(single_suffixes())} file."
     if exporting is not None:
         command = f"graftcli export RUN --format {exporting.name} --out {path}"
         written = f"{written} `{command}` writes {exporting.about} from the finished run."
     elif suffix in CHECKPOINT_ENDINGS:
         written = f"{written} `graftcli export RUN --format safetensors` writes the weights of a finished run, too."
     else:
-        written = f"{written} `graftcli export RUN` writes {one_of(_suffixes())} from the finished run."
+        suffixes = one_of(known.suffix for known in FORMATS.values())
+        written = f"{written} `graftcli export RUN` writes {suffixes} from the finished run."
     raise UsageError(f"--out is `{path}`, and a run writes no {suffix} file.", written)
-
-
-def _suffixes() -> list[str]:
-    return [known.suffix for known in FORMATS.values()]
 
 
 def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:

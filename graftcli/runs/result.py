@@ -10,7 +10,7 @@ from torch import nn
 
 from graftcli.events import FileSaved, Listener
 from graftcli.formats.loading import load
-from graftcli.formats.options import ExportOptions, ExportSource, single_formats, source_facts
+from graftcli.formats.options import ExportOptions, ExportSource, format_of, source_facts
 from graftcli.formats.write import write
 from graftcli.graft.engine import Outcome
 from graftcli.graft.training.judge import Verdict
@@ -105,14 +105,15 @@ def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command:
 
 def write_single(single: Path, folder: Path, prepared: PreparedRun, listen: Listener) -> None:
     """Write the network of the run's folder as one file, whose suffix names its format."""
-    export_format = single_formats()[single.suffix.lower()]
+    export_format = format_of(single)
+    assert export_format is not None  # `single_file` refuses other files
     match export_format.single:
         case "exported":
             write(_export_source(folder, prepared), ExportOptions(export_format.name), single)
         case "copied":
             write_bytes(single, (folder / WEIGHTS_FILE).read_bytes(), follow=True)
         case None:
-            raise ValueError(f"`distill` writes no {export_format.name} file")  # single_formats has none of these
+            raise ValueError(f"`distill` writes no {export_format.name} file")  # `single_file` refuses it
         case _:
             assert_never(export_format.single)
     listen(FileSaved(str(single)))

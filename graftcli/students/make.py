@@ -9,7 +9,7 @@ import torch
 
 from graftcli.models.channel_selection import narrow
 from graftcli.models.cuts.plan import example
-from graftcli.models.derivation import KIND, origin_of, replace_modules
+from graftcli.models.derivation import KIND, origin_of, replace_modules, with_random_weights
 from graftcli.models.loading.model_spec import output_of
 from graftcli.models.loading.saved import read_output
 from graftcli.models.network import Network
@@ -31,14 +31,13 @@ def _derive(images: ImageLoader | None, spec: str, teacher: Network) -> Network 
     student = parse_spec(spec)
     with _one_thread():
         changes = student.changes(trace(teacher.module, example(teacher)), images if student.needs_images else None)
+    module = replace_modules(narrow(teacher.module, changes.selections), changes.replaced)
     return replace(
         teacher,
-        module=replace_modules(narrow(teacher.module, changes.selections), changes.replaced)
-        .eval()
-        .requires_grad_(True),
+        module=(with_random_weights(module) if changes.is_random else module).eval().requires_grad_(True),
         name=f"{teacher.name}-{student.suffix}",
         source="teacher",
-        weights=Weights(WeightsOrigin.TEACHER, notes=changes.notes),
+        weights=Weights(WeightsOrigin.RANDOM if changes.is_random else WeightsOrigin.TEACHER, notes=changes.notes),
         origin=origin_of(teacher.origin, spec, changes.selections, changes.replaced, changes.whole),
     )
 

@@ -1,11 +1,25 @@
-"""Parse the specs of students that are derived from the teacher; `KINDS` lists the kinds."""
+"""Parse the specs of students that are derived from the teacher, which files of `students/kinds` add."""
 
 import re
 
 from graftcli.errors import UsageError
-from graftcli.students.kinds import KINDS
+from graftcli.folders import modules_in
+from graftcli.students import kinds
 from graftcli.students.student_kind import SpecFault, StudentKind
 
+
+def _kinds() -> list[type[StudentKind]]:
+    """Return the kinds that the modules of `students/kinds` define, in the order of messages."""
+    defined = [(module.__name__, value) for module in modules_in(kinds) for value in vars(module).values()]
+    found = [
+        value
+        for name, value in defined
+        if isinstance(value, type) and issubclass(value, StudentKind) and value.__module__ == name
+    ]
+    return sorted(found, key=lambda kind: kind.rank)
+
+
+KINDS = tuple(_kinds())
 EXAMPLES = tuple(example for kind in KINDS for example in kind.examples)
 
 _FIX = f"Specs of derived students: {', '.join(EXAMPLES)}."

@@ -25,6 +25,7 @@ class Changes:
 
     selections: "tuple[ChannelSelection, ...]"
     replaced: "Mapping[str, nn.Sequential]" = field(default_factory=dict)
+    is_random: bool = False  # whether random weights take the place of the teacher's
     whole: Sequence[str] = ()  # layers that the spec would narrow but that cannot be narrowed
     notes: tuple[str, ...] = ()  # behind "the teacher's" where the plan shows the student's weights
 
@@ -32,17 +33,19 @@ class Changes:
 class StudentKind(ABC):
     """A kind of student that is derived from the teacher; an instance is a parsed spec.
 
-    A subclass in a file of `students/kinds`, listed in `KINDS`, adds a kind.
+    A subclass in a file of `students/kinds` adds a kind.
 
     Attributes:
         examples: Specs of this kind, for help texts, messages and the README.
         about: What the student is, for the README.
         start: A regular expression that matches the start of every spec of this kind, valid or not.
+        rank: The place of the kind in messages; kinds of one rank are listed by file name.
     """
 
     examples: ClassVar[tuple[str, ...]]
     about: ClassVar[str]
     start: ClassVar[str]
+    rank: ClassVar[int] = 100
 
     @classmethod
     @abstractmethod

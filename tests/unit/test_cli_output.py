@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from graftcli.cli import render
+from graftcli.cli import render, render_run
 from graftcli.cli.exits import Failure
 from graftcli.cli.progress import listening
-from graftcli.events import Warned
+from graftcli.events import Event, Warned
 
 
 @pytest.fixture(autouse=True)
@@ -124,6 +125,25 @@ class Deaf:
         os.kill(os.getpid(), signal.SIGINT)
         for _ in range(1000):
             pass
+
+
+@dataclass(frozen=True)
+class DiskChecked(Event):
+    """An event for which no text is written."""
+
+    free_bytes: int
+    folder: str
+
+
+def test_an_event_without_a_text_of_its_own_is_shown_by_its_name_and_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with listening(as_json=False, quiet=False) as listen:
+        listen(DiskChecked(2048, "runs/small"))
+    assert capsys.readouterr().err == "disk checked: free bytes 2048, folder runs/small\n"
+    with render_run.Bars() as bars:
+        bars(DiskChecked(2048, "runs/small"))
+    assert "disk checked: free bytes 2048" in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,7 +11,7 @@ import graftcli
 
 # modules of one layer may import each other, in one direction; a package and its neighbours may not
 LAYERS = (
-    ("errors", "events", "formatting"),
+    ("errors", "events", "folders", "formatting"),
     ("losses",),  # which imports torch when a loss is computed
     ("recipe",),
     ("models", "environment"),

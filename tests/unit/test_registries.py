@@ -7,9 +7,10 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Self, cast
 from unittest.mock import Mock
 
 import pyarrow as pa
@@ -26,21 +27,27 @@ from graftcli.cli import options
 from graftcli.cli import select as select_options
 from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import CheckpointError, GateError, ImagesError, UsageError
+from graftcli.formats import options as options_of_formats
 from graftcli.formats.match import Match
 from graftcli.formats.options import FORMATS as EXPORT_FORMATS
 from graftcli.formats.options import (
     MIN_AGREEMENT,
     OLDEST_OPSET,
+    ExportFormat,
     ExportOptions,
     ExportSource,
     Precision,
+    add_format,
     files_in_run,
-    single_formats,
+    format_of,
+    single_suffixes,
     source_facts,
 )
 from graftcli.formats.parity import check_match, parity_check
 from graftcli.formats.write import write
 from graftcli.formatting import one_of
+from graftcli.graft.initialize.frozen_blocks import frozen_blocks
+from graftcli.graft.initialize.random_blocks import random_blocks
 from graftcli.images import Preprocess, load
 from graftcli.images import sources as image_sources
 from graftcli.images.file_formats import FORMATS, SUFFIXES
@@ -54,15 +61,17 @@ from graftcli.models.derivation import base_origin, is_derived, notes
 from graftcli.models.loading.build import build
 from graftcli.models.loading.checkpoint import AVERAGED, PLAIN, WRAPPERS, find_state
 from graftcli.models.network import Network
-from graftcli.runs.destination import destination
+from graftcli.models.tracing.trace import Traced
+from graftcli.recipe.file import load as load_recipe
+from graftcli.runs.destination import destination, single_file
 from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.result import write_single
 from graftcli.store import Store
 from graftcli.store.model_card import CardFacts, save_student, write_weights
-from graftcli.students.kinds import KINDS
 from graftcli.students.make import is_derived_from_teacher, student_maker
-from graftcli.students.spec import EXAMPLES, parse_spec
-from graftcli.students.student_kind import StudentKind
+from graftcli.students.narrowing import selections_without
+from graftcli.students.spec import EXAMPLES, KINDS, parse_spec
+from graftcli.students.student_kind import Changes, ImageLoader, StudentKind
 from tests.exports import pixels, remembered
 from tests.image_files import folder_of, noise, photos, saved
 from tests.nets import randomise, resnet, same_weights
@@ -127,6 +136,39 @@ def test_every_kind_of_student_is_made_planned_saved_and_loaded(spec: str, teach
     loaded = graftcli.load(tmp_path / "student.safetensors", trust_code=True)
     assert is_derived_from_teacher(spec) and is_derived_from_teacher(str(tmp_path / "student.safetensors"))
     assert same_weights(loaded, student.module) and torch.equal(loaded(images), student.module(images))
+
+
+@dataclass(frozen=True)
+class RandomCopy(StudentKind):
+    """The teacher's architecture, with random weights."""
+
+    examples = ("copy",)
+    about = "the teacher's architecture, with random weights"
+    start = "copy$"
+    suffix = "copy"
+
+    @classmethod
+    def parse(cls, spec: str) -> Self | None:
+        return cls()
+
+    def changes(self, traced: Traced, images: ImageLoader | None) -> Changes:
+        return Changes(selections_without(traced.module, ()), is_random=True)
+
+
+def test_a_kind_of_student_may_start_from_random_weights(teacher: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then nothing in it is protected from training, and no block counts as the teacher's."""
+    monkeypatch.setattr("graftcli.students.spec.KINDS", (*KINDS, RandomCopy))
+    torch.manual_seed(0)
+    student = build("copy", like=teacher, role="student", derive=student_maker())
+    assert str(student.weights) == "random" and is_derived(student)
+    assert not same_weights(student.module, teacher.module)
+    plan = plans.make(teacher, student)
+    assert [block.same for block in plan.blocks] == ["architecture"] * 4
+    for init in ("inherit", "least-squares", "random"):
+        wanted = load_recipe("graft", [f"init={init}"])
+        assert frozen_blocks(wanted, plan) == () and random_blocks(wanted, plan, ()) == {1, 2, 3, 4}
+    copied = plans.make(teacher, build("teacher*1", like=teacher, role="student", derive=student_maker()))
+    assert random_blocks(load_recipe("graft"), copied, ()) == frozenset()
 
 
 # -- image sources and file formats -------------------------------------------------------------------------------
@@ -276,10 +318,9 @@ def source() -> ExportSource:
 def test_every_export_format_is_documented(name: str) -> None:
     known = EXPORT_FORMATS[name]
     readme = README.read_text(encoding="utf-8").replace("`", "")
-    assert known.name == name and known.about in (export_options.export.__doc__ or "") and known.about in readme
-    assert f'``"{name}"``' in (graftcli.export.__doc__ or "") and name in help_of(export_options.Format)
-    for documentation in (help_of(distill_options.Out), graftcli.distill.__doc__, graftcli.partial.__doc__):
-        assert (known.suffix in (documentation or "")) == (known.single is not None)
+    assert known.name == name and known.about in readme
+    assert name in help_of(export_options.Format) and known.about.lower() in help_of(export_options.Format).lower()
+    assert (known.suffix in help_of(distill_options.Out)) == (known.single is not None)
     with pytest.raises(UsageError) as refused:
         ExportOptions("other")
     assert name in refused.value.fix
@@ -308,7 +349,7 @@ def test_every_export_format_is_written_read_back_recorded_and_benchmarked(
     options = ExportOptions(name, precision, min_agreement=None if precision == "fp32" else 0.5)
     file = tmp_path / f"student{options.suffix}"
     exported = write(source, options, file)
-    assert file.name in files_in_run() and file.suffix == options.kind.suffix
+    assert file.name in files_in_run() and format_of(file) is options.kind
     assert (exported.format, exported.precision, exported.size) == (name, precision, file.stat().st_size)
     assert (exported.opset is not None) == options.kind.has_opset and exported.images == 12
     check = parity_check(source, options)
@@ -322,7 +363,7 @@ def test_every_export_format_is_written_read_back_recorded_and_benchmarked(
 
 
 @pytest.mark.usefixtures("remembered")
-@pytest.mark.parametrize("suffix", single_formats())
+@pytest.mark.parametrize("suffix", single_suffixes())
 def test_every_format_of_distills_single_file_is_written_from_the_run(
     suffix: str, source: ExportSource, tmp_path: Path
 ) -> None:
@@ -335,8 +376,22 @@ def test_every_format_of_distills_single_file_is_written_from_the_run(
     folder, single = destination(prepared, tmp_path / f"small{suffix}")
     assert folder.name == "resnet-resnet" and single == tmp_path / f"small{suffix}"
     write_single(single, tmp_path / "run", prepared, lambda _: None)
-    expected = parity_check(source, ExportOptions(single_formats()[suffix].name))
-    assert expected.run(single_formats()[suffix].runner(single.read_bytes())).agreement == 1
+    known = format_of(single)
+    assert known is not None and known.suffix == suffix
+    expected = parity_check(source, ExportOptions(known.name))
+    assert expected.run(known.runner(single.read_bytes())).agreement == 1
+
+
+def test_a_new_format_is_found_by_the_longest_of_the_suffixes_that_match(monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = EXPORT_FORMATS["onnx"]
+    monkeypatch.setattr(options_of_formats, "FORMATS", dict(EXPORT_FORMATS))
+    add_format(quantised := ExportFormat("quantised", ".q.onnx", "quantised ONNX", onnx.encode, onnx.runner))
+    names = ("a.onnx", "a.Q.ONNX", "q.onnx", ".onnx", "a.pth", "a")
+    assert [format_of(Path("runs.pt2", name)) for name in names] == [onnx, quantised, onnx, None, None, None]
+    assert ".q.onnx" not in single_suffixes() and "student.q.onnx" in files_in_run()
+    with pytest.raises(UsageError, match=r"writes no \.q\.onnx file") as refused:
+        single_file("a.q.onnx")
+    assert "--format quantised" in refused.value.fix
 
 
 def test_exported_files_of_a_run_are_replaced_with_the_run(tmp_path: Path) -> None:

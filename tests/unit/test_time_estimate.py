@@ -111,5 +111,5 @@ def test_the_teachers_blocks_between_those_that_are_trained_count_too() -> None:
 
 
 def test_an_estimate_of_hours_comes_with_shorter_alternatives() -> None:
-    text = describe(TimeEstimated(7500, 107_000.0)) or ""
+    text = describe(TimeEstimated(7500, 107_000.0))
     assert "about 29.7 h for 7,500 steps" in text and "--steps-scale" in text

@@ -11,9 +11,10 @@ from graftcli.recipe import Recipe
 def random_blocks(recipe: Recipe, plan: Plan, frozen: Collection[int]) -> frozenset[int]:
     """Return the blocks most of whose weights are random: neither inherited, nor of a checkpoint, nor frozen."""
     teacher, student = plan.teacher.network, plan.student.network
-    if recipe.init in ("pretrained", "checkpoint") or (recipe.init != "random" and is_derived(student)):
+    starts_random = recipe.init == "random" or (is_derived(student) and student.weights.is_random)
+    if recipe.init in ("pretrained", "checkpoint") or (is_derived(student) and not starts_random):
         return frozenset()
-    inherited = inherited_weights(teacher.module, student.module) if recipe.init != "random" else set[int]()
+    inherited = set[int]() if starts_random else inherited_weights(teacher.module, student.module)
     return frozenset(k for k in range(1, len(plan.blocks) + 1) if k not in frozen and _is_random(plan, k, inherited))
 
 

@@ -19,6 +19,7 @@ class Decoupled(StudentKind):
     examples = ("decouple", "decouple:2")
     about = "each convolution split into depthwise and pointwise, with one pair or more per input channel"
     start = "decouple(:|$)"
+    rank = 4
 
     @classmethod
     def parse(cls, spec: str) -> Self | None:

@@ -24,6 +24,7 @@ class Dropped(StudentKind):
     examples = ("drop:layer3.3,layer3.4", "drop:auto=2")
     about = "without these residual blocks, or those that matter least"
     start = "drop:"
+    rank = 5
 
     @classmethod
     def parse(cls, spec: str) -> Self | None:

@@ -19,6 +19,7 @@ class LowRank(StudentKind):
     examples = ("lowrank:0.5",)
     about = "each convolution factorised into two, with half of its parameters"
     start = "lowrank:"
+    rank = 3
 
     @classmethod
     def parse(cls, spec: str) -> Self | None:

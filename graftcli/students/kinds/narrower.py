@@ -19,6 +19,7 @@ class Narrower(StudentKind):
     examples = ("teacher*0.5", "teacher*(1,1,.5,.5)")
     about = "narrower everywhere but in its head, or per block"
     start = r"teacher\s*\*"
+    rank = 1
 
     @classmethod
     def parse(cls, spec: str) -> Self | None:

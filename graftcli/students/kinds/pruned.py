@@ -23,6 +23,7 @@ class Pruned(StudentKind):
     examples = tuple(f"prune:{rule}=0.5" for rule in RULES)
     about = "without half of its channels: by filter norm, BatchNorm scale, or activations on your images"
     start = "prune:"
+    rank = 2
 
     @classmethod
     def parse(cls, spec: str) -> Self | None:
