@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from graftcli.runs.shares import Shares
 
 _SAME = {
-    "weights": "same as the teacher; frozen, unless the recipe sets `freeze: none`",
+    "weights": "same as the teacher; frozen by recipes with `freeze: same`, the default",
     "architecture": "same architecture as the teacher; frozen if the recipe inherits the teacher's weights",
 }
 

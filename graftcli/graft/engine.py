@@ -19,6 +19,7 @@ from graftcli.graft.initialize.inherit import inherit
 from graftcli.graft.initialize.random_blocks import random_blocks
 from graftcli.graft.initialize.start import StartImages, initialize
 from graftcli.graft.layerwise.layer_pairs import check_derived
+from graftcli.graft.layerwise.stage import piece_numbers
 from graftcli.graft.schedule import Schedule
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.merge import Merged, merge, merge_hybrid
@@ -28,6 +29,7 @@ from graftcli.graft.training.judge import Score, Verdict
 from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.run_store import RunStore
 from graftcli.graft.training.runner import TaskRunner
+from graftcli.graft.training.tasks import fixed_blocks
 from graftcli.images import Images, Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived
@@ -81,6 +83,9 @@ def run(
     start = StartImages(init_images, caches.first_views)
     unfrozen = [block for block in range(1, max(chosen) + 1) if block not in frozen]
     initialize(recipe, plan, all_seams, parts, unfrozen, start, settings.seed, listen)
+    if fixed := fixed_blocks(recipe, chosen, frozen):
+        for number in piece_numbers(fixed, parts):
+            parts.student[number - 1].requires_grad_(False)
     runner = TaskRunner(plan, parts, schedule, caches, settings, store, listen, random_blocks(recipe, plan, frozen))
     for _, tasks in groupby(schedule.tasks, key=lambda task: task.stage.name):
         runner.run_stage(list(tasks))

@@ -8,6 +8,7 @@ from pydantic import Field
 from pydantic import field_validator as rule
 
 from graftcli.errors import UsageError
+from graftcli.recipe.freezing import FREEZE, Freeze
 from graftcli.recipe.stage import Stage
 from graftcli.recipe.target import Target
 from graftcli.recipe.values import (
@@ -45,14 +46,15 @@ class Recipe(RecipeModel):
             and any layer lost channels, each dense layer is then solved for by least squares.
         freeze: the blocks that are not trained. `same`: blocks that have or inherit all of the teacher's weights.
             `same-shape`: blocks of the teacher's architecture, which take its weights whatever `init` is. `none`: no
-            block.
+            block. A number: this block with its adapters; if it does not equal the teacher's, it keeps its initial
+            weights and is part of the student that is scored.
     """
 
     name: Name = Field(description=NAME)
     about: str = Field(min_length=1, max_length=1000, description="1 to 1000 characters that describe the recipe")
     init: Literal["random", "inherit", "least-squares", "pretrained", "checkpoint"]
     adapters: Adapters = Field(default=Adapters(), description="a map with `where` and `start`")
-    freeze: Literal["same", "same-shape", "none"] = "same"
+    freeze: Freeze = Field(default=("same",), description=FREEZE)
     views: ViewSettings = Field(
         default=ViewSettings(), description="a map with `count` or `total`, `augment` and `synthetic`"
     )

@@ -65,6 +65,8 @@ def _choices(field: FieldInfo) -> Iterator[str]:
 def _default(value: object) -> str:
     if isinstance(value, BaseModel):
         return "see below"
+    if isinstance(value, tuple) and len(value) == 1:  # a list for which a single item may be given
+        value = value[0]
     return f"`{json.dumps(value)}`"
 
 

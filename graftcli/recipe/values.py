@@ -12,11 +12,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     PlainSerializer,
     Strict,
     ValidationError,
 )
-from pydantic_core import InitErrorDetails
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails
 
 T = TypeVar("T")
 MAX_STEPS = 1_000_000_000
@@ -68,6 +70,14 @@ def item_values(value: object, key: str) -> list[object]:
     return [item.get(key) if isinstance(item, dict) else getattr(item, key, None) for item in items]
 
 
+class _OneOrMore:
+    """The JSON schema of a list for which a single item may be given."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        array = handler(schema)
+        return {"anyOf": [array["items"], array]}
+
+
 NonEmpty = Annotated[tuple[T, ...], Strict(False), AfterValidator(_check_length)]
 # A single value is stored as a tuple of one; `nth` repeats the last value.
 PerUnit = Annotated[
@@ -75,6 +85,7 @@ PerUnit = Annotated[
     BeforeValidator(_as_tuple),
     AfterValidator(_check_length),
     PlainSerializer(lambda values: values[0] if len(values) == 1 else list(values)),
+    _OneOrMore(),
 ]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]  # part of file names
 # The bounds exclude mistyped numbers, numbers that vanish in float32 and sizes that fit in no memory.

@@ -102,6 +102,27 @@ def test_shuffled_folder_names_change_no_byte(finished: Path, place: Path) -> No
     assert written(place / "other") == written(finished)
 
 
+def test_a_run_that_keeps_its_first_block(finished: Path, place: Path) -> None:
+    """The block is part of the student, and is neither trained nor called equal to the teacher's."""
+    result = call(*arguments("--quiet", "--set", "freeze=[same, 1]", "--json", out="kept"))
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["frozen"] == []
+    assert {path.stem for path in (place / "kept" / "blocks").iterdir()} == {
+        "graft-2",
+        "graft-3",
+        "graft",
+        "finish-1-2-3",
+    }
+    kept, whole = (graftcli.load(folder).state_dict() for folder in (place / "kept", finished))
+    assert kept.keys() == whole.keys() and any(not torch.equal(kept[name], whole[name]) for name in kept)
+    before = written(place / "kept")
+    (place / "kept" / "model.safetensors").write_bytes(b"damaged")
+    assert call(*arguments("--quiet", "--set", "freeze=[same, 1]", out="kept")).exit_code == 0
+    assert written(place / "kept") == before
+    refused = call(*arguments("--quiet", "--set", "freeze=[4]", out="refused"))
+    assert refused.exit_code == 2 and "these networks have 1 to 3" in refused.stderr
+
+
 def test_partial_alone_takes_over_the_newest_run_and_its_block(finished: Path, place: Path) -> None:
     result = call("partial", "--blocks", "3")
     assert result.exit_code == 0, result.output + result.stderr

@@ -1,4 +1,4 @@
-"""Blocks of the student that equal the teacher's: found, kept out of training, and the same at the end."""
+"""Blocks that are not trained: those that equal the teacher's, and those that a recipe names."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +11,12 @@ from torch import fx, nn
 from graftcli.errors import UsageError
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
 from graftcli.graft.settings import EngineSettings
-from graftcli.graft.training.tasks import check_tasks, tasks
+from graftcli.graft.training.tasks import check_tasks, join_tasks, tasks
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.cuts.same_blocks import sameness
-from tests.engine import Memory, Stages, made_plan, network, recipe, trained
+from graftcli.recipe import Recipe
+from tests.engine import Memory, Stages, made_plan, network, plan, recipe, trained
 from tests.nets import randomise
 
 
@@ -69,6 +70,12 @@ class Whole(fx.Tracer):
         ({"init": "random", "freeze": "same-shape"}, (1, 2), (1, 2, 3)),
         ({"init": "inherit", "freeze": "none"}, (), ()),
         ({"init": "inherit", "adapters": {"where": "always"}}, (), ()),
+        ({"init": "inherit", "freeze": [1]}, (1,), (1,)),
+        ({"init": "inherit", "freeze": 3}, (), (3,)),
+        ({"init": "random", "freeze": [1]}, (1,), ()),
+        ({"init": "inherit", "freeze": ["same", 3]}, (1, 2), (1, 2, 3)),
+        ({"init": "random", "freeze": ["same-shape", 3]}, (1, 2), (1, 2, 3)),
+        ({"init": "inherit", "freeze": [1], "adapters": {"where": "always"}}, (), ()),
     ],
 )
 def test_a_recipe_says_which_blocks_are_frozen(
@@ -90,6 +97,76 @@ def test_a_recipe_says_which_blocks_are_frozen(
 )
 def test_frozen_blocks_are_in_no_task(frozen: tuple[int, ...], units: list[tuple[int, ...]]) -> None:
     assert [task.blocks for task in tasks(recipe(), 3, (1, 2, 3), frozen)] == units
+
+
+@pytest.mark.parametrize(
+    ("named", "frozen", "units"),
+    [
+        ([1], (), [(2,), (3,), (1, 2), (1, 2, 3), (1, 2, 3)]),
+        ([3], (), [(1,), (2,), (1, 2), (1, 2, 3), (1, 2, 3)]),
+        (["same", 2], (1,), [(3,), (2, 3), (2, 3)]),
+        ([1, 2], (), [(3,), (1, 2, 3), (1, 2, 3)]),
+        ([1, 2], (1, 2), [(3,), (3,)]),
+    ],
+)
+def test_named_blocks_run_in_the_tasks_of_others_and_are_trained_in_none(
+    named: list[Any], frozen: tuple[int, ...], units: list[tuple[int, ...]]
+) -> None:
+    found = tasks(recipe(freeze=named), 3, (1, 2, 3), frozen)
+    fixed = {block for block in named if isinstance(block, int)} - {*frozen}
+    assert [task.blocks for task in found] == units
+    assert all(task.trained and not fixed & {*task.trained} for task in found)
+    joint = join_tasks([task for task in found if task.stage.name == "graft"])
+    assert joint is None or (fixed <= {*joint.blocks} and not fixed & {*joint.trained})
+
+
+def test_a_stage_of_layers_trains_those_of_other_blocks() -> None:
+    layers = {"name": "layers", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "steps": 1, "lr": 1.0}
+    (task,) = tasks(recipe(freeze=[2], stages=[layers]), 3, (1, 2, 3))
+    assert (task.blocks, task.trained) == ((1, 2, 3), (1, 3))
+
+
+def test_freezing_every_chosen_block_leaves_nothing_to_train() -> None:
+    with pytest.raises(UsageError, match="recipe tiny freezes blocks 1, 2: there is nothing to train") as refused:
+        check_tasks(recipe(freeze=["same", 1]), 3, (1, 2), (2,))
+    assert "--set freeze=same" in refused.value.fix
+    check_tasks(recipe(freeze=[1]), 3, (1, 2))
+
+
+def test_a_block_that_the_plan_does_not_have_is_refused() -> None:
+    with pytest.raises(UsageError) as refused:
+        frozen_blocks(recipe(freeze=["same", 2, 4, 9]), made_plan("teacher*0.5"))
+    found = "recipe tiny has `freeze: [same, 2, 4, 9]` and names block 4, 9; these networks have 1 to 3."
+    assert (refused.value.message, refused.value.fix) == (found, "`graftcli plan` shows them.")
+
+
+def changed_blocks(made: Plan, untrained: Plan) -> set[int]:
+    """The blocks of the student whose weights or statistics differ from those before training."""
+    sides = (made.student.blocks, untrained.student.blocks)
+    pairs = zip(*([block.state_dict().values() for block in side] for side in sides), strict=True)
+    return {k for k, pair in enumerate(pairs, 1) if not all(map(torch.equal, *pair))}
+
+
+@pytest.mark.parametrize("batchnorm", ["frozen", "train", "recalibrate"])
+@pytest.mark.parametrize("named", [1, 2, 3])
+def test_a_named_block_keeps_its_initial_weights(named: int, batchnorm: str, tmp_path: Path) -> None:
+    """Whatever a stage does to BatchNorm; the other blocks are trained."""
+    base = recipe(init="random", freeze=["same", named]).model_dump()
+    stages = [{**stage, "batchnorm": batchnorm, "dropout": True} for stage in base["stages"]]
+    made, untrained, store = plan(), plan(), Memory(tmp_path)
+    trained(made, store, Recipe.model_validate({**base, "stages": stages}))
+    assert changed_blocks(made, untrained) == {1, 2, 3} - {named}
+    assert not any(parameter.grad is not None for parameter in made.student.blocks[named - 1].parameters())
+    assert f"graft-{named}" not in store.units and "finish-1-2-3" in store.units
+
+
+@pytest.mark.parametrize("named", [1, 2, 3])
+def test_the_layers_of_a_named_block_are_not_fitted(named: int, tmp_path: Path) -> None:
+    layers = {"name": "layers", "train": "layers", "targets": [{"at": "output", "loss": "mse"}], "steps": 2}
+    made, untrained = made_plan("prune:l1=0.4"), made_plan("prune:l1=0.4")
+    wanted = recipe(freeze=[named], stages=[{**layers, "optimizer": "least-squares"}])
+    trained(made, Memory(tmp_path), wanted)
+    assert changed_blocks(made, untrained) == {1, 2, 3} - {named}
 
 
 def test_a_student_that_is_the_teacher_has_nothing_to_train() -> None:
@@ -120,6 +197,8 @@ def test_a_block_that_shares_a_tensor_with_another_is_trained() -> None:
     made = plans.make(network(randomise(Stages((8, 8, 16), 3), seed=1), "big"), network(tied_of(tied), "small"))
     assert [block.same for block in made.blocks] == ["architecture"] * 3
     assert frozen_blocks(recipe(), made) == (3,)
+    with pytest.raises(UsageError, match="block 1, 2 of the student shares a tensor with another block"):
+        frozen_blocks(recipe(freeze=[1, 2, 3]), made)
 
 
 def tied_of(change: Callable[[nn.Module], None]) -> nn.Module:

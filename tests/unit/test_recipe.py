@@ -256,6 +256,39 @@ def test_values_are_never_coerced(key: str, value: object) -> None:
     assert {loc[0] for loc in faults(Stage, STAGE | {key: value})} == {key}
 
 
+@pytest.mark.parametrize(
+    ("value", "items", "written"),
+    [
+        ("same", ("same",), "same"),
+        (["none"], ("none",), "none"),
+        ([1], (1,), 1),
+        (2, (2,), 2),
+        (["same", 1, 4], ("same", 1, 4), ["same", 1, 4]),
+        ([3, "same-shape"], (3, "same-shape"), [3, "same-shape"]),
+    ],
+)
+def test_freeze_takes_rules_and_block_numbers(value: object, items: tuple[object, ...], written: object) -> None:
+    found = recipe(freeze=value)
+    assert found.freeze == items and recipe().freeze == ("same",)
+    assert found.model_dump(mode="json")["freeze"] == written
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (0, {("freeze", 0): "freeze"}),
+        (True, {("freeze", 0): "freeze"}),
+        (["same", "first", 1.0], {("freeze", 1): "freeze", ("freeze", 2): "freeze"}),
+        (["none", 1], {("freeze",): "found none beside block numbers: give one or the other"}),
+        ([1, "same", 1], {("freeze",): "found 1 again: give each item once"}),
+        (["same", "same-shape"], {("freeze",): "found same and same-shape: give one of them"}),
+        ([], {("freeze",): "found []: give at least one item"}),
+    ],
+)
+def test_freeze_is_one_rule_and_numbers(value: object, fault: dict[tuple[int | str, ...], str]) -> None:
+    assert faults(Recipe, RECIPE | {"freeze": value}) == fault
+
+
 def test_a_recipe_never_changes() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         recipe().name = "other"

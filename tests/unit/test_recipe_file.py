@@ -181,6 +181,15 @@ stages:
     ]
 
 
+@pytest.mark.parametrize(("value", "found"), [("first", '"first"'), ("[same, 0]", "0")])
+def test_a_wrong_block_to_freeze_is_answered_with_what_is_allowed(good: Path, value: str, found: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        load(str(good), [f"freeze={value}"])
+    allowed = "`same` or `same-shape` or `none`, or block numbers from 1, such as `[1]` or `[same, 1]`"
+    assert f"found {found}; allowed: {allowed}" in refused.value.message
+    assert load(str(good), ["freeze=[same, 1]"]).freeze == ("same", 1)
+
+
 def test_an_unknown_key_without_similar_ones_lists_the_known_keys(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD + "views: {xyz: 1}\n")) == [
         "16: `views.xyz` is an unknown key; known: count, total, augment, synthetic"

@@ -1,28 +1,50 @@
-"""Student blocks that keep the teacher's weights and are not trained."""
+"""Student blocks that are not trained: those that equal the teacher's, and those that a recipe names."""
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 import torch
 
+from graftcli.errors import UsageError
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived
 from graftcli.recipe import Recipe
+from graftcli.recipe.freezing import named_blocks
 
 
 def frozen_blocks(recipe: Recipe, plan: Plan) -> tuple[int, ...]:
-    """Return the blocks that the recipe's `freeze` excludes from training.
+    """Return the blocks that the recipe's `freeze` excludes from training and that equal the teacher's.
 
-    A block with adapters, or with a tensor that it shares with another block, is never frozen.
+    A block with adapters, or with a tensor that it shares with another block, is never among them. Raises UsageError
+    if `freeze` names a block that the plan does not have, or one that shares a tensor with another.
     """
-    if recipe.freeze == "none" or recipe.adapters.where == "always":
+    named = named_blocks(recipe.freeze)
+    _check_named(recipe, plan, named)
+    if "none" in recipe.freeze or recipe.adapters.where == "always":
         return ()
     inherits_all = recipe.init in ("inherit", "least-squares") and not is_derived(plan.student.network)
-    by_shape = recipe.freeze == "same-shape" or inherits_all
-    same = (block.index for block in plan.blocks if block.same == "weights" or (block.same is not None and by_shape))
+    by_shape = "same-shape" in recipe.freeze or inherits_all
+    frozen = [block for block in plan.blocks if len(named) < len(recipe.freeze) or block.index in named]
+    same = (block.index for block in frozen if block.same == "weights" or (block.same is not None and by_shape))
+    sharing = _sharing_blocks(plan)
+    return tuple(block for block in same if block not in sharing)
+
+
+def _check_named(recipe: Recipe, plan: Plan, named: Sequence[int]) -> None:
+    count, freeze = len(plan.blocks), f"recipe {recipe.name} has `freeze: {list(recipe.freeze)}`".replace("'", "")
+    if unknown := [block for block in named if block > count]:
+        found = f"{freeze} and names block {', '.join(map(str, unknown))}; these networks have 1 to {count}."
+        raise UsageError(found, "`graftcli plan` shows them.")
+    if sharing := [block for block in named if block in _sharing_blocks(plan)]:
+        found = f"{freeze}, and block {', '.join(map(str, sharing))} of the student shares a tensor with another block."
+        raise UsageError(found, "Freeze other blocks: training the other block would change this one.")
+
+
+def _sharing_blocks(plan: Plan) -> set[int]:
+    """Return the blocks with a tensor that another block has too."""
     uses = Counter(chain.from_iterable(_tensors(plan, block.index) for block in plan.blocks))
-    return tuple(block for block in same if all(uses[tensor] == 1 for tensor in _tensors(plan, block)))
+    return {block.index for block in plan.blocks if any(uses[tensor] > 1 for tensor in _tensors(plan, block.index))}
 
 
 def _tensors(plan: Plan, block: int) -> set[int]:

@@ -34,7 +34,7 @@ def fit_layers(task: Task, context: TrainContext, unit: TaskStore, listen: Liste
 
 def layerwise_steps(task: Task, images: int, pieces: Pieces, selections: Mapping[str, ChannelSelection]) -> int:
     """Return the number of steps of a layer-wise task: the sum over its layers."""
-    numbers = piece_numbers(task.blocks, pieces)
+    numbers = piece_numbers(task.trained, pieces)
     return _steps_per_layer(task, images) * sum(len(_fitted_layers(task, pieces, k, selections)) for k in numbers)
 
 
@@ -122,7 +122,7 @@ class _LayerwiseStage:
     def _warn_of_unfitted(self) -> None:
         task, pieces = self.task, self.context.pieces
         is_fitted = partial(is_solvable, stage=task.stage)
-        if unfitted := unfitted_layers(pieces, piece_numbers(task.blocks, pieces), self.context.kept, is_fitted):
+        if unfitted := unfitted_layers(pieces, piece_numbers(task.trained, pieces), self.context.kept, is_fitted):
             fitted = self.total // self.steps_per_layer
             text = f"stage {task.stage.name} trains {fitted} of {fitted + len(unfitted)} layers"
             self.listen(Warned(f"{text}; skipped: {few(unfitted)}"))
@@ -146,8 +146,12 @@ class _LayerwiseStage:
     # -- fitting --------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        pieces, numbers = self.context.pieces, piece_numbers(self.task.blocks, self.context.pieces)
-        layers = {k: _fitted_layers(self.task, pieces, k, self.context.kept) for k in numbers}
+        task, pieces, selections = self.task, self.context.pieces, self.context.kept
+        trained = piece_numbers(task.trained, pieces)
+        layers = {
+            k: _fitted_layers(task, pieces, k, selections) if k in trained else []
+            for k in piece_numbers(task.blocks, pieces)
+        }
         run_side_by_side(pieces, layers, self._inputs(), self._fit)
 
     def _inputs(self) -> list[Tensor]:

@@ -184,11 +184,11 @@ class TaskRunner:
 
     def _set_trained(self, task: Task) -> None:
         self.unfinished.remove(task)
-        self.random -= set(task.blocks)
+        self.random -= set(task.trained)
 
     def _is_random(self, task: Task) -> bool:
-        """Whether a block of the task still has random weights, so that there is nothing to protect."""
-        return not self.random.isdisjoint(task.blocks)
+        """Whether a block that the task trains still has random weights, so that there is nothing to protect."""
+        return not self.random.isdisjoint(task.trained)
 
     def length(self, task: Task) -> int:
         """Return the steps of a task; of a layer-wise task, the sum over its layers."""

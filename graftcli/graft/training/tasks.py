@@ -11,26 +11,33 @@ from graftcli.errors import UsageError
 from graftcli.graft.training.pieces import Pieces
 from graftcli.losses import LOSSES
 from graftcli.recipe import Recipe, Stage, Target, nth
+from graftcli.recipe.freezing import named_blocks
 
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of one stage: `blocks` of the student are trained together inside the teacher."""
+    """One unit of one stage: `blocks` of the student run inside the teacher, and are trained together."""
 
     name: str  # "graft-3"
     stage: Stage
     unit: int  # index of the unit in its stage
     blocks: tuple[int, ...]
     before: tuple[int, ...] = ()  # student blocks that compute the input; (): the teacher computes it
+    fixed: tuple[int, ...] = ()  # student blocks that keep their initial weights in all tasks
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """Those of the blocks that are trained."""
+        return tuple(block for block in self.blocks if block not in self.fixed)
 
     @property
     def first(self) -> int:
-        """The first of the blocks that are trained."""
+        """The first of the blocks."""
         return self.blocks[0]
 
     @property
     def last(self) -> int:
-        """The last of the blocks that are trained."""
+        """The last of the blocks."""
         return self.blocks[-1]
 
     def steps(self, images: int) -> int:
@@ -48,17 +55,19 @@ class Task:
 def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> list[Task]:
     """Return the tasks of a recipe in order, for the `chosen` blocks only.
 
-    `frozen` blocks equal those of the teacher and are never trained.
+    `frozen` blocks equal those of the teacher: they are in no task. Other blocks that the recipe freezes are part of
+    the tasks that train blocks beside them.
     """
+    fixed = fixed_blocks(recipe, chosen, frozen)
     scheduled: list[Task] = []
     for stage in recipe.stages:
         is_growing = stage.train == "growing"
         all_units = _growing_units(sorted(chosen)) if is_growing else stage.units(blocks)
         units = [tuple(b for b in unit if b in chosen and b not in frozen) for unit in all_units]
         scheduled += [
-            Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen))
+            Task(_name(stage, unit), stage, i, unit, _before(stage, unit, chosen), fixed)
             for i, unit in enumerate(units)
-            if len(unit) > is_growing and unit not in units[:i]
+            if len(unit) > is_growing and unit not in units[:i] and not {*unit} <= {*fixed}
         ]
     return scheduled
 
@@ -69,12 +78,18 @@ def are_independent(stage_tasks: Sequence[Task]) -> bool:
     return len(stage_tasks) > 1 and len(blocks) == len(set(blocks)) and not any(task.before for task in stage_tasks)
 
 
+def fixed_blocks(recipe: Recipe, chosen: Collection[int], frozen: Collection[int]) -> tuple[int, ...]:
+    """Return the chosen blocks that the recipe names as frozen and that do not equal the teacher's."""
+    return tuple(sorted(block for block in named_blocks(recipe.freeze) if block in chosen and block not in frozen))
+
+
 def join_tasks(stage_tasks: Sequence[Task]) -> Task | None:
     """Return one task for all blocks of a stage that trains them separately; None for other stages."""
     first = stage_tasks[0]
     if len(stage_tasks) == 1 or first.stage.train == "growing":
         return None
-    return Task(first.stage.name, first.stage, 0, tuple(block for task in stage_tasks for block in task.blocks))
+    blocks = {*first.fixed, *(block for task in stage_tasks for block in task.blocks)}
+    return Task(first.stage.name, first.stage, 0, tuple(sorted(blocks)), fixed=first.fixed)
 
 
 def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> None:
@@ -85,6 +100,11 @@ def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Co
         raise UsageError(
             f"{identical} identical to the teacher's: there is nothing to train.",
             "Choose a smaller student or other blocks, or train them too with --set freeze=none.",
+        )
+    if {*chosen} <= {*frozen, *fixed_blocks(recipe, chosen, frozen)}:
+        raise UsageError(
+            f"recipe {recipe.name} freezes block{'s' * (len(chosen) > 1)} {numbers}: there is nothing to train.",
+            "Choose other blocks, or train them too with --set freeze=same.",
         )
     if not tasks(recipe, blocks, chosen, frozen):
         raise UsageError(
@@ -155,8 +175,9 @@ def loss(
 
 def trained_modules(task: Task, pieces: Pieces) -> Iterator[nn.Module]:
     """Yield the modules whose parameters a task trains."""
-    for block in task.blocks:
+    for block in task.trained:
         yield pieces.student[block - 1]
     if task.last == pieces.blocks:
-        yield pieces.student[pieces.blocks]
+        if task.last not in task.fixed:
+            yield pieces.student[pieces.blocks]
         yield pieces.regressor
