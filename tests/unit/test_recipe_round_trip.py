@@ -69,6 +69,7 @@ def a_recipe(draw: random.Random) -> Recipe:
             "name": draw.choice(["null", "true", "n", "e3"]),
             "about": draw.choice(TEXTS),
             "init": draw.choice(["random", "inherit", "least-squares", "pretrained", "checkpoint"]),
+            "freeze": draw.choice(["same", "none", draw.randint(1, 9), ["same-shape", *draw.sample(range(1, 9), 3)]]),
             "views": {
                 "count": draw.choice([None, 3]),
                 "total": draw.choice([None, 40]),
