@@ -3,5 +3,4 @@
 from graftcli.folders import modules_in
 from graftcli.formats import kinds
 
-for _ in modules_in(kinds):  # each adds its format
-    pass
+modules_in(kinds)  # each adds its format

@@ -25,14 +25,15 @@ def frozen_blocks(recipe: Recipe, plan: Plan) -> tuple[int, ...]:
         return ()
     inherits_all = recipe.init in ("inherit", "least-squares") and not is_derived(plan.student.network)
     by_shape = "same-shape" in recipe.freeze or inherits_all
-    frozen = [block for block in plan.blocks if len(named) < len(recipe.freeze) or block.index in named]
+    has_rule = len(named) < len(recipe.freeze)
+    frozen = [block for block in plan.blocks if has_rule or block.index in named]
     same = (block.index for block in frozen if block.same == "weights" or (block.same is not None and by_shape))
     sharing = _sharing_blocks(plan)
     return tuple(block for block in same if block not in sharing)
 
 
 def _check_named(recipe: Recipe, plan: Plan, named: Sequence[int]) -> None:
-    count, freeze = len(plan.blocks), f"recipe {recipe.name} has `freeze: {list(recipe.freeze)}`".replace("'", "")
+    count, freeze = len(plan.blocks), f"recipe {recipe.name} has `freeze: [{', '.join(map(str, recipe.freeze))}]`"
     if unknown := [block for block in named if block > count]:
         found = f"{freeze} and names block {', '.join(map(str, unknown))}; these networks have 1 to {count}."
         raise UsageError(found, "`graftcli plan` shows them.")

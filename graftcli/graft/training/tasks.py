@@ -16,7 +16,7 @@ from graftcli.recipe.freezing import named_blocks
 
 @dataclass(frozen=True)
 class Task:
-    """One unit of one stage: `blocks` of the student run inside the teacher, and are trained together."""
+    """One unit of one stage: `blocks` of the student run inside the teacher, and those not `fixed` are trained."""
 
     name: str  # "graft-3"
     stage: Stage
