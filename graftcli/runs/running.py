@@ -19,7 +19,7 @@ from graftcli.formats.options import files_in_run
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
-from graftcli.graft.training.runner import RunStore
+from graftcli.graft.training.run_store import RunStore
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
 from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
