@@ -1,4 +1,4 @@
-"""Jobs of several processes: forked ones that call Python, and real ones that torchrun starts."""
+"""Jobs of several processes: some that call Python, and real ones that torchrun starts."""
 
 import multiprocessing
 import os
@@ -24,8 +24,12 @@ def free_port() -> int:
 
 
 def in_processes(size: int, work: Callable[[World], object], timeout: float = 120) -> list[Any]:
-    """Call `work` in `size` forked processes of one job, and return what each returns, by rank."""
-    context, port = multiprocessing.get_context("fork"), free_port()
+    """Call `work`, a function of a module, in `size` processes of one job, and return what each returns, by rank.
+
+    They are forked from a server that has imported everything: this process cannot be forked once autograd has run.
+    """
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context.set_forkserver_preload(["graftcli.api.distilling", "graftcli.api.comparing", "tests.engine"])
     answers: Any = context.Queue()
     processes = [context.Process(target=_member, args=(rank, size, port, work, answers)) for rank in range(size)]
     for process in processes:
@@ -42,7 +46,7 @@ def in_processes(size: int, work: Callable[[World], object], timeout: float = 12
 
 
 def _member(rank: int, size: int, port: int, work: Callable[[World], object], answers: Any) -> None:
-    torch.set_num_threads(1)  # a forked process has none of its parent's threads
+    torch.set_num_threads(1)
     os.sched_setaffinity(0, _ONE_CORE)  # each process trains with one thread, as the run to compare with
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}

@@ -38,7 +38,6 @@ PAIR: dict[str, Any] = {
     "teacher_checkpoint": "none",
 }
 CELLS: dict[str, Any] = {"steps_scale": 0.005, "img_size": 32, "batch": 12, "device": "cpu"}
-SHORT: dict[str, Any] = {"recipe": "graft", **CELLS}
 
 
 def test_work_is_dealt_longest_first() -> None:
@@ -66,16 +65,13 @@ def blocks(folder: Path) -> dict[str, bytes]:
 def alone(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    in_processes(1, lambda _: graftcli.distill(images=pictures, out=folder, **PAIR, **SHORT).agreement)
+    in_processes(1, partial(distilled, images=pictures, out=folder, recipe="graft"))
     return folder
 
 
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_any_number_of_processes_trains_the_same_blocks(size: int, pictures: Path, alone: Path, tmp_path: Path) -> None:
-    def work(world: World) -> float | None:
-        return graftcli.distill(images=pictures, out=tmp_path / "run", **PAIR, **SHORT).agreement
-
-    assert len(set(in_processes(size, work))) == 1
+    assert len(set(in_processes(size, partial(distilled, images=pictures, out=tmp_path / "run", recipe="graft")))) == 1
     expected, found = blocks(alone), blocks(tmp_path / "run")
     assert expected.keys() == found.keys() and len(expected) == 5
     different = [name for name in expected if expected[name] != found[name]]
@@ -99,7 +95,9 @@ def student_of(world: World, changes: dict[str, Any], folder: Path) -> dict[str,
     both = pieces(made, seams(made))
     task = tasks(recipe(stages=[{**stage, "steps": 50, **changes}]), 3, (1, 2, 3))[0]
     views = Views(images().pixels, PREPROCESS, load_recipe("graft").views.augment, 4, 0)
-    cache = TeacherCache(views, both.teacher, both.shapes, {}, cache=Cache(folder), chunk=16, precision=precision)
+    cache = TeacherCache(
+        views, both.teacher, both.shapes, {}, cache=Cache(folder / str(world.rank)), chunk=16, precision=precision
+    )
     trainer = BlockTrainer(task, TrainContext(both, cache, 12, 0, precision, world=world), MemoryUnit())
     run_loop(trainer, lambda _: None)
     return {name: value.double().numpy() for name, value in trainer.trainable.state_dict().items()}
@@ -108,7 +106,7 @@ def student_of(world: World, changes: dict[str, Any], folder: Path) -> dict[str,
 @pytest.mark.parametrize("kind", SHARED)
 def test_shared_batches_train_as_whole_ones(kind: str, tmp_path: Path) -> None:
     whole = student_of(SINGLE, SHARED[kind], tmp_path)
-    shared = in_processes(3, lambda world: student_of(world, SHARED[kind], tmp_path / str(world.rank)))
+    shared = in_processes(3, partial(student_of, changes=SHARED[kind], folder=tmp_path))
     for found in shared:
         assert all(np.array_equal(found[name], value) for name, value in shared[0].items())  # on every rank
     names = [name for name in whole if "num_batches" not in name]
@@ -174,11 +172,7 @@ def test_an_error_of_one_process_names_its_rank_and_ends_the_others(pictures: Pa
 
 
 def test_cells_of_a_comparison_are_dealt(pictures: Path, tmp_path: Path) -> None:
-    def work(_: World) -> list[str]:
-        table = graftcli.compare(images=pictures, recipe=["kd", "fitnet"], out=tmp_path / "compare", **PAIR, **CELLS)
-        return [line.method for line in table.lines]
-
-    assert in_processes(2, work) == [["kd", "fitnet"]] * 2
+    assert in_processes(2, partial(compared, images=pictures, out=tmp_path / "compare")) == [["kd", "fitnet"]] * 2
     for name in ("kd", "fitnet"):
         out = tmp_path / name
         in_processes(1, partial(distilled, images=pictures, out=out, recipe=name))
@@ -188,3 +182,8 @@ def test_cells_of_a_comparison_are_dealt(pictures: Path, tmp_path: Path) -> None
 
 def distilled(_: World, **arguments: Any) -> float | None:
     return graftcli.distill(**arguments, **PAIR, **CELLS).agreement
+
+
+def compared(_: World, images: Path, out: Path) -> list[str]:
+    table = graftcli.compare(images=images, recipe=["kd", "fitnet"], out=out, **PAIR, **CELLS)
+    return [line.method for line in table.lines]
