@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from graftcli.api.exporting import export as export
     from graftcli.api.planning import Inspection as Inspection
     from graftcli.api.planning import inspect as inspect
+    from graftcli.api.planning import memory as memory
     from graftcli.api.planning import plan as plan
     from graftcli.api.planning import shares as shares
     from graftcli.api.selecting import Selection as Selection
@@ -51,7 +52,7 @@ _PUBLIC = {
     "graftcli.api.distilling": ("distill", "partial"),
     "graftcli.api.evaluating": ("evaluate",),
     "graftcli.api.exporting": ("export",),
-    "graftcli.api.planning": ("Inspection", "inspect", "plan", "shares"),
+    "graftcli.api.planning": ("Inspection", "inspect", "memory", "plan", "shares"),
     "graftcli.api.selecting": ("Selection", "select_images"),
     "graftcli.errors": (
         *("CheckpointError", "GateError", "GraftError", "ImagesError"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,24 @@ class SyntheticImages(Event):
 
     done: int
     total: int
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One part of what a run stores: images, computed views, features behind a block, or logits."""
+
+    what: Literal["images", "views", "features", "logits"]
+    block: int | None  # of features
+    bytes: int
+    place: Literal["device", "memory", "disk", "recompute"]  # recompute: it is not stored
+
+
+@dataclass(frozen=True)
+class MemoryPlanned(Event):
+    """What is stored where, before the teacher's pass over `views` views."""
+
+    views: int
+    parts: tuple[StoredPart, ...]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from graftcli.events import Listener
 from graftcli.images.in_memory import folder_of
 from graftcli.models.loading.in_memory import spec_of
 from graftcli.recipe import Recipe
-from graftcli.runs import running
+from graftcli.runs import partial_run, running
 from graftcli.runs.config import config_fields, config_of
 from graftcli.runs.result import Result
 
@@ -244,7 +244,7 @@ def partial(
     """
     options = run_options(locals())
     numbers = str(blocks) if isinstance(blocks, str | int) else ",".join(map(str, blocks))
-    return running.partial(
+    return partial_run.partial(
         numbers,
         config_of(options) if options else None,
         given=config_fields(options),

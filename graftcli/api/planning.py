@@ -19,6 +19,7 @@ from graftcli.models.tracing.trace import Traced, trace
 from graftcli.students.make import is_derived_from_teacher, student_maker
 
 if TYPE_CHECKING:
+    from graftcli.events import MemoryPlanned
     from graftcli.recipe import Recipe
     from graftcli.runs.shares import Shares
 
@@ -115,13 +116,53 @@ def shares(plan: Plan, processes: int, *, recipe: "str | Path | Recipe" = "graft
     Example:
         >>> plan = graftcli.plan("torchvision:resnet34", "torchvision:resnet18")
         >>> [share.rank for share in graftcli.shares(plan, 2).stages[1]]
-        [1, 1, 0, 0]
+        [0, 1, 1, 0]
     """
     from graftcli.recipe import Recipe
     from graftcli.recipe.file import load as load_recipe
     from graftcli.runs.shares import shares_of  # which imports what only training needs
 
     return shares_of(plan, recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), processes)
+
+
+def memory(
+    plan: Plan,
+    *,
+    recipe: "str | Path | Recipe" = "graft",
+    device: str = "auto",
+    amp: bool | None = None,
+    cache_gb: float | None = None,
+    device_cache_gb: float | None = None,
+) -> "MemoryPlanned":
+    """Show what a run on this machine would store, and where: the teacher's features of all views of a recipe.
+
+    Parameters:
+        plan: What `plan` returns.
+        recipe: Name of a recipe, a YAML file, or a ``Recipe``.
+        device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
+        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
+        cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
+        device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
+            what is free.
+
+    Returns:
+        The number of views, and each stored value with its size and place.
+
+    Raises:
+        UsageError: The recipe or the device is wrong.
+
+    Example:
+        >>> plan = graftcli.plan("torchvision:resnet34", "torchvision:resnet18")
+        >>> [part.what for part in graftcli.memory(plan, device="cpu").parts]
+        ['features', 'features', 'features', 'features', 'logits']
+    """
+    from graftcli.recipe import Recipe
+    from graftcli.recipe.file import load as load_recipe
+    from graftcli.runs.config import TrainOptions
+    from graftcli.runs.shares import memory_of  # which imports what only training needs
+
+    how = TrainOptions(device=device, amp=amp, cache_gb=cache_gb, device_cache_gb=device_cache_gb)
+    return memory_of(plan, recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe)), how)
 
 
 @dataclass(frozen=True)

@@ -58,9 +58,12 @@ Processes = Annotated[
     int | None,
     o.option("--processes", min=1, metavar="N", help="Show who trains what when torchrun starts N processes."),
 ]
+Memory = Annotated[
+    bool, o.option("--memory", metavar="", help="Show what a run on this machine would store, and where.")
+]
 Recipe = Annotated[
     str,
-    o.option("--recipe", metavar="NAME|FILE", help="Recipe whose work --processes shows; see `graftcli recipes ls`."),
+    o.option("--recipe", metavar="NAME|FILE", help="Recipe of --processes and --memory; see `graftcli recipes ls`."),
 ]
 
 
@@ -79,13 +82,15 @@ def plan(
     unsafe_load: o.UnsafeLoad = False,
     trust_code: o.TrustCode = False,
     processes: Processes = None,
+    memory: Memory = False,
     recipe: Recipe = "graft",
+    cache_gb: o.CacheGb = None,
     as_json: o.Json = False,
 ) -> None:
     """Show where teacher and student are cut and joined, and what each block saves.
 
     Needs neither weights nor images. Exits with 3 if the networks cannot be paired. With --processes, also show how
-    the work of a recipe is divided.
+    the work of a recipe is divided; with --memory, what a run stores where.
 
     Examples:
       graftcli plan --teacher resnet34 --student resnet18
@@ -114,11 +119,15 @@ def plan(
             split_teacher=split_names(split_teacher),
             split_student=split_names(split_student),
         )
+        planned = graftcli.memory(paired, recipe=recipe, cache_gb=cache_gb) if memory else None
         divided = None if processes is None else graftcli.shares(paired, processes, recipe=recipe)
     if as_json:
         shown = document(paired)
-        render.document(shown if divided is None else {**shown, "processes": asdict(divided)})
+        more = {"processes": divided, "memory": planned}
+        render.document(shown | {name: asdict(part) for name, part in more.items() if part is not None})
     else:
         render_plan.plan(paired)
         if divided is not None:
             render_plan.shares(divided)
+        if planned is not None:
+            render_plan.memory(planned)

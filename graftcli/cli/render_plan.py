@@ -8,6 +8,7 @@ from graftcli.report.format import builder
 
 if TYPE_CHECKING:
     from graftcli.api.planning import Inspection
+    from graftcli.events import MemoryPlanned
     from graftcli.models.cuts.automatic_cuts import Position
     from graftcli.models.cuts.foldability import Fold
     from graftcli.models.cuts.plan import Block, BlockPart, Plan, Side
@@ -53,6 +54,14 @@ def shares(divided: "Shares") -> None:
     table("", ("task", "process", "share of the work", "exchanged"), rows, right=("share of the work", "exchanged"))
     line()
     line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, if exchanges took no time")
+
+
+def memory(planned: "MemoryPlanned") -> None:
+    """Print what a run stores, and where."""
+    line()
+    names = [part.what if part.block is None else f"features {part.block}" for part in planned.parts]
+    rows = [(name, f"{human(part.bytes)}B", part.place) for name, part in zip(names, planned.parts, strict=True)]
+    table(f"teacher cache of {planned.views:,} views", ("value", "size", "place"), rows, right=("size",))
 
 
 def _rows(made: "Plan") -> Iterator[tuple[object, ...]]:

@@ -41,11 +41,22 @@ def describe(event: events.Event) -> str:
             return f"written: {path}"
         case _ if isinstance(event, events.Counted):
             return _counted(event)
+        case events.MemoryPlanned(views, parts):
+            return f"{count(views, 'view')}; " + ", ".join(map(stored, parts))
         case events.RateChosen() | events.TaskStarted() | events.TaskStep() | events.TaskFinished():
             return _trained(event)
         case _:
             facts = (f"{name.replace('_', ' ')} {value}" for name, value in asdict(event).items())
             return f"{_name(event)}: {', '.join(facts)}"
+
+
+_PLACES = {"device": "on the device", "memory": "in memory", "disk": "on disk", "recompute": "recomputed"}
+
+
+def stored(part: events.StoredPart) -> str:
+    """Describe what is stored, how large it is, and where."""
+    name = part.what if part.block is None else f"features {part.block}"
+    return f"{name} {human(part.bytes)}B {_PLACES[part.place]}"
 
 
 def _name(event: events.Event) -> str:

@@ -24,8 +24,8 @@ from graftcli.graft.training.tasks import Task
 from graftcli.models.derivation import selections_of
 from graftcli.recipe.stage import Stage
 from graftcli.runs.image_check import check_run_images
+from graftcli.runs.machine_settings import engine_settings, fixed_settings
 from graftcli.runs.prepare import PreparedRun, train_count
-from graftcli.runs.running import engine_settings, fixed_settings
 from graftcli.store.cache_files import Cache
 
 _TIMED_STEPS = 8  # per task

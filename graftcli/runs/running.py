@@ -1,30 +1,25 @@
 """Train a run and write its folder: `distill` and `partial`."""
 
-import shutil
-import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from graftcli.distributed.world import SINGLE, World, joined
-from graftcli.environment.devices import device_named, free_memory
+from graftcli.distributed.world import World, joined
+from graftcli.environment.devices import device_named
 from graftcli.environment.installs import versions
-from graftcli.environment.machine import memory, usable_cores
 from graftcli.environment.process import tensor_float32, threads
 from graftcli.errors import GraftError, MachineError, UsageError
-from graftcli.events import EarlierRunChosen, Event, FileSaved, Listener, RunStarted, Warned
+from graftcli.events import Event, FileSaved, Listener, RunStarted, Warned
 from graftcli.formats.options import files_in_run
-from graftcli.graft.backend.precision import Precision
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.training.run_store import RunStore
 from graftcli.models.network import Network
 from graftcli.report.writing import write_report
-from graftcli.runs.config import RunConfig, config_json, merge_configs, recorded_config
-from graftcli.runs.destination import RUNS, check_free, destination, pixel_folder, single_file
+from graftcli.runs.config import RunConfig, config_json
+from graftcli.runs.destination import check_free, destination, pixel_folder, single_file
 from graftcli.runs.image_check import check_run_images
+from graftcli.runs.machine_settings import engine_settings, fixed_settings
 from graftcli.runs.prepare import PreparedRun, prepare_run
 from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
 from graftcli.runs.reuse import reuse_blocks
@@ -34,12 +29,7 @@ from graftcli.store import REPORT_FILE, MemberStore, Store
 from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
 from graftcli.store.pixel_store import discard
-from graftcli.store.resume import newest
-from graftcli.store.run_file import RUN_FILE
 from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, RunSettings, Session
-
-# bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
-_MEMORY_FIRST_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -147,45 +137,6 @@ def _take_part(config: RunConfig, request: Request, world: World) -> Result:
 def _ignore(event: Event) -> None: ...
 
 
-def partial(
-    blocks: str,
-    config: RunConfig | None = None,
-    *,
-    given: Collection[str] | None = None,
-    run_folder: str | Path | None = None,
-    out: str | Path | None = None,
-    overwrite: bool = False,
-    command: str = "graftcli.partial(…)",
-    listen: Listener = lambda _: None,
-) -> Result:
-    """Replace only some blocks of the teacher; blocks that an earlier run trained with the same settings are reused.
-
-    Fields that are not `given` come from the run in `run_folder`. Default: the newest run under ./runs, and all fields
-    of `config`.
-    """
-    folder = Path(run_folder) if run_folder is not None else None
-    given_fields = {"teacher", "student", "images"} if given is None and config is not None else set(given or ())
-    missing = [name for name in ("teacher", "student", "images") if name not in given_fields]
-    if config is None or missing:
-        folder = folder or _newest_run(missing, listen)
-        earlier = recorded_config(folder, trust_code=config is not None and config.networks.trust_code)
-        config = merge_configs(earlier, config, given_fields) if config is not None else earlier
-    return distill(config, out=out, blocks=blocks, overwrite=overwrite, reuse=folder, command=command, listen=listen)
-
-
-def _newest_run(missing: Sequence[str], listen: Listener) -> Path:
-    """Find the newest run of a whole student: a partial run has inherited its config."""
-    folder = newest(RUNS, lambda run: run.settings.is_whole)
-    if folder is None:
-        raise UsageError(
-            f"there is no run under ./runs to take {', '.join(missing)} from.",
-            "Give --teacher, --student and --images, or a run's folder with --run.",
-        )
-    age = time.time() - (folder / RUN_FILE).stat().st_mtime
-    listen(EarlierRunChosen(str(folder), max(0.0, age)))
-    return folder
-
-
 # -- the run ------------------------------------------------------------------------------------------------------
 
 
@@ -251,39 +202,6 @@ def _identity(network: Network) -> NetworkIdentity:
 
 def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Session:
     return Session(config=config_json(config), command=command, versions=versions(), warnings=tuple(warnings))
-
-
-def engine_settings(prepared: PreparedRun, fixed: FixedSettings, world: World = SINGLE) -> EngineSettings:
-    """Return the settings of the engine; `fixed` are those that were fixed when the run started."""
-    options = prepared.config.how
-    precision = Precision(torch.device(fixed.device), prepared.amp, options.compile)
-    return EngineSettings(
-        seed=options.seed,
-        world=world,
-        precision=precision,
-        memory=fixed.memory,
-        device_memory=fixed.device_memory,
-        disk=fixed.disk,
-        memory_first=fixed.at_once,
-        blocks=prepared.blocks,
-    )
-
-
-def fixed_settings(prepared: PreparedRun, folder: Path, world: World = SINGLE) -> FixedSettings:
-    """Return the settings that depend on the machine; they are stored, so that a resumed run has the same.
-
-    The processes on one machine share its cores, memory and disk.
-    """
-    cache_gb, device_cache_gb = prepared.config.how.cache_gb, prepared.config.how.device_cache_gb
-    budget = int(cache_gb * 1e9) if cache_gb is not None else (memory().free or 2**32) // 4
-    return FixedSettings(
-        memory=max(0, budget // world.local_size - (0 if prepared.train.store else prepared.train.pixels.numel())),
-        device_memory=int(device_cache_gb * 1e9) if device_cache_gb is not None else free_memory(prepared.device) // 2,
-        disk=shutil.disk_usage(folder).free // 2 // world.local_size,
-        at_once=_MEMORY_FIRST_BYTES if cache_gb is None else None,
-        threads=max(1, usable_cores() // world.local_size),
-        device=str(prepared.device),
-    )
 
 
 def _started_event(prepared: PreparedRun, settings: EngineSettings, count: int, store: Store) -> RunStarted:

@@ -1,16 +1,28 @@
-"""Who does what when several processes share a run, in units of the teacher's forward pass on one view."""
+"""A run before it is started: who does what when several processes share it, and what it stores where.
+
+Work is in units of the teacher's forward pass on one view.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 from graftcli.distributed.deal import deal
+from graftcli.environment.devices import computes_bfloat16, device_named
+from graftcli.events import MemoryPlanned
+from graftcli.graft.backend.precision import Precision
+from graftcli.graft.data.memory_table import memory_table
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
 from graftcli.graft.schedule import Schedule, schedule_of
+from graftcli.graft.surgery.seams import seams
+from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.task_cost import passes_per_view
 from graftcli.graft.training.tasks import are_independent
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe import Recipe
+from graftcli.runs.config import TrainOptions
+from graftcli.runs.machine_settings import engine_settings_of, machine_settings
 
 _IMAGES = 100  # of a recipe that counts epochs
 _FLOAT = 4  # bytes
@@ -64,6 +76,16 @@ def shares_of(plan: Plan, recipe: Recipe, size: int) -> Shares:
     schedule = schedule_of(recipe, _IMAGES, len(plan.blocks), None, frozen_blocks(recipe, plan))
     views = Share("teacher features", float(schedule.total_views), None)
     return Shares(size, ((views,), *_stages(schedule, plan, size)))
+
+
+def memory_of(plan: Plan, recipe: Recipe, how: TrainOptions) -> MemoryPlanned:
+    """Return what a run in the current folder would store, and where; its images are not counted."""
+    device = device_named(how.device)
+    amp = computes_bfloat16(device) if how.amp is None else how.amp
+    settings = engine_settings_of(how, machine_settings(how, device, Path.cwd(), 0), Precision(device, amp))
+    schedule = schedule_of(recipe, _IMAGES, len(plan.blocks), None, frozen_blocks(recipe, plan))
+    parts = memory_table(schedule, pieces(plan, seams(plan, recipe.adapters.where)), settings)
+    return MemoryPlanned(schedule.total_views, parts)
 
 
 def _stages(schedule: Schedule, plan: Plan, size: int) -> Iterator[tuple[Share, ...]]:

@@ -10,8 +10,8 @@ from graftcli.comparison.profile import _seconds_per_synthetic, _TimingStore, pr
 from graftcli.graft.data.synthetic import Synthesis
 from graftcli.graft.training.trainer import Trainer
 from graftcli.runs.config import TrainOptions
+from graftcli.runs.machine_settings import engine_settings, fixed_settings
 from graftcli.runs.prepare import PreparedRun
-from graftcli.runs.running import engine_settings, fixed_settings
 from graftcli.store.cache_files import Cache
 from tests.prepared_runs import prepared, run_inputs
 

@@ -1,9 +1,11 @@
-"""Who does what when several processes share a run."""
+"""Who does what when several processes share a run, and what it stores where."""
 
 import pytest
 
+from graftcli.graft.settings import EngineSettings
 from graftcli.recipe.file import load as load_recipe
-from graftcli.runs.shares import Shares, shares_of
+from graftcli.runs.config import TrainOptions
+from graftcli.runs.shares import Shares, memory_of, shares_of
 from tests.engine import plan
 
 
@@ -30,3 +32,17 @@ def test_blocks_are_dealt_and_batches_shared() -> None:
 def test_more_processes_are_never_slower_and_never_faster_than_their_number(recipe: str) -> None:
     speeds = [divided(size, recipe).speed_up for size in (1, 2, 4, 1000)]
     assert speeds == sorted(speeds) and all(s <= n + 1e-9 for s, n in zip(speeds, (1, 2, 4, 1000), strict=True))
+
+
+def test_what_is_stored_is_the_features_behind_each_block_and_the_logits() -> None:
+    stored = memory_of(plan(), load_recipe("graft"), TrainOptions(device="cpu", cache_gb=0.01))
+    names = [(part.what, part.block) for part in stored.parts]
+    assert names == [("features", 1), ("features", 2), ("features", 3), ("logits", None)]
+    assert stored.parts[-1].bytes == 4 * 5 * stored.views  # float32 logits of five classes
+    assert stored.parts[-1].place == "memory" and stored.parts[0].place in ("disk", "recompute")
+
+
+def test_features_are_stored_on_the_device_before_anywhere_else() -> None:
+    settings = EngineSettings(device_memory=2**40)
+    assert settings.cache_budgets(on_device=2**39)[0] == ("device", 2**39)
+    assert [place for place, _ in EngineSettings().cache_budgets()] == ["memory", "disk", "memory"]

@@ -8,9 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from graftcli.events import Listener, SyntheticImages, TeacherPass
+from graftcli.events import Listener, MemoryPlanned, StoredPart, SyntheticImages, TeacherPass
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.chunking import chunk_size
+from graftcli.graft.data.memory_table import feature_parts
 from graftcli.graft.data.synthetic import Synthesis
 from graftcli.graft.data.teacher_cache import Place, TeacherCache, choose_places, size_of
 from graftcli.graft.data.views import Views
@@ -124,9 +125,19 @@ class TeacherCaches:
             values = self._values(schedule.sharing_views(task, schedule.tasks))
             cache = self._cache(f"value{number or ''}", views, values, budgets, self.settings.precision)
             needed = self._values(schedule.sharing_views(task, unfinished))
+            self.listen(self._memory_planned(cache))
             cache.fill(needed, lambda done, total: self.listen(TeacherPass(done, total)), self.settings.world)
             self._caches[augment] = cache
         return self._caches[augment]
+
+    def _memory_planned(self, cache: TeacherCache) -> MemoryPlanned:
+        views, count = cache.views, len(cache.views)
+        place: Place = "memory" if views.pixels.device.type == "cpu" else "device"
+        parts = [StoredPart("images", None, math.prod(views.pixels.shape), place)]
+        if views.cached_bytes:
+            parts.append(StoredPart("views", None, views.cached_bytes, "memory"))
+        parts += feature_parts(cache.places, cache.shapes, count, cache.precision.dtype)
+        return MemoryPlanned(count, tuple(parts))
 
     def release(self, task: Task, unfinished: Sequence[Task]) -> None:
         """Release the features of this task's cache that no unfinished task reads."""
