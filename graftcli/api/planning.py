@@ -116,7 +116,7 @@ def shares(plan: Plan, processes: int, *, recipe: "str | Path | Recipe" = "graft
     Example:
         >>> plan = graftcli.plan("torchvision:resnet34", "torchvision:resnet18")
         >>> [share.rank for share in graftcli.shares(plan, 2).stages[1]]
-        [0, 1, 1, 0]
+        [0, 1, 0, 1]
     """
     from graftcli.recipe import Recipe
     from graftcli.recipe.file import load as load_recipe
