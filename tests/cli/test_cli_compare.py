@@ -10,13 +10,13 @@ import pytest
 import torch
 
 import graftcli
-from graftcli.comparison import cells
 from graftcli.comparison import compatibility as eligible
+from graftcli.comparison import dealing
 from graftcli.comparison import running as comparing
 from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import GateError
 from graftcli.events import Event, FileSaved, TimeEstimated, Warned
-from graftcli.runs.running import distill
+from graftcli.runs.running import distill_alone
 from graftcli.store import UnitState, read_record
 from graftcli.store.atomic import read_tensors
 from tests.commands import call
@@ -120,7 +120,7 @@ def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
 def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cells, "distill", None)
+    monkeypatch.setattr(dealing, "distill_alone", None)
     monkeypatch.setattr(eligible, "plan_of", None)
     assert document(*DRAWN, out="whole") == finished
     monkeypatch.undo()
@@ -311,12 +311,12 @@ def test_a_budget_of_seconds_fixes_the_steps_once(place: Path) -> None:
 
 
 def test_a_cell_that_fails_is_reported_and_the_others_are_done(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def failing(config: Any, **settings: Any) -> Any:
+    def failing(config: Any, *settings: Any) -> Any:
         if config.how.seed == 0:
             raise GateError("graft-1: the loss ran away again at step 7.", "Give the stage a lower rate.")
-        return distill(config, **settings)
+        return distill_alone(config, *settings)
 
-    monkeypatch.setattr(cells, "distill", failing)
+    monkeypatch.setattr(dealing, "distill_alone", failing)
     result = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
     assert result.exit_code == 4 and "1 of 2 cells failed" in result.stderr
     found = json.loads(result.stdout)
