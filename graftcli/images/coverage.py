@@ -1,5 +1,6 @@
 """Summarise a teacher's predictions on images: classes covered, confidence, dominant classes."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,8 +43,8 @@ class Predictions:
     """Top-1 predictions, collected batch by batch: a few bytes per image."""
 
     def __init__(self) -> None:
-        self._classes: list[Tensor] = []
-        self._confidence: list[Tensor] = []
+        # arrays, because small tensors that stay between large ones that are freed fragment the heap
+        self._classes, self._confidence = array("i"), array("f")
         self._broken = 0
         self._num_classes = 0
 
@@ -53,19 +54,18 @@ class Predictions:
         finite = logits.isfinite().all(1)
         self._broken += int((~finite).sum())
         best = logits[finite].float().softmax(1).max(1)
-        self._classes.append(best.indices.to(torch.int32))
-        self._confidence.append(best.values)
+        self.add_classes(best.indices, best.values, logits.shape[1])
 
     def add_classes(self, classes: Tensor, confidence: Tensor, num_classes: int) -> None:
         """Add predictions that are known already."""
         self._num_classes = num_classes
-        self._classes.append(classes.to(torch.int32))
-        self._confidence.append(confidence)
+        self._classes.frombytes(classes.to(torch.int32).numpy().tobytes())
+        self._confidence.frombytes(confidence.float().numpy().tobytes())
 
     def coverage(self, teacher: str, names: Sequence[str] | None, trained: bool) -> Coverage:
         """Summarise all predictions."""
-        classes = torch.cat(self._classes).long()
-        confidence = torch.cat(self._confidence)
+        classes = torch.tensor(self._classes, dtype=torch.long)
+        confidence = torch.tensor(self._confidence, dtype=torch.float32)
         counts = torch.bincount(classes, minlength=self._num_classes)
         labels = [names[i] if names else str(i) for i in range(self._num_classes)]
         order = counts.argsort(descending=True, stable=True)[:_LISTED].tolist()

@@ -108,7 +108,9 @@ class _Teacher:
         best = logits.softmax(1).max(1)
         finite = (logits.isfinite().all(1) & features.isfinite().all(1)).tolist()
         return [
-            Candidate(look.index, look.name, look.digest, look.fingerprint, int(label), float(confidence), feature)
+            Candidate(
+                look.index, look.name, look.digest, look.fingerprint, int(label), float(confidence), feature.copy()
+            )
             for look, label, confidence, feature, known in zip(
                 looks, best.indices, best.values, features.numpy(), finite, strict=True
             )
