@@ -1,9 +1,10 @@
-"""Lock a folder, so that only one process uses it."""
+"""Lock a folder, so that only one process uses it, also on a disk that several machines share."""
 
 import fcntl
 import json
 import os
 import socket
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,7 +23,8 @@ def locked(folder: Path) -> BinaryIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             file.truncate(0)
-            file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+            owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat()}
+            file.write(json.dumps(owner).encode())
             file.flush()
         except BlockingIOError as err:
             with file:
@@ -39,6 +41,7 @@ def _holder(file: BinaryIO) -> str:
     try:
         file.seek(0)
         holder = json.loads(file.read())
-        return f"process {holder['pid']} on {holder['host']}"
+        since = datetime.fromisoformat(holder["since"]).astimezone()
+        return f"process {holder['pid']} on {holder['host']}, since {since:%Y-%m-%d %H:%M}"
     except (ValueError, KeyError, TypeError):  # it has the lock, but has not written its pid yet
         return "another process"
