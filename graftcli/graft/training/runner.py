@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import TypedDict
 
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from graftcli.errors import UsageError
 from graftcli.events import Event, Listener, RateChosen, TaskFinished, TaskStarted, Warned
 from graftcli.graft.data.caches import TeacherCaches
 from graftcli.graft.data.teacher_cache import TeacherCache
-from graftcli.graft.layerwise.stage import fit_layers, layerwise_steps
+from graftcli.graft.layerwise.stage import fit_layers
 from graftcli.graft.schedule import Schedule
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.training.judge import (
@@ -23,8 +22,6 @@ from graftcli.graft.training.judge import (
     Verdict,
     Watch,
     keep_best,
-    scoring_steps,
-    scoring_views,
     setback,
     verdict_from_facts,
 )
@@ -33,7 +30,7 @@ from graftcli.graft.training.pieces import Pieces
 from graftcli.graft.training.rate_trial import best_factor
 from graftcli.graft.training.run_store import RunStore, SharedTask, StoredTask
 from graftcli.graft.training.state import clone_tensors
-from graftcli.graft.training.task_cost import passes_per_view
+from graftcli.graft.training.task_scoring import TaskScoring
 from graftcli.graft.training.tasks import Task, are_independent, join_tasks, trained_modules
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.models.cuts.plan import Plan
@@ -80,6 +77,7 @@ class TaskRunner:
         self.unfinished = list(schedule.tasks)
         self.kept = {selection.layer: selection for selection in selections_of(plan.student.network)}
         self.judge = Judge(pieces, caches.judging)
+        self.scoring = TaskScoring(plan, pieces, schedule, self.kept, self.judge)
         self.held_out = Judge(pieces, caches.held_out) if caches.held_out is not None else None
         self.verdicts: dict[str, Verdict] = {}
         self.random = set(random)  # blocks that no task has trained yet
@@ -92,14 +90,15 @@ class TaskRunner:
             self._run_all(tasks)
             return
         modules = self._trained_modules(joint)
-        start, measure = clone_tensors(modules.state_dict()), self._measure(joint, sum(map(self._work, tasks)))
+        start, work = clone_tensors(modules.state_dict()), sum(map(self.scoring.work, tasks))
+        measure = self.scoring.measure(joint, work, self.world)
         before = None if self._unit(joint).finished else measure()
         self._run_all(tasks)
         if before is None:
             self._restore(joint, modules)
         else:
             facts: _TrainFacts = {"loss": None, "lr_factor": 1.0, "stopped": None}
-            steps = sum(map(self.length, tasks))
+            steps = sum(map(self.scoring.length, tasks))
             verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), steps, facts)
             changed = modules.state_dict() if verdict.is_setback else {}
             self._unit(joint).finish(changed, {"verdict": asdict(verdict)})
@@ -126,7 +125,7 @@ class TaskRunner:
         if not waiting:
             return
         self.caches.cache_for(waiting[0], self.unfinished)  # all processes take part in the teacher's pass
-        owners = deal([self._work(task) for task in waiting], world.size)
+        owners = deal([self.scoring.work(task) for task in waiting], world.size)
         events: list[Event] = []
         if not world.is_first:
             self.listen = events.append
@@ -169,7 +168,8 @@ class TaskRunner:
             self._set_trained(task)
             return
         self._check_batch(task)
-        began, watch, weights = time.monotonic(), self._watch(task), clone_tensors(modules.state_dict())
+        began, weights = time.monotonic(), clone_tensors(modules.state_dict())
+        watch = self.scoring.watch(task, self.world, is_random=self._is_random(task))
         result = self._train(task, unit, modules, self._context(self.caches.cache_for(task, self.unfinished)), watch)
         facts: _TrainFacts = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
         verdict = self._keep_best(task, modules, weights, watch, result.steps, facts)
@@ -189,12 +189,6 @@ class TaskRunner:
     def _is_random(self, task: Task) -> bool:
         """Whether a block that the task trains still has random weights, so that there is nothing to protect."""
         return not self.random.isdisjoint(task.trained)
-
-    def length(self, task: Task) -> int:
-        """Return the steps of a task; of a layer-wise task, the sum over its layers."""
-        if task.stage.train == "layers":
-            return layerwise_steps(task, self.schedule.images, self.pieces, self.kept)
-        return self.schedule.steps(task)
 
     def agreement(self, blocks: Sequence[int]) -> Score | None:
         """Score the network with these blocks replaced on all held-out views; None without held-out images."""
@@ -259,7 +253,7 @@ class TaskRunner:
     ) -> _TrainResult:
         listen, log_loss = self._with_run_progress(task), self._log_loss(task)
         if task.stage.train == "layers":
-            return _TrainResult(fit_layers(task, context, unit, listen, log_loss), self.length(task))
+            return _TrainResult(fit_layers(task, context, unit, listen, log_loss), self.scoring.length(task))
         factor = best_factor(task, context, modules, watch) if unit.state is None else None
         if factor is not None and len(task.stage.lr_factors or ()) > 1:
             self.listen(RateChosen(task.stage.name, task.first, task.last, factor))
@@ -267,33 +261,9 @@ class TaskRunner:
         loss = run_loop(trainer, listen, log_loss)
         return _TrainResult(loss, trainer.train_state.step, trainer.train_state.factor, trainer.stopped)
 
-    def _watch(self, task: Task) -> Watch:
-        """Score the network before a task, and choose the steps at which it is scored again."""
-        work, measure = self._work(task), self._measure(task, self._work(task))
-        is_recalibrated = task.stage.batchnorm == "recalibrate"  # statistics before the end differ
-        scoring_cost = scoring_views(work, self._scoring_cost) * self._scoring_cost
-        is_unscored = is_recalibrated or self._is_random(task)
-        steps = () if is_unscored else scoring_steps(self.length(task), work, scoring_cost)
-        return Watch(measure(), steps, measure)
-
-    def _measure(self, task: Task, work: float) -> Callable[[], Score]:
-        scored = task if task.stage.train != "layers" and task in self.schedule.tasks else None
-        views = scoring_views(work, self._scoring_cost)
-        measure = partial(self.judge.measured, (*task.before, *task.blocks), views, scored)
-        return partial(self.world.of_first, measure)  # the decisions of all processes must be the same
-
-    def _work(self, task: Task) -> float:
-        """Return the cost of a task in forward passes of the teacher on one view."""
-        return self.length(task) * self.schedule.batch(task) * passes_per_view(task, self.plan)
-
-    @property
-    def _scoring_cost(self) -> float:
-        """Cost of scoring one view, in the same unit as `_work`."""
-        return 1 + self.plan.student.macs / max(1, self.plan.teacher.macs)
-
     def _with_run_progress(self, task: Task) -> Listener:
         """Return a listener that adds the progress of the whole run to `TaskStarted`."""
-        lengths = [self.length(t) for t in self.schedule.tasks]
+        lengths = [self.scoring.length(t) for t in self.schedule.tasks]
         done = sum(lengths[: self.schedule.tasks.index(task)])
 
         def listen(event: Event) -> None:
