@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -131,8 +131,10 @@ def joined() -> Iterator[World]:
     if world.size == 1 or dist.is_initialized():
         yield world
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=_TIMEOUT)
-    yield world
+    has_device = world.local_rank < torch.cuda.device_count()
+    dist.init_process_group("cpu:gloo,cuda:nccl" if has_device else "gloo", timeout=_TIMEOUT)
+    with torch.cuda.device(world.local_rank) if has_device else nullcontext():  # NCCL uses the current device
+        yield world
     dist.destroy_process_group()  # not after an error: the others may wait in an exchange for ever
 
 
