@@ -115,7 +115,8 @@ def main() -> int:
     for fault in faults:
         print(fault, file=sys.stderr)
     ends = ", ".join(f"{code}: {times}" for code, times in sorted(codes.items()))
-    print(f"| documents | {count} | {len(faults)} faults | exit codes {ends} | {time.monotonic() - began:.0f} s |")
+    cases = f"{count}, in {codes.total()} commands"
+    print(f"| documents | {cases} | {len(faults)} faults | exit codes {ends} | {time.monotonic() - began:.0f} s |")
     return bool(faults)
 
 
