@@ -17,6 +17,7 @@ from graftcli.models.network import Network, size_notes
 from graftcli.report.run_view import BenchView, read_bench
 from graftcli.runs.config import RunConfig, absolute, recorded_config
 from graftcli.runs.input_size import shared_size, small_images
+from graftcli.runs.loading import specs_of
 from graftcli.runs.onnx_models import OnnxModel
 from graftcli.runs.repair import repair
 from graftcli.runs.scoring import (
@@ -47,7 +48,7 @@ class Bench:
 
 
 def bench(
-    models: str | Sequence[str],
+    models: str | Path | Sequence[str | Path],
     *,
     teacher: str | None = None,
     checkpoint: str | Path | None = None,
@@ -108,7 +109,7 @@ def bench(
     Example:
         >>> graftcli.bench(["resnet34", "resnet18"], checkpoint="none").rungs[1].params  # doctest: +SKIP
     """
-    models = [models] if isinstance(models, str) else models
+    models = specs_of(models)
     given_options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     paths = {model: path_of(model) for model in models}

@@ -12,7 +12,7 @@ from graftcli.models.loading.model_spec import path_of
 from graftcli.models.network import Network
 from graftcli.runs.config import RunConfig
 from graftcli.runs.input_size import shared_size, small_images
-from graftcli.runs.loading import network_of
+from graftcli.runs.loading import network_of, specs_of
 from graftcli.runs.onnx_models import OnnxModel, is_onnx, onnx_model
 from graftcli.runs.recorded import config_with_teacher, recorded_teacher
 from graftcli.runs.repair import repair
@@ -31,7 +31,7 @@ from graftcli.students.spec import is_derived_spec, parse_spec
 
 
 def evaluate(
-    models: str | Sequence[str],
+    models: str | Path | Sequence[str | Path],
     images: str | Path,
     *,
     teacher: str | None = None,
@@ -90,7 +90,7 @@ def evaluate(
     Example:
         >>> graftcli.evaluate(["runs/small"], "val").models[0].accuracy  # doctest: +SKIP
     """
-    models = [models] if isinstance(models, str) else models
+    models = specs_of(models)
     options = preprocess_options(img_size, mean, std, crop_pct, interpolation)
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     if checkpoint is not None and len(models) > 1:

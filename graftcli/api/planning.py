@@ -186,7 +186,7 @@ class Inspection:
 
 
 def inspect(
-    spec: str,
+    spec: Model,
     *,
     checkpoint: str | Path | None = None,
     num_classes: int | None = None,
@@ -200,7 +200,7 @@ def inspect(
     """Trace one network and find where it can be cut; its weights do not matter.
 
     Parameters:
-        spec: Model spec, as for `distill`.
+        spec: Model spec or ``nn.Module``, as for `distill`.
         checkpoint: Weights file, for a network whose classes or channels come from it.
         num_classes: Number of classes. Default: from the weights, else from the network.
         in_chans: Number of input channels. Default: from the weights, else from the network.
@@ -218,7 +218,7 @@ def inspect(
         ['layer1', 'layer2', 'layer3']
     """
     network = build(
-        spec,
+        spec_of(spec),
         checkpoint=checkpoint or "none",
         role="model",
         num_classes=num_classes,

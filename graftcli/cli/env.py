@@ -4,6 +4,7 @@ from dataclasses import asdict
 
 from graftcli.cli import render
 from graftcli.cli.options import Json
+from graftcli.cli.render_run import count
 from graftcli.environment import Environment, Gpu, examine
 from graftcli.environment.machine import Memory
 from graftcli.errors import MachineError
@@ -35,7 +36,7 @@ def _machine(environment: Environment) -> list[tuple[str, str]]:
     """Return the rows of the machine table."""
     rows = [
         ("system", environment.system),
-        ("cpu", f"{environment.cpu.name}, {environment.cpu.cores} cores usable"),
+        ("cpu", f"{environment.cpu.name}, {count(environment.cpu.cores, 'core')} usable"),
         ("cpu features", ", ".join(environment.cpu.features) or "none"),
         ("memory", _memory(environment.memory)),
     ]

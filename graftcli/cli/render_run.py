@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from graftcli import events
 from graftcli.cli.render import ERR, human, line, note, table, warning
-from graftcli.report.format import duration, loading, numbers
+from graftcli.report.format import agreement, duration, loading, numbers
 
 if TYPE_CHECKING:
     from graftcli.runs.result import Result
@@ -212,9 +212,8 @@ def result(run: "Result") -> None:
     numeric = ("parameters", "MACs", "size")
     table("", ("", "network", *numeric), rows, right=numeric)
     line()
-    views = f"on views of {count(run.held_out, 'held-out image')}"
-    agreement = f"{run.agreement:.1%} {views}" if run.agreement is not None else "not measured"
-    line(f"agreement with the teacher: {agreement}")
+    agreed = agreement(run.agreement, run.held_out) if run.agreement is not None else "not measured; see --val-images"
+    line(f"agreement with the teacher: {agreed}")
     if run.unmerged != (run.params[1], run.macs[1]):
         line(f"before merging the adapters: {human(run.unmerged[0])} parameters and {human(run.unmerged[1])} MACs")
     for adapter in run.kept:

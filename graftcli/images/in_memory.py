@@ -25,6 +25,9 @@ def folder_of(images: str | Path | Iterable[Any]) -> Path:
     """The path itself, or a folder in the cache to which the images are written without loss."""
     if isinstance(images, str | Path):
         return Path(images)
+    if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
+        found = f"the images are given as {type(images).__name__}."
+        raise ImagesError(found, "Give a path, or an iterable of PIL images or tensors.")
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "graftcli" / "images"
     root.mkdir(parents=True, exist_ok=True)
     digest = hashlib.sha256()
@@ -61,7 +64,7 @@ def _pixels(item: object, index: int) -> NDArray[np.uint8]:
         return _of_tensor(item, index)
     shape = f" of shape {tuple(item.shape)}" if isinstance(item, torch.Tensor) else ""
     raise ImagesError(
-        f"item {index} of the images is a {type(item).__name__}{shape}.",
+        f"item {index} of the images has type {type(item).__name__}{shape}.",
         "Give PIL images, or tensors [1 or 3, height, width]; of a tuple the first item is taken.",
     )
 

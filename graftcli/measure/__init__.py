@@ -71,7 +71,7 @@ def agreement(logits: Tensor, teacher_logits: Tensor) -> Agreement:
     return Agreement(len(logits), wilson_interval(same, len(logits)), float(kl))
 
 
-def wilson_interval(hits: int, count: int) -> ShareOfImages:
+def wilson_interval(hits: float, count: int) -> ShareOfImages:
     """hits / count with its Wilson interval, which is accurate for few images and for shares near 0 and 1."""
     z = 1.959964
     share = hits / count

@@ -1,10 +1,11 @@
 """A network with its module, weights, input, classes and origin."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import SupportsIndex
 
 import torch
 from torch import nn
@@ -84,11 +85,21 @@ class Network:
         return ModelRequest(self.num_classes, self.input_size[0], self.input_size[1:])
 
 
+def height_and_width(img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    """The input size that a user gives: one int means a square."""
+    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if size is None:
+        return None
+    if isinstance(size, Sequence) and len(size) == 2 and all(isinstance(number, SupportsIndex) for number in size):
+        return size[0], size[1]
+    raise UsageError(f"img_size is {img_size!r}.", "Give one int for a square, such as 224, or (height, width).")
+
+
 def model_request(
     num_classes: int | None, in_chans: int | None, img_size: int | tuple[int, int] | None
 ) -> ModelRequest:
     """Validate the numbers of a user's request."""
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size
+    size = height_and_width(img_size)
     for flag, numbers in (("--num-classes", (num_classes,)), ("--in-chans", (in_chans,)), ("--img-size", size or ())):
         if any(number is not None and number < 1 for number in numbers):
             raise UsageError(f"{flag} is {' '.join(map(str, numbers))}.", "It must be at least 1.")

@@ -48,6 +48,20 @@ def share(value: float | None) -> str:
     return "—" if value is None else f"{value:.1%}"
 
 
+def agreement(value: float, images: int) -> str:
+    """Format with its interval: "50.0% (23.7%-76.3%) on views of 10 held-out images"."""
+    noun = f"held-out image{'s' * (images != 1)}"
+    return f"{value:.1%} ({interval(value, images)}) on views of {images:,} {noun}"
+
+
+def interval(value: float, images: int) -> str:
+    """The 95% interval of a share of views, "23.7%-76.3%"; views of one image count as one, as they are alike."""
+    from graftcli.measure import wilson_interval
+
+    found = wilson_interval(value * images, images)
+    return f"{found.low:.1%}-{found.high:.1%}"
+
+
 def duration(seconds: float) -> str:
     """Format as "59 s", "12 min" or "3.4 h"."""
     if seconds < 100:

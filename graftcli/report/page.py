@@ -80,6 +80,7 @@ def _environment() -> Environment:
         "folded": text_format.folded,
         "change": text_format.change,
         "share": text_format.share,
+        "interval": text_format.interval,
         "duration": text_format.duration,
         "numbers": text_format.numbers,
         "sentences": text_format.sentences,

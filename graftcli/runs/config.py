@@ -13,9 +13,10 @@ from graftcli.models.cuts.pairing import CutOptions
 from graftcli.models.loading.documents import fault
 from graftcli.models.loading.model_spec import absolute_spec
 from graftcli.models.loading.trust import Gate
+from graftcli.models.network import height_and_width
 from graftcli.recipe import Recipe
 from graftcli.recipe.file import shipped
-from graftcli.runs.scoring import PreprocessOptions
+from graftcli.runs.scoring import PreprocessOptions, per_channel
 from graftcli.store.atomic import plain
 from graftcli.store.run_file import RUN_FILE, read_record
 from graftcli.store.run_record import Document, RunRecord
@@ -103,13 +104,13 @@ def config_of(options: Mapping[str, Any]) -> RunConfig:
     if "choice" in values:
         cuts = (options.get(name) for name in ("split_teacher", "split_student"))
         values["choice"] = CutOptions(options.get("blocks_count"), *(None if c is None else tuple(c) for c in cuts))
-    if isinstance(size := values.get("img_size"), int):
-        values["img_size"] = (size, size)
-    if isinstance(override := values.get("overrides"), str):
-        values["overrides"] = (override,)
-    for name in ("mean", "std", "img_size", "overrides"):
-        if name in values:
-            values[name] = tuple(values[name])
+    if "img_size" in values:
+        values["img_size"] = height_and_width(values["img_size"])
+    for name in {"mean", "std"} & {*values}:
+        values[name] = per_channel(name, values[name])
+    if "overrides" in values:
+        override = values["overrides"]
+        values["overrides"] = (override,) if isinstance(override, str) else tuple(override)
     values |= {name: str(values[name]) for name in _PATHS if isinstance(values.get(name), Path)}
     networks = ModelPair(**{"teacher": "", "student": "", **_fields(ModelPair, values)})
     look, how = PreprocessOptions(**_fields(PreprocessOptions, values)), TrainOptions(**_fields(TrainOptions, values))

@@ -1,5 +1,6 @@
 """Build the network of a model spec, a run or a file that graftcli wrote."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,4 +47,15 @@ def network_of(
 
 def spec_of(model: str | Path) -> str:
     """Return a model spec; a `Path` always means a file or folder, a string may also be a model name."""
-    return str(model.expanduser().absolute()) if isinstance(model, Path) else model
+    if isinstance(model, str | Path):
+        return str(model.expanduser().absolute()) if isinstance(model, Path) else model
+    raise UsageError(
+        f"a model is given as {type(model).__name__}.",
+        "Give a model spec, a run or a file. `distill`, `partial`, `compare`, `plan` and `inspect` take an nn.Module.",
+    )
+
+
+def specs_of(models: str | Path | Sequence[str | Path]) -> list[str]:
+    """Return the model specs of one model or several."""
+    given = models if isinstance(models, Sequence) and not isinstance(models, str) else [models]
+    return [spec_of(model) for model in given]

@@ -16,6 +16,7 @@ from graftcli.graft.engine import Outcome
 from graftcli.graft.training.judge import Verdict
 from graftcli.measure import model_size
 from graftcli.models.loading.saved import WEIGHTS_FILE, read_document
+from graftcli.report.format import agreement
 from graftcli.runs.prepare import PreparedRun, train_count
 from graftcli.store import Store, TimeSpent
 from graftcli.store.atomic import write_bytes
@@ -83,8 +84,7 @@ def finished_result(store: Store, single: Path | None, prepared: PreparedRun, li
 
 def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command: str) -> CardFacts:
     """Return what the model card and graft.json record about the network."""
-    measured = f"on views of {result.held_out:,} held-out images"
-    agreement = f"{result.agreement:.1%} {measured}" if result.agreement is not None else None
+    agreed = agreement(result.agreement, result.held_out) if result.agreement is not None else None
     return CardFacts(
         teacher=prepared.plan.teacher.network.origin,
         student=prepared.plan.student.network.origin,
@@ -97,7 +97,7 @@ def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command:
             "parameters of the teacher": result.params[0],
             "MACs": result.macs[1],
             "MACs of the teacher": result.macs[0],
-            "agreement with the teacher": agreement,
+            "agreement with the teacher": agreed,
         },
         hybrid=outcome.merged.facts,
     )

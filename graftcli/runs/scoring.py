@@ -1,6 +1,6 @@
 """Score models on a folder of images: accuracy, and agreement with a teacher."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from graftcli.environment.devices import device_named
-from graftcli.errors import CheckpointError
+from graftcli.errors import CheckpointError, UsageError
 from graftcli.images import Images
 from graftcli.images import load as load_images
 from graftcli.images.labels import Labels
@@ -19,7 +19,7 @@ from graftcli.measure import Accuracy, Agreement, accuracy, agreement, compute_l
 from graftcli.measure.benchmark import candidate_logits
 from graftcli.models.cuts.plan import count_parameters
 from graftcli.models.loading.safe_pickle import sha256_of
-from graftcli.models.network import Network, PreprocessDefaults
+from graftcli.models.network import Network, PreprocessDefaults, height_and_width
 from graftcli.runs.onnx_models import OnnxModel
 
 if TYPE_CHECKING:
@@ -47,9 +47,17 @@ def preprocess_options(
     interpolation: str | None,
 ) -> PreprocessOptions:
     """Collect the preprocessing arguments of a public function; an int as `img_size` means a square."""
-    size = (img_size, img_size) if isinstance(img_size, int) else img_size
-    means, stds = (None if values is None else tuple(values) for values in (mean, std))
+    size, means, stds = height_and_width(img_size), per_channel("mean", mean), per_channel("std", std)
     return PreprocessOptions(size, means, stds, crop_pct, interpolation)
+
+
+def per_channel(name: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
+    """The numbers of an argument that has one per channel."""
+    if values is None:
+        return None
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return tuple(values)
+    raise UsageError(f"{name} is {values!r}.", f"Give one number per channel, such as {name}=(0.5, 0.5, 0.5).")
 
 
 def build_options(

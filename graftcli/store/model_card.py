@@ -122,6 +122,7 @@ def card(folder: Path, facts: CardFacts) -> str:
     """The text of the model card, for a network saved in `folder`."""
     preprocess, teacher = facts.preprocess, facts.teacher["name"]
     height, width = preprocess.size
+    usage = loading_code(folder.resolve(), facts)
     numbers = {name: value for name, value in facts.numbers.items() if value is not None}
     lines = [f"| {markdown(name)} | {markdown(_number(value))} |" for name, value in numbers.items()]
     target = "{}x{}".format(*preprocess.resized)
@@ -131,8 +132,8 @@ def card(folder: Path, facts: CardFacts) -> str:
         how=f"Trained with the recipe {code(facts.recipe)} on {facts.images:,} images to match {code(teacher)}.",
         command=textwrap.indent(visible(facts.command), "    ", lambda line: True),
         numbers="\n".join(lines) if lines else "| not measured | |",
-        code=fenced(loading_code(folder.resolve(), facts), "python"),
-        library=_LIBRARY[facts.is_timm],
+        code=fenced(usage, "python"),
+        library="Loads with timm alone. " + _UPLOAD if facts.is_timm else _hints(usage),
         classes=facts.student["num_classes"],
         channels={1: "grey", 3: "RGB"}.get(preprocess.channels, f"{preprocess.channels}-channel"),
         size=f"{height}x{width}",
@@ -186,13 +187,17 @@ def _number(value: float | str) -> str:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-_LIBRARY = {
-    True: "Loads with timm alone. If you upload this folder to the Hugging Face Hub, use `hf-hub:` and its name.",
-    False: (
-        "Change the path if the folder has moved. `trust_code=True` runs the Python file that builds the network. "
-        "Replace an ellipsis by an `nn.Module` of the architecture."
-    ),
-}
+def _hints(usage: str) -> str:
+    """What to know before pasting code that does not load with timm alone."""
+    hints = ["Change the path if the folder has moved."]
+    if "trust_code=True" in usage:
+        hints.append("`trust_code=True` runs the Python file that builds the network.")
+    if "=..." in usage:
+        hints.append("Replace each `...` with an `nn.Module` of the architecture.")
+    return " ".join(hints)
+
+
+_UPLOAD = "If you upload this folder to the Hugging Face Hub, use `hf-hub:` and its name."
 _FRONT = """\
 ---
 library_name: {library}

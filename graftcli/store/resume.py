@@ -1,6 +1,7 @@
 """Decide whether a command resumes the run in its folder, and find the newest run."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,6 +14,8 @@ from graftcli.store.run_record import RunRecord, RunSettings
 _MAX_LINES = 20  # differing settings that an error lists
 _MAX_VALUE = 60  # characters of a value in that list
 _ABSENT = object()
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_CODE = re.compile(r"(teacher|student)\.origin\.sha256")  # the setting with the digest of a network's Python file
 _Difference = tuple[str, object, object]
 
 
@@ -66,12 +69,15 @@ def differences(old: object, new: object, name: str = "") -> Iterator[_Differenc
 
 def different_settings(folder: Path, changes: Sequence[_Difference]) -> UsageError:
     """The error that lists the settings that differ."""
-    lines = [f"  {name}: {_quoted(old)} in the run, {_quoted(new)} now" for name, old, new in changes[:_MAX_LINES]]
+    shown = [(_CODE.sub(r"code of the \1", name), old, new) for name, old, new in changes[:_MAX_LINES]]
+    lines = [f"  {name}: {_quoted(old)} in the run, {_quoted(new)} now" for name, old, new in shown]
     more = [f"  and {len(changes) - _MAX_LINES} more"] if len(changes) > _MAX_LINES else []
     found = "\n".join([f"`{folder}` holds a run with different settings:", *lines, *more])
     return UsageError(found, "Choose another folder with --out, or start from scratch with --overwrite.")
 
 
 def _quoted(value: object) -> str:
+    if isinstance(value, str) and _DIGEST.fullmatch(value):
+        return f"sha256 {value[:12]}…"
     text = "not set" if value is _ABSENT else json.dumps(value)
     return text if len(text) <= _MAX_VALUE else f"{text[: _MAX_VALUE - 3]}..."

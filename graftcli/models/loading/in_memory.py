@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import nn
 
-from graftcli.errors import PairError
+from graftcli.errors import PairError, UsageError
 from graftcli.models.loading.from_code import input_of
 from graftcli.models.network import ModelRequest, Network, measured_outputs
 from graftcli.models.weights import Weights, WeightsOrigin
@@ -21,6 +21,10 @@ def spec_of(model: str | nn.Module) -> str:
     """The model spec of `model`: itself if it is a string, else one that is valid in this process only."""
     if isinstance(model, str):
         return model
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"a network is given as {type(model).__name__}.", 'Give a model spec, such as "resnet34", or an nn.Module.'
+        )
     digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__} {model}".encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
