@@ -29,7 +29,7 @@ def sum_gradients(world: World, parameters: Iterable[nn.Parameter], loss: Tensor
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes. Its gradient is the sum of theirs, because each adds to the loss."""
+    """The sum over all processes. Its gradient is the sum over all processes too, because each adds to the loss."""
 
     @staticmethod
     def forward(ctx: BackwardCFunction, tensor: Tensor, world: World) -> Tensor:

@@ -46,7 +46,7 @@ def _on_coverage(coverage: Coverage) -> Iterator[str]:
     if coverage.covered == coverage.classes:
         if coverage.images < USUAL_SHOTS * coverage.classes:
             average = f"{coverage.images / coverage.classes:.1f} images per class on average"
-            yield f"the teacher predicts all {coverage.classes} classes, with {average}: {USUAL_SHOTS} are usual"
+            yield f"the teacher predicts all {coverage.classes} classes, with {average}; {USUAL_SHOTS} are typical"
     elif coverage.covered == 1 and coverage.images >= USUAL_SHOTS:
         yield (
             f"{summary}, always `{coverage.dominant[0].name}`: add images of other classes, or, if they show several,"
@@ -55,7 +55,7 @@ def _on_coverage(coverage: Coverage) -> Iterator[str]:
     elif coverage.images < coverage.classes:
         yield (
             f"{summary}: there are fewer images than classes; add images, preferably of the classes you need"
-            f" ({USUAL_SHOTS} per class are usual)"
+            f" ({USUAL_SHOTS} images per class are typical)"
         )
     else:
         yield f"{summary}: add images of {few(coverage.missing, _LISTED)}"

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import typing
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -111,13 +112,34 @@ def test_images_in_memory_are_written_once_and_without_loss() -> None:
     ("item", "message"),
     [
         (torch.randn(3, 4, 4), "item 1 of the images is torch.float32 from -"),
-        (torch.zeros(4, 4), "item 1 of the images is a Tensor of shape"),
-        ("cat.jpg", "item 1 of the images is a str"),
+        (torch.zeros(4, 4), "item 1 of the images has type Tensor of shape"),
+        ("cat.jpg", "item 1 of the images has type str"),
     ],
 )
 def test_what_is_no_image_is_refused(item: object, message: str) -> None:
     with pytest.raises(graftcli.ImagesError, match=re.escape(message)):
         folder_of([Image.new("L", (4, 4)), item])
+
+
+_WRONG_CALLS: dict[str, Callable[[], object]] = {
+    "a network is given as int": lambda: graftcli.plan(5, "resnet18"),  # type: ignore[arg-type]
+    "the images are given as int": lambda: folder_of(5),  # type: ignore[arg-type]
+    "mean is 0.5": lambda: graftcli.distill("resnet18", "resnet10t", "photos", mean=0.5),  # type: ignore[arg-type]
+    "std is '0.5'": lambda: graftcli.evaluate("resnet18", "photos", std="0.5"),  # type: ignore[arg-type]
+    "img_size is '32'": lambda: graftcli.inspect("resnet18", img_size="32"),  # type: ignore[arg-type]
+    "a model is given as Linear": lambda: graftcli.evaluate(nn.Linear(2, 2), "photos"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("message", _WRONG_CALLS)
+def test_an_argument_of_the_wrong_type_is_named(message: str) -> None:
+    with pytest.raises(graftcli.GraftError) as caught:
+        _WRONG_CALLS[message]()
+    assert caught.value.message.startswith(message) and caught.value.fix.startswith("Give ")
+
+
+def test_a_module_is_inspected() -> None:
+    assert [cut.name for cut in graftcli.inspect(resnet(8)).cuts] == ["layer1", "layer2"]
 
 
 def test_a_library_call_leaves_the_process_as_it_was(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from graftcli.errors import few
-from graftcli.report.format import change, duration, folded, numbers, sentences, share, typeset
+from graftcli.report.format import agreement, change, duration, folded, numbers, sentences, share, typeset
 from tests.reports import one_shown
 
 
@@ -70,3 +70,8 @@ def test_three_sentences_say_what_was_done(tmp_path: Path, changes: dict[str, ob
 def test_long_lists_of_names_are_abbreviated(names: list[str], expected: str) -> None:
     assert few(names) == expected
     assert few(names, 10) == ", ".join(names)
+
+
+def test_agreement_names_its_interval_and_its_images() -> None:
+    assert agreement(0.5, 10) == "50.0% (23.7%-76.3%) on views of 10 held-out images"
+    assert agreement(1.0, 1) == "100.0% (20.7%-100.0%) on views of 1 held-out image"

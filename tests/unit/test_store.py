@@ -106,6 +106,21 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert files(tmp_path / "a") == before
 
 
+def test_changed_code_is_named_with_short_digests(tmp_path: Path) -> None:
+    with Store(tmp_path / "a", _with_code("a")):
+        pass
+    with pytest.raises(UsageError) as caught:
+        Store(tmp_path / "a", _with_code("b"))
+    assert caught.value.message.splitlines()[1:] == [
+        f"  code of the student: sha256 {'a' * 12}… in the run, sha256 {'b' * 12}… now"
+    ]
+
+
+def _with_code(digit: str) -> RunSettings:
+    student = SETTINGS.student.model_copy(update={"origin": {**SETTINGS.student.origin, "sha256": digit * 64}})
+    return SETTINGS.model_copy(update={"student": student})
+
+
 def test_another_command_with_the_same_settings_resumes_the_run(tmp_path: Path) -> None:
     with Store(tmp_path, SETTINGS):
         pass
