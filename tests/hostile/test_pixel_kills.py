@@ -21,6 +21,7 @@ def _decode(folder: Path, ready: Path) -> None:
         ready.touch()
 
     store_of(folder, _COUNT, _SIDE, DecodeOptions(jobs=1, chunk_bytes=_OPTIONS.chunk_bytes, on_progress=report))
+    ready.touch()  # also if an earlier process had decoded everything
     time.sleep(600)
 
 

