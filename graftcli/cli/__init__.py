@@ -193,6 +193,7 @@ app.add_typer(trust.app, rich_help_panel="Utilities")
 def main() -> None:
     """Run the `graftcli` command."""
     words = sys.argv[1:]
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # PyTorch then asks for huge pages for large tensors on CPUs
     if ranks.rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the first process prints the result
     with render_streams.standard(), render_streams.json_only(_wants_json(words) and not {"--help", "-h"} & {*words}):

@@ -1,8 +1,12 @@
 """Device and numeric precision of a run."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
+
+from graftcli.graft.backend.depthwise import FastDepthwise
 
 
 @dataclass(frozen=True)
@@ -18,6 +22,9 @@ class Precision:
         """The dtype of cached features: that of the computation."""
         return torch.bfloat16 if self.amp else torch.float32
 
-    def autocast(self) -> torch.autocast:
-        """Autocast to bfloat16 when `amp` is on."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp)
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """Autocast to bfloat16 when `amp` is on, with a faster backward pass of depthwise convolutions on a CPU."""
+        mode = FastDepthwise() if self.amp and self.device.type == "cpu" and not self.compile else nullcontext()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.amp), mode:
+            yield
