@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 from torch import nn
@@ -29,7 +28,8 @@ from graftcli.graft.training.judge import Score, Verdict
 from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.run_store import RunStore
 from graftcli.graft.training.runner import TaskRunner
-from graftcli.graft.training.tasks import fixed_blocks
+from graftcli.graft.training.stages import run_stage
+from graftcli.graft.training.tasks import fixed_blocks, stages_of
 from graftcli.images import Images, Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived
@@ -87,8 +87,8 @@ def run(
         for number in piece_numbers(fixed, parts):
             parts.student[number - 1].requires_grad_(False)
     runner = TaskRunner(plan, parts, schedule, caches, settings, store, listen, random_blocks(recipe, plan, frozen))
-    for _, tasks in groupby(schedule.tasks, key=lambda task: task.stage.name):
-        runner.run_stage(list(tasks))
+    for tasks in stages_of(schedule.tasks):
+        run_stage(runner, tasks)
     score = runner.agreement(chosen)
     merged = _merge(plan, all_seams, chosen)
     errors = check_merge(merged, graft(plan, all_seams, chosen), plain(train[:16], preprocess))

@@ -5,7 +5,6 @@ Work is in units of the teacher's forward pass on one view.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
 from graftcli.distributed.deal import deal
@@ -18,7 +17,7 @@ from graftcli.graft.schedule import Schedule, schedule_of
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.task_cost import passes_per_view
-from graftcli.graft.training.tasks import are_independent
+from graftcli.graft.training.tasks import are_independent, stages_of
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe import Recipe
 from graftcli.runs.config import TrainOptions
@@ -89,8 +88,7 @@ def memory_of(plan: Plan, recipe: Recipe, how: TrainOptions) -> MemoryPlanned:
 
 
 def _stages(schedule: Schedule, plan: Plan, size: int) -> Iterator[tuple[Share, ...]]:
-    for _, group in groupby(schedule.tasks, key=lambda task: task.stage.name):
-        tasks = list(group)
+    for tasks in stages_of(schedule.tasks):
         costs = [schedule.steps(task) * schedule.batch(task) * passes_per_view(task, plan) for task in tasks]
         weights = [_FLOAT * sum(plan.blocks[block - 1].student.params for block in task.blocks) for task in tasks]
         if are_independent(tasks):

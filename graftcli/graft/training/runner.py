@@ -1,4 +1,4 @@
-"""Runs the tasks of a schedule: trains each, scores it, and keeps the change if the score is no worse."""
+"""Runs a task: trains it, scores it, and keeps the change if the score is no worse. `stages.py` calls it."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -7,9 +7,6 @@ from typing import TypedDict
 
 from torch import Tensor, nn
 
-from graftcli.distributed.deal import deal
-from graftcli.distributed.world import SINGLE
-from graftcli.errors import UsageError
 from graftcli.events import Event, Listener, RateChosen, TaskFinished, TaskStarted, Warned
 from graftcli.graft.data.caches import TeacherCaches
 from graftcli.graft.data.teacher_cache import TeacherCache
@@ -31,15 +28,13 @@ from graftcli.graft.training.rate_trial import best_factor
 from graftcli.graft.training.run_store import RunStore, SharedTask, StoredTask
 from graftcli.graft.training.state import clone_tensors
 from graftcli.graft.training.task_scoring import TaskScoring
-from graftcli.graft.training.tasks import Task, are_independent, join_tasks, trained_modules
+from graftcli.graft.training.tasks import Task, trained_modules
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import selections_of
 
-_FORWARDED = (RateChosen, TaskFinished, Warned)  # events of other processes that the user sees
 
-
-class _TrainFacts(TypedDict):
+class TrainFacts(TypedDict):
     """How training ended, as the metrics record it."""
 
     loss: float | None
@@ -58,7 +53,7 @@ class _TrainResult:
 
 
 class TaskRunner:
-    """Trains the tasks of a schedule in order, and restores finished tasks from the store."""
+    """Trains the tasks of a schedule one by one, and restores finished tasks from the store."""
 
     def __init__(
         self,
@@ -83,110 +78,38 @@ class TaskRunner:
         self.random = set(random)  # blocks that no task has trained yet
         self.world = settings.world  # the processes that share the current task
 
-    def run_stage(self, tasks: Sequence[Task]) -> None:
-        """Run the tasks of one stage; blocks that are trained separately are then scored together."""
-        joint = join_tasks(tasks)
-        if joint is None or self._is_random(joint):
-            self._run_all(tasks)
-            return
-        modules = self._trained_modules(joint)
-        start, work = clone_tensors(modules.state_dict()), sum(map(self.scoring.work, tasks))
-        measure = self.scoring.measure(joint, work, self.world)
-        before = None if self._unit(joint).finished else measure()
-        self._run_all(tasks)
-        if before is None:
-            self._restore(joint, modules)
-        else:
-            facts: _TrainFacts = {"loss": None, "lr_factor": 1.0, "stopped": None}
-            steps = sum(map(self.scoring.length, tasks))
-            verdict = self._keep_best(joint, modules, start, Watch(before, (), measure), steps, facts)
-            changed = modules.state_dict() if verdict.is_setback else {}
-            self._unit(joint).finish(changed, {"verdict": asdict(verdict)})
-
-    def _run_all(self, tasks: Sequence[Task]) -> None:
-        """Run tasks: with other processes, at the same time where they are independent, else sharing each batch."""
-        world = self.world
-        if world.size == 1 or not (are_independent(tasks) or tasks[0].stage.train == "layers"):
-            for task in tasks:
-                self.run(task)
-        elif are_independent(tasks):
-            self._run_dealt(tasks)
-        else:  # layers are trained one after another by one process
-            for task in tasks:
-                self._run_dealt([task])
-
-    def _run_dealt(self, tasks: Sequence[Task]) -> None:
-        """Run each task in one process, and exchange the results."""
-        world, listen = self.world, self.listen
-        waiting = [task for task in tasks if not self._unit(task).finished]
-        for task in tasks:
-            if task not in waiting:
-                self.run(task)
-        if not waiting:
-            return
-        self.caches.cache_for(waiting[0], self.unfinished)  # all processes take part in the teacher's pass
-        owners = deal([self.scoring.work(task) for task in waiting], world.size)
-        events: list[Event] = []
-        if not world.is_first:
-            self.listen = events.append
-        self.world = SINGLE
-        for task, owner in zip(waiting, owners, strict=True):
-            if owner == world.rank:
-                self.run(task)
-        self.world, self.listen = world, listen
-        for rank, sent in enumerate(world.gather([event for event in events if isinstance(event, _FORWARDED)])):
-            for event in sent if rank != world.rank else ():
-                listen(event)
-        for task, owner in zip(waiting, owners, strict=True):
-            self._exchange(task, owner)
-
-    def _exchange(self, task: Task, owner: int) -> None:
-        """Take the result of a task from the process that trained it."""
-        world, modules = self.world, self._trained_modules(task)
-        is_owner = world.rank == owner
-        finished = world.broadcast(self.store.unit(task.name).finished if is_owner else None, owner)
-        assert finished is not None  # the owner has just finished it
-        tensors, facts = finished
-        if not is_owner:
-            modules.load_state_dict(tensors)
-            self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
-            self._set_trained(task)
-            self.caches.release(task, self.unfinished)
-        if world.is_first and self.store.unit(task.name).finished is None:  # the processes share no disk
-            self.store.unit(task.name).finish(tensors, facts)
-
-    def _unit(self, task: Task) -> StoredTask:
+    def unit(self, task: Task) -> StoredTask:
         """Return the stored state of a task; with other processes, the one that the first process reads and writes."""
         unit = self.store.unit(task.name)
         return unit if self.world.size == 1 else SharedTask(unit, self.world)
 
     def run(self, task: Task) -> None:
         """Train one task, or restore it if it is finished."""
-        unit, modules = self._unit(task), self._trained_modules(task)
+        unit, modules = self.unit(task), self.modules(task)
         if unit.finished is not None:
-            self._restore(task, modules)
-            self._set_trained(task)
+            self.restore(task, modules)
+            self.set_trained(task)
             return
-        self._check_batch(task)
         began, weights = time.monotonic(), clone_tensors(modules.state_dict())
-        watch = self.scoring.watch(task, self.world, is_random=self._is_random(task))
+        watch = self.scoring.watch(task, self.world, is_random=self.is_random(task))
         result = self._train(task, unit, modules, self._context(self.caches.cache_for(task, self.unfinished)), watch)
-        facts: _TrainFacts = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
-        verdict = self._keep_best(task, modules, weights, watch, result.steps, facts)
+        facts: TrainFacts = {"loss": result.loss, "lr_factor": result.factor, "stopped": result.stopped}
+        verdict = self.keep_best(task, modules, weights, watch, result.steps, facts)
         agreement = self._agreement(task, verdict)
         scores = {"agreement": agreement, "steps": result.steps, "verdict": asdict(verdict)}
         unit.finish(modules.state_dict(), {**facts, **scores})
         seconds = time.monotonic() - began
         finished = (task.stage.name, task.first, task.last, result.steps, result.loss, agreement, seconds)
         self.listen(TaskFinished(*finished))
-        self._set_trained(task)
+        self.set_trained(task)
         self.caches.release(task, self.unfinished)
 
-    def _set_trained(self, task: Task) -> None:
+    def set_trained(self, task: Task) -> None:
+        """Note that a task is finished: its blocks no longer have random weights."""
         self.unfinished.remove(task)
         self.random -= set(task.trained)
 
-    def _is_random(self, task: Task) -> bool:
+    def is_random(self, task: Task) -> bool:
         """Whether a block that the task trains still has random weights, so that there is nothing to protect."""
         return not self.random.isdisjoint(task.trained)
 
@@ -205,12 +128,13 @@ class TaskRunner:
         score = self.agreement((*task.before, *task.blocks))
         return score.agreement if score is not None else None
 
-    def _trained_modules(self, task: Task) -> nn.ModuleList:
+    def modules(self, task: Task) -> nn.ModuleList:
+        """Return the modules that a task trains."""
         return nn.ModuleList(trained_modules(task, self.pieces))
 
-    def _restore(self, task: Task, modules: nn.Module) -> None:
+    def restore(self, task: Task, modules: nn.Module) -> None:
         """Load the weights and verdict of a finished task; a joint task has stored weights only after a setback."""
-        finished = self._unit(task).finished
+        finished = self.unit(task).finished
         assert finished is not None
         tensors, facts = finished
         if tensors:
@@ -218,17 +142,17 @@ class TaskRunner:
         if "verdict" in facts:
             self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
 
-    def _keep_best(
+    def keep_best(
         self,
         task: Task,
         modules: nn.Module,
         start: dict[str, Tensor],
         watch: Watch,
         steps: int,
-        facts: _TrainFacts,
+        facts: TrainFacts,
     ) -> Verdict:
         """Keep the weight change if the score is no worse, warn of a setback, and record the scores."""
-        if self._is_random(task):
+        if self.is_random(task):
             after = watch.measure()
             verdict = Verdict(watch.before, after, after, 1.0)
         else:
@@ -288,12 +212,3 @@ class TaskRunner:
             self.kept,
             self.world,
         )
-
-    def _check_batch(self, task: Task) -> None:
-        """Raise if several processes share batches that have fewer views than there are processes."""
-        batch, size = self.schedule.batch(task), self.world.size
-        if batch < size:
-            raise UsageError(
-                f"stage {task.stage.name} trains on batches of {batch}, and {size} processes share each batch.",
-                f"Start at most {batch} processes, or give a larger --batch.",
-            )

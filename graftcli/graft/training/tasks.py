@@ -72,6 +72,12 @@ def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collecti
     return scheduled
 
 
+def stages_of(scheduled: Sequence[Task]) -> Iterator[list[Task]]:
+    """Yield the tasks of each stage, in order."""
+    for _, stage_tasks in groupby(scheduled, key=lambda task: task.stage.name):
+        yield list(stage_tasks)
+
+
 def are_independent(stage_tasks: Sequence[Task]) -> bool:
     """Whether the tasks of a stage can be trained at the same time: none reads what another trains."""
     blocks = [block for task in stage_tasks for block in task.blocks]
