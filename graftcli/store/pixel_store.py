@@ -54,8 +54,9 @@ def stored_images(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"pixels-{key}"
-    with _locked(stem.with_suffix(".lock")):
-        if (images := _read(stem, preprocess, options.warn)) is None:
+    images = _read(stem, preprocess, options.warn)  # without the lock: several processes may read at once
+    if images is None:
+        with _locked(stem.with_suffix(".lock")):
             layout = Layout(stem.with_suffix(".rows"), len(opened.entries), preprocess, options.chunk_bytes)
             table = decode_rows(source, opened, layout, state, options)
             check_results(source, opened, int(table.order.size), table.broken, strict=options.strict)

@@ -1,5 +1,6 @@
 """Decoded images in a memory-mapped file: the same as in memory, whole after a kill, in memory that does not grow."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -189,6 +190,15 @@ def test_memory_does_not_grow_with_the_pixels(tmp_path: Path) -> None:
     ).stdout.split()
     count, size, grown = map(int, result)
     assert count == 20_000 and size > 240e6 and grown < 40e6
+
+
+def test_processes_read_stored_images_while_one_holds_the_lock(tmp_path: Path) -> None:
+    source = folder_of(tmp_path / "images", pictures(10))
+    images = stored(tmp_path / "cache", source)
+    assert images.store is not None
+    with images.store.with_suffix(".lock").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert same(stored(tmp_path / "cache", source), images)
 
 
 def test_the_images_of_a_store_are_sorted_by_their_digests(tmp_path: Path) -> None:
