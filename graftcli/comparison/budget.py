@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from graftcli.comparison.profile import StepTimes, profile_run, step_repeats, task_with_steps
+from graftcli.distributed.world import SINGLE, World
 from graftcli.errors import UsageError
 from graftcli.events import Listener, Profiled, Warned
 from graftcli.graft.schedule import Schedule
@@ -70,9 +71,12 @@ class TaskLength:
 
 
 def fit_to_budget(
-    config: RunConfig, blocks: str | None, budget: Budget, folder: Path, listen: Listener
+    config: RunConfig, blocks: str | None, budget: Budget, folder: Path, listen: Listener, world: World = SINGLE
 ) -> BudgetedRecipe:
-    """Return the recipe of `config` with the steps that a budget allows; a profiling run uses `folder` for scratch."""
+    """Return the recipe of `config` with the steps that a budget allows; a profiling run uses `folder` for scratch.
+
+    The run is timed with the threads that a cell has beside those that the other processes of `world` train.
+    """
     prepared = prepare_run(config, blocks, listen)
     recipe, images, lengths = prepared.recipe, prepared.schedule.images, _task_lengths(prepared)
     if all(length.is_solved for length in lengths):
@@ -82,7 +86,7 @@ def fit_to_budget(
         assert budget.steps is not None  # a budget is one of the two
         shared, expected = share_steps(lengths, budget.steps, recipe.name), None
     else:
-        step_times = profile_run(prepared, folder)
+        step_times = profile_run(prepared, folder, world)
         shared = _longest(lengths, step_times, prepared.schedule, _TARGET_SHARE * budget.seconds)
         expected = _seconds(shared, step_times, prepared.schedule)
         if expected > budget.seconds:

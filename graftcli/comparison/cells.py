@@ -121,10 +121,12 @@ class CellRunner:
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
         blocks, shared = cell.method.blocks, replace(self.config, how=replace(self.config.how, steps_scale=1.0))
         profiled, config = (Cell(cell.method, draw).config(shared) for draw in (first, cell.draw))
-        inputs = [fingerprint(profiled), blocks, asdict(self.budget)]
-        budgeted = self.cache.get_or_compute(
-            "paces", inputs, lambda: _as_json(fit_to_budget(profiled, blocks, self.budget, self.folder, self.listen))
-        )
+        inputs, world = [fingerprint(profiled), blocks, asdict(self.budget)], self.world.alone
+
+        def fit() -> dict[str, object]:
+            return _as_json(fit_to_budget(profiled, blocks, self.budget, self.folder, self.listen, world))
+
+        budgeted = self.cache.get_or_compute("paces", inputs, fit)
         recipe = TypeAdapter(BudgetedRecipe).validate_python(budgeted).recipe
         return replace(config, how=replace(config.how, recipe=recipe, overrides=(), batch=None))
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from graftcli.environment.process import threads
+from graftcli.distributed.world import SINGLE, World
+from graftcli.environment.process import tensor_float32, threads
 from graftcli.events import Event, TeacherPass
 from graftcli.graft.data.synthetic import Synthesis
 from graftcli.graft.engine import run
@@ -67,7 +68,7 @@ def _in_steps(stage: Stage, steps: tuple[int, ...], images: int) -> Stage:
     return stage.model_copy(update={"steps": steps, "epochs": None, "batch": batch})
 
 
-def profile_run(prepared: PreparedRun, folder: Path) -> StepTimes:
+def profile_run(prepared: PreparedRun, folder: Path, world: World = SINGLE) -> StepTimes:
     """Time a few steps of each task, with the same share of cached teacher features in memory as in the run."""
     plan, recipe, images, train = prepared.plan, prepared.recipe, train_count(prepared), prepared.train
     short = recipe.model_copy(
@@ -81,22 +82,27 @@ def profile_run(prepared: PreparedRun, folder: Path) -> StepTimes:
     schedule = schedule_of(short, images, len(plan.blocks), prepared.blocks, prepared.frozen)
     times = step_repeats(prepared, schedule.tasks)
     share = min(1.0, schedule.total_views / prepared.schedule.total_views)
-    fixed = fixed_settings(prepared, folder)
+    fixed = fixed_settings(prepared, folder, world)
     at_once = None if fixed.at_once is None else int(share * fixed.at_once)
     scaled = {"memory": int(share * fixed.memory), "disk": int(share * fixed.disk), "at_once": at_once}
     settings = engine_settings(prepared, fixed.model_copy(update=scaled))
     settings = replace(settings, max_drawn_bytes=int(share * settings.max_drawn_bytes))
     began = time.monotonic()
-    with threads(fixed.threads), tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch:
+    device = settings.precision.device
+    with (
+        threads(fixed.threads),
+        tensor_float32(device),
+        tempfile.TemporaryDirectory(dir=folder, prefix=SCRATCH_PREFIX) as scratch,
+    ):
         timings = _TimingStore(Cache(Path(scratch)))
-        check_run_images(plan.teacher.network, train, prepared.preprocess, settings.precision.device)
+        check_run_images(plan.teacher.network, train, prepared.preprocess, device)
         run(plan, train, prepared.preprocess, schedule, settings, timings, timings.listen, prepared.held_out)
     elapsed = time.monotonic() - began
     trained_tasks = [task for task in schedule.tasks if task.stage.optimizer != "least-squares"]
     step = {task.name: timings.step(task.name, layered=task.stage.train == "layers") for task in trained_tasks}
     trained = sum(_TIMED_STEPS * times[name] * seconds for name, seconds in step.items())
     pass_seconds, views = timings.teacher_pass_time()
-    with threads(fixed.threads):
+    with threads(fixed.threads), tensor_float32(device):
         image = _seconds_per_synthetic(prepared, settings, folder)
     return StepTimes(step, pass_seconds / max(1, views), image, max(0.0, elapsed - pass_seconds - trained))
 
