@@ -102,6 +102,7 @@ class CheckedCommand(TyperCommand):
         """Check every string, then run the command, unless it is one that a single process runs."""
         if not ranks.takes_part(self.name):
             raise typer.Exit
+        ranks.leave_job(self.name)
         check_strings({_flag(param): ctx.params.get(param.name) for param in self.params})
         return super().invoke(ctx)
 

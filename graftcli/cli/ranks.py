@@ -24,6 +24,12 @@ def takes_part(command: str | None) -> bool:
     return rank() == 0 or command in _SHARED
 
 
+def leave_job(command: str | None) -> None:
+    """Leave the job before a command that one process runs alone: it would wait for the others, which have ended."""
+    if command not in _SHARED:
+        os.environ.pop("MASTER_ADDR", None)
+
+
 def named(failed: Failure) -> Failure:
     """Name the process in a failure that it reports."""
     return replace(failed, message=f"rank {rank()}: {failed.message}") if rank() else failed
