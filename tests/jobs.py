@@ -60,8 +60,13 @@ def _member(rank: int, size: int, port: int, work: Callable[[World], object], an
 
 def torchrun(size: int, *arguments: str | Path) -> list[str]:
     """The command that starts `graftcli` in `size` processes."""
+    return torchrun_python(size, "-m", "graftcli", *arguments)
+
+
+def torchrun_python(size: int, *arguments: str | Path) -> list[str]:
+    """The command that starts a Python program in `size` processes."""
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
-    return [*run, "-m", "graftcli", *map(str, arguments)]
+    return [*run, *map(str, arguments)]
 
 
 def started(command: Sequence[str]) -> "subprocess.Popen[str]":

@@ -5,13 +5,18 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar, cast
+from functools import cache
+from itertools import count
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from graftcli.errors import GraftError, MachineError
+
+if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
 
 T = TypeVar("T")
 
@@ -128,14 +133,37 @@ def world_of(environment: Mapping[str, str] = os.environ) -> World:
 def joined() -> Iterator[World]:
     """Connect the processes that torchrun started, until the context ends."""
     world = world_of()
-    if world.size == 1 or dist.is_initialized():
+    if world.size == 1:
         yield world
         return
-    has_device = world.local_rank < torch.cuda.device_count()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if has_device else "gloo", timeout=_TIMEOUT)
+    has_device = world.local_size <= torch.cuda.device_count()  # the same in all processes of a machine
     with torch.cuda.device(world.local_rank) if has_device else nullcontext():  # NCCL uses the current device
+        if dist.is_initialized():
+            yield world
+            return
+        _connect(world, "cpu:gloo,cuda:nccl" if has_device else "gloo")
         yield world
-    dist.destroy_process_group()  # not after an error: the others may wait in an exchange for ever
+        dist.destroy_process_group()  # not after an error: the others may wait in an exchange for ever
+
+
+_connections = count()
+
+
+def _connect(world: World, backend: str) -> None:
+    """Connect the processes, under keys of the job's store that no earlier connection of them has used."""
+    from torch.distributed.distributed_c10d import PrefixStore  # not part of every build of torch
+
+    keys = PrefixStore(f"graftcli-{next(_connections)}", _job_store())
+    dist.init_process_group(backend, store=keys, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+
+
+@cache
+def _job_store() -> "Store":
+    """The store in which the processes of the job find each other."""
+    from torch.distributed.rendezvous import rendezvous
+
+    store: Store = next(rendezvous("env://", timeout=_TIMEOUT))[0]
+    return store
 
 
 def is_lost_connection(problem: BaseException) -> bool:

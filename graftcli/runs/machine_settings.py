@@ -27,6 +27,12 @@ def engine_settings(prepared: PreparedRun, fixed: FixedSettings, world: World = 
     return replace(settings, world=world, blocks=prepared.blocks)
 
 
+def on_device(fixed: FixedSettings, device: torch.device) -> FixedSettings:
+    """Return the settings for a process with this device; a run stays on the kind of device on which it started."""
+    is_same_kind = device.type == torch.device(fixed.device).type
+    return fixed.model_copy(update={"device": str(device)}) if is_same_kind else fixed
+
+
 def engine_settings_of(how: TrainOptions, fixed: FixedSettings, precision: Precision) -> EngineSettings:
     """Return the settings of the engine for all blocks, in one process."""
     return EngineSettings(

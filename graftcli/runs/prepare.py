@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 
 import torch
 from pydantic import ValidationError
@@ -31,7 +30,7 @@ from graftcli.recipe.file import load as load_recipe
 from graftcli.report.format import numbers
 from graftcli.runs.config import ModelPair, RunConfig, TrainOptions
 from graftcli.runs.input_size import small_images
-from graftcli.runs.run_images import images_of, training_images
+from graftcli.runs.run_images import PixelPlace, images_of, training_images
 from graftcli.runs.scoring import preprocess_for
 from graftcli.runs.teacher import sized_teacher, teacher_of
 from graftcli.students.make import is_derived_from_teacher, student_maker
@@ -72,17 +71,17 @@ class PreparedRun:
 
 
 def prepare_run(
-    config: RunConfig, blocks: str | None, listen: Listener, pixel_folder: Path | None = None
+    config: RunConfig, blocks: str | None, listen: Listener, place: PixelPlace | None = None
 ) -> PreparedRun:
     """Build and check everything that a run needs; warnings go to `listen`.
 
-    More images than memory holds are decoded into files in `pixel_folder`.
+    Images that do not fit in the room of `place` are decoded into files in its folder.
     """
     options = config.how
-    requested, device = recipe_of(options), _device_of_process(device_named(options.device), world_of())
+    requested, device = recipe_of(options), device_of_process(device_named(options.device), world_of())
     named_size, (config, teacher) = config.look.img_size, sized_teacher(config, listen)
     preprocess = preprocess_for(teacher, config.look, whole=True)
-    train_images = cache(lambda: training_images(config, teacher, preprocess, listen, pixel_folder))
+    train_images = cache(lambda: training_images(config, teacher, preprocess, listen, place))
     plan = _plan(config, requested, teacher, lambda: plain(train_images().pixels[:_SELECTION_IMAGES], preprocess))
     recipe = _resolve_init(requested, config.networks)
     check_units(recipe, len(plan.blocks))
@@ -95,16 +94,21 @@ def prepare_run(
         listen(Warned(warning))
     held_out = None
     if config.val_images is not None:
-        held_out = images_of(config.val_images, preprocess, options, listen, pixel_folder)
+        held_out = images_of(config.val_images, preprocess, options, listen, place)
     if held_out is not None and (shared := held_out.shared_with(train_images())):
         found = f"{shared} of the {len(held_out.pixels)} validation images are also training images"
         listen(Warned(f"{found}: agreement will be overestimated"))
     return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, device)
 
 
-def _device_of_process(device: torch.device, world: World) -> torch.device:
-    """Return the device of this process: each on a machine has a GPU of its own, unless one is named."""
-    if device.type != "cuda" or device.index is not None or world.size == 1:
+def device_of_process(device: torch.device, world: World) -> torch.device:
+    """Return the device of this process: each on a machine has a GPU of its own."""
+    if device.type != "cuda" or world.size == 1:
+        return device
+    if device.index is not None:
+        if world.local_size > 1:
+            found = f"--device {device} is one GPU, and {world.local_size} processes were started on this machine."
+            raise UsageError(found, "Give --device cuda: each process takes a GPU of its own.")
         return device
     count = torch.cuda.device_count()
     if world.local_size > count:

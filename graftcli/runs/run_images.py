@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+from graftcli.distributed.world import World
 from graftcli.environment.devices import device_named
 from graftcli.environment.machine import memory
 from graftcli.errors import ImagesError
@@ -25,15 +27,28 @@ _UNKNOWN_ROOM = 2**32  # bytes of memory for images where the free memory is unk
 _SELECTED = "pixels-chosen.selected"  # remembers the selection, so that a resumed run needs no pass of the teacher
 
 
+@dataclass(frozen=True)
+class PixelPlace:
+    """Where a run keeps its decoded images: in memory if they fit in `room` bytes, else in files in `folder`."""
+
+    folder: Path
+    room: float
+
+
+def pixel_place(folder: Path, options: TrainOptions, world: World) -> PixelPlace:
+    """Return where all processes of a job keep the images: the first one measures the memory that they share."""
+    return PixelPlace(folder, world.of_first(lambda: _room(options, world.local_size)))
+
+
 def training_images(
-    config: RunConfig, teacher: Network, preprocess: Preprocess, listen: Listener, pixel_folder: Path | None = None
+    config: RunConfig, teacher: Network, preprocess: Preprocess, listen: Listener, place: PixelPlace | None = None
 ) -> Images:
     """Decode the training images of a run; with `max_images`, those that the teacher selects."""
 
     def selected(opened: SourceFiles) -> SourceFiles:
-        return _selected(opened, config.how, teacher, preprocess, listen, pixel_folder)
+        return _selected(opened, config.how, teacher, preprocess, listen, place)
 
-    return images_of(config.images, preprocess, config.how, listen, pixel_folder, selected)
+    return images_of(config.images, preprocess, config.how, listen, place, selected)
 
 
 def forget_selection(pixel_folder: Path) -> None:
@@ -48,12 +63,12 @@ def images_of(
     preprocess: Preprocess,
     options: TrainOptions,
     listen: Listener,
-    pixel_folder: Path | None = None,
+    place: PixelPlace | None = None,
     choose: Callable[[SourceFiles], SourceFiles] = lambda opened: opened,
 ) -> Images:
     """Decode the images of a source; corrupt files are skipped with a warning.
 
-    They are kept in memory, or in files in `pixel_folder` if they need more memory than the options allow.
+    They are kept in memory, or in files if they do not fit in the room of `place`.
     """
 
     def on_progress(done: int, total: int) -> None:
@@ -65,9 +80,9 @@ def images_of(
     strict, jobs = options.strict, options.jobs
     with open_source(source) as opened:
         opened = choose(opened)
-        if pixel_folder is not None and pixel_bytes(len(opened.entries), preprocess) > _room(options):
+        if place is not None and pixel_bytes(len(opened.entries), preprocess) > place.room:
             decoding = DecodeOptions(jobs, strict=strict, on_progress=on_progress, warn=warn)
-            images = stored_images(pixel_folder, source, opened, preprocess, decoding)
+            images = stored_images(place.folder, source, opened, preprocess, decoding)
         else:
             images = load_opened(source, opened, preprocess, strict=strict, jobs=jobs, on_progress=on_progress)
     for broken in images.broken:
@@ -75,9 +90,11 @@ def images_of(
     return images
 
 
-def _room(options: TrainOptions) -> float:
-    """Return the bytes of memory for decoded images."""
-    return options.images_gb * 1e9 if options.images_gb is not None else (memory().free or 2 * _UNKNOWN_ROOM) / 2
+def _room(options: TrainOptions, processes: int) -> float:
+    """Return the bytes of memory for the decoded images of each of the processes on this machine."""
+    if options.images_gb is not None:
+        return options.images_gb * 1e9
+    return (memory().free or 2 * _UNKNOWN_ROOM) / 2 / processes
 
 
 def _selected(
@@ -86,7 +103,7 @@ def _selected(
     teacher: Network,
     preprocess: Preprocess,
     listen: Listener,
-    pixel_folder: Path | None,
+    place: PixelPlace | None,
 ) -> SourceFiles:
     """Select `max_images` of the images, or take the selection that an earlier session made."""
     if options.max_images is None or len(opened.entries) <= options.max_images:
@@ -110,7 +127,7 @@ def _selected(
             listen(Warned(f"skipped {one.name}: {one.reason}"))
         return found.indices
 
-    if pixel_folder is None:
+    if place is None:
         return opened.chosen(make())
     facts = [state_of(opened.entries), repr(preprocess), weights_digest(teacher.module), how.by, how.count, how.seed]
-    return opened.chosen(remembered(pixel_folder / _SELECTED, facts, make))
+    return opened.chosen(remembered(place.folder / _SELECTED, facts, make))

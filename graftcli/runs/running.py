@@ -11,25 +11,25 @@ from graftcli.environment.process import tensor_float32, threads
 from graftcli.errors import GraftError, MachineError, UsageError
 from graftcli.events import Event, FileSaved, Listener, RunStarted, Warned
 from graftcli.formats.options import files_in_run
-from graftcli.graft.engine import Outcome, run, weights_digest
+from graftcli.graft.engine import Outcome, run
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.training.run_store import RunStore
-from graftcli.models.network import Network
 from graftcli.report.writing import write_report
 from graftcli.runs.config import RunConfig, config_json
 from graftcli.runs.destination import check_free, destination, pixel_folder, single_file
 from graftcli.runs.image_check import check_run_images
-from graftcli.runs.machine_settings import engine_settings, fixed_settings
-from graftcli.runs.prepare import PreparedRun, prepare_run
+from graftcli.runs.job import prepare_together
+from graftcli.runs.machine_settings import engine_settings, fixed_settings, on_device
+from graftcli.runs.prepare import PreparedRun
 from graftcli.runs.result import Result, card_facts, finished_result, result_of, write_single
 from graftcli.runs.reuse import reuse_blocks
 from graftcli.runs.run_images import forget_selection
+from graftcli.runs.run_settings import run_settings
 from graftcli.runs.time_estimate import with_time_estimate
 from graftcli.store import REPORT_FILE, MemberStore, Store
-from graftcli.store.atomic import plain
 from graftcli.store.model_card import save_student
 from graftcli.store.pixel_store import discard
-from graftcli.store.run_record import CutNames, FixedSettings, NetworkIdentity, RunSettings, Session
+from graftcli.store.run_record import FixedSettings, Session
 
 
 @dataclass(frozen=True)
@@ -76,11 +76,11 @@ def _distill(config: RunConfig, request: Request, world: World, listen: Listener
     out, overwrite, reuse, command = request.out, request.overwrite, request.reuse, request.command
     warnings: list[str] = []
     collect = _collecting_warnings(listen, warnings.append)
-    prepared = world.in_turn(lambda: prepare_run(config, request.blocks, collect, pixel_folder(out)))
+    prepared = prepare_together(config, request.blocks, pixel_folder(out), world, collect)
     folder, single = destination(prepared, out)
     if single is not None and not overwrite:
         check_free(single, folder)
-    settings, session = _run_settings(prepared), _session(prepared.config, command, warnings)
+    settings, session = run_settings(prepared), _session(prepared.config, command, warnings)
 
     def warn(text: str) -> None:
         listen(Warned(text))
@@ -124,10 +124,10 @@ class _Started:
 
 def _take_part(config: RunConfig, request: Request, world: World) -> Result:
     """Train a run in another process of a job than the first, which writes it. The process sends no events."""
-    prepared = world.in_turn(lambda: prepare_run(config, request.blocks, _ignore, pixel_folder(request.out)))
+    prepared = prepare_together(config, request.blocks, pixel_folder(request.out), world, _ignore)
     started: _Started | None = world.broadcast(None)
     if started is not None:
-        fixed = started.fixed.model_copy(update={"device": str(prepared.device)})
+        fixed = on_device(started.fixed, prepared.device)
         _run_engine(prepared, fixed, MemberStore(started.folder, world.rank), world, _ignore)
     result: Result | None = world.broadcast(None)
     assert result is not None  # the first process always has one
@@ -142,7 +142,7 @@ def _ignore(event: Event) -> None: ...
 
 def _train(prepared: PreparedRun, store: Store, world: World, listen: Listener) -> Outcome:
     """Train all stages of the recipe, with the settings that were fixed when the run first started."""
-    fixed = store.fixed(lambda: fixed_settings(prepared, store.folder, world))
+    fixed = on_device(store.fixed(lambda: fixed_settings(prepared, store.folder, world)), prepared.device)
     _check_device(fixed.device, store.folder)
     settings = engine_settings(prepared, fixed, world)
     plan, train = prepared.plan, prepared.train
@@ -170,34 +170,6 @@ def _check_device(name: str, folder: Path) -> None:
     except UsageError as err:
         found = f"`{folder}` was started on {name}, which is not available here."
         raise MachineError(found, "Resume it on such a machine, or restart it with --overwrite.") from err
-
-
-def _run_settings(prepared: PreparedRun) -> RunSettings:
-    """Return everything that determines the result; a run resumes only if it is unchanged."""
-    plan, options = prepared.plan, prepared.config.how
-    return RunSettings(
-        teacher=_identity(plan.teacher.network),
-        student=_identity(plan.student.network),
-        cuts=CutNames(
-            teacher=tuple(cut.name for cut in plan.teacher.cuts), student=tuple(cut.name for cut in plan.student.cuts)
-        ),
-        blocks=prepared.blocks,
-        frozen=prepared.frozen,
-        images=prepared.train.digest,
-        val_images=prepared.held_out.digest if prepared.held_out is not None else None,
-        preprocess=prepared.preprocess,
-        recipe=prepared.recipe,
-        seed=options.seed,
-        device=options.device,
-        amp=prepared.amp,
-        compile=options.compile,
-        cache_gb=options.cache_gb,
-        device_cache_gb=options.device_cache_gb,
-    )
-
-
-def _identity(network: Network) -> NetworkIdentity:
-    return NetworkIdentity(name=network.name, origin=plain(network.origin), weights=weights_digest(network.module))
 
 
 def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Session:

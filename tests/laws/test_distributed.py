@@ -3,9 +3,11 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ import graftcli
 from graftcli.api.verifying import check_run
 from graftcli.distributed.deal import deal
 from graftcli.distributed.world import SINGLE, World, world_of
+from graftcli.environment.machine import Memory
+from graftcli.errors import GraftError
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.data.views import Views
@@ -25,11 +29,13 @@ from graftcli.graft.training.pieces import pieces
 from graftcli.graft.training.tasks import tasks
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.recipe.file import load as load_recipe
+from graftcli.runs.config import TrainOptions
+from graftcli.runs.run_images import PixelPlace, pixel_place
 from graftcli.store.cache_files import Cache
 from graftcli.store.run_file import read_record
 from tests.engine import PREPROCESS, MemoryUnit, images, plan, recipe
 from tests.image_files import photos
-from tests.jobs import in_processes, started, torchrun
+from tests.jobs import in_processes, started, torchrun, torchrun_python
 
 NETS = Path(__file__).resolve().parents[1] / "nets.py"
 PAIR: dict[str, Any] = {
@@ -114,6 +120,38 @@ def test_shared_batches_train_as_whole_ones(kind: str, tmp_path: Path) -> None:
     assert 0 < np.linalg.norm(after - before) < 1e-4 * np.linalg.norm(before)
 
 
+# -- what all processes of a job must agree on ---------------------------------------------------------------------
+
+
+def test_the_first_process_decides_where_all_keep_their_images() -> None:
+    places = in_processes(2, place_of)
+    assert places[0] == places[1] == PixelPlace(Path("cache"), 2.5e8)  # a half of its memory, for two processes
+
+
+def test_processes_that_see_other_images_end_with_a_message(pictures: Path, tmp_path: Path) -> None:
+    others = photos(tmp_path / "others", [f"{number}.png" for number in range(12)])
+    first, second = in_processes(2, partial(refused, images=(pictures, others), out=tmp_path / "run"))
+    assert first == "Another process of this job failed."
+    assert second.startswith("this process and the first one") and "images" in second
+
+
+def test_batches_smaller_than_the_job_are_refused_before_training(pictures: Path, tmp_path: Path) -> None:
+    found = in_processes(3, partial(refused, images=(pictures,) * 3, out=tmp_path / "run", batch=2))
+    assert "batches of 2, and 3 processes" in found[0] and not (tmp_path / "run").exists()
+
+
+def place_of(world: World) -> PixelPlace:
+    with patch("graftcli.runs.run_images.memory", return_value=Memory(None, 10**9 * (1 + world.rank))):
+        return pixel_place(Path("cache"), TrainOptions(), world)
+
+
+def refused(world: World, images: Sequence[Path], out: Path, **more: Any) -> str:
+    """The message of a run for which each process sees a folder of its own."""
+    with pytest.raises(GraftError) as refusal:
+        graftcli.distill(images=images[world.rank], recipe="kd", out=out, **PAIR, **{**CELLS, **more})
+    return refusal.value.message
+
+
 # -- real jobs ----------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +207,24 @@ def test_an_error_of_one_process_names_its_rank_and_ends_the_others(pictures: Pa
     assert code_ != 0
     assert "rank 1: " in err and "no such disk" in err and "another process of this job has ended" in err
     assert not (tmp_path / "run" / "run.json").exists()
+
+
+TWICE = """
+import torch
+from graftcli.distributed.world import joined
+
+torch.cuda.device_count = lambda: 1  # fewer devices than processes
+for number in range(3):
+    with joined() as world:
+        print(f"{world.gather((number, world.rank))}\\n", end="")  # at once: the processes share the output
+"""
+
+
+def test_the_processes_of_a_job_connect_again(tmp_path: Path) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    code, out, err = ended(started(torchrun_python(2, tmp_path / "twice.py")), 60)
+    assert code == 0, err
+    assert sorted(out.splitlines()) == sorted(2 * [f"[({number}, 0), ({number}, 1)]" for number in range(3)])
 
 
 def test_cells_of_a_comparison_are_dealt(pictures: Path, tmp_path: Path) -> None:
