@@ -1,5 +1,6 @@
 """Law 9: nothing depends on the device. A run on a simulated CUDA device mixes no devices, and no step waits for it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ from graftcli.graft.backend.batchnorm import training_mode
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.teacher_cache import Place, TeacherCache
 from graftcli.graft.data.views import Views
+from graftcli.graft.layerwise.one_layer import LayerInputs, LayerTrainer
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.surgery.seams import seams
 from graftcli.graft.training.loop import run_loop
 from graftcli.graft.training.pieces import pieces
-from graftcli.graft.training.tasks import tasks
+from graftcli.graft.training.tasks import Task, tasks
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.models.cuts import plan as plans
 from graftcli.models.cuts.plan import Plan
 from graftcli.recipe.file import load as load_recipe
 from graftcli.store.cache_files import Cache
 from graftcli.students.make import student_maker
-from tests.engine import PREPROCESS, Memory, MemoryUnit, images, made_plan, network, plan, recipe, trained
+from tests.engine import PREPROCESS, Memory, MemoryUnit, context, images, made_plan, network, plan, recipe, trained
+from tests.layer_pairs import layer, seen
 from tests.nets import randomise, resnet
 from tests.simulated_cuda import CUDA, MixedDevices, simulated_cuda
 
@@ -106,6 +109,26 @@ def test_no_step_waits_for_the_device(kind: str, place: Place, tmp_path: Path) -
             for _ in range(3):
                 device.waits.clear()  # what the first step creates is created once
                 made.step(made.compute_loss())
+        assert device.waits == []
+
+
+def layer_trainer(folder: Path) -> LayerTrainer:
+    stage = {"name": "s", "train": "layers", "input": "mix", "mu": 0.6, "targets": [{"at": "output", "loss": "mse"}]}
+    wanted = recipe(stages=[{**stage, "steps": 100, "batch": 4, "lr": 1e-3}]).stages[0]
+    pair, inputs = layer(), seen()
+    for module in (pair.modules, pair.teacher):
+        module.to(CUDA)
+    sent = LayerInputs([value.to(CUDA) for value in inputs.student], [value.to(CUDA) for value in inputs.teacher])
+    on_cuda = replace(context(folder), precision=Precision(CUDA))
+    return LayerTrainer(Task("layer-1", wanted, 0, (1,)), pair, sent, on_cuda, MemoryUnit())
+
+
+def test_no_step_of_a_layer_waits_for_the_device(tmp_path: Path) -> None:
+    with simulated_cuda() as device:
+        made = layer_trainer(tmp_path)
+        for _ in range(3):
+            device.waits.clear()
+            made.step(made.compute_loss())
         assert device.waits == []
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from graftcli.graft.backend.transfer import to_device
 from graftcli.graft.data.sampler import Sampler
 from graftcli.graft.initialize.adapters import rows
 from graftcli.graft.layerwise.layer_pairs import LayerPair, folded, set_folded
@@ -110,7 +111,7 @@ class LayerTrainer(Trainer):
 
     def compute_loss(self) -> Tensor:
         """Compute the relative squared error on the views of the current step."""
-        index = self.order.at(self.train_state.step)
+        index = self._index(self.train_state.step)
         total = torch.zeros((), device=self.terms[0][1].device)
         for share, value, target in self.terms:
             with self.context.precision.autocast():
@@ -122,7 +123,11 @@ class LayerTrainer(Trainer):
         """Run the student's layer on the views of a step, without gradients."""
         _, value, _ = self.terms[-1]
         with torch.no_grad():
-            return self.layer.run(value[self.order.at(step)])
+            return self.layer.run(value[self._index(step)])
+
+    def _index(self, step: int) -> Tensor:
+        """Return the views of a step, on the device: it would wait for an index that is on the CPU."""
+        return to_device(self.order.at(step), self.terms[0][1].device)
 
 
 def _concatenated(chunks: Sequence[Equations]) -> Equations:
