@@ -133,7 +133,6 @@ def test_a_run_that_is_killed_at_random_moments_loses_nothing_that_was_kept(tmp_
     expected = [{"unit": f"graft-{k}", "step": step} for k in (1, 2) for step in range(1, _STEPS + 1)]
     assert records(folder) == expected
     assert set(files(folder)) == {
-        ".lock",
         "run.json",
         "metrics.jsonl",
         "blocks/graft-1.safetensors",

@@ -74,7 +74,7 @@ def test_states_and_caches_go_when_the_run_is_finished(tmp_path: Path) -> None:
         (tmp_path / "cache" / "value-1.bin").write_bytes(b"x")
         (tmp_path / "cache" / "mine.txt").write_bytes(b"x")
         store.finish(result())
-    assert set(files(tmp_path)) == {".lock", "run.json", "cache/mine.txt"}
+    assert set(files(tmp_path)) == {"run.json", "cache/mine.txt"}
     assert not (tmp_path / "state").exists()
 
 
@@ -137,7 +137,7 @@ def test_overwrite_starts_from_scratch(tmp_path: Path) -> None:
         store.fixed(lambda: FIXED)
     with Store(tmp_path, settings(seed=1), overwrite=True) as store:
         assert not store.resumed and store.unit("graft-1").finished is None and store.unit("graft-2").state is None
-        assert set(files(tmp_path)) == {".lock", "run.json"}
+        assert set(files(tmp_path)) == {"run.json"}
         assert store.fixed(lambda: FIXED.model_copy(update={"memory": 2})).memory == 2
         store.finish(result())
     with Store(tmp_path, settings(seed=1), overwrite=True) as store:
@@ -180,7 +180,7 @@ def test_in_a_folder_of_others_only_what_graftcli_writes_is_overwritten(tmp_path
     with Store(tmp_path, SETTINGS, overwrite=True):
         pass
     left = files(tmp_path)
-    assert left.keys() == {*others, ".lock", "run.json"} and all(left[name] == b"mine" for name in others)
+    assert left.keys() == {*others, "run.json"} and all(left[name] == b"mine" for name in others)
     assert all(any(Path(name).match(pattern) for pattern in FILE_PATTERNS) for name in own)
 
 
