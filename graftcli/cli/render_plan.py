@@ -39,7 +39,7 @@ def plan(made: "Plan") -> None:
 
 
 def shares(divided: "Shares") -> None:
-    """Print which process does which share of a run, and how much faster they are together."""
+    """Print which process does which share of a run, and the speed-up over one process."""
     line()
     rows = [
         (
@@ -53,7 +53,7 @@ def shares(divided: "Shares") -> None:
     ]
     table("", ("task", "process", "share of the work", "exchanged"), rows, right=("share of the work", "exchanged"))
     line()
-    line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, if exchanges took no time")
+    line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, not counting communication")
 
 
 def memory(planned: "MemoryPlanned") -> None:

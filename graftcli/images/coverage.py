@@ -33,7 +33,7 @@ class Coverage:
     confidence: float  # the median
     confidence_low: float  # the 10th percentile
     unsure: int  # images below UNSURE
-    broken_answers: int  # images with NaN or infinite logits
+    non_finite: int  # images with NaN or infinite logits
     dominant: tuple[ClassShare, ...]  # by frequency, descending
     missing: tuple[str, ...]  # classes predicted for no image, by index
     trained: bool  # False: the weights are random, so the predictions mean nothing
@@ -79,7 +79,7 @@ class Predictions:
             confidence=median,
             confidence_low=low,
             unsure=int((confidence < UNSURE).sum()),
-            broken_answers=self._broken,
+            non_finite=self._broken,
             dominant=tuple(shares),
             missing=tuple(labels[i] for i in range(self._num_classes) if not counts[i]),
             trained=trained,

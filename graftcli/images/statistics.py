@@ -60,7 +60,7 @@ class DatasetStatistics:
         return sum(len(group) - 1 for group in self.exact)
 
     @property
-    def lookalikes(self) -> int:
+    def near_copies(self) -> int:
         """How many images are near copies of another."""
         return sum(len(group) - 1 for group in self.near)
 

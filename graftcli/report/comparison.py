@@ -91,7 +91,7 @@ class Comparison:
     trials: tuple[CellScore, ...]
 
     @property
-    def is_whole(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether every cell's run has finished."""
         return all(cell.is_done for cell in self.trials)
 
@@ -197,7 +197,7 @@ def table_notes(comparison: Comparison) -> tuple[str, ...]:
     """The notes under the table: the networks, shots, budget, scoring, machine and failed cells."""
     students = dict.fromkeys(line.student for line in comparison.lines)
     done = sum(cell.is_done for cell in comparison.trials)
-    unfinished = f"; {done} of {len(comparison.trials)} cells are done" if not comparison.is_whole else ""
+    unfinished = f"; {done} of {len(comparison.trials)} cells are done" if not comparison.is_finished else ""
     faults = [
         f"{line.method}, {line.student}, {line.shots:,} shot{'s' * (line.shots != 1)}: {fault}"
         for line in comparison.lines

@@ -37,7 +37,7 @@ class ImagesReport:
 
     source: str
     preprocess: Preprocess | None  # None without a network and a size
-    census: DatasetStatistics
+    statistics: DatasetStatistics
     coverage: Coverage | None  # None without a teacher
     advice: tuple[str, ...]
 

@@ -42,7 +42,7 @@ def partial(
 
 def _newest_run(missing: Sequence[str], listen: Listener) -> Path:
     """Find the newest run of a whole student: a partial run has inherited its config."""
-    folder = newest(RUNS, lambda run: run.settings.is_whole)
+    folder = newest(RUNS, lambda run: run.settings.replaces_all_blocks)
     if folder is None:
         raise UsageError(
             f"there is no run under ./runs to take {', '.join(missing)} from.",

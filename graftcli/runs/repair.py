@@ -39,10 +39,10 @@ def _lost_blocks(folder: Path, settings: RunSettings) -> list[str]:
     """Return the trained blocks that the merge needs and that are missing or damaged."""
     scheduled = tasks(settings.recipe, settings.block_count, settings.blocks, settings.frozen)
     names = [f"{task.name}.safetensors" for task in scheduled]
-    return [f"`{BLOCKS}/{name}`" for name in names if not _is_whole_block(folder, name)]
+    return [f"`{BLOCKS}/{name}`" for name in names if not _is_intact_block(folder, name)]
 
 
-def _is_whole_block(folder: Path, name: str) -> bool:
+def _is_intact_block(folder: Path, name: str) -> bool:
     try:
         check(folder / BLOCKS / name)
     except CheckpointError:

@@ -26,12 +26,12 @@ def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: Prepar
     names = (stage.name for stage in _matching_stages(before, prepared))
     for name in (f"{stage}-{block}.safetensors" for stage in names for block in prepared.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
-        if source.exists() and not target.exists() and _is_whole(source, listen):
+        if source.exists() and not target.exists() and _is_intact(source, listen):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, source.read_bytes())
 
 
-def _is_whole(block: Path, listen: Listener) -> bool:
+def _is_intact(block: Path, listen: Listener) -> bool:
     try:
         check(block)
     except CheckpointError as damage:

@@ -65,7 +65,7 @@ def distill(
         return world.broadcast(_distill(config, request, world, listen))
 
 
-def distill_alone(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
+def distill_in_one_process(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
     """Run `distill` in one process, `world`, whatever the other processes of its job do."""
     single_file(request.out)
     return _distill(config, request, world, listen)

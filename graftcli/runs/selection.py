@@ -19,7 +19,7 @@ from graftcli.images.decoding import Broken, File, process_files
 from graftcli.images.duplicates import Fingerprint, compute_fingerprint
 from graftcli.images.pixels import Preprocess, open_image, resize_and_crop
 from graftcli.images.selection import method_named
-from graftcli.images.selection.method import Candidate
+from graftcli.images.selection.method import CandidateImage
 from graftcli.images.sources import SourceFiles
 from graftcli.measure.features import FeatureReader
 from graftcli.models.network import Network
@@ -52,7 +52,7 @@ class Selected:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _DecodedImage:
     """A decoded image."""
 
     index: int
@@ -68,10 +68,10 @@ def select(
     """Choose images of an open source; all of them if they are not more than wanted."""
     method = method_named(options.by)
     teacher = _Teacher(network, preprocess, options.device) if network is not None and method.needs_teacher else None
-    pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_Look]()
+    pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_DecodedImage]()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
-        for done, result in enumerate(process_files(opened.entries, partial(_look, preprocess), options.jobs), 1):
+        for done, result in enumerate(process_files(opened.entries, partial(_decode, preprocess), options.jobs), 1):
             if isinstance(result, Broken):
                 broken.append(result)
             else:
@@ -88,10 +88,10 @@ def select(
     return Selected(tuple(one.index for one in chosen), count, tuple(broken), before, after)
 
 
-def _look(preprocess: Preprocess, file: File) -> _Look:
+def _decode(preprocess: Preprocess, file: File) -> _DecodedImage:
     with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
         fingerprint, pixels = compute_fingerprint(image.flat), resize_and_crop(image, preprocess)
-    return _Look(file.row, file.name, hashlib.sha256(file.data).digest(), fingerprint, pixels)
+    return _DecodedImage(file.row, file.name, hashlib.sha256(file.data).digest(), fingerprint, pixels)
 
 
 class _Teacher:
@@ -101,33 +101,33 @@ class _Teacher:
         self.network, self.predictions = network, Predictions()
         self._reader = FeatureReader(network.module, preprocess, device)
 
-    def candidates(self, looks: Sequence[_Look]) -> list[Candidate]:
+    def candidates(self, images: Sequence[_DecodedImage]) -> list[CandidateImage]:
         """The images with their predicted class and features; without those for which the teacher has no answer."""
-        logits, features = self._reader.read(torch.from_numpy(np.stack([look.pixels for look in looks])))
+        logits, features = self._reader.read(torch.from_numpy(np.stack([image.pixels for image in images])))
         self.predictions.add(logits)
         best = logits.softmax(1).max(1)
         finite = (logits.isfinite().all(1) & features.isfinite().all(1)).tolist()
         return [
-            Candidate(
-                look.index, look.name, look.digest, look.fingerprint, int(label), float(confidence), feature.copy()
+            CandidateImage(
+                image.index, image.name, image.digest, image.fingerprint, int(label), float(confidence), feature.copy()
             )
-            for look, label, confidence, feature, known in zip(
-                looks, best.indices, best.values, features.numpy(), finite, strict=True
+            for image, label, confidence, feature, known in zip(
+                images, best.indices, best.values, features.numpy(), finite, strict=True
             )
             if known
         ]
 
 
-def _candidates(looks: Sequence[_Look], teacher: _Teacher | None) -> list[Candidate]:
-    if not looks:
+def _candidates(images: Sequence[_DecodedImage], teacher: _Teacher | None) -> list[CandidateImage]:
+    if not images:
         return []
     if teacher is not None:
-        return teacher.candidates(looks)
-    return [Candidate(look.index, look.name, look.digest, look.fingerprint) for look in looks]
+        return teacher.candidates(images)
+    return [CandidateImage(image.index, image.name, image.digest, image.fingerprint) for image in images]
 
 
 def _coverages(
-    teacher: _Teacher | None, chosen: Sequence[Candidate], classes: Path | None
+    teacher: _Teacher | None, chosen: Sequence[CandidateImage], classes: Path | None
 ) -> tuple[Coverage | None, Coverage | None]:
     if teacher is None:
         return None, None

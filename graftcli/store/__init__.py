@@ -42,7 +42,7 @@ from graftcli.store.folder import (
 )
 from graftcli.store.locks import LOCK_FILE, locked
 from graftcli.store.member import MemberStore
-from graftcli.store.metrics import append, keep_passed
+from graftcli.store.metrics import append, drop_repeated
 from graftcli.store.resume import newest, resumable_run
 from graftcli.store.run_file import digest_of_file, read_record, write_record
 from graftcli.store.run_record import FixedSettings, RunRecord, RunResult, RunSettings, Session, now
@@ -126,7 +126,7 @@ class Store:
         if self._record.session is not session:
             self._update(sessions=(*self._record.sessions, session))
         self._drop_damaged()
-        keep_passed(self.folder / METRICS_FILE, lambda name: self.unit(name).step)
+        drop_repeated(self.folder / METRICS_FILE, lambda name: self.unit(name).step)
         self._save()
 
     def _drop_damaged(self) -> None:

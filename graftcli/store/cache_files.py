@@ -42,7 +42,7 @@ class Cache:
         return torch.from_numpy(np.frombuffer(bytearray(pixels), np.uint8)).view(*shape)
 
 
-def is_whole_pixels(path: Path) -> bool:
+def is_intact_pixels(path: Path) -> bool:
     """Whether a file of images is intact."""
     data = path.read_bytes()
     return hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]

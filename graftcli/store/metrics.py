@@ -15,7 +15,7 @@ def append(path: Path, record: Mapping[str, object]) -> None:
         file.write(line)
 
 
-def keep_passed(path: Path, step_of: Callable[[str], float]) -> None:
+def drop_repeated(path: Path, step_of: Callable[[str], float]) -> None:
     """Drop the records that a resumed run writes again: those behind the saved step of their unit, and torn lines."""
     if not path.exists():
         return

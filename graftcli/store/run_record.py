@@ -83,7 +83,7 @@ class RunSettings(_Part):
         return len(self.cuts.student) + 1
 
     @property
-    def is_whole(self) -> bool:
+    def replaces_all_blocks(self) -> bool:
         """Whether all blocks are replaced."""
         return len(self.blocks) == self.block_count
 

@@ -90,7 +90,7 @@ def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
 
 def test_a_finished_table_has_no_note_about_unfinished_cells() -> None:
     whole = comparison(TRIALS[:3])
-    assert whole.is_whole and "cells" not in " ".join(table_notes(whole))
+    assert whole.is_finished and "cells" not in " ".join(table_notes(whole))
 
 
 def test_figures_show_accuracy_over_shots_and_seconds_and_agreement_where_there_is_none() -> None:

@@ -104,7 +104,7 @@ class TaskRunner:
             self._unit(joint).finish(changed, {"verdict": asdict(verdict)})
 
     def _run_all(self, tasks: Sequence[Task]) -> None:
-        """Run tasks: with other processes, at the same time where they are independent, else sharing each batch."""
+        """Run tasks; several processes run independent tasks at the same time, and share the batches of other tasks."""
         world = self.world
         if world.size == 1 or not (are_independent(tasks) or tasks[0].stage.train == "layers"):
             for task in tasks:
@@ -145,14 +145,14 @@ class TaskRunner:
         world, modules = self.world, self._trained_modules(task)
         is_owner = world.rank == owner
         finished = world.broadcast(self.store.unit(task.name).finished if is_owner else None, owner)
-        assert finished is not None  # the owner has just finished it
+        assert finished is not None  # the owner has finished the task
         tensors, facts = finished
         if not is_owner:
             modules.load_state_dict(tensors)
             self.verdicts[task.name] = verdict_from_facts(facts["verdict"])
             self._set_trained(task)
             self.caches.release(task, self.unfinished)
-        if world.is_first and self.store.unit(task.name).finished is None:  # the processes share no disk
+        if world.is_first and self.store.unit(task.name).finished is None:  # the processes have no shared disk
             self.store.unit(task.name).finish(tensors, facts)
 
     def _unit(self, task: Task) -> StoredTask:
@@ -187,7 +187,7 @@ class TaskRunner:
         self.random -= set(task.trained)
 
     def _is_random(self, task: Task) -> bool:
-        """Whether a block that the task trains still has random weights, so that there is nothing to protect."""
+        """Whether a block that the task trains still has random weights, so that its changes are always kept."""
         return not self.random.isdisjoint(task.trained)
 
     def agreement(self, blocks: Sequence[int]) -> Score | None:
@@ -209,7 +209,7 @@ class TaskRunner:
         return nn.ModuleList(trained_modules(task, self.pieces))
 
     def _restore(self, task: Task, modules: nn.Module) -> None:
-        """Load the weights and verdict of a finished task; a joint task has stored weights only after a setback."""
+        """Load the weights and verdict of a finished task; joined blocks have stored weights only after a setback."""
         finished = self._unit(task).finished
         assert finished is not None
         tensors, facts = finished
