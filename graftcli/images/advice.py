@@ -8,23 +8,23 @@ from graftcli.images.statistics import DatasetStatistics
 
 USUAL_SHOTS = 10  # images per class: the paper's ten-shot setting
 _LISTED = 8
-_ABOVE_CHANCE = 0.1  # the least by which the median confidence should exceed chance
+_ABOVE_CHANCE = 0.1  # the factor by which the median confidence should exceed chance, at least
 
 
 def advise(statistics: DatasetStatistics, coverage: Coverage | None) -> tuple[str, ...]:
-    """What to do, the most important first; empty where there is nothing to do."""
+    """Advice, most important first; empty if there is none."""
     return (*(_on_classes(coverage) if coverage else ()), *_on_files(statistics))
 
 
 def advise_on_classes(coverage: Coverage) -> tuple[str, ...]:
-    """What the teacher's predictions call for."""
+    """Advice that follows from the teacher's predictions."""
     return tuple(_on_classes(coverage))
 
 
 def _on_classes(coverage: Coverage) -> Iterator[str]:
     if coverage.non_finite:
         share = f"{coverage.non_finite} of {coverage.images} images"
-        yield f"the teacher gives NaN or infinite logits for {share}: check its checkpoint, and --mean and --std"
+        yield f"the teacher returns NaN or infinite logits for {share}: check its checkpoint, and --mean and --std"
     if not coverage.trained:
         yield "the teacher has random weights, so its predictions mean nothing: give its checkpoint"
         return
