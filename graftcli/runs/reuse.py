@@ -18,7 +18,7 @@ _COMPARED_APART = ("blocks", "frozen", "recipe", "cache_gb", "device_cache_gb")
 
 
 def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: PreparedRun, listen: Listener) -> None:
-    """Copy the blocks that an earlier run trained alone, with the same settings; damaged blocks are not copied."""
+    """Copy the blocks that an earlier run trained separately with the same settings; damaged blocks are skipped."""
     before = read_record(earlier).settings
     apart = {key: getattr(now, key) for key in _COMPARED_APART}
     if before.model_copy(update=apart) != now:
@@ -41,7 +41,7 @@ def _is_intact(block: Path, listen: Listener) -> bool:
 
 
 def _matching_stages(before: RunSettings, prepared: PreparedRun) -> list[Stage]:
-    """Return the leading stages that both recipes share, in which each block is trained alone on the same views."""
+    """Return the first stages that both recipes share, if they train each block separately on the same views."""
     earlier, now = before.recipe, prepared.recipe
     if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "freeze", "views")):
         return []

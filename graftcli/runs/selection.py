@@ -1,4 +1,4 @@
-"""Select the images of a source that help most: one pass of the teacher, in bounded memory."""
+"""Select the most useful images of a source, in one pass of the teacher and bounded memory."""
 
 import hashlib
 import json
@@ -42,10 +42,10 @@ class SelectOptions:
 
 @dataclass(frozen=True)
 class Selected:
-    """The images that were chosen, and the coverage of the teacher's classes by all images and by these."""
+    """The selected images, and the coverage of the teacher's classes by all images and by the selected ones."""
 
-    indices: tuple[int, ...]  # among the entries of the source, in the order of preference
-    images: int  # readable ones in the source
+    indices: tuple[int, ...]  # among the entries of the source, the most useful first
+    images: int  # readable images in the source
     broken: tuple[Broken, ...]
     before: Coverage | None  # None if the method needs no teacher
     after: Coverage | None
@@ -65,12 +65,12 @@ class _DecodedImage:
 def select(
     opened: SourceFiles, network: Network | None, preprocess: Preprocess, options: SelectOptions, classes: Path | None
 ) -> Selected:
-    """Choose images of an open source; all of them if they are not more than wanted."""
+    """Select images of an open source; all of them if there are not more than requested."""
     method = method_named(options.by)
     teacher = _Teacher(network, preprocess, options.device) if network is not None and method.needs_teacher else None
     pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_DecodedImage]()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        warnings.simplefilter("ignore")  # most warnings are about unusual metadata; real damage raises
         for done, result in enumerate(process_files(opened.entries, partial(_decode, preprocess), options.jobs), 1):
             if isinstance(result, Broken):
                 broken.append(result)
@@ -95,14 +95,14 @@ def _decode(preprocess: Preprocess, file: File) -> _DecodedImage:
 
 
 class _Teacher:
-    """Predicts the classes of images, and remembers how many of each."""
+    """Predicts the classes of images, and counts the predictions."""
 
     def __init__(self, network: Network, preprocess: Preprocess, device: torch.device) -> None:
         self.network, self.predictions = network, Predictions()
         self._reader = FeatureReader(network.module, preprocess, device)
 
     def candidates(self, images: Sequence[_DecodedImage]) -> list[CandidateImage]:
-        """The images with their predicted class and features; without those for which the teacher has no answer."""
+        """The images with their predicted class and features; those with logits that are not finite are left out."""
         logits, features = self._reader.read(torch.from_numpy(np.stack([image.pixels for image in images])))
         self.predictions.add(logits)
         best = logits.softmax(1).max(1)
@@ -139,7 +139,7 @@ def _coverages(
 
 
 def remembered(file: Path, facts: object, make: Callable[[], Sequence[int]]) -> tuple[int, ...]:
-    """The indices in a file if it was written for the same facts, else those that `make` gives, which are written."""
+    """Return the indices stored in a file if it was written for the same facts, else compute and store them."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     try:
         document = json.loads(file.read_bytes())
