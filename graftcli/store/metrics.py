@@ -1,4 +1,4 @@
-"""metrics.jsonl: one record per line, appended during training and cut back when a run is resumed."""
+"""metrics.jsonl: one record per line, appended during training and truncated when a run is resumed."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ def append(path: Path, record: Mapping[str, object]) -> None:
 
 
 def drop_repeated(path: Path, step_of: Callable[[str], float]) -> None:
-    """Drop the records that a resumed run writes again: those behind the saved step of their unit, and torn lines."""
+    """Drop the records that a resumed run writes again, after the saved step of their unit, and incomplete lines."""
     if not path.exists():
         return
     saved_step = cache(step_of)

@@ -110,7 +110,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def _create(path: Path, size: int) -> None:
     with writing(path, size):
-        path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
+        path.parent.mkdir(exist_ok=True)  # without parents, so that a removed run folder is not recreated
         try:
             with path.open("wb") as file:
                 reserve(file.fileno(), size)
