@@ -58,7 +58,7 @@ def evaluate(
     All networks get the same pixels, cropped as the first one requires and normalised with their own mean and std.
 
     Parameters:
-        models: Runs, model specs, ONNX files, or students made from the teacher, such as ``"prune:l1=0.3"``.
+        models: Runs, model specs, ONNX files, or students derived from the teacher, such as ``"prune:l1=0.3"``.
         images: A folder, .zip, .tar, .parquet, .arrow or .list of images, with one folder per class for accuracy.
         teacher: Network to agree with. Default: the teacher of the run, with the run's weights and preprocessing.
         checkpoint: Weights file, if `models` is a single model.

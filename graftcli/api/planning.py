@@ -47,7 +47,7 @@ def plan(
 
     Parameters:
         teacher: Model spec as for `distill`, an ``nn.Module``, or a ``Network``.
-        student: The same, or a student made from the teacher, such as ``"teacher*0.5"``.
+        student: The same, or a student derived from the teacher, such as ``"teacher*0.5"``.
         teacher_checkpoint: Weights file of the teacher.
         student_checkpoint: Weights file of the student.
         num_classes: Number of classes. Default: from the weights, else from the network.

@@ -127,7 +127,7 @@ def _stock(made: "Plan") -> str:
     if place := builder(made.student.network.origin["kind"], stock=made.stock):
         return f"stock: yes, in {place}: the merged student has exactly the parameters of {name}"
     if made.stock:
-        return f"stock: NO, {name} is made from the teacher: load it with graftcli.load, or export it"
+        return f"stock: NO, {name} is derived from the teacher: load it with graftcli.load, or export it"
     kept = [block.index for block in made.blocks if block.seam is not None and block.seam.blocker is not None]
     return f"stock: NO, the adapters after {_numbered(kept)} stay in the student, in addition to {name}"
 

@@ -331,7 +331,7 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
     assert [(trial["method"], trial["fault"]) for trial in found["trials"]] == [("tiny", None)]
     (note,) = found["notes"]
     assert note.startswith(
-        "left out: own with resnet(depth=8): recipe tiny has `init: checkpoint`, and there is no --student-checkpoint"
+        "left out: own with resnet(depth=8): recipe tiny has `init: checkpoint`, but --student-checkpoint is not given"
     )
 
 

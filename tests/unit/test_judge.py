@@ -192,7 +192,9 @@ def test_a_task_that_only_falls_is_ended_early_and_resumes_to_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intervals, "SAVE_SECONDS", -1.0)
-    monkeypatch.setattr("graftcli.graft.training.runner.scoring_steps", lambda steps, *_: tuple(range(5, steps, 5)))
+    monkeypatch.setattr(
+        "graftcli.graft.training.task_scoring.scoring_steps", lambda steps, *_: tuple(range(5, steps, 5))
+    )
     ranks = {5: 0.4, 10: 0.3, 15: 0.2, 20: 0.1}
     monkeypatch.setattr(
         "graftcli.graft.training.trainer.Trainer.score",

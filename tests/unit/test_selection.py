@@ -158,7 +158,7 @@ def test_a_selection_is_written_as_a_folder_or_a_list(place: Path, by: str) -> N
         assert listed.after.covered <= listed.before.covered
     with pytest.raises(UsageError, match=r"x\.list` exists"):
         graftcli.select_images(source, 12, by="random", out=place / "sub" / "x.list")
-    with pytest.raises(UsageError, match="holds files already"):
+    with pytest.raises(UsageError, match="is not empty"):
         graftcli.select_images(source, 12, by="random", out=place / "chosen")
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_selected_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a teacher") as caught:
         graftcli.select_images(tmp_path, 2)
     assert "--by random" in caught.value.fix
-    with pytest.raises(UsageError, match="no selection `best`"):
+    with pytest.raises(UsageError, match="selection method `best` is unknown"):
         graftcli.select_images(tmp_path, 2, by="best")
     with pytest.raises(UsageError, match="--max is 1"):
         graftcli.select_images(tmp_path, 1, by="random")
