@@ -4,7 +4,7 @@
     result = graftcli.distill("resnet34", "resnet18", "./10shot")
     student = graftcli.load(result.folder)
 
-torch is imported when the first name below is asked for.
+Importing this package is fast: torch is imported on first access to one of the names below.
 """
 
 from importlib import import_module

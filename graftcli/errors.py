@@ -2,7 +2,7 @@
 
     GraftError
     |-- UsageError        2   the command, an option or a recipe
-    |-- PairError         3   a network cannot be read or cut, or the two cannot be paired
+    |-- PairError         3   a network cannot be traced or cut, or the two cannot be paired
     |-- GateError         4   a quality or parity check
     |-- ImagesError       5   the images
     |-- CheckpointError   6   a checkpoint or saved file

@@ -49,7 +49,7 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class EarlierRunChosen(Event):
-    """`partial` continues the run in `folder`, the newest, which was active `seconds` ago."""
+    """`partial` takes its defaults from `folder`, the newest run, which was last active `seconds` ago."""
 
     folder: str
     seconds: float
@@ -57,7 +57,7 @@ class EarlierRunChosen(Event):
 
 @dataclass(frozen=True)
 class InputSizeFound(Event):
-    """`network` names no input size, so it takes that of the images."""
+    """`network` declares no input size, so the common size of the images is used."""
 
     network: str
     size: tuple[int, int]  # height, width
@@ -65,7 +65,7 @@ class InputSizeFound(Event):
 
 @dataclass(frozen=True)
 class ImagesChecked(Event):
-    """Statistics of the images: `shown` of them ran through the teacher, which predicts `covered` of its classes."""
+    """Statistics of the images: the teacher ran on `shown` of them and predicts `covered` of its classes."""
 
     images: int
     broken: int
@@ -87,17 +87,17 @@ class SyntheticImages(Event):
 
 @dataclass(frozen=True)
 class StoredPart:
-    """One part of what a run stores: images, computed views, features behind a block, or logits."""
+    """One part of what a run stores: images, computed views, features after a block, or logits."""
 
     what: Literal["images", "views", "features", "logits"]
     block: int | None  # of features
     bytes: int
-    place: Literal["device", "memory", "disk", "recompute"]  # recompute: it is not stored
+    place: Literal["device", "memory", "disk", "recompute"]  # "recompute" if it is not stored
 
 
 @dataclass(frozen=True)
 class MemoryPlanned(Event):
-    """What is stored where, before the teacher's pass over `views` views."""
+    """Where each part is stored, announced before the teacher's pass over `views` views."""
 
     views: int
     parts: tuple[StoredPart, ...]

@@ -1,4 +1,4 @@
-"""Registries that are folders: each file is an entry, and a new file is found without being listed anywhere."""
+"""Registries that are folders: each file is an entry, and a new file is registered without a list to edit."""
 
 import pkgutil
 from importlib import import_module

@@ -1,6 +1,6 @@
-"""The losses between the student's outputs and the teacher's: a registry. A new loss is one more entry.
+"""The registry of losses between the student's outputs and the teacher's. To add a loss, add an entry.
 
-torch is imported when a loss is computed, so that recipes are read without it.
+torch is imported when a loss is computed, so that recipes can be read without it.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ class Loss:
 
     Parameters:
         about: what it measures, for the reference of recipes.
-        compute: the loss of the student's and the teacher's output, at a temperature where it has one: a mean over
-            the batch, so that processes that share a batch can add up their parts.
-        scale: a mean over the batch of the teacher's output, by which the loss is divided.
-        temperature: the default temperature; None where it has none.
+        compute: the function of the student's output, the teacher's output and the temperature (None if it takes none).
+            It returns a mean over the batch, so that processes that share a batch can add up their parts.
+        scale: a function of the teacher's output whose mean over the batch divides the loss.
+        temperature: the default temperature; None if the loss takes none.
         is_of_logits: whether it compares distributions over classes only, not feature maps.
         is_of_layers: whether stages with `train: layers` can use it, which minimise a squared error.
     """

@@ -73,7 +73,7 @@ def plan(
 
 
 def made_plan(spec: str, depth: int = 3) -> Plan:
-    """A student that is made from the teacher."""
+    """A student that is derived from the teacher."""
     torch.manual_seed(0)
     teacher = network(randomise(Stages((8, 12, 16), depth), seed=1), "big")
     student = student_maker()(spec, teacher)

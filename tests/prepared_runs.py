@@ -11,7 +11,7 @@ from graftcli.runs.scoring import PreprocessOptions
 from tests.image_files import photos
 from tests.nets import NETS, randomise, resnet
 
-OWN = f"{NETS}:resnet(depth=8)"  # a student that is not made from the teacher
+OWN = f"{NETS}:resnet(depth=8)"  # a student that is not derived from the teacher
 
 
 def run_inputs(folder: Path, images: int) -> Path:

@@ -31,7 +31,7 @@ from graftcli.store import BENCH_FILE
 from graftcli.store.atomic import write_json
 from graftcli.store.run_file import RUN_FILE
 
-QUICK_SECONDS, QUICK_IMAGES = 1.0, 256  # per candidate, for the short benchmark after an export
+QUICK_SECONDS, QUICK_IMAGES = 1.0, 256  # seconds per candidate, for the short benchmark after an export
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Bench:
     cpu: str
     threads: int
     batch: int
-    source: str | None  # None: noise, on which only time is measured
+    source: str | None  # None for noise, on which only time is measured
     images: int
     rule: str | None  # how folder names are mapped to classes
     rungs: tuple[BenchEntry, ...]
@@ -75,8 +75,9 @@ def bench(
 ) -> Bench:
     """Measure size, MACs, latency and agreement of networks and ONNX files in turns on the CPU.
 
-    The first is the baseline: the teacher, if one is named or a run has one. All see the same pixels, cropped as the
-    first network wants them, and each its own mean and std. The result is also written to each run, as bench.json.
+    The first entry is the baseline: the teacher, if one is given or a run has one. All entries get the same pixels,
+    cropped as the first network requires and normalised with their own mean and std. The result is also written to the
+    folder of each run, as bench.json.
 
     Parameters:
         models: Runs, which bring their teacher, student and ONNX files, model specs, and ONNX files.
@@ -164,7 +165,7 @@ def bench_export(model: str, file: str, *, listen: Listener = lambda _: None, **
 
 
 def _warnings(named: Sequence[NamedModel], reference: Model | None, options: PreprocessOptions) -> Iterator[str]:
-    """Yield why predictions may be meaningless; `reference` sets the preprocessing of given images."""
+    """Yield a warning for each reason why predictions may be meaningless; `reference` sets the preprocessing."""
     for item in named:
         if isinstance(item.model, Network) and item.model.weights.is_random:
             yield f"{item.name} has random weights: its predictions are meaningless"
@@ -192,13 +193,13 @@ def _write(
     *,
     keep_better: bool,
 ) -> None:
-    """Write bench.json into the folder of each run whose teacher was measured; entries of other runs are left out."""
+    """Write bench.json into the folder of each run whose teacher was measured, without the entries of other runs."""
     teachers = {
         Path(run): (config.networks.teacher, config.networks.teacher_checkpoint) for run, config in runs.items()
     }
     for folder, run_teacher in teachers.items():
         if run_teacher != (user_teacher or next(iter(teachers.values()))):
-            listen(Warned(f"{folder} was measured with a different teacher: no {BENCH_FILE} is written"))
+            listen(Warned(f"{folder} was measured with a different teacher: {BENCH_FILE} is not written"))
             continue
         if keep_better and _is_more_complete(read_bench(folder / BENCH_FILE), measured):
             existing = f"{folder / BENCH_FILE} was measured on more images, or with labels"

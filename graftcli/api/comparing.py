@@ -72,20 +72,20 @@ def compare(
         images: A folder to draw from, a pattern of existing draws such as ``"{shots}shot-draw{draw}"``, or several
             folders, each a draw.
         recipe: One or more recipes.
-        shots: Images per class to draw; in all where there are no class folders. Default: all images.
+        shots: Images per class to draw, or in total if there are no class folders. Default: all images.
         draws: Number of draws for each number of shots, each with its own seed.
-        blocks: Blocks to replace, as for `partial`, or ``"each"`` for every block alone. Default: the whole student.
+        blocks: Blocks to replace, as for `partial`, or ``"each"`` for every block separately. Default: all blocks.
         test: Labelled images on which the cells are scored. Default: agreement on held-out images.
         classes: File with the class names in order. Default: from the folder names.
-        steps: Training steps of each cell, shared over its tasks as in its recipe.
+        steps: Training steps of each cell, divided among its tasks in the proportions of its recipe.
         seconds: Training time of each cell; a short profiling run sets its number of steps.
         teacher_checkpoint: Weights file of the teacher; ``"none"`` for random weights. Default: pretrained weights.
         student_checkpoint: Weights file that the student starts from, for recipes with ``init: checkpoint``.
         num_classes: Number of classes. Default: from the weights, else from the network.
         in_chans: Number of input channels. Default: from the weights, else from the network.
-        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both shrink the image.
-        split_teacher: Names of the teacher's modules behind which it is cut.
-        split_student: Names of the student's modules behind which it is cut.
+        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both downsample the image.
+        split_teacher: Names of the teacher's modules after which it is cut.
+        split_student: Names of the student's modules after which it is cut.
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
@@ -98,7 +98,7 @@ def compare(
         strict: Raise on corrupt images instead of skipping them.
         set: Overrides of the recipe, such as ``["stages.graft.lr=1e-3"]``.
         steps_scale: Factor for the number of training steps.
-        seed: Seed of everything that is drawn.
+        seed: Random seed of training and of the draws.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
         amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.

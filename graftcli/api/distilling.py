@@ -70,17 +70,17 @@ def distill(
     Parameters:
         teacher: Trained network: a timm or torchvision name, ``file.py:factory``, a checkpoint, or an ``nn.Module``.
         student: Network to train, in the same forms, or one derived from the teacher, such as ``"teacher*0.5"``.
-        images: Unlabelled images: a folder, .zip, .tar, .parquet, .arrow or .list, many of the latter
-            (``"shards-{0000..0099}.tar"`` or their folder), or any of these behind a URL. Or an iterable (a Dataset,
-            say) of PIL images or tensors; of tuples the first item is taken. Float tensors are in 0 to 1, without
-            normalisation.
+        images: Unlabelled images: a folder, .zip, .tar, .parquet, .arrow or .list, several of these files
+            (``"shards-{0000..0099}.tar"`` or the folder that holds them), or a URL of any of these. Or an iterable
+            (such as a Dataset) of PIL images or tensors; if its items are tuples, their first element is the image.
+            Float tensors have values from 0 to 1, before normalisation.
         teacher_checkpoint: Weights file of the teacher; ``"none"`` for random weights. Default: pretrained weights.
         student_checkpoint: Weights file that the student starts from, for recipes with ``init: checkpoint``.
         num_classes: Number of classes. Default: from the weights, else from the network.
         in_chans: Number of input channels. Default: from the weights, else from the network.
-        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both shrink the image.
-        split_teacher: Names of the teacher's modules behind which it is cut.
-        split_student: Names of the student's modules behind which it is cut.
+        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both downsample the image.
+        split_teacher: Names of the teacher's modules after which it is cut.
+        split_student: Names of the student's modules after which it is cut.
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
@@ -90,13 +90,13 @@ def distill(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
-        max_images: Number of training images to select; exact duplicates are left out. Default: all.
-        select: How they are selected: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
+        max_images: Number of training images to select; exact duplicates are left out. Default: all images.
+        select: Method of selection: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.
         recipe: Name of a recipe, a YAML file, or a ``Recipe``.
         set: Overrides of the recipe, such as ``["stages.graft.lr=1e-3"]``.
         steps_scale: Factor for the number of training steps.
-        seed: Seed of everything that is drawn.
+        seed: Random seed.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
         amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.
@@ -121,7 +121,7 @@ def distill(
         ImagesError: The images are missing or cannot be read.
         CheckpointError: A weights file is missing, damaged or of another network.
         GateError: Training diverged twice, or the merged student differs from the trained one.
-        MachineError: Memory, disk or device are missing, or another process works in the folder.
+        MachineError: Memory, disk space or the device is not available, or another process uses the folder.
 
     Example:
         >>> result = graftcli.distill("resnet34", "resnet18", "10shot", steps_scale=0.1)  # doctest: +SKIP
@@ -179,8 +179,8 @@ def partial(
 ) -> Result:
     """Replace only some blocks of the teacher, and write the hybrid.
 
-    What is not given is taken from an earlier run, whose trained blocks are reused where they would be trained in the
-    same way.
+    Arguments that are not given are taken from an earlier run. Its trained blocks are reused if training them again
+    would give the same weights.
 
     Parameters:
         blocks: Blocks to replace, numbered from 1 as `plan` does: ``3``, ``[1, 3]``, ``"2-4"`` or ``"last"``.
@@ -193,9 +193,9 @@ def partial(
         student_checkpoint: Weights file that the student starts from, for recipes with ``init: checkpoint``.
         num_classes: Number of classes. Default: from the weights, else from the network.
         in_chans: Number of input channels. Default: from the weights, else from the network.
-        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both shrink the image.
-        split_teacher: Names of the teacher's modules behind which it is cut.
-        split_student: Names of the student's modules behind which it is cut.
+        blocks_count: Number of blocks to cut both networks into. Default: a cut wherever both downsample the image.
+        split_teacher: Names of the teacher's modules after which it is cut.
+        split_student: Names of the student's modules after which it is cut.
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
@@ -205,13 +205,13 @@ def partial(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
-        max_images: Number of training images to select; exact duplicates are left out. Default: all.
-        select: How they are selected: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
+        max_images: Number of training images to select; exact duplicates are left out. Default: all images.
+        select: Method of selection: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.
         recipe: Name of a recipe, a YAML file, or a ``Recipe``.
         set: Overrides of the recipe, such as ``["stages.graft.lr=1e-3"]``.
         steps_scale: Factor for the number of training steps.
-        seed: Seed of everything that is drawn.
+        seed: Random seed.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
         amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
         compile: Train with ``torch.compile``.
@@ -236,7 +236,7 @@ def partial(
         ImagesError: The images are missing or cannot be read.
         CheckpointError: A weights file is missing, damaged or of another network.
         GateError: Training diverged twice, or the merged student differs from the trained one.
-        MachineError: Memory, disk or device are missing, or another process works in the folder.
+        MachineError: Memory, disk space or the device is not available, or another process uses the folder.
 
     Example:
         >>> graftcli.partial(3).blocks  # doctest: +SKIP
@@ -257,7 +257,7 @@ def partial(
 
 
 def run_options(arguments: Mapping[str, Any], without: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the given arguments that configure a run, with modules as specs and in-memory images as folders."""
+    """Return the arguments that configure a run; modules become specs, and in-memory images become folders."""
     excluded = (*_CALL_ARGUMENTS, *without)
     options = {name: value for name, value in arguments.items() if value is not None and name not in excluded}
     models = {name: spec_of(options[name]) for name in _MODELS if name in options}

@@ -55,13 +55,13 @@ def evaluate(
 ) -> Evaluation:
     """Score networks on a folder of images: accuracy if it has class folders, and agreement with a teacher.
 
-    All networks see the same pixels, cropped as the first one wants them, and each its own mean and std.
+    All networks get the same pixels, cropped as the first one requires and normalised with their own mean and std.
 
     Parameters:
-        models: Runs, model specs, ONNX files, or students made from the teacher, such as ``"prune:l1=0.3"``.
+        models: Runs, model specs, ONNX files, or students derived from the teacher, such as ``"prune:l1=0.3"``.
         images: A folder, .zip, .tar, .parquet, .arrow or .list of images, with one folder per class for accuracy.
         teacher: Network to agree with. Default: the teacher of the run, with the run's weights and preprocessing.
-        checkpoint: Weights file of the only model.
+        checkpoint: Weights file, if `models` is a single model.
         teacher_checkpoint: Weights file of the teacher.
         classes: File with the class names in order. Default: from the folder names.
         batch: Images per batch.
@@ -95,7 +95,7 @@ def evaluate(
     build_args = build_options(num_classes, in_chans, ema, unsafe_load, trust_code)
     if checkpoint is not None and len(models) > 1:
         several = f"--checkpoint is the weights of one model, and {len(models)} models are given."
-        raise UsageError(several, "Score that model alone, or give run folders, which hold their weights.")
+        raise UsageError(several, "Score one model at a time, or give run folders, which hold their weights.")
 
     recorded = config_with_teacher(models, teacher, teacher_checkpoint, trust_code=trust_code, listen=listen)
     loader = _Loader(models, checkpoint, teacher, teacher_checkpoint, recorded, build_args, listen)
@@ -134,7 +134,7 @@ class _DeriveOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class _Loader:
-    """Loads the models and their teacher, at a size or at their own."""
+    """Loads the models and their teacher, at a given input size or at their default size."""
 
     models: Sequence[str]
     checkpoint: str | Path | None
@@ -145,7 +145,7 @@ class _Loader:
     listen: Listener
 
     def models_at(self, size: tuple[int, int] | None) -> tuple[list[Model], Model | None]:
-        """Load the models, and first the teacher if one of them is derived from it."""
+        """Load the models; if one of them is derived from the teacher, load the teacher first."""
         teacher = self.teacher_at(size, needed=True) if any(map(is_derived_spec, self.models)) else None
         specs = [
             (spec, _derive_args(teacher, spec) if is_derived_spec(spec) else _DeriveOptions()) for spec in self.models
@@ -153,7 +153,7 @@ class _Loader:
         return [self._model(spec, self.checkpoint, "model", size, **args) for spec, args in specs], teacher
 
     def teacher_at(self, size: tuple[int, int] | None, *, needed: bool) -> Model | None:
-        """Load the teacher, if there is one; unless it is `needed`, that of a run may be missing."""
+        """Load the teacher, if there is one; the teacher of a run may be missing unless it is `needed`."""
         if self.recorded is not None:
             needed = needed or self.teacher is not None or self.teacher_checkpoint is not None
             build_args: NetworkOptions = {**self.build_args, "img_size": size}
@@ -170,7 +170,7 @@ class _Loader:
     ) -> Model:
         if is_onnx(spec):
             if weights is not None:
-                found = f"`{spec}` contains its weights, and the checkpoint {weights} is given too."
+                found = f"`{spec}` already contains its weights, but the checkpoint {weights} is given too."
                 raise UsageError(found, "Leave out the checkpoint.")
             return onnx_model(Path(spec), size)
         if weights is None and (path := path_of(spec)) is not None:
@@ -179,7 +179,7 @@ class _Loader:
 
 
 def _teacher_options(recorded: RunConfig | None, options: PreprocessOptions) -> PreprocessOptions:
-    """Return the preprocessing options of the teacher: those of the user, else of the run that it comes from."""
+    """Return the preprocessing options of the teacher: the user's, else those of the run that it comes from."""
     if recorded is None:
         return options
     return replace(options, mean=options.mean or recorded.look.mean, std=options.std or recorded.look.std)
@@ -192,7 +192,7 @@ def _weights_of(model: Model) -> str:
 def _load_recorded_teacher(
     config: RunConfig, build_args: NetworkOptions, listen: Listener, *, needed: bool
 ) -> Network | None:
-    """Build the teacher of a run; if that raises and it is not `needed`, warn that agreement is not measured."""
+    """Build the teacher of a run; if that fails and it is not `needed`, warn that agreement is not measured."""
     try:
         return recorded_teacher(config, build_args)
     except GraftError as error:
@@ -219,12 +219,12 @@ def _size_of(model: Model) -> tuple[int, int]:
 def _derive_args(teacher: Model | None, spec: str) -> _DeriveOptions:
     """Return the keywords of `build` for a student derived from the teacher, before training."""
     if teacher is None:
-        raise UsageError(f"`{spec}` is derived from a teacher, and none is given.", "Give one with --teacher.")
+        raise UsageError(f"`{spec}` is derived from a teacher, but no teacher is given.", "Give one with --teacher.")
     if isinstance(teacher, OnnxModel):
-        found = f"`{spec}` is derived from the layers of a teacher, and the teacher `{teacher.name}` is an ONNX file."
-        raise UsageError(found, "Give the network that was exported with --teacher.")
+        found = f"`{spec}` is derived from the layers of a teacher, but the teacher `{teacher.name}` is an ONNX file."
+        raise UsageError(found, "Use --teacher to give the PyTorch network that this file was exported from.")
     if parse_spec(spec).needs_images:
-        found = f"`{spec}` is derived with training images, and here are only test images."
+        found = f"`{spec}` is derived with training images, but `eval` has only test images."
         raise UsageError(found, "Score the folder of a run, or a student that needs no images, such as prune:l1=0.3.")
     return {"like": teacher, "derive": student_maker()}
 

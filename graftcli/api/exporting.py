@@ -29,7 +29,7 @@ from graftcli.runs.scoring import PreprocessOptions, build_options, preprocess_f
 from graftcli.store.model_card import CardFacts
 from graftcli.store.run_file import RUN_FILE, read_record
 
-_NOISE_IMAGES = 16  # to check the file on, without other images
+_NOISE_IMAGES = 16  # number of noise images to check the file on if there are no real images
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class _LoadedModel:
     facts: CardFacts
     base: Path  # default path of the export, without suffix
     run: Path | None = None  # folder of its run
-    imagenet: bool = False  # whether its classes are those of ImageNet, if their number matches
+    imagenet: bool = False  # whether its classes may be those of ImageNet, if their number matches
 
 
 def export(
@@ -82,19 +82,21 @@ def export(
     overwrite: bool = False,
     listen: Listener = lambda _: None,
 ) -> Exported:
-    """Export a network or a hybrid as a file that other tools read; it is first compared with PyTorch on real images.
+    """Export a network or a hybrid to a file for other tools; the file is first compared with PyTorch on real images.
 
     Parameters:
         model: A run, a file that graftcli wrote, or a model spec.
         format: Name of the file format, such as ``"pt2"``; `graftcli export --help` lists them.
-        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``, of ONNX.
+        precision: ``"fp32"``, ``"fp16"`` or ``"int8"``; ONNX only.
         static: Fix the batch size to 1.
         dynamic_size: Allow any image size.
-        opset: ONNX opset. Default: the oldest that graftcli writes.
-        bake_preprocess: Take uint8 pixels, ``"nhwc"`` or ``"nchw"``, and normalise inside the file.
-        min_agreement: Share of images with PyTorch's answer. Default: 1 for fp32, 0.99 for fp16, 0.95 for int8.
+        opset: ONNX opset. Default: the oldest that graftcli supports.
+        bake_preprocess: Include normalisation in the file, so that it takes uint8 pixels in the layout ``"nhwc"`` or
+            ``"nchw"``.
+        min_agreement: Required share of images with the same prediction as in PyTorch. Default: 1 for fp32, 0.99 for
+            fp16, 0.95 for int8.
         images: Images to check the file on. Default: the run's.
-        calib: Images for the ranges of int8. Default: those to check on.
+        calib: Calibration images for int8. Default: same as `images`.
         classes: File with the class names in order.
         checkpoint: Weights file of a model spec.
         img_size: Input size. Default: the network's, else that of all images.
@@ -109,11 +111,11 @@ def export(
         trust_code: Run Python files that a saved network names, even if they changed.
         jobs: Threads that decode images. Default: one per core, at most 16.
         out: The file. Default: in the run's folder.
-        overwrite: Replace the file.
+        overwrite: Replace an existing file.
         listen: Called with every event; see ``graftcli.events``.
 
     Returns:
-        The path of the file, its size, and how near it is to PyTorch.
+        The path of the file, its size, and how closely its outputs match PyTorch.
 
     Raises:
         UsageError: An argument is wrong, or the file exists.

@@ -47,7 +47,7 @@ def plan(
 
     Parameters:
         teacher: Model spec as for `distill`, an ``nn.Module``, or a ``Network``.
-        student: The same, or a student made from the teacher, such as ``"teacher*0.5"``.
+        student: The same, or a student derived from the teacher, such as ``"teacher*0.5"``.
         teacher_checkpoint: Weights file of the teacher.
         student_checkpoint: Weights file of the student.
         num_classes: Number of classes. Default: from the weights, else from the network.
@@ -56,9 +56,9 @@ def plan(
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
-        blocks_count: Number of blocks. Default: a cut wherever both networks shrink the image.
-        split_teacher: Names of the teacher's modules behind which it is cut.
-        split_student: Names of the student's modules behind which it is cut.
+        blocks_count: Number of blocks. Default: a cut wherever both networks downsample the image.
+        split_teacher: Names of the teacher's modules after which it is cut.
+        split_student: Names of the student's modules after which it is cut.
 
     Returns:
         The plan: blocks, cuts and seams, with parameters and multiply-adds of each block.
@@ -100,7 +100,7 @@ def plan(
 
 
 def shares(plan: Plan, processes: int, *, recipe: "str | Path | Recipe" = "graft") -> "Shares":
-    """Show who trains what when several processes share a run.
+    """Show which process trains what when several processes share a run.
 
     Parameters:
         plan: What `plan` returns.
@@ -134,7 +134,7 @@ def memory(
     cache_gb: float | None = None,
     device_cache_gb: float | None = None,
 ) -> "MemoryPlanned":
-    """Show what a run on this machine would store, and where: the teacher's features of all views of a recipe.
+    """Show where a run on this machine would store the cached teacher features of all views, and their size.
 
     Parameters:
         plan: What `plan` returns.
@@ -171,7 +171,7 @@ class Inspection:
 
     network: Network
     traced: Traced
-    cuts: tuple[Position, ...]  # where the image shrinks, else at equal shares of the MACs
+    cuts: tuple[Position, ...]  # at downsampling layers, else at equal shares of the MACs
     by_work: bool  # whether the cuts are at equal shares of the MACs
 
     @property
@@ -197,18 +197,18 @@ def inspect(
     trust_code: bool = False,
     blocks_count: int = 4,
 ) -> Inspection:
-    """Trace one network and find where it can be cut; its weights do not matter.
+    """Trace one network and find where it can be cut; no trained weights are needed.
 
     Parameters:
         spec: Model spec or ``nn.Module``, as for `distill`.
-        checkpoint: Weights file, for a network whose classes or channels come from it.
+        checkpoint: Weights file, from which the number of classes and channels is read.
         num_classes: Number of classes. Default: from the weights, else from the network.
         in_chans: Number of input channels. Default: from the weights, else from the network.
         img_size: Input size. Default: the network's.
         ema: Take the averaged weights of a checkpoint (True) or the raw ones (False). Default: averaged if present.
         unsafe_load: Unpickle checkpoints that hold more than tensors; this runs code from the file.
         trust_code: Run Python files that a saved network names, even if they changed.
-        blocks_count: Number of blocks for a network that never shrinks the image.
+        blocks_count: Number of blocks, for a network that never downsamples the image.
 
     Returns:
         The network with its cuts, parameters and multiply-adds.

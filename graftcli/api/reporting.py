@@ -27,7 +27,7 @@ from graftcli.store.atomic import write_bytes
 from graftcli.store.run_file import read_record
 from graftcli.store.run_record import RunRecord
 
-_HEAD_BYTES = 4096  # of a page, which contain its generator
+_HEAD_BYTES = 4096  # of a page; they contain its generator
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def report(
 
 
 def _run_view(folder: Path, trust_code: bool, listen: Listener) -> RunView:
-    """Return what the page shows of a run: the stored facts, else recomputed ones."""
+    """Return what the page shows for a run: the facts stored in it, else recomputed ones."""
     repair(folder, trust_code=trust_code, listen=listen)
     run, stored = read_record(folder), facts.read(folder, lambda text: listen(Warned(text)))
     gaps: list[str] = []
@@ -90,7 +90,7 @@ def _run_view(folder: Path, trust_code: bool, listen: Listener) -> RunView:
 
 
 def _check_file(file: Path, overwrite: bool) -> None:
-    """Raise if the path is a folder, or a file that is not a report and not to be overwritten."""
+    """Raise if the path is a folder, or is a file that is not a report and may not be overwritten."""
     if file.is_dir():
         raise UsageError(f"--out `{file}` is a folder.", f"Give a file in it: {file / REPORT_FILE}")
     with suppress(FileNotFoundError, NotADirectoryError):
@@ -115,7 +115,7 @@ def _recompute(folder: Path, run: RunRecord, trust_code: bool, listen: Listener)
     computed = facts.gather(plan, predictions)
     try:
         facts.write(folder, computed)
-    except GraftError as error:  # the page shows them anyway
+    except GraftError as error:  # the page shows warnings anyway
         listen(Warned(f"{folder}: {error.message}"))
     return computed, []
 

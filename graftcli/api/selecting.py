@@ -1,4 +1,4 @@
-"""`graftcli.select_images`: keep the images of many that help most."""
+"""`graftcli.select_images`: select the most useful images of a large collection."""
 
 import os
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from graftcli.runs.selection import SelectOptions, select
 from graftcli.store.atomic import plain, write_bytes, write_json
 
 _LIST = ".list"
-_ANY_SIZE = (64, 64)  # without a teacher, images are decoded only to check that they can be
+_ANY_SIZE = (64, 64)  # used without a teacher, when images are decoded only to find corrupt files
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Selection:
 
     source: str
     by: str
-    images: int  # readable ones in the source
+    images: int  # readable images in the source
     broken: tuple[str, ...]
-    names: tuple[str, ...]  # of the selected images, in the order of preference
+    names: tuple[str, ...]  # of the selected images, the most useful first
     before: Coverage | None  # of all images; None if the method needs no teacher
-    after: Coverage | None  # of the selected ones
+    after: Coverage | None  # of the selected images
     out: str | None  # the folder or list that was written
 
 
@@ -70,23 +70,22 @@ def select_images(
     trust_code: bool = False,
     listen: Listener = lambda _: None,
 ) -> Selection:
-    """Select the images of a source that help a distillation most.
+    """Select the most useful images for a distillation from a large collection.
 
-    The number of images is not limited: each is read once, and a bounded number of candidates is kept. Labels are never
-    read.
-    Exact duplicates are left out, and near ones as long as there are enough other images.
+    Works for any number of images: each is read once, and a bounded number of candidates is kept in memory. Labels are
+    never read. Exact duplicates are left out, and so are near duplicates if there are enough other images.
 
     Parameters:
         images: A folder, .zip, .tar, .parquet, .arrow or .list, many of them, or a URL.
         max: How many images to select.
-        by: ``"balanced"``: as many of each class that the teacher predicts; ``"diverse"``: those that represent
-            all others in the teacher's features; ``"random"``: any, without a teacher.
-        teacher: Network that looks at the images, as for `distill`.
+        by: ``"balanced"``: equally many images of each class that the teacher predicts; ``"diverse"``: images that
+            best represent all others in the teacher's feature space; ``"random"``: random images; needs no teacher.
+        teacher: Network that predicts the classes and computes the features, as for `distill`.
         teacher_checkpoint: Weights file of the teacher.
         out: A folder, to which the images are copied under names that do not reveal their class, or a .list file that
-            names them, which is a source of images itself. Default: nothing is written.
+            lists them and can be used as a source of images. Default: nothing is written.
         overwrite: Replace the list, or add to a folder that holds files.
-        seed: Seed of the choice among images that are equally good.
+        seed: Random seed for the choice between equally good images.
         classes: File with the class names in order.
         batch: Images per batch.
         jobs: Threads that decode images. Default: one per core, at most 16.
@@ -119,7 +118,7 @@ def select_images(
         raise UsageError(f"--max is {max}; at least two images are needed.", "Give a larger number.")
     if method.needs_teacher and teacher is None:
         fix = "Give one with --teacher, or select with --by random."
-        raise UsageError(f"--by {by} needs a teacher, which looks at the images.", fix)
+        raise UsageError(f"--by {by} needs a teacher to predict classes or compute features.", fix)
     if target is not None and not overwrite:
         _check_free(target)
     look = preprocess_options(img_size, mean, std, crop_pct, interpolation)
@@ -150,7 +149,7 @@ def _check_free(target: Path) -> None:
     if target.suffix.lower() == _LIST and target.exists():
         raise UsageError(f"`{target}` exists.", "Name another file with --out, or replace it with --overwrite.")
     if target.is_dir() and any(target.iterdir()):
-        raise UsageError(f"`{target}` holds files already.", "Name another folder with --out, or add --overwrite.")
+        raise UsageError(f"`{target}` is not empty.", "Name another folder with --out, or add --overwrite.")
 
 
 def _write(target: Path, source: str | Path, opened: SourceFiles, indices: Sequence[int]) -> None:

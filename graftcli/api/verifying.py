@@ -9,13 +9,13 @@ from typing import Literal
 from graftcli.errors import CheckpointError
 from graftcli.models.loading.tensor_file import check as check_tensors
 from graftcli.store import BLOCKS, CACHE, METRICS_FILE, STATES
-from graftcli.store.cache_files import is_whole_pixels
+from graftcli.store.cache_files import is_intact_pixels
 from graftcli.store.cache_progress import read_progress
 from graftcli.store.row_file import Checksums
 from graftcli.store.run_file import RUN_FILE, digest_of_file, read_record
 from graftcli.store.run_record import RunRecord
 
-State = Literal["whole", "damaged", "missing"]
+State = Literal["intact", "damaged", "missing"]
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,16 @@ class FileCheck:
 
 @dataclass(frozen=True)
 class RunCheck:
-    """The states of all files of a run; `command` restores damaged files."""
+    """The states of all files of a run; running `command` again restores damaged files."""
 
     folder: str
     files: tuple[FileCheck, ...]
     command: str | None
 
     @property
-    def is_whole(self) -> bool:
-        """Whether every file is whole."""
-        return all(file.state == "whole" for file in self.files)
+    def is_intact(self) -> bool:
+        """Whether no file is damaged or missing."""
+        return all(file.state == "intact" for file in self.files)
 
 
 def check_run(folder: str | Path) -> RunCheck:
@@ -57,7 +57,7 @@ def check_run(folder: str | Path) -> RunCheck:
     folder = Path(folder).expanduser()
     run = read_record(folder)
     files = [
-        FileCheck(RUN_FILE, "whole"),
+        FileCheck(RUN_FILE, "intact"),
         *_recorded(folder, run),
         *_tensors(folder, run),
         *_caches(folder),
@@ -76,7 +76,7 @@ def _recorded(folder: Path, run: RunRecord) -> Iterator[FileCheck]:
         elif actual != digest:
             yield FileCheck(name, "damaged", f"SHA-256 is {actual[:12]}…, expected {digest[:12]}…")
         else:
-            yield FileCheck(name, "whole")
+            yield FileCheck(name, "intact")
 
 
 def _tensors(folder: Path, run: RunRecord) -> Iterator[FileCheck]:
@@ -90,7 +90,7 @@ def _tensors(folder: Path, run: RunRecord) -> Iterator[FileCheck]:
         except CheckpointError as error:
             yield FileCheck(name, "damaged", error.message)
         else:
-            yield FileCheck(name, "whole")
+            yield FileCheck(name, "intact")
 
 
 def _caches(folder: Path) -> Iterator[FileCheck]:
@@ -104,7 +104,7 @@ def _caches(folder: Path) -> Iterator[FileCheck]:
             file = path.with_name(f"{path.name.removesuffix('-done.json')}-{value}.bin")
             yield _rows(folder, file, progress.done, row, total)
     for file in sorted(path for path in folder.glob(f"{CACHE}/synthetic*.bin") if path.is_file()):
-        state: State = "whole" if is_whole_pixels(file) else "damaged"
+        state: State = "intact" if is_intact_pixels(file) else "damaged"
         yield FileCheck(str(file.relative_to(folder)), state)
 
 
@@ -116,7 +116,7 @@ def _rows(folder: Path, file: Path, done: int, row: int, total: int) -> FileChec
         return FileCheck(name, "damaged", f"has {file.stat().st_size:,} of {done * row:,} bytes")
     sums = Checksums(done)
     sums.add_file(file, done, row)
-    return FileCheck(name, "whole" if sums.total(done) == total else "damaged")
+    return FileCheck(name, "intact" if sums.total(done) == total else "damaged")
 
 
 def _metrics(folder: Path) -> Iterator[FileCheck]:
@@ -129,4 +129,4 @@ def _metrics(folder: Path) -> Iterator[FileCheck]:
         except (ValueError, RecursionError):
             yield FileCheck(METRICS_FILE, "damaged", f"line {number} is not JSON")
             return
-    yield FileCheck(METRICS_FILE, "whole")
+    yield FileCheck(METRICS_FILE, "intact")

@@ -17,13 +17,13 @@ from graftcli.runs.scoring import Model, read_labels
 
 @dataclass(frozen=True)
 class LoadedImages:
-    """The images that all candidates see."""
+    """The images on which all candidates are measured."""
 
     pixels: Tensor
-    source: str | None  # None: noise
+    source: str | None  # None for noise
     labels: Tensor | None = None
     rule: str | None = None  # how folder names are mapped to classes
-    short_side: int | None = None  # median, of given images
+    short_side: int | None = None  # median size of the images in pixels, if they are not noise
 
 
 def load_bench_images(

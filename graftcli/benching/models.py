@@ -67,7 +67,7 @@ def named_models(
 def _models_of_run(folder: Path, build_args: NetworkOptions, *, alone: bool) -> Iterator[NamedModel]:
     """Yield the student or hybrid of a run, and the ONNX files in its folder."""
     settings = read_record(folder).settings
-    name = settings.student.name if settings.is_whole else f"{numbers(settings.blocks)} replaced"
+    name = settings.student.name if settings.replaces_all_blocks else f"{numbers(settings.blocks)} replaced"
     network = network_of(folder, img_size=build_args.get("img_size"), trust_code=bool(build_args.get("trust_code")))
     yield NamedModel(f"{name} (student)" if alone else f"{folder.name}: {name}", network, folder)
     for file in sorted(folder.glob("*.onnx"), key=_by_precision):
@@ -83,7 +83,7 @@ def _by_precision(file: Path) -> tuple[int, str]:
 
 
 def reference_model(models: Sequence[NamedModel], options: PreprocessOptions) -> Model:
-    """Return the model that sets the preprocessing and the classes: the first network, else the first ONNX file."""
+    """Return the model that determines preprocessing and classes: the first network, else the first ONNX file."""
     network = next((item.model for item in models if isinstance(item.model, Network)), None)
     if network is not None:
         return network

@@ -49,9 +49,9 @@ class Commands(TyperGroup):
     """The group of all commands; turns exceptions into messages and exit codes."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Record whether errors are JSON before parsing, which may itself fail."""
+        """Record whether errors are printed as JSON before parsing, because parsing itself can fail."""
         as_json = ctx.meta[_AS_JSON] = _wants_json(args)
-        is_bare = not args  # shows the help
+        is_bare = not args  # Typer shows the help
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as problem:
@@ -60,7 +60,7 @@ class Commands(TyperGroup):
             raise
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Find a command of one word or of two, such as `images select`."""
+        """Find a command whose name has one or two words, such as `images select`."""
         two = " ".join(args[:2])
         return super().resolve_command(ctx, [two, *args[2:]] if two in self.commands else args)
 
@@ -89,7 +89,7 @@ class CheckedCommand(TyperCommand):
     """A command that checks the values of all its parameters together, from flags and from variables."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; answer an option that other tools have with the flag of this command."""
+        """Parse the arguments; for an option known from other tools, name the corresponding flag of this command."""
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as problem:
@@ -99,7 +99,7 @@ class CheckedCommand(TyperCommand):
             raise
 
     def invoke(self, ctx: Any) -> Any:
-        """Check every string, then run the command, unless it is one that a single process runs."""
+        """Check every string, then run the command, if this process of the job takes part in it."""
         if not ranks.takes_part(self.name):
             raise typer.Exit
         ranks.leave_job(self.name)

@@ -27,11 +27,11 @@ def check(run: Run, as_json: o.Json = False) -> None:
 
     checked = check_run(run)
     if as_json:
-        render.document({**asdict(checked), "whole": checked.is_whole})
+        render.document({**asdict(checked), "intact": checked.is_intact})
     else:
         rows = [(file.name, file.state, file.detail) for file in checked.files]
         render.table("", ("file", "state", "detail"), rows)
-    if not checked.is_whole:
-        bad = [file.name for file in checked.files if file.state != "whole"]
+    if not checked.is_intact:
+        bad = [file.name for file in checked.files if file.state != "intact"]
         fix = f"Repeat the command of the run: {checked.command}" if checked.command else "Repeat the run."
         raise CheckpointError(f"{len(bad)} of {len(checked.files)} files in `{run}` are damaged or missing.", fix)

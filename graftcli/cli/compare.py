@@ -7,7 +7,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_compare
-from graftcli.cli.asking import keywords
+from graftcli.cli.arguments import keywords
 from graftcli.cli.distill import Set, StepsScale, Strict, ValImages, command
 from graftcli.cli.eval import Classes
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher

@@ -9,7 +9,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress, render, render_run
-from graftcli.cli.asking import keywords
+from graftcli.cli.arguments import keywords
 from graftcli.cli.plan import BlocksCount, SplitStudent, SplitTeacher
 from graftcli.formats.options import single_suffixes
 from graftcli.formatting import one_of

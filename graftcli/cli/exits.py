@@ -1,4 +1,4 @@
-"""Convert the exception that ends a command into an exit code and a message."""
+"""Convert the exception that ended a command into an exit code and a message."""
 
 import errno
 import sys

@@ -108,7 +108,7 @@ Benchmark = Annotated[
         "--bench",
         metavar="",
         rich_help_panel=o.OUTPUT,
-        help=f"Then benchmark the file ({_BENCHMARKED}), for a minute or two; for a run, bench.json is written.",
+        help=f"Then benchmark the file ({_BENCHMARKED}), which takes a minute or two; a run also gets bench.json.",
     ),
 ]
 
@@ -143,9 +143,9 @@ def export(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Export a network, also a hybrid, as a file that other tools read.
+    """Export a network or a hybrid to a file for other tools.
 
-    Before the file is saved, it is run on the images of the run or --images and compared with PyTorch.
+    Before the file is saved, its outputs on the images of the run (or --images) are compared with PyTorch.
 
     Examples:
       graftcli export runs/resnet34-resnet18

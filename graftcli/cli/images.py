@@ -45,7 +45,7 @@ def images(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Check images before a distillation: corrupt and duplicate files, sizes, and the classes the teacher predicts.
+    """Check images before a distillation: corrupt files, duplicates, sizes, and the classes that the teacher predicts.
 
     Works for any number of images: each is read once and not kept in memory. Folder names are never read.
 

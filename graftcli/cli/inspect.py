@@ -18,7 +18,8 @@ Checkpoint = Annotated[
     o.option("--checkpoint", metavar="FILE", rich_help_panel=o.NETWORKS, help="Weights. Default: random."),
 ]
 Everything = Annotated[
-    bool, o.option("--all", metavar="", rich_help_panel=o.OUTPUT, help="Show every position that qualifies as a cut.")
+    bool,
+    o.option("--all", metavar="", rich_help_panel=o.OUTPUT, help="Show every position that can be a cut."),
 ]
 
 

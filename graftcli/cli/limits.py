@@ -11,10 +11,10 @@ from typing import Any
 from graftcli.errors import GraftError, ImagesError, UsageError
 
 MAX_IMAGE_SIZE = 16_384  # height or width
-_MAX_NAME = 200  # bytes of a file name; the system allows 255, of which suffixes need some
+_MAX_NAME = 200  # bytes of a file name; the system allows 255, from which suffixes are subtracted
 _MAX_PATH = 3_000  # bytes of a path; the system allows 4,096
 _MAX_SHOWN = 60  # characters of a value in an error message
-# values out of range are typos, or exceed any machine
+# values outside these ranges are typos, or exceed the capacity of any machine
 _MAXIMUM: Mapping[str, int | float] = {
     "--num-classes": 10_000_000,
     "--in-chans": 4_096,
@@ -40,7 +40,7 @@ _OUTPUTS = ("--out",)
 
 
 def bounded(flag: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Add a range check to the settings of an option, from its min and max or from the limits of its flag."""
+    """Add a range check to the settings of an option; its own min and max override the limits of its flag."""
     rest = dict(settings)
     minimum, maximum = rest.pop("min", _MINIMUM.get(flag)), rest.pop("max", _MAXIMUM.get(flag))
     if minimum is None and maximum is None:

@@ -20,15 +20,15 @@ def option(*flags: str, **settings: Any) -> Any:
     name = flags[0].split("/")[0].removeprefix("--")
     variable = f"GRAFTCLI_{name.replace('-', '_').upper()}"
     limited = bounded(flags[0].split("/")[0], settings)
-    return typer.Option(*flags, envvar=variable, show_envvar=False, **limited)  # the main help explains variables
+    return typer.Option(*flags, envvar=variable, show_envvar=False, **limited)  # the main help explains the variables
 
 
 _SPEC = "resnet34, timm:…, torchvision:name@WEIGHTS, hf-hub:org/repo, local-dir:path, file.py:factory(depth=20), or a file or folder written by graftcli"  # noqa: E501
 
 _DERIVED = f"derived from the teacher: {one_of(EXAMPLES)}"
 
-# what flags and arguments for images take
-SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])} (also many: 'shards-{{0000..0099}}.tar'; also a URL)"
+# the values of flags and arguments for images
+SOURCE = f"{NAMES[0].capitalize()}, {one_of(NAMES[1:])} (also several: 'shards-{{0000..0099}}.tar'; also a URL)"
 
 Teacher = Annotated[
     str,
@@ -36,7 +36,7 @@ Teacher = Annotated[
         "--teacher",
         metavar="SPEC",
         rich_help_panel=NETWORKS,
-        help=f"The trained network: {_SPEC}. Your own code gives it an attribute input_size = (3, 32, 32).",
+        help=f"The trained network: {_SPEC}. In your own code, set its attribute input_size = (3, 32, 32).",
     ),
 ]
 Student = Annotated[
@@ -88,8 +88,8 @@ ImageSize = Annotated[
         parser=parse_img_size,
         metavar="H[xW]",
         rich_help_panel=NETWORKS,
-        help="Image size: 224, 224x160 or 192,256 (height first). Default: from the teacher (your own"
-        " network: its attribute `input_size`), else that of all images.",
+        help="Image size: 224, 224x160 or 192,256 (height first). Default: from the teacher (in your own"
+        " code: its attribute `input_size`), else the common size of the images.",
     ),
 ]
 Ema = Annotated[

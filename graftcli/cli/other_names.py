@@ -1,11 +1,11 @@
-"""Options that other tools have under other names."""
+"""Options that have other names in other tools, and how to give them here."""
 
 from collections.abc import Collection, Mapping
 
 SET_LR = "Give it per stage of the recipe: --set stages.graft.lr=1e-3; `graftcli recipes show graft` lists the stages."
 SET_LENGTH = "Scale all stages with --steps-scale, such as 0.5, or set the steps of one: --set stages.graft.steps=500."
 
-# option -> the flag that a command must have for the answer, and the answer if it is more than that flag
+# option of other tools -> the flag of graftcli that replaces it, and a longer explanation if the flag is not enough
 _OTHERS: Mapping[str, tuple[str, str]] = {
     "--batch-size": ("--batch", "Use -b or --batch."),
     "--workers": ("--jobs", "Use -j or --jobs."),
@@ -25,6 +25,6 @@ _OTHERS: Mapping[str, tuple[str, str]] = {
 
 
 def other_name(option: str, flags: Collection[str]) -> str | None:
-    """Return how to give an option that a command with these flags has under another name; None if it has none."""
+    """Return what replaces an option of another tool in a command with these flags; None if nothing does."""
     flag, fix = _OTHERS.get(option, ("", ""))
     return fix if flag in flags else None

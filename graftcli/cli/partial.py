@@ -7,7 +7,7 @@ import typer
 
 from graftcli.cli import options as o
 from graftcli.cli import progress
-from graftcli.cli.asking import explicit
+from graftcli.cli.arguments import explicit
 from graftcli.cli.distill import (
     RECIPE,
     MaxImages,

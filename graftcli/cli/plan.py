@@ -18,7 +18,7 @@ def split_names(text: str | None) -> list[str] | None:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Use a single thread: for a few images, more threads only wait for each other."""
+    """Use a single thread: for a few images, the overhead of more threads exceeds their gain."""
     import torch
 
     threads = torch.get_num_threads()
@@ -56,7 +56,7 @@ SplitStudent = Annotated[
 
 Processes = Annotated[
     int | None,
-    o.option("--processes", min=1, metavar="N", help="Show who trains what when torchrun starts N processes."),
+    o.option("--processes", min=1, metavar="N", help="Show what each of N processes started by torchrun would train."),
 ]
 Memory = Annotated[
     bool, o.option("--memory", metavar="", help="Show what a run on this machine would store, and where.")
@@ -90,7 +90,7 @@ def plan(
     """Show where teacher and student are cut and joined, and what each block saves.
 
     Needs neither weights nor images. Exits with 3 if the networks cannot be paired. With --processes, also show how
-    the work of a recipe is divided; with --memory, what a run stores where.
+    the work of a recipe is divided; with --memory, what a run would store and where.
 
     Examples:
       graftcli plan --teacher resnet34 --student resnet18

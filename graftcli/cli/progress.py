@@ -17,7 +17,7 @@ _LINE_INTERVAL = 5.0  # seconds between plain progress lines
 def listening(*, as_json: bool, quiet: bool) -> Iterator[events.Listener]:
     """Yield a listener that displays events on stderr; it also guarantees that Ctrl-C is never lost.
 
-    Of several processes of a job, the first one displays them.
+    In a job of several processes, only the first one displays them.
     """
     with _display(as_json, quiet) as show, _interruptible() as raise_if_interrupted:
 

@@ -1,6 +1,6 @@
-"""A command in several processes, as torchrun starts them: the first one draws, the others report errors alone.
+"""Run a command in several processes started by torchrun: the first one shows progress, the others only errors.
 
-torch is not imported, so that `--help` stays fast.
+This module does not import torch, so that `--help` stays fast.
 """
 
 import os
@@ -31,7 +31,7 @@ def leave_job(command: str | None) -> None:
 
 
 def named(failed: Failure) -> Failure:
-    """Name the process in a failure that it reports."""
+    """Add the rank of this process to the message of a failure."""
     return replace(failed, message=f"rank {rank()}: {failed.message}") if rank() else failed
 
 
@@ -46,11 +46,11 @@ def of_other_process(problem: BaseException) -> Failure | None:
     return Failure(
         MACHINE,
         "another process of this job has ended.",
-        "See its message, if it left one; then run the same command again to resume.",
+        "See its error message, if there is one; then run the same command again to resume.",
     )
 
 
 def print_once(failed: Failure, show: Callable[[Failure], Any]) -> None:
-    """Show a failure of another process in the first process alone."""
+    """Show a failure of another process in the first process only."""
     if rank() == 0:
         show(failed)

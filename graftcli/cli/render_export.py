@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def exported(result: "Exported") -> None:
-    """Print the format of a file, its deviation from PyTorch and its path."""
+    """Print the format of a file, its difference from PyTorch and its path."""
     opset = f", opset {result.opset}" if result.opset is not None else ""
     line(f"{result.format}, {result.precision}{opset}, {human(result.size, 'B')}")
     images = "noise images" if result.noise else "images"

@@ -18,17 +18,17 @@ _MAX_BROKEN = 20  # unreadable files
 
 def check(report: "ImagesReport") -> None:
     """Print statistics of the images, the classes that the teacher predicts, and advice."""
-    census = report.census
-    unreadable = f", {_unreadable(len(census.broken))}" if census.broken else ""
-    line(f"{census.images} images in {report.source}{unreadable}")
-    for broken in census.broken[:_MAX_BROKEN]:
+    statistics = report.statistics
+    unreadable = f", {_unreadable(len(statistics.broken))}" if statistics.broken else ""
+    line(f"{statistics.images} images in {report.source}{unreadable}")
+    for broken in statistics.broken[:_MAX_BROKEN]:
         line(f"  {broken.name}: {broken.reason}")
-    _more(len(census.broken) - _MAX_BROKEN)
+    _more(len(statistics.broken) - _MAX_BROKEN)
     line()
     for name, value in _statistics(report):
         line(f"{name:<12}{value}")
-    _groups("exact duplicates:", census.exact, " = ")
-    _groups("near duplicates:", census.near, " ~ ")
+    _groups("exact duplicates:", statistics.exact, " = ")
+    _groups("near duplicates:", statistics.near, " ~ ")
     if report.coverage is not None:
         line()
         _coverage(report.coverage)
@@ -37,7 +37,7 @@ def check(report: "ImagesReport") -> None:
 
 
 def selection(selection: "Selection") -> None:
-    """Print how many images were selected, and the classes that the teacher predicts for all and for these."""
+    """Print how many images were selected, and the classes that the teacher predicts for all and for the selected."""
     from graftcli.images.advice import advise_on_classes
 
     broken = f", {_unreadable(len(selection.broken))}" if selection.broken else ""
@@ -65,21 +65,21 @@ def selection(selection: "Selection") -> None:
 
 
 def _statistics(report: "ImagesReport") -> list[tuple[str, str]]:
-    census, enlarged = report.census, ""
-    if census.enlarged and report.preprocess is not None:
+    statistics, enlarged = report.statistics, ""
+    if statistics.enlarged and report.preprocess is not None:
         height, width = report.preprocess.size
-        enlarged = f"; {census.enlarged} are smaller than the input size {width}x{height}"
+        enlarged = f"; {statistics.enlarged} are smaller than the input size {width}x{height}"
     return [
-        ("sizes", f"{_sizes(census)}{enlarged}"),
-        ("formats", _counted(census.formats)),
-        ("modes", _counted(census.modes)),
-        ("duplicates", f"{census.copies} exact, {census.lookalikes} near"),
-        *([("one colour", _few(census.plain, ", "))] if census.plain else []),
+        ("sizes", f"{_sizes(statistics)}{enlarged}"),
+        ("formats", _counted(statistics.formats)),
+        ("modes", _counted(statistics.modes)),
+        ("duplicates", f"{statistics.copies} exact, {statistics.near_copies} near"),
+        *([("one colour", _few(statistics.plain, ", "))] if statistics.plain else []),
     ]
 
 
-def _sizes(census: "DatasetStatistics") -> str:
-    sizes = census.sizes
+def _sizes(statistics: "DatasetStatistics") -> str:
+    sizes = statistics.sizes
     if sizes.different == 1:
         return f"all {_size(sizes.median)}"
     size, count = sizes.common[0]
@@ -127,7 +127,7 @@ def _coverage(coverage: "Coverage") -> None:
     ]
     table("", ("class", *(["name"] if named else []), "images", "share"), rows, right=("class", "images", "share"))
     if coverage.covered > len(coverage.dominant):
-        remaining = coverage.images - coverage.broken_answers - sum(share.images for share in coverage.dominant)
+        remaining = coverage.images - coverage.non_finite - sum(share.images for share in coverage.dominant)
         line(f"the other {coverage.covered - len(coverage.dominant)} classes: {remaining} images")
 
 

@@ -39,7 +39,7 @@ def plan(made: "Plan") -> None:
 
 
 def shares(divided: "Shares") -> None:
-    """Print which process does which share of a run, and how much faster they are together."""
+    """Print which process does which share of a run, and the speed-up over one process."""
     line()
     rows = [
         (
@@ -53,7 +53,7 @@ def shares(divided: "Shares") -> None:
     ]
     table("", ("task", "process", "share of the work", "exchanged"), rows, right=("share of the work", "exchanged"))
     line()
-    line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, if exchanges took no time")
+    line(f"{divided.size} processes: at most {divided.speed_up:.2f} times as fast as one, not counting communication")
 
 
 def memory(planned: "MemoryPlanned") -> None:
@@ -127,7 +127,7 @@ def _stock(made: "Plan") -> str:
     if place := builder(made.student.network.origin["kind"], stock=made.stock):
         return f"stock: yes, in {place}: the merged student has exactly the parameters of {name}"
     if made.stock:
-        return f"stock: NO, {name} is made from the teacher: load it with graftcli.load, or export it"
+        return f"stock: NO, {name} is derived from the teacher: load it with graftcli.load, or export it"
     kept = [block.index for block in made.blocks if block.seam is not None and block.seam.blocker is not None]
     return f"stock: NO, the adapters after {_numbered(kept)} stay in the student, in addition to {name}"
 

@@ -25,7 +25,7 @@ _NAMES: dict[type[events.Event], str] = {
 
 
 def describe(event: events.Event) -> str:
-    """Describe an event in one line, or in a few: by its name and fields unless it has a text here."""
+    """Describe an event in one or a few lines; events without a text here are shown by name and fields."""
     match event:
         case events.EarlierRunChosen() | events.InputSizeFound() | events.RunStarted() | events.ImagesChecked():
             return _begun(event)
@@ -202,7 +202,7 @@ class Bars:
 def result(run: "Result") -> None:
     """Print the result of a run and its folder."""
     if run.already_done:
-        line(f"already done: {run.folder} holds the result of this command")
+        line(f"already done: {run.folder} contains the result of this command")
     names = (run.teacher, f"{run.student}, {numbers(run.blocks)}")
     costs = zip(run.params, run.macs, run.bytes, strict=True)
     rows = [
@@ -230,7 +230,7 @@ def result(run: "Result") -> None:
 
 
 def _setback(setback: "Setback") -> str:
-    """Describe a task that made the student worse, and which share of its weight change is kept."""
+    """Describe a task that made the student worse, and the share of its weight change that is kept."""
     change = f"{setback.before:.1%} before, {setback.after:.1%} after"
     kept = f"{setback.fraction:.0%} of the weight change kept" if setback.fraction else "previous weights restored"
     stopped = f" and stopped at step {setback.stopped}" if setback.stopped is not None else ""

@@ -21,7 +21,7 @@ from typing import IO, NoReturn, TextIO
 _CLOSED = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ESTALE)
 _CHUNK = 2**16  # bytes of library output that are read at once
 _MAX_LINE = 2**13  # bytes after which an unfinished line is forwarded
-_TIMEOUT = 2.0  # seconds that a command waits for the forwarding process before it exits
+_TIMEOUT = 2.0  # seconds to wait for the forwarding process before the command exits
 
 
 class ResultStream(io.TextIOWrapper):
@@ -141,7 +141,7 @@ def standard() -> Iterator[None]:
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
-        except OSError:  # closed by the parent process: the next opened file would get this descriptor
+        except OSError:  # the parent process closed it: otherwise, the next opened file would get this descriptor
             os.open(os.devnull, os.O_RDWR)
     sys.stdout, sys.stderr = ResultStream(1), Messages(2)
     try:
@@ -176,7 +176,7 @@ def json_only(enabled: bool) -> Iterator[None]:
         yield
     except SystemExit:
         _restore(_json_streams, child)
-        for file in (sys.stdout, sys.stderr):  # drop what libraries print while Python shuts down
+        for file in (sys.stdout, sys.stderr):  # drops what libraries print while Python shuts down
             redirect_to_null(file)
         raise
     except BaseException:
@@ -209,7 +209,7 @@ def _lock() -> int | None:
 
 @contextmanager
 def _locked(lock: int | None) -> Iterator[None]:
-    import fcntl  # not on Windows; the system releases the lock when its process ends
+    import fcntl  # not available on Windows; the system releases the lock when its process ends
 
     if lock is None:
         yield

@@ -1,4 +1,4 @@
-"""`graftcli images select`: keep the images of many that help most."""
+"""`graftcli images select`: select the most useful images of a large collection."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ By = Annotated[
         "--by",
         metavar="|".join(NAMES),
         rich_help_panel=o.IMAGES,
-        help=f"How to choose: {one_of(NAMES)}. By the classes that the teacher predicts, its features, or neither.",
+        help=f"Method: {one_of(NAMES)}; by the classes that the teacher predicts, by its features, or by neither.",
     ),
 ]
 Out = Annotated[
@@ -25,7 +25,7 @@ Out = Annotated[
         "--out",
         metavar="DIR|FILE",
         rich_help_panel=o.OUTPUT,
-        help="Folder for copies of the images, or a .list file that names them and can be given as --images.",
+        help="Folder for copies of the images, or a .list file that lists them and can be given as --images.",
     ),
 ]
 Overwrite = Annotated[
@@ -60,10 +60,10 @@ def select(
     as_json: o.Json = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Select the images of many that help a distillation most, and say how the coverage of classes changes.
+    """Select the most useful images for a distillation from a large collection, and report the coverage of classes.
 
-    Works for any number of images: each is read once, and a bounded number of candidates is kept. Labels and folder
-    names are never read; duplicates are left out. `distill --max-images N` selects in the same way.
+    Works for any number of images: each is read once, and a bounded number of candidates is kept in memory. Labels and
+    folder names are never read; duplicates are left out. `distill --max-images N` selects in the same way.
 
     Examples:
       graftcli images select ./photos --teacher resnet34 --max 1000 --out chosen.list

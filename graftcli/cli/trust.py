@@ -11,7 +11,7 @@ from graftcli.cli.recipes import examples
 app = typer.Typer(
     name="trust",
     no_args_is_help=True,
-    help="List or remove trusted files, whose code checkpoints and runs may execute.",
+    help="List or remove trusted files: Python files and pickles that checkpoints and runs may execute.",
 )
 Digest = Annotated[str, typer.Argument(metavar="SHA256", help="SHA-256 of a trusted file, or a prefix of it.")]
 

@@ -41,8 +41,8 @@ class Budget:
             return f"{self.steps:,} steps per cell, divided among its tasks in the proportions of the recipe"
         if self.seconds is not None:
             return (
-                f"{self.seconds:g} s per cell: a profiling run, which does not count, sets the number of steps,"
-                " the same for all draws of a method"
+                f"{self.seconds:g} s per cell: a short profiling run, not included in this time,"
+                " sets the number of steps, which is the same for all draws of a method"
             )
         return "the steps of each recipe" if steps_scale == 1 else f"{steps_scale:g} of the steps of each recipe"
 
@@ -58,7 +58,7 @@ class BudgetedRecipe:
 
 @dataclass(frozen=True)
 class TaskLength:
-    """The length of a task: `steps` once, or for each of its `repeats` layers."""
+    """The length of a task: `steps`, repeated for each of its `repeats` layers."""
 
     task: Task
     steps: int
@@ -66,16 +66,16 @@ class TaskLength:
 
     @property
     def is_solved(self) -> bool:
-        """Whether the task takes no steps: it is solved by least squares, or has no layers to train."""
+        """Whether the task takes no training steps: it is solved by least squares, or has no layers to train."""
         return self.task.stage.optimizer == "least-squares" or not self.repeats
 
 
 def fit_to_budget(
     config: RunConfig, blocks: str | None, budget: Budget, folder: Path, listen: Listener, world: World = SINGLE
 ) -> BudgetedRecipe:
-    """Return the recipe of `config` with the steps that a budget allows; a profiling run uses `folder` for scratch.
+    """Return the recipe of `config` with the steps that a budget allows; temporary files are written to `folder`.
 
-    The run is timed with the threads that a cell has beside those that the other processes of `world` train.
+    The run is timed with the threads that a cell has while the other processes of `world` train other cells.
     """
     prepared = prepare_run(config, blocks, listen)
     recipe, images, lengths = prepared.recipe, prepared.schedule.images, _task_lengths(prepared)
@@ -83,7 +83,7 @@ def fit_to_budget(
         listen(Warned(f"recipe {recipe.name} is solved by least squares: the budget does not apply"))
         return BudgetedRecipe(recipe_of(config.how), 0, None)
     if budget.seconds is None:
-        assert budget.steps is not None  # a budget is one of the two
+        assert budget.steps is not None  # a budget has steps or seconds
         shared, expected = share_steps(lengths, budget.steps, recipe.name), None
     else:
         step_times = profile_run(prepared, folder, world)

@@ -65,13 +65,13 @@ class CellRunner:
 
     def train(self, cell: Cell) -> CellScore:
         """Train or resume the run of a cell, and return its score."""
-        job = self._job(cell, 0)  # before the reset: a profiling run's memory does not count
+        job = self._job(cell, 0)  # before the reset, so that the memory of a profiling run is not counted
         gc.collect()
         reset_peak_memory()
-        return self._scored(cell, train_cell(job, self.world.alone, self.listen))
+        return self._scored(cell, train_cell(job, self.world.single_process, self.listen))
 
     def train_dealt(self, cells: Sequence[Cell], scores: list[CellScore]) -> None:
-        """Train the cells that are not done in all processes of the job, and set their scores."""
+        """Train the unfinished cells in all processes of the job, and set their scores."""
         jobs = [self._job(cell, number) for number, cell in enumerate(cells) if not scores[number].is_done]
         for number, fault in train_cells(jobs, self.world, self.listen).items():
             scores[number] = self._scored(cells[number], fault)
@@ -85,7 +85,7 @@ class CellRunner:
         )
 
     def _scored(self, cell: Cell, fault: str | None) -> CellScore:
-        """Return the score of a cell after training; of a failed one, only why it failed."""
+        """Return the score of a cell after training; if it failed, only the reason."""
         score = self.stored(cell)
         if fault is not None:
             self.listen(Warned(f"{cell.name}: {fault}"))
@@ -112,16 +112,16 @@ class CellRunner:
         )
 
     def config_for(self, cell: Cell) -> RunConfig:
-        """Return the config of a cell's run, with the steps of the budget.
+        """Return the config of a cell's run, with the steps that the budget allows.
 
-        All draws of a method with the same shots get the steps that are found for the first draw.
+        All draws of a method with the same number of shots get the steps of its first draw.
         """
         if self.budget == Budget():
             return cell.config(self.config)
         first = next(draw for draw in self.draws.every if draw.shots == cell.draw.shots)
         blocks, shared = cell.method.blocks, replace(self.config, how=replace(self.config.how, steps_scale=1.0))
         profiled, config = (Cell(cell.method, draw).config(shared) for draw in (first, cell.draw))
-        inputs, world = [fingerprint(profiled), blocks, asdict(self.budget)], self.world.alone
+        inputs, world = [fingerprint(profiled), blocks, asdict(self.budget)], self.world.single_process
 
         def fit() -> dict[str, object]:
             return _as_json(fit_to_budget(profiled, blocks, self.budget, self.folder, self.listen, world))

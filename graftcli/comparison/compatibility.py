@@ -29,11 +29,11 @@ class PairFacts:
 
 @dataclass(frozen=True)
 class EligibleMethods:
-    """The methods of a grid that fit the networks, and why the others do not."""
+    """The methods of a grid that are compatible with the networks, and why the others are not."""
 
     config: RunConfig  # shared by all cells
     grid: Grid
-    draw: Draw  # the draw on whose images derived students are selected
+    draw: Draw  # the draw whose images determine the channels of derived students
     cache: ResultCache
 
     @cached_property

@@ -20,7 +20,7 @@ def fingerprint(config: RunConfig) -> str:
     """Return a hash of the config, its recipe, and the state of its networks and images on disk."""
     document, networks = config_json(replace(config, how=replace(config.how, jobs=None))), config.networks
     how = cast(dict[str, object], document["how"])
-    how.pop("images_gb")  # where pixels are kept changes nothing
+    how.pop("images_gb")  # where pixels are stored does not affect the result
     if config.how.max_images is None:
         del how["max_images"], how["select"]
     paths = [
@@ -38,7 +38,7 @@ def fingerprint(config: RunConfig) -> str:
 
 @cache  # within one comparison; the next one clears the cache
 def file_stats(spec: str | None) -> object:
-    """Return the sizes and modification times of the files of a spec or path; None if it is no path.
+    """Return the sizes and modification times of the files that a spec or path names; None if it names none.
 
     Of a folder that graftcli wrote, only the weights and graft.json count: reports and benchmarks may change.
     """

@@ -24,7 +24,7 @@ class Grid:
     """The axes of a comparison: recipes x students (or choices of blocks) x shots x draws.
 
     `images` is one folder to draw `shots` from, or a pattern of existing draws such as
-    photos/{shots}shot-draw{draw}, or several folders, each a draw. Each draw also has its own seed.
+    photos/{shots}shot-draw{draw}, or several folders, one per draw. Each draw also has its own seed.
     """
 
     recipes: tuple[str, ...] = ("graft",)
@@ -32,7 +32,7 @@ class Grid:
     images: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
     draws: int = 1
-    blocks: tuple[str, ...] = ()  # as for `partial`, or "each"; (): the whole student
+    blocks: tuple[str, ...] = ()  # as for `partial`, or "each"; () replaces all blocks
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Draw:
     """The images of one draw; `shots` counts images per class or in all, see `Draws.meaning`."""
 
     shots: int
-    index: int  # from 0 for each number of shots
+    index: int  # counts from 0 for each number of shots
     folder: Path
 
 
@@ -49,7 +49,7 @@ class Draws:
     """The draws of a comparison, and what a shot means."""
 
     every: tuple[Draw, ...]
-    meaning: str  # of a shot
+    meaning: str  # what a shot counts
 
 
 def draws_of(grid: Grid, out: Path) -> Draws:
@@ -72,7 +72,7 @@ def _from_folders(grid: Grid) -> Draws:
     """Use several folders, each as a draw; folders with equal numbers of images have the same shots."""
     if grid.shots or grid.draws > 1:
         raise UsageError(
-            f"--images names {len(grid.images)} folders, and --shots or --draws is given too.",
+            f"--images is given {len(grid.images)} times, and --shots or --draws is given too.",
             "Give one folder to draw from, or leave out --shots and --draws: each folder is a draw.",
         )
     counts = [_count(Path(name)) for name in grid.images]
@@ -89,7 +89,7 @@ def _from_pattern(grid: Grid, pattern: str) -> Draws:
     if SHOTS in pattern and not grid.shots:
         raise UsageError(f"--images `{pattern}` needs numbers of shots.", "Give them: --shots 1,5,10")
     if SHOTS not in pattern and len(grid.shots) > 1:
-        raise UsageError(f"--images `{pattern}` is the same for all of --shots.", f"Add {SHOTS} to it.")
+        raise UsageError(f"--images `{pattern}` names the same folder for all --shots.", f"Add {SHOTS} to it.")
     shots = grid.shots or (_count(Path(pattern.replace(DRAW, "0"))),)
     every = tuple(
         Draw(count, i, Path(pattern.replace(SHOTS, str(count)).replace(DRAW, str(i))))
@@ -108,7 +108,7 @@ def _draw(grid: Grid, source: Path, out: Path) -> Draws:
     """Sample each draw from one folder, unless it was sampled before."""
     if too_small := [count for count in grid.shots if count < 1]:
         raise UsageError(f"--shots {too_small[0]} draws nothing.", "Give numbers from 1: --shots 1,5,10")
-    # the key covers the files of the source, so that a changed source is sampled again
+    # the key includes the files of the source, so that a changed source is sampled again
     inputs = [str(source.expanduser().absolute()), file_stats(str(source))]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]
     every, classes = [], 1

@@ -1,4 +1,4 @@
-"""Time a short version of a run: a step of each task, the teacher pass per view, and the rest."""
+"""Time the parts of a run: a training step of each task, the teacher pass per view, and everything else."""
 
 import tempfile
 import time

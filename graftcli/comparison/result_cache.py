@@ -47,11 +47,11 @@ class ResultCache:
         document = load(self._file, _DOCUMENT, warn)
         stored = document.facts if document is not None else {}
         self._facts = {
-            kind: {key: entry for key, entry in entries.items() if _is_whole(key, entry)}
+            kind: {key: entry for key, entry in entries.items() if _is_intact(key, entry)}
             for kind, entries in stored.items()
         }
         if changed := sum(len(stored[kind]) - len(self._facts[kind]) for kind in stored):
-            warn(f"{changed} entries of `{self._file}` were changed by hand: recomputing them")
+            warn(f"{changed} entries of `{self._file}` were edited: recomputing them")
 
     def get_or_compute(self, kind: str, depends_on: object, compute: Callable[[], object]) -> Any:
         """Return the cached value for the same inputs, else compute and store it; values are plain JSON."""
@@ -68,7 +68,7 @@ class ResultCache:
         return _digest(depends_on) in self._facts.get(kind, {})
 
 
-def _is_whole(key: str, entry: _Entry) -> bool:
+def _is_intact(key: str, entry: _Entry) -> bool:
     """Whether the entry is unchanged; a number that is not finite counts as changed."""
     return bool(entry.value == plain(entry.value)) and entry.digest == _digest([key, entry.value])
 

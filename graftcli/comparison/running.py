@@ -37,7 +37,7 @@ from graftcli.store.locks import locked
 
 COMPARISON = Path("runs/compare")
 TABLE_FILE, FACTS_FILE = "compare.md", "compare.json"
-_EXPECTED_FILES = ("cells", "images")  # in a folder without cells.json, after an early interruption
+_EXPECTED_FILES = ("cells", "images")  # files in a folder that has no cells.json yet, after an early interruption
 
 
 def run_comparison(
@@ -96,7 +96,7 @@ def _check_place(folder: Path) -> None:
 
 
 def _sized(config: RunConfig, images: Path, cache: ResultCache, listen: Listener) -> RunConfig:
-    """Return the config with the size of the images, if the teacher is code that names no input size."""
+    """Return the config with the size of the images, if the teacher is user code that declares no input size."""
     networks, look = config.networks, config.look
     if look.img_size is not None or not may_be_code(networks.teacher):
         return config
@@ -114,7 +114,7 @@ def _text(path: str | Path | None) -> str | None:
 
 
 def _without_repeats(listen: Listener) -> Listener:
-    """Return a listener that forwards each warning once, and no time estimates of single cells."""
+    """Return a listener that forwards each warning only once, and no time estimates of single cells."""
     sent: set[str] = set()
 
     def forward(event: Event) -> None:
@@ -148,14 +148,14 @@ class _ComparisonRun:
             for cell in cells:
                 self.cell_runner.config_for(cell)  # raises before training if a method needs more steps
         scores = [self.cell_runner.stored(cell) for cell in cells]
-        _ = self.scorer.description  # raises before training if the test images cannot be scored on
+        _ = self.scorer.description  # raises before training if the test images cannot be used for scoring
         if self.cell_runner.world.size > 1:
             self.cell_runner.train_dealt(cells, scores)
         for done, cell in enumerate(cells):
             if not scores[done].is_done and scores[done].fault is None:
                 self.listen(CellStarted(cell.name, done, len(cells)))
                 scores[done] = self.cell_runner.train(cell)
-                self.write(scores, plan, left_out)  # only now, so that a refused folder stays unchanged
+                self.write(scores, plan, left_out)  # only after all checks, so that a refused folder stays unchanged
         comparison = self.write(scores, plan, left_out)
         for name in (TABLE_FILE, FACTS_FILE, REPORT_FILE):
             self.listen(FileSaved(str(self.folder / name)))

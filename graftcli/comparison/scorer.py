@@ -52,7 +52,7 @@ class Scorer:
     def description(self) -> str:
         """What accuracy and agreement are measured on, for the report."""
         if self.test is None:
-            held_out = self.config.val_images or "the held-out images of each run, a tenth of 40 or more"
+            held_out = self.config.val_images or "the held-out images of each run (if it has 40 or more)"
             return f"agreement with the teacher on {held_out}; no accuracy without --test images"
         _, count, rule = self._teacher_facts
         if not rule:

@@ -1,10 +1,10 @@
-"""The data of the demo, all of it packaged: handwritten digits, images rendered from them, a trained teacher.
+"""The data of the demo, included in the package: handwritten digits, images rendered from them, a trained teacher.
 
     rows 0 to 999         training set of the teacher, rendered as new scenes in every epoch
-    10 further per class  100 unlabelled images to distil from
+    10 others per class  100 unlabelled images to distil from
     the remaining 697     test set of both networks
 
-Rows are ordered by writer, so most digits outside the teacher's training set are by writers that it never saw.
+Rows are ordered by writer, so most digits outside the teacher's training set are by writers that are not in that set.
 """
 
 import io

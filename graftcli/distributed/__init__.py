@@ -1,1 +1,1 @@
-"""Several processes that share one job, as torchrun starts them: who does what, and what they exchange."""
+"""Several processes that share one job started by torchrun: which process does what, and what they exchange."""

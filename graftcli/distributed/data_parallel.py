@@ -1,4 +1,4 @@
-"""Data-parallel training: each process takes a share of the batch, and all take the step of the whole batch.
+"""Data-parallel training: each process trains on a share of the batch, and all take the same optimiser step.
 
 The result equals one process within rounding, for any loss: gradients are summed, and so are the statistics of a batch
 (of BatchNorms in train mode, and those that a loss divides by).
@@ -47,7 +47,7 @@ class _Sum(torch.autograd.Function):
 def synchronised(world: World, norms: Iterable[AnyBatchNorm]) -> Iterator[None]:
     """Let BatchNorms in train mode use the statistics of the whole batch.
 
-    torch.nn.SyncBatchNorm does so on CUDA alone.
+    torch.nn.SyncBatchNorm supports CUDA only.
     """
     changed = [] if world.size == 1 else list(norms)
     for norm in changed:

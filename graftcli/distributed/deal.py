@@ -1,12 +1,12 @@
-"""Deals independent work to the processes of a job."""
+"""Assign independent work to the processes of a job."""
 
 from collections.abc import Sequence
 
 
 def deal(costs: Sequence[float], size: int) -> list[int]:
-    """Return the process of each piece of work: the longest first, each to the process with the least so far.
+    """Return the process that does each piece of work: longest first, each to the process with the least work so far.
 
-    Every process computes the same. The longest process takes at most 4/3 of the shortest possible time (Graham, 1969).
+    The result is the same in every process. The total time is at most 4/3 of the optimum (Graham, 1969).
     """
     owners, loads = [0] * len(costs), [0.0] * size
     for number in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):

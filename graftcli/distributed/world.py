@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# a process waits for others while they train other blocks; one that ends is noticed by its closed connection
+# long, because a process waits while others train longer blocks; a process that ends closes its connection
 _TIMEOUT = timedelta(days=7)
 
 
@@ -30,7 +30,7 @@ class FailedElsewhere(MachineError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a job, and which of them this is. A single process exchanges nothing."""
+    """The processes of a job, and the rank of this one. A single process exchanges nothing."""
 
     rank: int = 0
     size: int = 1
@@ -39,7 +39,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process draws, writes the run and reports to the user."""
+        """Whether this process shows progress, writes the run and reports to the user."""
         return self.rank == 0
 
     def broadcast(self, value: T, source: int = 0) -> T:
@@ -66,7 +66,7 @@ class World:
         """Return the tensors of all processes, by rank; all have one shape."""
         if self.size == 1:
             return [tensor]
-        data = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not know every dtype
+        data = tensor.contiguous().reshape(-1).view(torch.uint8)  # gloo does not support every dtype
         parts = [torch.empty_like(data) for _ in range(self.size)]
         dist.all_gather(parts, data)
         return [part.view(tensor.dtype).reshape(tensor.shape) for part in parts]
@@ -88,7 +88,7 @@ class World:
         return first
 
     def together(self, step: Callable[[], T]) -> T:
-        """Do the same in all processes. If it fails in one, it fails in all, and each error is reported once."""
+        """Run `step` in all processes. If it fails in one, it fails in all, and each error is reported once."""
         if self.size == 1:
             return step()
         result, problem = None, None
@@ -104,17 +104,17 @@ class World:
         return cast(T, result)
 
     def in_turn(self, step: Callable[[], T]) -> T:
-        """Do the same in the first process and then in the others, which find the files that it wrote."""
+        """Run `step` in the first process, then in the others, which can use the files that the first one wrote."""
         if self.size == 1:
             return step()
         results: list[T] = []
         for is_first in (True, False):
-            self.together(lambda: results.append(step()) if self.is_first == is_first else None)  # noqa: B023  # run at once
+            self.together(lambda: results.append(step()) if self.is_first == is_first else None)  # noqa: B023  # called in the same iteration
         return results[0]
 
     @property
-    def alone(self) -> "World":
-        """This process alone, beside the others on its machine."""
+    def single_process(self) -> "World":
+        """A world of this process only; it still counts the processes on its machine."""
         return World(local_rank=self.local_rank, local_size=self.local_size)
 
 
@@ -143,7 +143,7 @@ def joined() -> Iterator[World]:
             return
         _connect(world, "cpu:gloo,cuda:nccl" if has_device else "gloo")
         yield world
-        dist.destroy_process_group()  # not after an error: the others may wait in an exchange for ever
+        dist.destroy_process_group()  # not after an error, because the others may wait in an exchange forever
 
 
 _connections = count()

@@ -74,7 +74,7 @@ def _gpu(index: int) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     try:
         free, _ = torch.cuda.mem_get_info(index)
-    except RuntimeError:  # a full or faulty GPU may not respond
+    except RuntimeError:  # a GPU that is faulty or has no free memory may not respond
         free = None
     capability = f"{properties.major}.{properties.minor}"
     return Gpu(properties.name, capability, Memory(properties.total_memory, free))

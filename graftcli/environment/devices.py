@@ -27,10 +27,10 @@ def device_named(name: str) -> torch.device:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is the precision to train in by default: on CUDA devices that have it in hardware."""
+    """Whether bfloat16 is the precision to train in by default: on CUDA devices with hardware support for it."""
     return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def free_memory(device: torch.device) -> int:
-    """The free memory of an accelerator in bytes; 0 where torch cannot tell, as on a CPU."""
+    """The free memory of an accelerator in bytes; 0 if torch does not report it, as on a CPU."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

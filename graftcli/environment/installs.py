@@ -47,7 +47,7 @@ _CHAINS = (
     ("matplotlib",),
 )
 _REINSTALL = "python3 -m pip install --upgrade --force-reinstall"
-_BOTH = f"{_REINSTALL} torch torchvision"  # built for each other, so installed together
+_BOTH = f"{_REINSTALL} torch torchvision"  # their versions must match, so they are installed together
 _OTHER_BUILD = "pytorch.org lists the command for this system under Get Started"
 
 

@@ -19,7 +19,7 @@ from graftcli.errors import GateError, UsageError
 from graftcli.formats.options import OLDEST_OPSET, ExportOptions, ExportSource, Pixels
 from graftcli.images.preprocess import Preprocess
 
-MAX_BYTES = 2**31 - 2**20  # of weights in one ONNX file
+MAX_BYTES = 2**31 - 2**20  # bytes of weights in one ONNX file
 IMAGES, LOGITS = "images", "logits"
 
 
@@ -140,7 +140,7 @@ def _is_complete(graph: onnx.GraphProto) -> bool:
 
 
 def _name_sizes(model: onnx.ModelProto, first: int) -> None:
-    """Name the dynamic sizes height and width throughout the graph."""
+    """Give the dynamic dimensions the names height and width throughout the graph."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     names = {dims[first].dim_param: "height", dims[first + 1].dim_param: "width"}
     for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):

@@ -1,6 +1,6 @@
 """The registry of export formats, the options of an export, and the network to export.
 
-torch is imported when a file is made, so that help texts name the formats without it.
+torch is imported when a file is made, so that help texts can list the formats without it.
 """
 
 import json
@@ -25,7 +25,7 @@ Pixels = Literal["nhwc", "nchw"]
 
 DEFAULT_FORMAT = "onnx"
 OLDEST_OPSET = 18
-NAMES_IN_RUN = ("student", "hybrid")  # of the files that are exported into the folder of a run
+NAMES_IN_RUN = ("student", "hybrid")  # name of the files that are exported into the folder of a run
 MIN_AGREEMENT: Mapping[Precision, float] = {"fp32": 1.0, "fp16": 0.99, "int8": 0.95}  # with float32 in PyTorch
 
 
@@ -54,15 +54,16 @@ class ExportFormat:
 
     Parameters:
         name: The value of `--format`.
-        suffix: How its files end.
-        about: What its files are, for help texts.
+        suffix: The file suffix.
+        about: A description of its files, for help texts.
         encode: Makes the content of a file.
         runner: Reads the content back, as a function that the parity check runs.
         precisions: The precisions that `encode` supports.
         has_graph: Whether files hold the graph, and so may fix the batch size and include the preprocessing.
         has_opset: Whether files have an ONNX opset.
         is_benchmarked: Whether `bench` and `export --bench` measure files.
-        single: How `distill --out FILE` makes a file: exports the network, or copies the weights; None: not at all.
+        single: How `distill --out FILE` makes a file: by exporting the network, or by copying the weights. None if
+            it does not.
     """
 
     name: str
@@ -180,7 +181,7 @@ def _check_supported(options: ExportOptions) -> None:
 
 def _unsupported(flag: str, value: object, kind: ExportFormat, supporting: Sequence[ExportFormat]) -> UsageError:
     formats = one_of(known.about for known in supporting)
-    return UsageError(f"{flag} {value} is for {formats}; --format is {kind.name}.", f"Remove {flag}.")
+    return UsageError(f"{flag} {value} is supported by {formats}; --format is {kind.name}.", f"Remove {flag}.")
 
 
 # -- what is exported ---------------------------------------------------------------------------------------------

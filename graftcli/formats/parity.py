@@ -13,7 +13,7 @@ from graftcli.images.pixels import center_crop, normalise
 
 TOLERANCE = 1e-4  # relative to the largest logit, for float32
 MAX_IMAGES = 1000
-_BATCHES = (1, 2, 7)  # then the rest of the images, in batches of _LARGE_BATCH
+_BATCHES = (1, 2, 7)  # the remaining images follow in batches of _LARGE_BATCH
 _LARGE_BATCH = 32
 
 
@@ -47,7 +47,7 @@ def _batch(source: ExportSource, options: ExportOptions, images: Tensor, larger:
         name = type(source.module).__name__
         raise GateError(f"`{name}` does not return logits [images, classes].", "Export a network that classifies.")
     if not bool(torch.isfinite(logits).all()):
-        raise GateError("the network gives NaN or infinite logits.", "Nothing was written. Check its weights.")
+        raise GateError("the network returns NaN or infinite logits.", "Nothing was written. Check its weights.")
     return source.to_inputs(cropped, options).numpy(), logits.numpy()
 
 

@@ -38,7 +38,7 @@ class Quantiser:
 
         with tempfile.TemporaryDirectory() as folder, silence():
             original, prepared = Path(folder) / "original.onnx", Path(folder) / "prepared.onnx"
-            onnx.save(model, original)  # a ModelProto in memory would lose its weights to onnxruntime
+            onnx.save(model, original)  # a file, because onnxruntime drops the weights of a ModelProto in memory
             quant_pre_process(original, prepared, skip_symbolic_shape=True)
             self.model = clean(onnx.load(prepared))
             self._name_nodes()
@@ -69,7 +69,7 @@ class Quantiser:
     def _quantise(self, included: list[str] | None, excluded: list[str]) -> onnx.ModelProto:
         from onnxruntime.quantization import QDQQuantizer, QuantType
 
-        reduce_range = not set(_VNNI) & set(cpu().features)  # without VNNI the sum of two 8-bit products overflows
+        reduce_range = not set(_VNNI) & set(cpu().features)  # without VNNI, the sum of two 8-bit products can overflow
         with silence():
             quantizer = QDQQuantizer(
                 copy.deepcopy(self.model),
@@ -138,7 +138,7 @@ def _match_without(quantiser: Quantiser, check: ParityCheck, in_float: Sequence[
 
 
 def _by_sensitivity(quantiser: Quantiser, check: ParityCheck, listen: Listener) -> list[str]:
-    """The layers by the error that quantising each alone causes, the largest first."""
+    """The layers, sorted by the error that quantising only this layer causes, largest first."""
     errors = {}
     for done, layer in enumerate(quantiser.layers):
         listen(LayersTried(done, len(quantiser.layers)))

@@ -40,10 +40,10 @@ _INIT_IMAGES = 64  # training images for selecting channels and solving adapters
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gives: the merged network and its scores."""
+    """The outcome of a run: the merged network and its scores."""
 
     merged: Merged
-    score: Score | None  # against the teacher, on views of held-out images
+    score: Score | None  # with the teacher, on views of held-out images
     held_out: int
     errors: tuple[float, float]  # merge errors in float64 and float32
     verdicts: Mapping[str, Verdict]  # by task

@@ -8,8 +8,8 @@ from graftcli.graft.training.tasks import Task, tasks
 from graftcli.recipe import Recipe
 from graftcli.recipe.values import Augment
 
-_VIEWS_PER_SYNTHETIC = 400  # minimum views of the longest task per synthetic image
-_FEWEST_SYNTHETIC = 32  # fewer do not pay for their time
+_VIEWS_PER_SYNTHETIC = 400  # views of the longest task for each synthetic image, at least
+_FEWEST_SYNTHETIC = 32  # fewer synthetic images are not worth their time
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Schedule:
 
     @cached_property
     def views(self) -> dict[Augment, int]:
-        """Views per image for each augmentation: as many as the longest task uses, up to the limit of the recipe."""
+        """Views per image for each augmentation: the number that the longest task uses, up to the recipe's limit."""
         views: dict[Augment, int] = {}
         for task in self.tasks:
             needed = -(-self._view_count(task) // self.images)

@@ -22,7 +22,7 @@ class EngineSettings:
     memory_first: int | None = None  # bytes of `memory` to use before the disk; None: all
     blocks: tuple[int, ...] | None = None  # blocks to replace; None: all
     max_drawn_bytes: int = 2**28  # limit of `drawn_bytes`
-    layer_view_bytes: int = 2**31  # for the views of a layer-wise stage; a constant, because it sets their number
+    layer_view_bytes: int = 2**31  # for the views of a layer-wise stage; a constant, because it determines their number
 
     @property
     def drawn_bytes(self) -> int:
@@ -35,7 +35,8 @@ class EngineSettings:
         return self.memory if self.memory_first is None else min(self.memory_first, self.memory)
 
     def cache_budgets(self, used: int = 0, shares: int = 1, on_device: int = 0) -> list[tuple[Place, int]]:
-        """Return the places for cached teacher features in order, with the bytes for one of `shares` equal caches.
+        """Return the storage places for cached teacher features in order, with the bytes of each of `shares` equal
+        caches.
 
         `used` bytes of memory and `on_device` bytes of the accelerator are already taken.
         """

@@ -1,6 +1,6 @@
 """Images as uint8 pixels: sources, decoding, preprocessing, statistics.
 
-torch is imported when one of the names below is used, so that help texts name sources and formats without it.
+torch is imported when one of the names below is used, so that help texts can list sources and formats without it.
 """
 
 from importlib import import_module

@@ -8,27 +8,27 @@ from graftcli.images.statistics import DatasetStatistics
 
 USUAL_SHOTS = 10  # images per class: the paper's ten-shot setting
 _LISTED = 8
-_ABOVE_CHANCE = 0.1  # the least by which the median confidence should exceed chance
+_ABOVE_CHANCE = 0.1  # the factor by which the median confidence should exceed chance, at least
 
 
 def advise(statistics: DatasetStatistics, coverage: Coverage | None) -> tuple[str, ...]:
-    """What to do, the most important first; empty where there is nothing to do."""
+    """Advice, most important first; empty if there is none."""
     return (*(_on_classes(coverage) if coverage else ()), *_on_files(statistics))
 
 
 def advise_on_classes(coverage: Coverage) -> tuple[str, ...]:
-    """What the teacher's predictions call for."""
+    """Advice that follows from the teacher's predictions."""
     return tuple(_on_classes(coverage))
 
 
 def _on_classes(coverage: Coverage) -> Iterator[str]:
-    if coverage.broken_answers:
-        share = f"{coverage.broken_answers} of {coverage.images} images"
-        yield f"the teacher gives NaN or infinite logits for {share}: check its checkpoint, and --mean and --std"
+    if coverage.non_finite:
+        share = f"{coverage.non_finite} of {coverage.images} images"
+        yield f"the teacher returns NaN or infinite logits for {share}: check its checkpoint, and --mean and --std"
     if not coverage.trained:
         yield "the teacher has random weights, so its predictions mean nothing: give its checkpoint"
         return
-    if coverage.broken_answers == coverage.images:
+    if coverage.non_finite == coverage.images:
         return
     yield from _on_coverage(coverage)
     top = coverage.dominant[0]
@@ -63,13 +63,13 @@ def _on_coverage(coverage: Coverage) -> Iterator[str]:
 
 def _on_files(statistics: DatasetStatistics) -> Iterator[str]:
     broken, plain = len(statistics.broken), len(statistics.plain)
-    copies, lookalikes = statistics.copies, statistics.lookalikes
+    copies, near_copies = statistics.copies, statistics.near_copies
     if broken:
         yield f"{_files(broken)} cannot be read and {_are(broken)} skipped: fix or remove {_them(broken)}"
     if copies:
         yield f"{_images(copies)} {_are(copies)} an exact copy of another: different images would teach more"
-    if lookalikes:
-        yield f"{_images(lookalikes)} {_are(lookalikes)} a near copy of another: different images would teach more"
+    if near_copies:
+        yield f"{_images(near_copies)} {_are(near_copies)} a near copy of another: different images would teach more"
     if plain:
         yield f"{_images(plain)} {_are(plain)} of a single colour: remove {_them(plain)}"
     if statistics.enlarged is not None and statistics.enlarged > statistics.images // 10:

@@ -33,17 +33,17 @@ class Coverage:
     confidence: float  # the median
     confidence_low: float  # the 10th percentile
     unsure: int  # images below UNSURE
-    broken_answers: int  # images with NaN or infinite logits
+    non_finite: int  # images with NaN or infinite logits
     dominant: tuple[ClassShare, ...]  # by frequency, descending
     missing: tuple[str, ...]  # classes predicted for no image, by index
-    trained: bool  # False: the weights are random, so the predictions mean nothing
+    trained: bool  # False if the weights are random, so that the predictions are meaningless
 
 
 class Predictions:
     """Top-1 predictions, collected batch by batch: a few bytes per image."""
 
     def __init__(self) -> None:
-        # arrays, because small tensors that stay between large ones that are freed fragment the heap
+        # arrays, because many small tensors between large temporary ones fragment the heap
         self._classes, self._confidence = array("i"), array("f")
         self._broken = 0
         self._num_classes = 0
@@ -57,7 +57,7 @@ class Predictions:
         self.add_classes(best.indices, best.values, logits.shape[1])
 
     def add_classes(self, classes: Tensor, confidence: Tensor, num_classes: int) -> None:
-        """Add predictions that are known already."""
+        """Add predictions that were computed before."""
         self._num_classes = num_classes
         self._classes.frombytes(classes.to(torch.int32).numpy().tobytes())
         self._confidence.frombytes(confidence.float().numpy().tobytes())
@@ -79,7 +79,7 @@ class Predictions:
             confidence=median,
             confidence_low=low,
             unsure=int((confidence < UNSURE).sum()),
-            broken_answers=self._broken,
+            non_finite=self._broken,
             dominant=tuple(shares),
             missing=tuple(labels[i] for i in range(self._num_classes) if not counts[i]),
             trained=trained,

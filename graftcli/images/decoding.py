@@ -22,8 +22,8 @@ from graftcli.images.workers import Workers, WorkerTask
 T = TypeVar("T")
 R = TypeVar("R")
 
-_MAX_WORKERS = 16  # more would wait for the one thread that reads
-_READ_AHEAD = 128 * 2**20  # bytes of files that are read before their turn
+_MAX_WORKERS = 16  # more threads would wait for the only one that reads
+_READ_AHEAD = 128 * 2**20  # bytes of files that are read ahead
 _TICK = 0.5  # seconds between checks for threads that hang
 _NO_MEMORY = "reading it ran out of memory, even with no other image in memory"
 
@@ -61,7 +61,7 @@ def process_files(
     `work` must have no side effects: it may still run after its file timed out and was reported as broken.
     """
     count = min(_MAX_WORKERS, usable_cores()) if jobs is None else max(1, jobs)
-    Image.init()  # here, because it is not thread-safe
+    Image.init()  # in this thread, because reading is not thread-safe
     workers: Workers[T | Broken] = Workers(count)
     pending: deque[_Pending[T | Broken]] = deque()
     try:

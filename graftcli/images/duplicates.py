@@ -17,7 +17,7 @@ from graftcli.images.flat import tiles
 NEAR = 5  # bits of 64
 SIMILAR = 6.0  # mean difference of thumbnails, in grey levels of 255, after their means are equalised
 _WIDTH, _HEIGHT = 18, 16  # of the thumbnail; the hash uses its 2x2 means, 9x8
-_PLAIN = 2.0  # standard deviation of grey levels below which an image is plain
+_PLAIN = 2.0  # standard deviation of grey levels below which an image counts as plain
 _TILE = 1024  # rows and columns compared at once
 _BIT_COUNTS = np.array([bin(number).count("1") for number in range(2**16)], np.uint8)
 
@@ -27,7 +27,7 @@ Rows = NDArray[np.intp]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What near-duplicate search keeps of an image: a 64-bit hash and a thumbnail of 288 grey pixels."""
+    """The features of an image for near-duplicate search: a 64-bit hash and a thumbnail of 288 grey pixels."""
 
     bits: int
     thumbnail: bytes
@@ -130,7 +130,7 @@ class _Groups:
         self._members: dict[int, list[int]] = {}
 
     def all_joined(self, rows: Rows, columns: Rows) -> bool:
-        """Whether all of these are in one group already, as in a large group they soon are."""
+        """Whether all of these are in one group already, which is common in a large group."""
         label = self._label[rows[0]]
         return bool((self._label[rows] == label).all() and (self._label[columns] == label).all())
 

@@ -1,4 +1,4 @@
-"""The registry of image file formats: which files are read, how they begin, and what decoding them takes."""
+"""The registry of image file formats: which files are read, their first bytes, and the memory that decoding needs."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ class FileFormat:
 
     Parameters:
         suffixes: The suffixes of its files, in lower case.
-        magic: How its files begin.
-        working: Bytes per pixel that its decoder holds besides the image; `headers` computes those of JPEG and TIFF.
+        magic: The first bytes of its files.
+        working: Bytes per pixel that its decoder needs in addition to the image; for JPEG and TIFF, `headers`
+            computes them.
     """
 
     suffixes: tuple[str, ...]
@@ -36,6 +37,6 @@ UNSUPPORTED = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".svg", ".dng"
 
 
 def suffix_of(data: bytes) -> str:
-    """The suffix of a file by how it begins; "" if it is no image."""
+    """The suffix for the first bytes of a file; "" if it is not an image."""
     formats = (one for one in FORMATS.values() if data.startswith(one.magic))
     return next((one.suffixes[0] for one in formats), "")

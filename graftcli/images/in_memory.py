@@ -22,7 +22,7 @@ _KEYS = ("image", "img", "pixel_values")  # of items that are mappings, as those
 
 
 def folder_of(images: str | Path | Iterable[Any]) -> Path:
-    """The path itself, or a folder in the cache to which the images are written without loss."""
+    """The path itself, or a folder in the cache to which the images are written losslessly."""
     if isinstance(images, str | Path):
         return Path(images)
     if not isinstance(images, Iterable) and not hasattr(images, "__getitem__"):
@@ -46,14 +46,14 @@ def folder_of(images: str | Path | Iterable[Any]) -> Path:
 
 
 def _items(images: Iterable[Any]) -> Iterable[Any]:
-    """The items of an iterable, or of a map-style Dataset, which has a length and an index alone."""
+    """The items of an iterable, or of a map-style Dataset, which has only `__len__` and `__getitem__`."""
     if isinstance(images, Sized) and hasattr(images, "__getitem__") and not isinstance(images, Mapping):
         return (images[index] for index in range(len(images)))
     return images
 
 
 def _pixels(item: object, index: int) -> NDArray[np.uint8]:
-    """An item as uint8 [height, width] or [height, width, 3]; of a tuple or mapping, its image."""
+    """The image of an item, which may be a tuple or a mapping, as uint8 [height, width] or [height, width, 3]."""
     if isinstance(item, Mapping):
         item = next((item[key] for key in _KEYS if key in item), item)
     if isinstance(item, tuple | list) and item:
@@ -65,7 +65,7 @@ def _pixels(item: object, index: int) -> NDArray[np.uint8]:
     shape = f" of shape {tuple(item.shape)}" if isinstance(item, torch.Tensor) else ""
     raise ImagesError(
         f"item {index} of the images has type {type(item).__name__}{shape}.",
-        "Give PIL images, or tensors [1 or 3, height, width]; of a tuple the first item is taken.",
+        "Give PIL images, or tensors [1 or 3, height, width], or tuples that begin with one.",
     )
 
 
@@ -75,7 +75,7 @@ def _of_tensor(tensor: torch.Tensor, index: int) -> NDArray[np.uint8]:
         if not (tensor.is_floating_point() and 0 <= low <= high <= 1):
             raise ImagesError(
                 f"item {index} of the images is {tensor.dtype} from {low:g} to {high:g}.",
-                "Give uint8 tensors, or float ones from 0 to 1 that are not normalised yet.",
+                "Give uint8 tensors, or float tensors from 0 to 1 that are not normalised yet.",
             )
         tensor = (tensor * 255).round().to(torch.uint8)
     pixels = tensor.cpu().permute(1, 2, 0).contiguous().numpy()

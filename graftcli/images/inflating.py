@@ -1,4 +1,4 @@
-"""Decompressing streams with bounded dictionaries and reads, so that a decompression bomb needs little memory."""
+"""Decompress streams with bounded dictionaries and reads, so that a decompression bomb needs little memory."""
 
 import bz2
 import io
@@ -11,12 +11,12 @@ from typing import BinaryIO, Protocol
 
 _DICTIONARY = 256 * 2**20  # bytes that an .xz may request; `xz -9` needs 65 MiB
 _INPUT, _OUTPUT = 2**15, 2**18
-_MANY_STREAMS, _SMALL_STREAM = 10_000, 256  # parallel compressors write many streams, but no tiny ones
-_DIGITS = re.compile(rb"\d{200}")  # older tarfile modules parse them in quadratic time
+_MANY_STREAMS, _SMALL_STREAM = 10_000, 256  # parallel compressors write many streams, but none this small
+_DIGITS = re.compile(rb"\d{200}")  # digits of a number in a header; older tarfile modules parse them in quadratic time
 
 
 class Implausible(Exception):
-    """What an archive contains and no real archive needs."""
+    """The archive contains something that no real archive needs."""
 
 
 class _Decompressor(Protocol):

@@ -1,6 +1,6 @@
-"""Map folder names to class indices, for scoring only: no code that trains imports this.
+"""Map folder names to class indices, for scoring only: training code never imports this module.
 
-One rule must explain every class folder. The rules, in order:
+One rule must map every class folder. The rules, in order:
 
     class file       `--classes FILE`: one name per line, its index the line number from 0; or JSON
     leading number   3, 3_cat, 003-cat -> 3
@@ -49,8 +49,8 @@ def read(
 ) -> Labels | None:
     """Read the class of each image from the first folder in its name; None if no image is in a folder.
 
-    A folder that holds everything, as archives often have, is no class folder. `network_classes` are the class names
-    that the network's file holds, if any.
+    A single folder that contains everything, as in many archives, is not a class folder. `network_classes` are the
+    class names that the network's file holds, if any.
     """
     if not any("/" in name for name in names):
         return None
@@ -86,7 +86,7 @@ def class_names(
         return tuple(names.get(index, str(index)) for index in range(num_classes))
     if not imagenet:
         return None
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # here, because timm takes a second to import
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # imported here, because importing timm takes a second
 
     subset = infer_imagenet_subset({"num_classes": num_classes})
     if subset is None:
@@ -96,7 +96,7 @@ def class_names(
 
 
 def _unwrap(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:
-    """Strip folders that hold everything and name no class."""
+    """Strip folders that contain everything and are not classes."""
     first = names[0].split("/")[0]
     holds_all = all(name.startswith(first + "/") and name.count("/") > 1 for name in names)
     if not holds_all or any(rule.index(first) is not None for rule in rules):
@@ -105,7 +105,7 @@ def _unwrap(names: Sequence[str], rules: Sequence[_Rule]) -> Sequence[str]:
 
 
 def _map_folders(source: Path, folders: Sequence[str], rules: Sequence[_Rule]) -> tuple[dict[str, int], _Rule]:
-    """The index of each folder, by the first rule that explains the most folders."""
+    """The index of each folder, by the rule that maps the most folders; of equal ones the first."""
     explained = [{folder: i for folder in folders if (i := rule.index(folder)) is not None} for rule in rules]
     index, rule = max(zip(explained, rules, strict=True), key=lambda pair: len(pair[0]))
     unknown = [folder for folder in folders if folder not in index]
@@ -143,7 +143,7 @@ def _number() -> _Rule:
 
 
 def _wordnet(num_classes: int) -> _Rule:
-    from timm.data import ImageNetInfo, infer_imagenet_subset  # here, because timm takes a second to import
+    from timm.data import ImageNetInfo, infer_imagenet_subset  # imported here, because importing timm takes a second
 
     subset = infer_imagenet_subset({"num_classes": num_classes}) or "imagenet-1k"
     order = {wnid: index for index, wnid in enumerate(ImageNetInfo(subset).label_names())}

@@ -28,7 +28,7 @@ class MemoryBudget:
 
     @property
     def available(self) -> int:
-        """Bytes that one image can have once all others are done: the total, less what abandoned threads hold."""
+        """Bytes available to one image once all others are done: the total without what abandoned threads hold."""
         return self._total - self._lost
 
     def acquire(self, need: int) -> None:
@@ -94,13 +94,13 @@ class Allowance:
         self._started, self._running = time.thread_time(), True
 
     def check(self) -> None:
-        """Raise Refused once the time is over. CPU time is used, so that a busy or suspended machine costs no image."""
+        """Raise Refused once the time is over. It is CPU time, so that a busy or suspended machine loses no image."""
         if time.thread_time() - self._started > self._limits.seconds:
             raise Refused(self.too_slow)
 
     @property
     def too_slow(self) -> str:
-        """Why an image is refused that takes too long."""
+        """The error for an image that takes too long."""
         return f"decoding it takes more than {self._limits.seconds:g} s"
 
     @contextmanager
@@ -121,7 +121,7 @@ class Allowance:
 
     @contextmanager
     def exclusive(self) -> Iterator["Allowance"]:
-        """Reserve the whole budget for this image; no other image is decoded meanwhile."""
+        """Reserve the whole budget for this image; no other image is decoded at the same time."""
         available = self.available
         with self.reserve(available):
             allowance = Allowance(Limits(MemoryBudget(available), self._limits.seconds))
@@ -137,7 +137,7 @@ class Allowance:
         return self._watched > 2 * self._limits.seconds
 
     def abandon(self) -> None:
-        """Give the image up. The memory of its thread is lost until that thread ends."""
+        """Abandon the image. The memory of its thread is lost until that thread ends."""
         with self._lock:
             self._abandoned = True
             self._limits.memory.write_off(self._reserved)

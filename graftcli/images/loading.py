@@ -1,6 +1,6 @@
 """Load a folder or an archive of images as uint8 pixels.
 
-Labels are not used, and names change neither pixels nor order: images are sorted by the SHA-256 of their files. A file
+Labels are not used, and names affect neither pixels nor order: images are sorted by the SHA-256 of their files. A file
 that cannot be read is reported and skipped, never replaced by another.
 """
 
@@ -41,7 +41,7 @@ class Images:
     store: Path | None = None  # the memory-mapped file that holds the pixels; None if they are in memory
 
     def shared_with(self, other: "Images") -> int:
-        """How many different files both have."""
+        """The number of different files that both contain."""
         return len(np.intersect1d(self.files, other.files))
 
 
@@ -142,7 +142,7 @@ def _decode_all(
     """Decode entry i into rows[i], and return one result per entry, in order."""
     results: list[Decoded | Broken] = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        warnings.simplefilter("ignore")  # most warnings are about unusual metadata; real damage raises
         for result in process_files(entries, partial(decode_file, preprocess), jobs, limits):
             results.append(_store(rows, result))
             if on_progress:
@@ -151,7 +151,7 @@ def _decode_all(
 
 
 def decode_file(preprocess: Preprocess, file: File) -> tuple[Decoded, NDArray[np.uint8]]:
-    """Decode a file; return what is known of it, and its pixels."""
+    """Decode a file; return its facts and its pixels."""
     with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
         pixels, stored = resize_and_crop(image, preprocess), image.stored
     digest = hashlib.sha256(file.data).digest()
@@ -186,7 +186,7 @@ def _broken_images(source: str | Path, count: int, broken: Sequence[Broken]) -> 
 
 
 def _too_few(source: str | Path, opened: SourceFiles, count: int, broken: Sequence[Broken]) -> ImagesError:
-    """Count the files by suffix, so that a wrong folder is obvious."""
+    """The error for too few images; it counts the files by suffix, so that a wrong folder is obvious."""
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in opened.suffixes.most_common(8))
     checked = f"{opened.suffixes.total()} files were checked" + (f" ({kinds})" if kinds else "")
     more = f"\n  and {len(broken) - _LISTED} more" if len(broken) > _LISTED else ""

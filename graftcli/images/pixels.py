@@ -42,7 +42,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 178_956_970  # Pillow's limit for decompression bombs
-_MAX_SCANNED_PIXELS = 2**33  # of all scans of a JPEG: 48 scans of the largest image
+_MAX_SCANNED_PIXELS = 2**33  # pixels over all scans of a JPEG: 48 scans of the largest image
 _FINGERPRINT_SIDE = 128  # pixels per side that a fingerprint needs
 
 
@@ -105,7 +105,7 @@ def resize_and_crop(image: DecodedImage, preprocess: Preprocess) -> NDArray[np.u
     _check_pixels(size, f"it has {width}x{height} pixels and would be resized to")
     small = image.flat.resize(size, KERNELS[preprocess.interpolation]).crop(stored_box(*size, preprocess))
     mode = "L" if preprocess.channels == 1 else "RGB"
-    if small.mode != mode:  # grey is resized before it is expanded: the same values, a third of the memory
+    if small.mode != mode:  # grey is resized before it is expanded to RGB: equal values in a third of the memory
         small = small.convert(mode)
     return np.asarray(small).reshape(*preprocess.stored_size, preprocess.channels).transpose(2, 0, 1)
 
@@ -170,7 +170,7 @@ def _decode(opened: _Opened) -> DecodedImage:
 
 
 def center_crop(pixels: Tensor, preprocess: Preprocess) -> Tensor:
-    """The final crop of decoded pixels, as a view; all of them if they are that crop already."""
+    """The final crop of decoded pixels, as a view; all pixels if they are that crop already."""
     (height, width), (tall, wide) = preprocess.size, pixels.shape[-2:]
     top, left = crop_start(tall, height), crop_start(wide, width)
     return pixels[..., top : top + height, left : left + width]
@@ -184,7 +184,7 @@ def normalise(pixels: Tensor, preprocess: Preprocess) -> Tensor:
 
 @cache
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """One value per channel, kept on the device: a copy to it at each batch would be waited for."""
+    """One value per channel, cached on the device, because copying it for each batch would be synchronous."""
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1).to(device)
 
 

@@ -38,7 +38,7 @@ class Preprocess:
 
     @property
     def resized(self) -> tuple[int, int]:
-        """The height and width that a resized image just covers: it meets one and may exceed the other."""
+        """The minimum height and width of a resized image, which has exactly one of them and may exceed the other."""
         height, width = (max(1, math.floor(side / self.crop_pct)) for side in self.size)
         return height, width
 
@@ -69,7 +69,8 @@ def resized_size(width: int, height: int, preprocess: Preprocess) -> tuple[int, 
 def stored_box(width: int, height: int, preprocess: Preprocess) -> tuple[int, int, int, int]:
     """Left, top, right and bottom of the stored part of a resized image.
 
-    Not simply its centre crop: that crop and `center_crop` both round, which is off by one pixel for some sizes.
+    This is not simply the centre crop: that crop and `center_crop` both round, so that the result would be off by one
+    pixel for some sizes.
     """
     (tall, wide), (final_tall, final_wide) = preprocess.stored_size, preprocess.size
     left = crop_start(width, final_wide) - crop_start(wide, final_wide)

@@ -1,4 +1,4 @@
-"""Refuse single files, and bound what is read of each."""
+"""Refuse single files, and limit how much of each is read."""
 
 from typing import Protocol
 
@@ -22,7 +22,7 @@ class Stream(Protocol):
 
 
 class Refused(Exception):
-    """Why a file is not read."""
+    """A file is not read; the message is the reason."""
 
 
 def check_file_size(size: int) -> None:

@@ -1,4 +1,4 @@
-"""Some rows of images that are in a memory-mapped file, without a copy."""
+"""A selection of the rows in a memory-mapped file of images, without a copy."""
 
 from collections.abc import Iterator
 
@@ -7,9 +7,8 @@ from torch import Tensor
 
 
 class ImageRows:
-    """The rows `index` of `pixels`, read when they are asked for: indexed as the tensor `pixels[index]` would be.
-
-    Behind them may come `extra` images.
+    """The rows `index` of `pixels`, read on access and indexed as the tensor `pixels[index]`, then optional `extra`
+    images.
     """
 
     def __init__(self, pixels: Tensor, index: Tensor, extra: Tensor | None = None) -> None:
@@ -48,7 +47,7 @@ class ImageRows:
         return (self[torch.tensor([row])][0] for row in range(len(self)))
 
     def with_extra(self, extra: Tensor) -> "ImageRows":
-        """The same rows, and `extra` images behind them."""
+        """The same rows, followed by `extra` images."""
         return ImageRows(self._pixels, self._index, extra)
 
 
@@ -56,11 +55,11 @@ Pixels = Tensor | ImageRows  # uint8 [images, channels, height, width]
 
 
 def rows_of(pixels: Tensor, index: Tensor, *, mapped: bool) -> Pixels:
-    """The rows `index`: a copy of images in memory, a reference to those in a memory-mapped file."""
+    """The rows `index`: a copy if the images are in memory, a reference if they are in a memory-mapped file."""
     return ImageRows(pixels, index) if mapped else pixels[index]
 
 
 def with_extra(pixels: Pixels, extra: Pixels) -> Pixels:
-    """The images, and `extra` ones behind them, which are few."""
+    """The images, followed by a few `extra` ones."""
     extra = extra[:]
     return pixels.with_extra(extra) if isinstance(pixels, ImageRows) else torch.cat([pixels, extra.to(pixels.device)])

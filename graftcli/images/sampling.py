@@ -1,7 +1,7 @@
 """Draw few-shot subsets of images.
 
-A draw depends on names and its number alone, and more shots extend fewer. Class folders decide which images are drawn;
-the drawn images do not reveal their class.
+A draw depends only on file names and on its number, and a draw with more shots contains that with fewer. Class folders
+determine which images are drawn; the drawn images do not reveal their class.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from graftcli.images.pixels import decode
 from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import Entry, open_source
 
-# any preprocessing: images are decoded only to check that they can be
+# any preprocessing will do: images are decoded only to find corrupt files
 _PREPROCESS = Preprocess((32, 32), 3, (0.0,) * 3, (1.0,) * 3, 1.0, "bilinear")
 _LISTED = 5  # class folders or images in a message
 
@@ -56,7 +56,7 @@ def draw_images(source: Path, shots: int, draw: int) -> tuple[DrawnImage, ...]:
 def _classes(source: Path, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """The images of each class folder, sorted by name; all under "" if there are no class folders.
 
-    A folder that holds everything is no class folder.
+    A single folder that contains everything is not a class folder.
     """
     names = {entry.name: PurePosixPath(entry.name).parts for entry in entries}
     while all(len(parts) > 1 for parts in names.values()) and len({parts[0] for parts in names.values()}) == 1:
@@ -79,7 +79,7 @@ def _classes(source: Path, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 def _readable(entries: Sequence[Entry], draw: int) -> Generator[DrawnImage]:
     """The readable images, shuffled by their names and the number of the draw."""
     shuffled = sorted(entries, key=lambda entry: hashlib.sha256(f"{draw}/{entry.name}".encode()).digest())
-    # in one thread: more would read ahead more images than are drawn
+    # in one thread, because more threads would read more images ahead than are drawn
     return (image for image in process_files(shuffled, _check, jobs=1) if isinstance(image, DrawnImage))
 
 

@@ -15,7 +15,7 @@ Size = tuple[int, int]  # height, width
 
 
 def two_sizes(source: Path, jobs: int | None = None) -> tuple[Size, ...]:
-    """The first two different sizes of the images in a source: one if all are equal, none if no image is readable."""
+    """The first two different sizes of the images in a source: one if all are equal, none if all are broken."""
     sizes: dict[Size, None] = {}
     with open_source(source) as opened, closing(process_files(opened.entries, _upright_size, jobs)) as results:
         for result in results:

@@ -1,4 +1,4 @@
-"""Find virtual file systems such as /proc, /sys and /dev: they hold no images, and some of their files never end."""
+"""Find virtual file systems such as /proc, /sys and /dev, which hold no images and may have endless files."""
 
 import os
 import re

@@ -44,7 +44,7 @@ class Sizes:
 class DatasetStatistics:
     """`exact`, `near` and `plain` hold names. Copies count as images."""
 
-    images: int  # readable ones
+    images: int  # readable images
     broken: tuple[Broken, ...]
     formats: dict[str, int]
     modes: dict[str, int]
@@ -56,12 +56,12 @@ class DatasetStatistics:
 
     @property
     def copies(self) -> int:
-        """How many images are exact copies of another."""
+        """The number of images that are exact copies of another."""
         return sum(len(group) - 1 for group in self.exact)
 
     @property
-    def lookalikes(self) -> int:
-        """How many images are near copies of another."""
+    def near_copies(self) -> int:
+        """The number of images that are near duplicates of another."""
         return sum(len(group) - 1 for group in self.near)
 
 
@@ -86,7 +86,7 @@ def collect_statistics(
     """The statistics of a folder or archive. `on_batch` is called with each batch of decoded images, uint8."""
     collector, batches = _Collector(), _Batches(on_batch, batch)
     with open_source(source) as opened, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        warnings.simplefilter("ignore")  # most warnings are about unusual metadata; real damage raises
         work = partial(_summarise, preprocess if on_batch is not None else None)
         for done, result in enumerate(process_files(opened.entries, work, jobs), 1):
             collector.add(result)
@@ -140,7 +140,7 @@ class _Batches:
 
 
 class _Duplicates:
-    """Collects what identifies each image, and groups exact and near duplicates."""
+    """Collects digests and fingerprints of images, and groups exact and near duplicates."""
 
     def __init__(self) -> None:
         self._first: dict[bytes, str] = {}

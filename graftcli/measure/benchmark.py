@@ -21,7 +21,7 @@ from graftcli.measure.candidate import Candidate
 from graftcli.measure.latency import Latency, measure_latencies
 
 SECONDS = 3.0  # per candidate and batch size
-_MAX_BATCH = 64  # images per forward pass where nothing is timed
+_MAX_BATCH = 64  # images per forward pass when nothing is timed
 _MAX_VALUES = 64 * 3 * 224 * 224  # input values of such a batch
 
 
@@ -32,7 +32,7 @@ class BenchImages:
     pixels: Tensor  # uint8 [images, channels, height, width]
     preprocess: Preprocess  # how they are cropped, and normalised for a candidate without its own `preprocess`
     labels: Tensor | None = None  # class indices, for `top1`
-    noise: bool = False  # whether they show nothing: then only latencies are measured
+    noise: bool = False  # whether they are noise, so that only latencies are measured
 
 
 @dataclass(frozen=True)
@@ -142,10 +142,10 @@ def _check_logits(name: str, logits: Tensor, images: int, classes: int | None) -
     """Raise CheckpointError unless there is one row of `classes` logits per image, without NaN."""
     if logits.ndim != 2 or len(logits) != images or not logits.shape[1] or classes not in (None, logits.shape[1]):
         shape, expected = "x".join(map(str, logits.shape)), f"{images}x{classes or 'classes'}"
-        message = f"`{name}` gives {shape or 'a scalar'} for {images} images; logits are {expected}."
+        message = f"`{name}` returns {shape or 'a scalar'} for {images} images; logits are {expected}."
         raise CheckpointError(message, "Give a network that classifies images.")
     if count := int(logits.isnan().any(1).sum()):
-        message = f"`{name}` gives NaN logits for {count} of {images} images."
+        message = f"`{name}` returns NaN logits for {count} of {images} images."
         raise CheckpointError(message, "Check its weights, and its mean and std.")
 
 

@@ -1,4 +1,4 @@
-"""The candidates of a benchmark: networks as they would be deployed, and how each is run."""
+"""The candidates of a benchmark: networks as they would be deployed, each with its runtime."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The logits of images and the features that the head of the network reads, in one pass."""
+"""The logits of images, and the input features of the network's head, in one pass."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from graftcli.images.pixels import Preprocess, center_crop, normalise
 
-_DIMENSIONS = 64  # features of more are projected, which keeps distances
+_DIMENSIONS = 64  # more dimensions are reduced by a random projection, which preserves distances
 
 
 class FeatureReader:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _WARM_UP = 3  # runs before measuring
-_RUNS_PER_TURN = 5  # the first is not counted: the previous network has evicted the caches
+_RUNS_PER_TURN = 5  # the first run is not counted, because the previous network has evicted the caches
 _MIN_TURNS = 4  # regardless of the time limit
 _MAX_TURNS = 100
 

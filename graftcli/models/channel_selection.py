@@ -28,7 +28,7 @@ class ChannelSelection:
     teacher_layer: str
     outputs: tuple[int, ...]
     inputs: tuple[int, ...]
-    exact: bool = True  # whether it copies the teacher's weights; False if it replaces the layer in another form
+    exact: bool = True  # whether it copies the teacher's weights; False if the layer is replaced by another form
 
 
 def channel_counts(layer: nn.Module | nn.Parameter) -> tuple[int, int]:

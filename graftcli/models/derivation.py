@@ -81,7 +81,7 @@ def is_derived(network: Network) -> bool:
 
 
 def base_origin(network: Network) -> Origin:
-    """The origin of the network that a derived network was made from."""
+    """The origin of the network from which a derived network was made."""
     assert network.origin["kind"] == KIND
     return network.origin["base"]
 

@@ -77,7 +77,7 @@ class Network:
     preprocess: PreprocessDefaults
     origin: Origin  # JSON; rebuild(origin) makes the same architecture in a new process
     file: Path | None = None  # the file of its weights
-    size_is_assumed: bool = False  # whether neither the user nor the network names `input_size`
+    size_is_assumed: bool = False  # whether neither the user nor the network declares `input_size`
 
     @property
     def made_for(self) -> ModelRequest:
@@ -86,7 +86,7 @@ class Network:
 
 
 def height_and_width(img_size: int | tuple[int, int] | None) -> tuple[int, int] | None:
-    """The input size that a user gives: one int means a square."""
+    """Convert a user's input size; an int means a square."""
     size = (img_size, img_size) if isinstance(img_size, int) else img_size
     if size is None:
         return None
@@ -108,7 +108,7 @@ def model_request(
 
 @contextmanager
 def as_pair_error(name: str) -> Iterator[None]:
-    """Build `name` inside: errors become one PairError; warnings are hidden."""
+    """A context to build `name`: errors become one PairError; warnings are hidden."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -135,9 +135,9 @@ def measured_outputs(module: nn.Module, input_size: tuple[int, int, int]) -> int
 
 
 def size_notes(network: Network) -> list[str]:
-    """What to tell about the input size of a network that is used without images."""
+    """Notes about the assumed input size of a network that is used without images."""
     height, width = network.input_size[1:]
-    note = f"{network.name} names no input size: {height}x{width} is assumed; give --img-size, or {SIZE_FIX}"
+    note = f"{network.name} declares no input size: {height}x{width} is assumed; give --img-size, or {SIZE_FIX}"
     return [note] if network.size_is_assumed else []
 
 

@@ -1,4 +1,4 @@
-"""The JSON that describes a network: its origin, from which its architecture is rebuilt, and the content of graft.json.
+"""The JSON that describes a network: its origin, from which its architecture is rebuilt, and graft.json.
 
 `kind` selects the form of an origin. `loading.documents` bounds the values of a document that was read from a file.
 """
@@ -19,7 +19,7 @@ class PreprocessFacts(TypedDict):
     std: Sequence[float]
     crop_pct: float
     interpolation: str
-    squash: NotRequired[bool]  # older documents have none
+    squash: NotRequired[bool]  # missing in older documents
 
 
 class _Complete(TypedDict, total=False):

@@ -8,8 +8,8 @@ class WeightsOrigin(Enum):
     """The kinds of weights that a network can have; the values are how they are described."""
 
     RANDOM = "random"
-    PRETRAINED = "pretrained ({})"  # where they were fetched, or their name
-    CHECKPOINT = "{}"  # the file, and how much of it was used
+    PRETRAINED = "pretrained ({})"  # their URL or name
+    CHECKPOINT = "{}"  # the file, and how many of its tensors were used
     CODE = "set by its factory"
     MODULE = "of the module"
     TEACHER = "the teacher's"

@@ -78,7 +78,7 @@ def _is_unit_name(name: object, stage: object) -> bool:
 
 
 def nth(values: Sequence[T], unit: int) -> T:
-    """The value for a unit, counted from 0; the last value is repeated for all later units."""
+    """The value for a unit, counted from 0; all later units get the last value."""
     return values[min(unit, len(values) - 1)]
 
 

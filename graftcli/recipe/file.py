@@ -22,20 +22,20 @@ from graftcli.recipe.yaml_source import Loc, YamlFault, YamlSource, dotted, read
 
 _MAX_BYTES = 1_000_000  # of a recipe file
 _MAX_ORIGIN = 200  # characters of a `--set` argument that a fault quotes
-_SETTING = "--set"  # where a fault of an override is
+_SETTING = "--set"  # the place of a fault in an override
 _MAX_VALUE = 60  # characters of a value that a fault quotes
 _MIN_SCALE, _MAX_SCALE = 1e-6, 10_000
 
 
 def shipped() -> dict[str, Path]:
-    """The recipes shipped with graftcli, by name: inside the package in a wheel, beside it in a checkout."""
+    """The built-in recipes, by name: inside the package in a wheel, next to it in a checkout."""
     package = Path(__file__).parent.parent
     folder = next((folder for folder in (package / "recipes", package.parent / "recipes") if folder.is_dir()), package)
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 def find(name_or_path: str) -> Path:
-    """The file of a shipped recipe, or of a path."""
+    """The file of a built-in recipe, or of a path."""
     known, path = shipped(), Path(name_or_path)
     if name_or_path in known:
         return known[name_or_path]
@@ -43,7 +43,7 @@ def find(name_or_path: str) -> Path:
         return path
     near = difflib.get_close_matches(name_or_path, known, n=1)
     raise UsageError(
-        f"There is no recipe `{name_or_path}`: it is neither a file nor a shipped recipe ({', '.join(known)}).",
+        f"There is no recipe `{name_or_path}`: it is neither a file nor a built-in recipe ({', '.join(known)}).",
         f"The nearest name is {near[0]}." if near else "Give one of these names, or the path of a YAML file.",
     )
 
@@ -65,7 +65,7 @@ def read_text(path: Path) -> str:
 
 def load(name_or_path: str, overrides: Sequence[str] = (), steps_scale: float = 1.0) -> Recipe:
     """Load a recipe by name or path, with `overrides` such as `stages.0.lr=1e-3` and its steps times `steps_scale`."""
-    if not _MIN_SCALE <= steps_scale <= _MAX_SCALE:  # NaN fails too
+    if not _MIN_SCALE <= steps_scale <= _MAX_SCALE:  # also false for NaN
         allowed = f"a number from {_MIN_SCALE:g} to {_MAX_SCALE:,}, for example 0.1 for a tenth of the steps"
         raise UsageError(f"--steps-scale is {steps_scale:g}.", f"Give {allowed}.")
     path = find(name_or_path)
@@ -92,7 +92,7 @@ def _override(source: YamlSource, text: str) -> None:
 
 
 def _loc(data: object, path: Sequence[str]) -> Loc:
-    """The location that a dotted path names; below an absent value, path components are taken as keys."""
+    """The location of a dotted path; below an absent value, path components are treated as keys."""
     loc: Loc = ()
     for word in path:
         key = _key({} if data is None else data, word)
@@ -122,7 +122,7 @@ def _validated(source: YamlSource, shown: str) -> Recipe:
     try:
         recipe = Recipe.model_validate(source.data)
     except ValidationError as error:
-        # a value with a YAML fault is read as null: do not report the null as well
+        # a value with a YAML fault is read as null, which is not reported in addition
         unread = {fault.subject for fault in faults}
         faults += [fault for fault in map(partial(_fault, source), error.errors()) if fault.subject not in unread]
     if not faults:
@@ -135,7 +135,7 @@ def _validated(source: YamlSource, shown: str) -> Recipe:
 
 
 def _places(faults: Sequence[YamlFault], shown: str) -> str:
-    """What has the faults: the recipe, the overrides, or both."""
+    """The source of the faults: the recipe, the overrides, or both."""
     in_settings = [fault.where.startswith(f"{_SETTING} ") for fault in faults]
     if all(in_settings):
         return f"{_SETTING} has"

@@ -14,7 +14,7 @@ Rule = Literal["same", "same-shape", "none"]
 
 
 def _one_fault(value: object, check: ValidatorFunctionWrapHandler) -> object:
-    """Validate an item; one fault takes the place of those of each kind of item."""
+    """Validate an item; report one fault instead of one for each type that it could have."""
     try:
         return check(value)
     except ValidationError:
@@ -27,7 +27,7 @@ def _check_items(items: tuple[Rule | int, ...]) -> tuple[Rule | int, ...]:
     if len(rules := [item for item in items if isinstance(item, str)]) > 1:
         raise ValueError(f"found {' and '.join(rules)}: give one of them")
     if "none" in items and len(items) > 1:
-        raise ValueError("found none beside block numbers: give one or the other")
+        raise ValueError("found none and block numbers: give one or the other")
     return items
 
 

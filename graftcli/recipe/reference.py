@@ -28,7 +28,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
 _HEAD = """# The fields of a recipe
 
 A recipe is a YAML file: a list of stages, and the settings around them. `graftcli distill --recipe my.yaml` runs it,
-and `--set stages.graft.lr=1e-3` changes one field. `graftcli recipes show graft` prints a shipped recipe,
+and `--set stages.graft.lr=1e-3` changes one field. `graftcli recipes show graft` prints a built-in recipe,
 `graftcli recipes validate my.yaml` reports all faults of a file at once, and `graftcli recipes schema` prints a JSON
 Schema for editors. This page is made by `graftcli recipes schema --markdown`.
 """

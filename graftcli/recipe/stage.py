@@ -1,6 +1,6 @@
 """The schema of a stage: what is trained, on which input, towards which targets, for how long and by which optimiser.
 
-A rule about two fields is a validator of the later field, so that all faults are reported at once, each with its line.
+A rule about two fields is a validator of the later field, so that all faults are reported at once with their lines.
 """
 
 from typing import Literal
@@ -154,19 +154,19 @@ class Stage(RecipeModel):
                 if not LOSSES[name].is_of_logits  # which `at` refuses
             }
             return check_with_faults(value, check, {**wrong_places, **repeated, **wrong_losses})
-        message = "found output, which is for a single block: with `train: student` use outputs, features or logits"
+        message = "found output, which needs a single block: with `train: student` use outputs, features or logits"
         faults = {(index, "at"): message for index, at in enumerate(places) if train == "student" and at == "output"}
         if places and all(at == "head" for at in places):
             missing = "features" if train == "student" else "output"
-            faults[0, "at"] = f"found head alone, but only the last block has a head: use logits, or add {missing}"
+            faults[0, "at"] = f"found only head, but only the last block has a head: use logits, or add {missing}"
         return check_with_faults(value, check, faults)
 
     @rule("epochs")
     @classmethod
     def _one_duration(cls, epochs: tuple[int, ...] | None, info: Info) -> tuple[int, ...] | None:
-        steps = info.data.get("steps", True)  # a faulty value counts as given
+        steps = info.data.get("steps", True)  # a faulty value also counts as given
         if steps and epochs:
-            raise ValueError("is given together with steps: give only one of them (null unsets the other)")
+            raise ValueError("is given in addition to steps: give only one of them (null unsets the other)")
         if not steps and not epochs:
             raise ValueError("is missing, and so is steps: give one of them")
         return epochs

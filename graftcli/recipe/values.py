@@ -30,7 +30,7 @@ def _as_tuple(value: object) -> tuple[object, ...]:
 
 
 def _check_length(values: tuple[T, ...]) -> tuple[T, ...]:
-    # not pydantic's min_length: it does not count faulty items, so it would call a long enough list too short
+    # not pydantic's min_length, which does not count faulty items and would report that the list is too short
     if not values:
         raise ValueError("found []: give at least one item")
     if len(values) > _MAX_ITEMS:
@@ -49,7 +49,7 @@ Check = Callable[[object], T]
 
 
 def check_with_faults(value: object, check: Check[T], faults: Mapping[tuple[int, str], str]) -> T:
-    """check(value), raising the `faults` by item index and key together with every fault that `check` finds."""
+    """Return check(value); raise the `faults`, by item index and key, together with every fault that `check` finds."""
     details = [InitErrorDetails(type="value_error", loc=loc, input=value, ctx={"error": faults[loc]}) for loc in faults]
     try:
         checked = check(value)
@@ -65,7 +65,7 @@ def check_with_faults(value: object, check: Check[T], faults: Mapping[tuple[int,
 
 
 def item_values(value: object, key: str) -> list[object]:
-    """The value at `key` of each item of a list that is not validated yet; None where an item has no such key."""
+    """The value at `key` of each item of a list that is not validated yet; None if an item has no such key."""
     items = value if isinstance(value, list | tuple) else ()
     return [item.get(key) if isinstance(item, dict) else getattr(item, key, None) for item in items]
 
@@ -87,7 +87,7 @@ PerUnit = Annotated[
     PlainSerializer(lambda values: values[0] if len(values) == 1 else list(values)),
     _OneOrMore(),
 ]
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]  # part of file names
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]  # names are parts of file names
 # The bounds exclude mistyped numbers, numbers that vanish in float32 and sizes that fit in no memory.
 Count = Annotated[int, Field(ge=1, le=MAX_STEPS)]
 Small = Annotated[int, Field(ge=1, le=65_536)]
@@ -173,7 +173,7 @@ class Augment(RecipeModel):
 
 
 class Synthetic(RecipeModel):
-    """Synthetic images, made from the teacher's BatchNorm statistics when there are few real images."""
+    """Synthetic images, derived from the teacher's BatchNorm statistics when there are few real images."""
 
     images: Small = Field(description=f"{SMALL}: the number of real and synthetic images together")
     below: Small | None = Field(

@@ -40,7 +40,7 @@ class YamlSource:
     faults: list[YamlFault] = field(default_factory=list)
 
     def place(self, loc: Loc) -> str:
-        """Where `loc` is written; for an absent key, where its nearest existing parent is written."""
+        """The place where `loc` is written; for an absent key, that of its nearest existing parent."""
         return next(self.where[loc[:end]] for end in range(len(loc), -1, -1) if loc[:end] in self.where)
 
     def put(self, loc: Loc, part: "YamlSource") -> None:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 COLOURS = 8  # --c1 to --c8 of the page
 LINE_STYLES = ("solid", "dashed", "dotted")  # valid in matplotlib and CSS; used when the colours repeat
-# matplotlib cannot draw CSS variables: it draws in these placeholder colours, which are then replaced
+# matplotlib does not support CSS variables: it draws in these placeholder colours, which are then replaced
 _TEXT, _GRID = "#010203", "#040506"
 INKS = tuple(f"#0a0b{i:02x}" for i in range(1, COLOURS + 1))
 _CSS_COLOURS = {_TEXT: "currentColor", _GRID: "var(--line)", **{c: f"var(--c{i})" for i, c in enumerate(INKS, 1)}}
@@ -34,7 +34,7 @@ _STYLE: dict[Any, Any] = {
 
 def chart(draw: "Callable[[Axes], None]", prefix: str, label: str) -> Markup:
     """The chart drawn by `draw`; all ids begin with `prefix`, so that charts on one page do not clash."""
-    import matplotlib  # imported late: every run imports this module, few draw
+    import matplotlib  # imported here, because every run imports this module but few draw charts
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": prefix}):

@@ -10,7 +10,7 @@ from graftcli.report.format import human
 
 @dataclass(frozen=True)
 class CellScore:
-    """One cell: a method on one draw. Values not measured, or not yet, are None."""
+    """One cell: a method on one draw. Values that are not measured (yet) are None."""
 
     name: str
     folder: str
@@ -53,8 +53,8 @@ class MethodLine:
     student: str
     blocks: str | None
     shots: int
-    draws: int  # done
-    of: int  # draws in total
+    draws: int  # number of finished draws
+    of: int  # number of draws in total
     steps: int | None
     params: tuple[int, ...]  # distinct values over the draws, ascending
     macs: tuple[int, ...]
@@ -91,13 +91,13 @@ class Comparison:
     trials: tuple[CellScore, ...]
 
     @property
-    def is_whole(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether every cell's run has finished."""
         return all(cell.is_done for cell in self.trials)
 
 
 def method_lines(cells: Sequence[CellScore]) -> tuple[MethodLine, ...]:
-    """One line per student, method, blocks and number of shots; each method is where its first cell is."""
+    """One line per student, method, blocks and number of shots, in the order of the first cells."""
     groups: dict[tuple[object, ...], list[CellScore]] = {}
     for cell in cells:
         groups.setdefault((cell.student, cell.method, cell.blocks, cell.shots), []).append(cell)
@@ -177,7 +177,7 @@ TEXT_COLUMNS = ("method", "student", "blocks")
 
 
 def columns(comparison: Comparison) -> dict[str, list[str]]:
-    """The columns of the table, the teacher in the first row; empty columns and a single student are left out."""
+    """The columns of the table, with the teacher in the first row; without empty columns or a single student's name."""
     teacher = comparison.teacher
     teacher_row = {
         "method": f"{teacher.name} (teacher)",
@@ -197,7 +197,7 @@ def table_notes(comparison: Comparison) -> tuple[str, ...]:
     """The notes under the table: the networks, shots, budget, scoring, machine and failed cells."""
     students = dict.fromkeys(line.student for line in comparison.lines)
     done = sum(cell.is_done for cell in comparison.trials)
-    unfinished = f"; {done} of {len(comparison.trials)} cells are done" if not comparison.is_whole else ""
+    unfinished = f"; {done} of {len(comparison.trials)} cells are done" if not comparison.is_finished else ""
     faults = [
         f"{line.method}, {line.student}, {line.shots:,} shot{'s' * (line.shots != 1)}: {fault}"
         for line in comparison.lines

@@ -16,7 +16,7 @@ from graftcli.measure import compute_logits
 from graftcli.models.network import Network
 from graftcli.models.weights import WeightsOrigin
 
-MAX_IMAGES = 512  # to compare; images are ordered by hash, so the first ones are a random sample
+MAX_IMAGES = 512  # to compare; images are sorted by hash, so the first ones are a random sample
 MAX_SHOWN = 18
 _MAX_SIDE = 96  # pixels of a thumbnail's longer side
 _BATCH = 32

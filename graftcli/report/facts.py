@@ -108,7 +108,7 @@ class _Disagreement(BaseModel):
     picture: Annotated[str, Field(pattern=r"\Adata:image/png;base64,[A-Za-z0-9+/]*={0,2}\z")]
     teacher: _Prediction
     student: _Prediction
-    kl: Annotated[float, Field(ge=-1.0, le=1e9, allow_inf_nan=False)]  # rounding may give a value below 0
+    kl: Annotated[float, Field(ge=-1.0, le=1e9, allow_inf_nan=False)]  # because of rounding, the value may be below 0
 
     @property
     def disagreement(self) -> Disagreement:

@@ -55,7 +55,7 @@ def agreement(value: float, images: int) -> str:
 
 
 def interval(value: float, images: int) -> str:
-    """The 95% interval of a share of views, "23.7%-76.3%"; views of one image count as one, as they are alike."""
+    """The 95% interval of a share of views, "23.7%-76.3%"; the views of an image count as one."""
     from graftcli.measure import wilson_interval
 
     found = wilson_interval(value * images, images)
@@ -70,9 +70,9 @@ def duration(seconds: float) -> str:
 
 
 def builder(kind: object, *, stock: bool) -> str | None:
-    """Where the architecture of a student comes from, by the kind of its origin; None if from graftcli alone.
+    """What provides the architecture of a student, by the kind of its origin; None if only graftcli does.
 
-    A student that is made from the teacher, or keeps adapters, is no stock architecture.
+    A student that is derived from the teacher, or keeps adapters, is not a stock architecture.
     """
     own = "your own code"
     builders = {"timm": "timm", "torchvision": "torchvision", "code": own, "in-memory": own}
@@ -86,7 +86,7 @@ def loading(kind: object, *, stock: bool) -> str:
 
 
 def speed_heading(formats: Iterable[str]) -> str:
-    """The heading of a benchmark, by the formats of its entries: different runtimes are no like for like."""
+    """The heading of a benchmark; it names the runtimes if they differ, because that affects the comparison."""
     known = set(formats)
     mixed = {"onnx", "pytorch"} <= known
     return "Size and speed: onnxruntime against eager PyTorch" if mixed else "Size and speed"

@@ -108,7 +108,7 @@ def _curves(stage: StageView, prefix: str) -> Markup | None:
 
 
 def block_rows(run: RunView) -> list[BlockRow]:
-    """The costs of each block before and after; a block that was not replaced is the teacher's."""
+    """The costs of each block before and after the run; they are equal for a block that was not replaced."""
     if run.facts is None:
         return []
     replaced = run.settings.blocks
@@ -131,7 +131,7 @@ def differing_settings(runs: Sequence[RunView]) -> dict[str, list[str]]:
     """The settings that differ between runs: dotted name -> the value in each run."""
     documents = [settings_document(run.settings) for run in runs]
     names = {name for document in documents for name, _, _ in differences(documents[0], document)}
-    names.discard("recipe.about")  # has no effect on the result
+    names.discard("recipe.about")  # without effect on the result
     return {name: [_shortened(_setting(document, name)) for document in documents] for name in sorted(names)}
 
 

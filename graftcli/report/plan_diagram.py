@@ -109,7 +109,7 @@ def _cut(
     replaced: set[int],
     kept: Sequence[KeptAdapter] | None,
 ) -> DiagramCut:
-    """The line of a cut; `replaced` are the replaced blocks beside it."""
+    """The line of a cut; `replaced` are the replaced blocks next to it."""
     index, seam = block["index"], block["seam"]
     is_kept = seam["blocker"] if kept is None else any(adapter.cut == index for adapter in kept)
     teacher, student = channels

@@ -26,7 +26,7 @@ class TaskView:
     losses: tuple[tuple[int, float], ...]  # (step, loss), ascending
     agreement: float | None
     before: float | None = None  # agreement on the same views before training
-    after: float | None = None  # agreement after training, if not all of the change is kept
+    after: float | None = None  # agreement after training, if the weight change is not kept completely
     fraction: float = 1.0  # of the weight change that is kept
 
     @property
@@ -71,7 +71,7 @@ class BenchView:
     ratio: Amount | None = None  # speed-up over the first entry
     agreement: Share | None = None  # with the first entry
     top1: Share | None = None
-    images: Whole = 0  # that agreement and top-1 were measured on
+    images: Whole = 0  # number of images for agreement and top-1
     threads: Whole | None = None
 
 
@@ -203,7 +203,10 @@ def _record(line: str) -> MetricRecord | ValidationError | None:
     try:
         return MetricRecord.model_validate_json(line, strict=True)
     except ValidationError as fault:
-        expected = [("unit",), "missing"], [("loss",), "float_type"]  # not about a unit; the loss was not finite
+        expected = (
+            [("unit",), "missing"],
+            [("loss",), "float_type"],
+        )  # not a record of a unit, or the loss was not finite
         absent = [
             [error["loc"], error["type"]]
             for error in fault.errors()

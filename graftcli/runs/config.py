@@ -40,12 +40,12 @@ class ModelPair:
     unsafe_load: bool = False
     trust_code: bool = False
     choice: CutOptions = field(default_factory=CutOptions)
-    # `record` is the run record that supplied the fields named in `recorded`; the user supplied the others
+    # `record` is the run record from which the fields in `recorded` come; all other fields come from the user
     record: str | None = field(default=None, compare=False)
     recorded: frozenset[str] = field(default=frozenset(), compare=False)
 
     def document_of(self, name: str) -> Path | None:
-        """The run record that supplied a field; None if the user did."""
+        """The run record that a field comes from; None if it comes from the user."""
         return Path(self.record) if self.record is not None and name in self.recorded else None
 
     def unpickles(self, role: str) -> bool:
@@ -53,7 +53,7 @@ class ModelPair:
         name = f"{role}_checkpoint"
         file = getattr(self, name)
         document = self.document_of(name if file is not None else role)
-        if document is None:  # the flag of a record does not cover a file that the user names
+        if document is None:  # the flag in a record does not apply to a file that the user gives
             return self.unsafe_load and "unsafe_load" not in self.recorded
         if not self.unsafe_load:
             return False
@@ -74,7 +74,7 @@ class TrainOptions:
     compile: bool = False
     cache_gb: float | None = None
     max_images: int | None = None  # training images to select; None: all
-    select: str = "balanced"  # how they are selected
+    select: str = "balanced"  # the method of selection
     device_cache_gb: float | None = None
     images_gb: float | None = None  # of decoded images in memory; None: half of what is free
     jobs: int | None = None
@@ -83,7 +83,7 @@ class TrainOptions:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything that the user configures for a run; `partial` inherits it from an earlier run."""
+    """Everything that the user configures for a run; `partial` takes its defaults from an earlier run."""
 
     networks: ModelPair
     images: str
@@ -150,7 +150,7 @@ def config_json(config: RunConfig) -> Document:
 
 
 def _recipe_json(recipe: str | Recipe) -> str | Document:
-    """Return the name of a shipped recipe, the absolute path of a file, or the content of a `Recipe`."""
+    """Return the name of a built-in recipe, the absolute path of a file, or the content of a `Recipe`."""
     if isinstance(recipe, Recipe):
         return recipe.model_dump(mode="json")
     return recipe if recipe in shipped() else absolute(recipe) or recipe
@@ -195,7 +195,7 @@ def config_from_record(record: RunRecord, file: Path) -> RunConfig:
         raise CheckpointError(found, "Give its options on the command line, or run it again.") from err
 
 
-_DEPENDENT_FIELDS = {  # giving the key also discards these fields of the earlier run
+_DEPENDENT_FIELDS = {  # if the key is given, these fields of the earlier run are discarded too
     "recipe": ("overrides", "steps_scale", "batch"),
     "teacher": ("teacher_checkpoint", "num_classes", "in_chans", "choice", "img_size"),
     "student": ("student_checkpoint", "choice"),

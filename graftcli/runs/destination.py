@@ -12,12 +12,12 @@ from graftcli.store.run_file import RUN_FILE, read_record
 
 RUNS = Path("runs")
 
-# suffixes of networks that only other tools write
+# suffixes of network files that graftcli never writes
 _FOREIGN = (".tflite", ".mlmodel", ".mlpackage", ".engine", ".trt", ".h5", ".keras", ".pb")
 
 
 def single_file(out: str | Path | None) -> Path | None:
-    """Return `out` if it names a single file; raise if it names one of a format that no run writes."""
+    """Return `out` if it is a single file; raise if its format is not one that a run can write."""
     path = None if out is None else Path(out)
     if path is None or path.is_dir():
         return None
@@ -36,7 +36,7 @@ def single_file(out: str | Path | None) -> Path | None:
     else:
         suffixes = one_of(known.suffix for known in FORMATS.values())
         written = f"{written} `graftcli export RUN` writes {suffixes} from the finished run."
-    raise UsageError(f"--out is `{path}`, and a run writes no {suffix} file.", written)
+    raise UsageError(f"--out is `{path}`, but a run cannot write a {suffix} file.", written)
 
 
 def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Path | None]:
@@ -51,12 +51,12 @@ def destination(prepared: PreparedRun, out: str | Path | None) -> tuple[Path, Pa
 
 
 def pixel_folder(out: str | Path | None) -> Path:
-    """Return the folder for decoded images, which are made before the networks of a run name its folder."""
+    """Return the folder for decoded images, which are made before the names of the networks are known."""
     return (RUNS if out is None or single_file(out) is not None else Path(out)) / CACHE
 
 
 def check_free(single: Path, folder: Path) -> None:
-    """Raise if the file exists and is not of this run."""
+    """Raise if the file exists and was not written by this run."""
     singles = read_record(folder).singles if (folder / RUN_FILE).exists() else {}
     if single.exists() and str(single.absolute()) not in singles:
         raise UsageError(f"`{single}` exists.", "Name another file with --out, or replace it with --overwrite.")

@@ -37,7 +37,7 @@ class ImagesReport:
 
     source: str
     preprocess: Preprocess | None  # None without a network and a size
-    census: DatasetStatistics
+    statistics: DatasetStatistics
     coverage: Coverage | None  # None without a teacher
     advice: tuple[str, ...]
 
@@ -65,7 +65,7 @@ def inspect_images(
 ) -> ImagesReport:
     """Report what is in a folder of images, which classes the teacher predicts for them, and what to fix.
 
-    The number of images is not limited: each is read once and not kept.
+    Works for any number of images: each is read once and not kept in memory.
 
     Parameters:
         images: A folder, .zip, .tar, .parquet, .arrow or .list, many of the latter, or a URL.
@@ -127,14 +127,16 @@ def build_teacher(
     size: tuple[int, int] | None,
 ) -> Network:
     """Build a teacher from the arguments of a public function."""
-    from graftcli.models.loading.build import build  # here, because images alone need no timm, which is slow to import
+    from graftcli.models.loading.build import (
+        build,  # imported here, because timm is slow to import and not always needed
+    )
 
     sized: NetworkOptions = {**build_args, "img_size": size or options.img_size}
     return build(spec, checkpoint=checkpoint, role="teacher", **sized)
 
 
 def throttled(listen: Listener) -> Callable[[int, int], None]:
-    """Return a progress callback that sends about `_MAX_PROGRESS_EVENTS` events at most."""
+    """Return a progress callback that sends at most about `_MAX_PROGRESS_EVENTS` events."""
 
     def report(done: int, total: int) -> None:
         if done == total or done % max(1, total // _MAX_PROGRESS_EVENTS) == 0:

@@ -46,7 +46,7 @@ def network_of(
 
 
 def spec_of(model: str | Path) -> str:
-    """Return a model spec; a `Path` always means a file or folder, a string may also be a model name."""
+    """Return a model spec; a `Path` is always a file or folder, a string may also be a model name."""
     if isinstance(model, str | Path):
         return str(model.expanduser().absolute()) if isinstance(model, Path) else model
     raise UsageError(

@@ -15,7 +15,7 @@ from graftcli.runs.config import TrainOptions
 from graftcli.runs.prepare import PreparedRun
 from graftcli.store.run_record import FixedSettings
 
-# bytes of RAM for cached teacher features before they spill to disk, where the page cache still serves them
+# bytes of RAM for cached teacher features; more are written to disk, where the page cache still speeds up reading
 _MEMORY_FIRST_BYTES = 2**29
 
 

@@ -15,7 +15,7 @@ from graftcli.measure.onnx.facts import OnnxMetadata, read_onnx
 from graftcli.measure.onnx.session import onnx_candidate
 from graftcli.models.network import IMAGENET, PreprocessDefaults
 
-_DEFAULT_SIZE = (224, 224)  # input size of a model with a dynamic size, unless one is given
+_DEFAULT_SIZE = (224, 224)  # input size of a model with a dynamic size, if none is given
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class OnnxModel:
     input_size: tuple[int, int, int]  # C, H, W
     preprocess: PreprocessDefaults
     class_names: tuple[str, ...]  # from the metadata of the file; may be empty
-    lacks_normalization: bool  # without mean and std in its metadata, so that those of ImageNet are used
+    lacks_normalization: bool  # whether its metadata has no mean and std, so that those of ImageNet are used
     source: str = "onnx"
     file: Path | None = None
 
     @cached_property
     def num_classes(self) -> int:
-        """The number of logits, found by running the model once: not every file records it."""
+        """The number of logits, found by running the model once: not every file contains it."""
         channels, *size = self.candidate.size
         preprocess = Preprocess((size[0], size[1]), channels, (0.0,) * channels, (1.0,) * channels, 1.0, "bilinear")
         stripes = torch.arange(math.prod(self.candidate.size)).remainder(251).to(torch.uint8)

@@ -41,8 +41,8 @@ def partial(
 
 
 def _newest_run(missing: Sequence[str], listen: Listener) -> Path:
-    """Find the newest run of a whole student: a partial run has inherited its config."""
-    folder = newest(RUNS, lambda run: run.settings.is_whole)
+    """Find the newest run that replaces all blocks; a partial run has its config from such a run."""
+    folder = newest(RUNS, lambda run: run.settings.replaces_all_blocks)
     if folder is None:
         raise UsageError(
             f"there is no run under ./runs to take {', '.join(missing)} from.",

@@ -120,14 +120,14 @@ def device_of_process(device: torch.device, world: World) -> torch.device:
 
 
 def _warnings(recipe: Recipe, plan: Plan, chosen: Sequence[int]) -> Iterator[str]:
-    """Yield what the user should know about the plan before training."""
+    """Yield warnings about the plan, before training."""
     if plan.teacher.network.weights.is_random:
         yield f"teacher {plan.teacher.network.name} has random weights: its predictions are meaningless"
     yield from plan.notes
     if (kept := _kept_adapters(plan, recipe)) and len(chosen) == len(plan.blocks):
         yield f"the adapters after {numbers(kept)} stay in the student: no layer can absorb them"
     if len(chosen) < len(plan.blocks) and not any(_saves(plan, block) for block in chosen):
-        yield f"replacing {numbers(chosen)} saves nothing: the student has no fewer parameters or MACs there"
+        yield f"replacing {numbers(chosen)} saves nothing: the student does not have fewer parameters or MACs there"
 
 
 def _saves(plan: Plan, block: int) -> bool:
@@ -205,11 +205,11 @@ def _plan(config: RunConfig, recipe: Recipe, teacher: Network, load_inputs: Imag
 def _student_weights(networks: ModelPair, recipe: Recipe) -> str | None:
     """Return the checkpoint of the student: "none" for random weights, None for pretrained or derived ones."""
     given = networks.student_checkpoint
-    if is_derived_from_teacher(networks.student):  # its weights come from the teacher
+    if is_derived_from_teacher(networks.student):  # a derived student has its weights from the teacher
         return given or ("none" if recipe.init == "random" else None)
     if recipe.init == "checkpoint" and given is None:
         raise CheckpointError(
-            f"recipe {recipe.name} has `init: checkpoint`, and there is no --student-checkpoint.",
+            f"recipe {recipe.name} has `init: checkpoint`, but --student-checkpoint is not given.",
             "Give the student's weights with --student-checkpoint, or use --set init=inherit.",
         )
     if recipe.init != "checkpoint" and given not in (None, "none"):

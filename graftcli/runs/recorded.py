@@ -41,7 +41,7 @@ def config_with_teacher(
     }
     if teacher is None and len({_teacher_of(config) for config in configs.values()}) > 1:
         problem = f"{few(list(configs))} have different teachers"
-        listen(Warned(f"{problem}: agreement is not measured, unless --teacher names one"))
+        listen(Warned(f"{problem}: agreement is not measured; choose one with --teacher"))
         return None
     for config in configs.values():
         if teacher is None or absolute_spec(teacher) == config.networks.teacher:

@@ -30,19 +30,19 @@ def repair(path: Path, *, trust_code: bool = False, listen: Listener = lambda _:
         config = recorded_config(path, trust_code=trust_code)
         distill(config, out=path, blocks=chosen, command=command, listen=_without_progress(listen))
     except GraftError as fault:
-        found = f"The network in `{path}` is damaged, and merging its blocks again stopped: {fault.message}"
+        found = f"The network in `{path}` is damaged, and merging its blocks again failed: {fault.message}"
         raise CheckpointError(found, f"{fault.fix} {fix}" if fault.fix else fix) from fault
     return path
 
 
 def _lost_blocks(folder: Path, settings: RunSettings) -> list[str]:
-    """Return the trained blocks that the merge needs and that are missing or damaged."""
+    """Return the trained blocks that the merge needs but that are missing or damaged."""
     scheduled = tasks(settings.recipe, settings.block_count, settings.blocks, settings.frozen)
     names = [f"{task.name}.safetensors" for task in scheduled]
-    return [f"`{BLOCKS}/{name}`" for name in names if not _is_whole_block(folder, name)]
+    return [f"`{BLOCKS}/{name}`" for name in names if not _is_intact_block(folder, name)]
 
 
-def _is_whole_block(folder: Path, name: str) -> bool:
+def _is_intact_block(folder: Path, name: str) -> bool:
     try:
         check(folder / BLOCKS / name)
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""The result of a run: its figures, its model card, and the single file that `--out` may ask for."""
+"""The result of a run: its figures, its model card, and the single file that `--out` may name."""
 
 import math
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Result(RunResult):
 
     @property
     def kind(self) -> str:
-        """The kind of the student's origin, which tells what builds its architecture."""
+        """The kind of the student's origin, which determines what builds its architecture."""
         return read_document(Path(self.folder))[0]["student"]["kind"]
 
 
@@ -106,7 +106,7 @@ def card_facts(prepared: PreparedRun, outcome: Outcome, result: Result, command:
 def write_single(single: Path, folder: Path, prepared: PreparedRun, listen: Listener) -> None:
     """Write the network of the run's folder as one file, whose suffix names its format."""
     export_format = format_of(single)
-    assert export_format is not None  # `single_file` refuses other files
+    assert export_format is not None  # `single_file` accepts no other files
     match export_format.single:
         case "exported":
             write(_export_source(folder, prepared), ExportOptions(export_format.name), single)

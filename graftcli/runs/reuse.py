@@ -18,7 +18,7 @@ _COMPARED_APART = ("blocks", "frozen", "recipe", "cache_gb", "device_cache_gb")
 
 
 def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: PreparedRun, listen: Listener) -> None:
-    """Copy the blocks that an earlier run trained alone, with the same settings; damaged blocks are not copied."""
+    """Copy the blocks that an earlier run trained separately with the same settings; damaged blocks are skipped."""
     before = read_record(earlier).settings
     apart = {key: getattr(now, key) for key in _COMPARED_APART}
     if before.model_copy(update=apart) != now:
@@ -26,12 +26,12 @@ def reuse_blocks(earlier: Path, folder: Path, now: RunSettings, prepared: Prepar
     names = (stage.name for stage in _matching_stages(before, prepared))
     for name in (f"{stage}-{block}.safetensors" for stage in names for block in prepared.blocks):
         source, target = earlier / "blocks" / name, folder / "blocks" / name
-        if source.exists() and not target.exists() and _is_whole(source, listen):
+        if source.exists() and not target.exists() and _is_intact(source, listen):
             target.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(target, source.read_bytes())
 
 
-def _is_whole(block: Path, listen: Listener) -> bool:
+def _is_intact(block: Path, listen: Listener) -> bool:
     try:
         check(block)
     except CheckpointError as damage:
@@ -41,7 +41,7 @@ def _is_whole(block: Path, listen: Listener) -> bool:
 
 
 def _matching_stages(before: RunSettings, prepared: PreparedRun) -> list[Stage]:
-    """Return the leading stages that both recipes share, in which each block is trained alone on the same views."""
+    """Return the first stages that both recipes share, if they train each block separately on the same views."""
     earlier, now = before.recipe, prepared.recipe
     if any(getattr(earlier, key) != getattr(now, key) for key in ("init", "adapters", "freeze", "views")):
         return []

@@ -1,4 +1,4 @@
-"""The images of a run: selected if there are more than wanted, and decoded into memory or into a file."""
+"""The images of a run: a selection if `--max-images` is given, decoded into memory or into a file."""
 
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,8 +23,8 @@ from graftcli.store.pixel_decoding import DecodeOptions
 from graftcli.store.pixel_process import state_of
 from graftcli.store.pixel_store import pixel_bytes, stored_images
 
-_UNKNOWN_ROOM = 2**32  # bytes of memory for images where the free memory is unknown
-_SELECTED = "pixels-chosen.selected"  # remembers the selection, so that a resumed run needs no pass of the teacher
+_UNKNOWN_ROOM = 2**32  # bytes of memory for images if the free memory is unknown
+_SELECTED = "pixels-chosen.selected"  # stores the selection, so that a resumed run does not repeat the teacher pass
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def training_images(
 
 
 def forget_selection(pixel_folder: Path) -> None:
-    """Remove the remembered selection of a finished run."""
+    """Remove the stored selection of a finished run."""
     with suppress(OSError):
         (pixel_folder / _SELECTED).unlink()
         pixel_folder.rmdir()
@@ -105,7 +105,7 @@ def _selected(
     listen: Listener,
     place: PixelPlace | None,
 ) -> SourceFiles:
-    """Select `max_images` of the images, or take the selection that an earlier session made."""
+    """Select `max_images` of the images, or return the selection that an earlier session made."""
     if options.max_images is None or len(opened.entries) <= options.max_images:
         return opened
     how = SelectOptions(

@@ -34,7 +34,7 @@ from graftcli.store.run_record import FixedSettings, Session
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a run besides its config; see `distill`."""
+    """The arguments of a run in addition to its config; see `distill`."""
 
     out: str | Path | None = None
     blocks: str | None = None
@@ -65,8 +65,8 @@ def distill(
         return world.broadcast(_distill(config, request, world, listen))
 
 
-def distill_alone(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
-    """Run `distill` in one process, `world`, whatever the other processes of its job do."""
+def distill_in_one_process(config: RunConfig, request: Request, world: World, listen: Listener) -> Result:
+    """Run `distill` in one process, `world`, independently of the other processes of its job."""
     single_file(request.out)
     return _distill(config, request, world, listen)
 
@@ -116,21 +116,21 @@ def _distill(config: RunConfig, request: Request, world: World, listen: Listener
 
 @dataclass(frozen=True)
 class _Started:
-    """What the other processes of a job need to know of a run that the first one has opened."""
+    """What the first process of a job sends to the others about the run that it has opened."""
 
     folder: Path
     fixed: FixedSettings
 
 
 def _take_part(config: RunConfig, request: Request, world: World) -> Result:
-    """Train a run in another process of a job than the first, which writes it. The process sends no events."""
+    """Train a run in a process that is not the first of its job. It writes no results and sends no events."""
     prepared = prepare_together(config, request.blocks, pixel_folder(request.out), world, _ignore)
     started: _Started | None = world.broadcast(None)
     if started is not None:
         fixed = on_device(started.fixed, prepared.device)
         _run_engine(prepared, fixed, MemberStore(started.folder, world.rank), world, _ignore)
     result: Result | None = world.broadcast(None)
-    assert result is not None  # the first process always has one
+    assert result is not None  # the first process always sends it
     return result
 
 
@@ -168,8 +168,8 @@ def _check_device(name: str, folder: Path) -> None:
     try:
         device_named(name)
     except UsageError as err:
-        found = f"`{folder}` was started on {name}, which is not available here."
-        raise MachineError(found, "Resume it on such a machine, or restart it with --overwrite.") from err
+        found = f"`{folder}` was started on {name}, which is not available on this machine."
+        raise MachineError(found, "Resume it on a machine with this device, or restart it with --overwrite.") from err
 
 
 def _session(config: RunConfig, command: str, warnings: Sequence[str]) -> Session:
@@ -199,7 +199,7 @@ def _started_event(prepared: PreparedRun, settings: EngineSettings, count: int, 
 
 
 def _collecting_warnings(listen: Listener, keep: Callable[[str], None]) -> Listener:
-    """Return a listener that forwards all events, and passes the text of each warning to `keep`."""
+    """Return a listener that forwards all events and also passes the text of each warning to `keep`."""
 
     def forward(event: Event) -> None:
         if isinstance(event, Warned):
@@ -219,6 +219,6 @@ def _report(folder: Path, prepared: PreparedRun, outcome: Outcome, listen: Liste
         file = write_report(folder, prepared.plan, outcome.merged.module, images, prepared.preprocess, prepared.device)
     except Exception as fault:
         found = fault.message if isinstance(fault, GraftError) else f"{type(fault).__name__}: {fault}."
-        listen(Warned(f"the report could not be written: {found} `graftcli report {folder}` tries again"))
+        listen(Warned(f"the report could not be written: {found} To retry, run `graftcli report {folder}`"))
     else:
         listen(FileSaved(str(file)))

@@ -128,7 +128,7 @@ class ScoringImages:
             return candidate_logits(model.candidate, center_crop(self.images.pixels, preprocess), preprocess)
         logits = compute_logits(model.module, self.images.pixels, preprocess, self.device, self.batch)
         if bad := int((~torch.isfinite(logits).all(1)).sum()):
-            found = f"`{model.name}` gives logits that are not finite on {bad:,} of {len(logits):,} images."
+            found = f"`{model.name}` returns logits that are not finite for {bad:,} of {len(logits):,} images."
             raise CheckpointError(found, "Check its weights, and --mean and --std; such logits would count as class 0.")
         return logits
 
@@ -138,7 +138,7 @@ def _has_normalization(model: Model) -> bool:
     return not model.lacks_normalization if isinstance(model, OnnxModel) else model.source not in ("file", "package")
 
 
-_CHANCE_IMAGES = 100  # below this number, chance cannot be told from a low accuracy
+_CHANCE_IMAGES = 100  # with fewer images, chance and low accuracy cannot be distinguished
 
 
 def at_chance(scored: ScoredModel, model: Model) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Select the images of a source that help most: one pass of the teacher, in bounded memory."""
+"""Select the most useful images of a source, in one pass of the teacher and bounded memory."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ from graftcli.images.decoding import Broken, File, process_files
 from graftcli.images.duplicates import Fingerprint, compute_fingerprint
 from graftcli.images.pixels import Preprocess, open_image, resize_and_crop
 from graftcli.images.selection import method_named
-from graftcli.images.selection.method import Candidate
+from graftcli.images.selection.method import CandidateImage
 from graftcli.images.sources import SourceFiles
 from graftcli.measure.features import FeatureReader
 from graftcli.models.network import Network
@@ -42,17 +42,17 @@ class SelectOptions:
 
 @dataclass(frozen=True)
 class Selected:
-    """The images that were chosen, and the coverage of the teacher's classes by all images and by these."""
+    """The selected images, and the coverage of the teacher's classes by all images and by the selected ones."""
 
-    indices: tuple[int, ...]  # among the entries of the source, in the order of preference
-    images: int  # readable ones in the source
+    indices: tuple[int, ...]  # among the entries of the source, the most useful first
+    images: int  # readable images in the source
     broken: tuple[Broken, ...]
     before: Coverage | None  # None if the method needs no teacher
     after: Coverage | None
 
 
 @dataclass(frozen=True)
-class _Look:
+class _DecodedImage:
     """A decoded image."""
 
     index: int
@@ -65,13 +65,13 @@ class _Look:
 def select(
     opened: SourceFiles, network: Network | None, preprocess: Preprocess, options: SelectOptions, classes: Path | None
 ) -> Selected:
-    """Choose images of an open source; all of them if they are not more than wanted."""
+    """Select images of an open source; all of them if there are not more than requested."""
     method = method_named(options.by)
     teacher = _Teacher(network, preprocess, options.device) if network is not None and method.needs_teacher else None
-    pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_Look]()
+    pool, broken, count, batch = method.pool(options.count, options.seed), list[Broken](), 0, list[_DecodedImage]()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # mostly about odd metadata; real damage raises
-        for done, result in enumerate(process_files(opened.entries, partial(_look, preprocess), options.jobs), 1):
+        warnings.simplefilter("ignore")  # most warnings are about unusual metadata; real damage raises
+        for done, result in enumerate(process_files(opened.entries, partial(_decode, preprocess), options.jobs), 1):
             if isinstance(result, Broken):
                 broken.append(result)
             else:
@@ -88,46 +88,46 @@ def select(
     return Selected(tuple(one.index for one in chosen), count, tuple(broken), before, after)
 
 
-def _look(preprocess: Preprocess, file: File) -> _Look:
+def _decode(preprocess: Preprocess, file: File) -> _DecodedImage:
     with open_image(file.data, preprocess.channels, preprocess, file.allowance) as image:
         fingerprint, pixels = compute_fingerprint(image.flat), resize_and_crop(image, preprocess)
-    return _Look(file.row, file.name, hashlib.sha256(file.data).digest(), fingerprint, pixels)
+    return _DecodedImage(file.row, file.name, hashlib.sha256(file.data).digest(), fingerprint, pixels)
 
 
 class _Teacher:
-    """Predicts the classes of images, and remembers how many of each."""
+    """Predicts the classes of images, and counts the predictions."""
 
     def __init__(self, network: Network, preprocess: Preprocess, device: torch.device) -> None:
         self.network, self.predictions = network, Predictions()
         self._reader = FeatureReader(network.module, preprocess, device)
 
-    def candidates(self, looks: Sequence[_Look]) -> list[Candidate]:
-        """The images with their predicted class and features; without those for which the teacher has no answer."""
-        logits, features = self._reader.read(torch.from_numpy(np.stack([look.pixels for look in looks])))
+    def candidates(self, images: Sequence[_DecodedImage]) -> list[CandidateImage]:
+        """The images with their predicted class and features; those with logits that are not finite are left out."""
+        logits, features = self._reader.read(torch.from_numpy(np.stack([image.pixels for image in images])))
         self.predictions.add(logits)
         best = logits.softmax(1).max(1)
         finite = (logits.isfinite().all(1) & features.isfinite().all(1)).tolist()
         return [
-            Candidate(
-                look.index, look.name, look.digest, look.fingerprint, int(label), float(confidence), feature.copy()
+            CandidateImage(
+                image.index, image.name, image.digest, image.fingerprint, int(label), float(confidence), feature.copy()
             )
-            for look, label, confidence, feature, known in zip(
-                looks, best.indices, best.values, features.numpy(), finite, strict=True
+            for image, label, confidence, feature, known in zip(
+                images, best.indices, best.values, features.numpy(), finite, strict=True
             )
             if known
         ]
 
 
-def _candidates(looks: Sequence[_Look], teacher: _Teacher | None) -> list[Candidate]:
-    if not looks:
+def _candidates(images: Sequence[_DecodedImage], teacher: _Teacher | None) -> list[CandidateImage]:
+    if not images:
         return []
     if teacher is not None:
-        return teacher.candidates(looks)
-    return [Candidate(look.index, look.name, look.digest, look.fingerprint) for look in looks]
+        return teacher.candidates(images)
+    return [CandidateImage(image.index, image.name, image.digest, image.fingerprint) for image in images]
 
 
 def _coverages(
-    teacher: _Teacher | None, chosen: Sequence[Candidate], classes: Path | None
+    teacher: _Teacher | None, chosen: Sequence[CandidateImage], classes: Path | None
 ) -> tuple[Coverage | None, Coverage | None]:
     if teacher is None:
         return None, None
@@ -139,7 +139,7 @@ def _coverages(
 
 
 def remembered(file: Path, facts: object, make: Callable[[], Sequence[int]]) -> tuple[int, ...]:
-    """The indices in a file if it was written for the same facts, else those that `make` gives, which are written."""
+    """Return the indices stored in a file if it was written for the same facts, else compute and store them."""
     key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     try:
         document = json.loads(file.read_bytes())

@@ -1,4 +1,4 @@
-"""A run before it is started: who does what when several processes share it, and what it stores where.
+"""A run before it is started: which process does what, and where the run would store its data.
 
 Work is in units of the teacher's forward pass on one view.
 """
@@ -23,17 +23,17 @@ from graftcli.recipe import Recipe
 from graftcli.runs.config import TrainOptions
 from graftcli.runs.machine_settings import engine_settings_of, machine_settings
 
-_IMAGES = 100  # of a recipe that counts epochs
+_IMAGES = 100  # number of images assumed for a recipe with epochs
 _FLOAT = 4  # bytes
 
 
 @dataclass(frozen=True)
 class Share:
-    """One piece of the work of a run."""
+    """One part of the work of a run."""
 
     name: str  # "teacher features", or a task
-    cost: float  # teacher passes
-    rank: int | None  # the process that does it; None: all share each batch
+    cost: float  # in teacher passes over one view
+    rank: int | None  # the process that does it; None if all processes share each batch
     exchanged: int = 0  # bytes that each process sends
 
     @property
@@ -44,24 +44,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Shares:
-    """The work of a run, dealt to `size` processes; stages follow one another."""
+    """The work of a run, assigned to `size` processes, stage by stage."""
 
     size: int
     stages: tuple[tuple[Share, ...], ...]
 
     @property
     def cost(self) -> float:
-        """The work of one process alone."""
+        """The work that a single process would do."""
         return sum(share.cost for stage in self.stages for share in stage)
 
     @property
     def longest(self) -> float:
-        """The work of the process that is the last to finish each stage."""
+        """The work on the critical path: in each stage, that of the process with the most work."""
         return sum(self._longest(stage) for stage in self.stages)
 
     @property
     def speed_up(self) -> float:
-        """How many times faster than one process, without the time of exchanges."""
+        """The speed-up over one process, without communication."""
         return self.cost / self.longest
 
     def _longest(self, stage: Sequence[Share]) -> float:
@@ -71,14 +71,14 @@ class Shares:
 
 
 def shares_of(plan: Plan, recipe: Recipe, size: int) -> Shares:
-    """Deal the tasks of a recipe to processes, as a run does."""
+    """Assign the tasks of a recipe to processes, as a run does."""
     schedule = schedule_of(recipe, _IMAGES, len(plan.blocks), None, frozen_blocks(recipe, plan))
     views = Share("teacher features", float(schedule.total_views), None)
     return Shares(size, ((views,), *_stages(schedule, plan, size)))
 
 
 def memory_of(plan: Plan, recipe: Recipe, how: TrainOptions) -> MemoryPlanned:
-    """Return what a run in the current folder would store, and where; its images are not counted."""
+    """Return what a run in the current folder would store and where, without its images."""
     device = device_named(how.device)
     amp = computes_bfloat16(device) if how.amp is None else how.amp
     settings = engine_settings_of(how, machine_settings(how, device, Path.cwd(), 0), Precision(device, amp))

@@ -12,7 +12,7 @@ from graftcli.runs.input_size import size_of_images
 
 
 def teacher_of(config: RunConfig) -> Network:
-    """Build the teacher; raise if its weights are random, unless the user asks for that."""
+    """Build the teacher; raise if its weights are random, unless the user requests random weights."""
     teacher = _build(config)
     if teacher.weights.is_random and config.networks.teacher_checkpoint is None:
         raise CheckpointError(
@@ -23,7 +23,7 @@ def teacher_of(config: RunConfig) -> Network:
 
 
 def sized_teacher(config: RunConfig, listen: Listener) -> tuple[RunConfig, Network]:
-    """Build the teacher; if nothing names its input size, take that of the images into the config."""
+    """Build the teacher; if nothing declares its input size, set that of the images in the config."""
     teacher = teacher_of(config)
     size = size_of_images(teacher, config.images, listen, jobs=config.how.jobs)
     if size is None:
@@ -35,7 +35,7 @@ def sized_teacher(config: RunConfig, listen: Listener) -> tuple[RunConfig, Netwo
 def _build(config: RunConfig) -> Network:
     networks, checkpoint = config.networks, config.networks.teacher_checkpoint
     if checkpoint == "none" and may_be_code(networks.teacher):
-        checkpoint = None  # the same network, and whether its factory sets its weights
+        checkpoint = None  # the same network; also detects whether its factory sets its weights
     return build(
         networks.teacher,
         checkpoint=checkpoint,

@@ -1,7 +1,7 @@
 """Estimate the time of a run while the teacher processes the first views, assuming constant time per multiply-add.
 
-The estimate is rough but early: on a CPU, the teacher pass of a long run alone can take an hour. The profiling run of
-`comparison/profile.py` is more exact, and costs time.
+The estimate is rough but early: on a CPU, the teacher pass of a long run can take an hour by itself. The profiling run
+of `comparison/profile.py` is more accurate, but takes additional time.
 """
 
 import time

@@ -42,7 +42,7 @@ from graftcli.store.folder import (
 )
 from graftcli.store.locks import LOCK_FILE, locked
 from graftcli.store.member import MemberStore
-from graftcli.store.metrics import append, keep_passed
+from graftcli.store.metrics import append, drop_repeated
 from graftcli.store.resume import newest, resumable_run
 from graftcli.store.run_file import digest_of_file, read_record, write_record
 from graftcli.store.run_record import FixedSettings, RunRecord, RunResult, RunSettings, Session, now
@@ -115,7 +115,7 @@ class Store:
                 self._start_session(session)
             else:
                 remove(folder, UNFINISHED)
-                remove_abandoned(folder)  # for example of a report whose writing was killed
+                remove_abandoned(folder)  # for example those of a report, if the process was killed while writing it
         except BaseException:
             self._lock.close()
             raise
@@ -126,16 +126,16 @@ class Store:
         if self._record.session is not session:
             self._update(sessions=(*self._record.sessions, session))
         self._drop_damaged()
-        keep_passed(self.folder / METRICS_FILE, lambda name: self.unit(name).step)
+        drop_repeated(self.folder / METRICS_FILE, lambda name: self.unit(name).step)
         self._save()
 
     def _drop_damaged(self) -> None:
-        """Remove damaged blocks and states: they are computed again."""
+        """Remove damaged blocks and states, so that they are recomputed."""
         for path in sorted(path for folder in (BLOCKS, STATES) for path in self.folder.glob(f"{folder}/*.safetensors")):
             try:
                 check_file(path)
             except Damaged as fault:
-                self._report(f"{fault.message} It is computed again.")
+                self._report(f"{fault.message} It is recomputed.")
                 with writing(path):
                     path.unlink()
 
@@ -158,8 +158,8 @@ class Store:
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         if self.finished is None:
             with suppress(*([GraftError] if error_type else [])):  # the error that ended the session takes precedence
-                self._save()  # record the time of an interrupted session
-        self._lock.close()  # the file stays: a lock on a removed file would lock nothing
+                self._save()  # records the time of an interrupted session
+        self._lock.close()  # the file is not removed, because a lock on a removed file has no effect
 
     def check_held(self) -> None:
         """Raise MachineError if the locked folder was removed or replaced."""
@@ -215,7 +215,7 @@ class Store:
         return UnitState(self.folder, name, self._save, self.check_held)
 
     def metric(self, record: Mapping[str, object]) -> None:
-        """Append a line to metrics.jsonl; a resumed run keeps only records whose `unit` has passed their `step`."""
+        """Append a line to metrics.jsonl; a resumed run drops records that it will write again."""
         append(self.folder / METRICS_FILE, record)
 
     def _report(self, text: str) -> None:
@@ -235,7 +235,7 @@ class Store:
 
     def finish(self, result: RunResult) -> None:
         """Mark the run as finished, after all its files are written."""
-        self._save()  # record the time of the session first
+        self._save()  # records the time of the session first
         blocks = (str(path.relative_to(self.folder)) for path in self.folder.glob(f"{BLOCKS}/*.safetensors"))
         names = (*NETWORK_FILES, *sorted(blocks))
         files = {name: digest for name in names if (digest := digest_of_file(self.folder / name)) is not None}

@@ -1,4 +1,4 @@
-"""Atomic file writes: a temporary file is written, read back, compared, then renamed into place.
+"""Atomic file writes: a temporary file is written, read back, compared and renamed.
 
 write_json, write_tensors, write_state  ->  write_bytes  ->  the complete old or the complete new file
 read_facts, read_tensors, read_state    <-  a safetensors file whose digest is verified
@@ -49,8 +49,8 @@ _RESUME = "and run the same command again to resume"
 def write_bytes(path: Path, data: bytes, *, follow: bool = False) -> None:
     """Write `data` to `path`; on any failure, including a crash at any moment, the old file stays.
 
-    A symbolic link at `path` is replaced, not followed. With `follow`, for files that the user names, the link stays
-    and its target is written.
+    A symbolic link at `path` is replaced, not followed. With `follow`, for files that the user names, the link is kept
+    and its target is replaced.
     """
     with writing(path, len(data)):
         if path.exists() and not path.is_file() and (follow or not path.is_symlink()):
@@ -91,7 +91,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except (OSError, OverflowError):  # another user's process, or not a valid pid
+    except (OSError, OverflowError):  # the process of another user, or an invalid pid
         return True
     return True
 

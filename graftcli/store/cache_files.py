@@ -1,4 +1,4 @@
-"""Files that save a resumed run from recomputing: cached teacher features and synthetic images."""
+"""Files that a resumed run does not have to recompute: cached teacher features and synthetic images."""
 
 import hashlib
 import math
@@ -18,7 +18,7 @@ class Cache:
     """The cache files of a run, removed when it is finished. Damage is detected when a file is read."""
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = lambda _: None, prefix: str = "") -> None:
-        """`prefix` starts the names of all files: each process of a job has files of its own."""
+        """`prefix` is added to the names of all files, because each process of a job has its own files."""
         self.folder, self.warn, self.prefix = folder, warn, prefix
 
     def rows(self, name: str, count: int, shape: Sequence[int], dtype: torch.dtype) -> RowFile:
@@ -36,13 +36,13 @@ class Cache:
         pixels, digest = data[:-_DIGEST], data[-_DIGEST:]
         if len(pixels) != math.prod(shape) or hashlib.sha256(pixels).digest() != digest:
             if data:
-                self.warn(f"`{path}` is damaged: its images are computed again.")
+                self.warn(f"`{path}` is damaged: its images are recomputed.")
             pixels = make().numpy().tobytes()
             write_bytes(path, pixels + hashlib.sha256(pixels).digest())
         return torch.from_numpy(np.frombuffer(bytearray(pixels), np.uint8)).view(*shape)
 
 
-def is_whole_pixels(path: Path) -> bool:
+def is_intact_pixels(path: Path) -> bool:
     """Whether a file of images is intact."""
     data = path.read_bytes()
     return hashlib.sha256(data[:-_DIGEST]).digest() == data[-_DIGEST:]

@@ -68,9 +68,9 @@ class CacheProgress:
             return 0
         record = self._read_record()
         if record is None or not all(self._restore_value(value, record) for value in {*self.tensors, *self.files}):
-            self.warn(f"the cached teacher features in `{self.folder}` are damaged: they are computed again.")
+            self.warn(f"the cached teacher features in `{self.folder}` are damaged: they are recomputed.")
             with writing(self._record_file):
-                self._record_file.unlink()  # before a file is created again, with rows of zeros
+                self._record_file.unlink()  # read before a file is recreated with rows of zeros
             return 0
         self._done = record.done
         return self._done
@@ -102,7 +102,7 @@ class CacheProgress:
         return self._checksums[value].total(done) == checksum
 
     def keep(self, done: int, *, last: bool = False) -> None:
-        """Write the rows up to `done` if enough time has passed, or if they are the `last` of a pass written before."""
+        """Write the rows up to `done` if enough time has passed, or if they are the `last` of a saved pass."""
         waits = time.monotonic() - self._last_write <= intervals.SAVE_SECONDS and not (last and self._done)
         if waits or not self._has_room():
             return
@@ -121,7 +121,7 @@ class CacheProgress:
         path, row_bytes = self._file(value), _row_bytes(tensor)
         self._checksums[value].add(self._done, bytes_of(tensor[self._done : done]), row_bytes)
         with writing(path, (done - self._done) * row_bytes):
-            path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
+            path.parent.mkdir(exist_ok=True)  # without parents, so that a removed run folder is not recreated
             with path.open("r+b" if path.exists() else "w+b") as file:
                 file.seek(self._done * row_bytes)
                 file.write(bytes_of(tensor[self._done : done]))

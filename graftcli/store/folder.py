@@ -14,13 +14,13 @@ from graftcli.store.run_file import RUN_FILE
 METRICS_FILE = "metrics.jsonl"
 REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE = "report.html", "report.json", "bench.json"
 BLOCKS, STATES, CACHE = "blocks", "state", "cache"
-PIXELS = "pixels-*"  # decoded images in the cache; the store of pixels removes them
+PIXELS = "pixels-*"  # decoded images in the cache, which the pixel store removes
 
 NETWORK_FILES = (WEIGHTS_FILE, FACTS_FILE, card.CONFIG_FILE)  # their digests are recorded when a run finishes
 UNFINISHED = (f"{STATES}/*.safetensors", f"{CACHE}/*.bin", f"{CACHE}/*.json")
 TEMPORARY_FILES = tuple(f"{folder}.*{TEMPORARY}" for folder in ("", f"{BLOCKS}/", f"{STATES}/", f"{CACHE}/"))
-# everything that graftcli writes into a run's folder, besides exported files; it removes nothing else. run.json is
-# first: if the removal is interrupted, the remaining files are not taken for a run
+# everything that graftcli writes into a run's folder except exported files; it removes nothing else. run.json is
+# removed first, so that the folder does not look like a run if the removal is interrupted
 FILE_PATTERNS = (
     *(RUN_FILE, METRICS_FILE, *card.FILES, REPORT_FILE, REPORT_FACTS_FILE, BENCH_FILE),
     *(f"{BLOCKS}/*.safetensors", *UNFINISHED, *TEMPORARY_FILES),
@@ -28,7 +28,7 @@ FILE_PATTERNS = (
 
 
 def check_folder(folder: Path, overwrite: bool, exported: Sequence[str]) -> None:
-    """Raise UsageError unless the path is free, the folder of a run, or to be overwritten.
+    """Raise UsageError unless the path is unused, the folder of a run, or may be overwritten.
 
     `exported` names the files that `export` writes into the folder if no output file is named.
     """
@@ -55,7 +55,7 @@ def check_folder(folder: Path, overwrite: bool, exported: Sequence[str]) -> None
 
 
 def _is_pixels(path: Path) -> bool:
-    """Whether a path is the cache with decoded images alone, which are made before the run."""
+    """Whether a path is a cache that contains only decoded images, which are made before the run."""
     return path.name == CACHE and path.is_dir() and all(file.match(PIXELS) for file in path.iterdir())
 
 

@@ -1,4 +1,4 @@
-"""Lock a folder, so that only one process uses it, also on a disk that several machines share."""
+"""Lock a folder, so that only one process uses it, even on a disk that several machines share."""
 
 import fcntl
 import json
@@ -43,5 +43,5 @@ def _holder(file: BinaryIO) -> str:
         holder = json.loads(file.read())
         since = datetime.fromisoformat(holder["since"]).astimezone()
         return f"process {holder['pid']} on {holder['host']}, since {since:%Y-%m-%d %H:%M}"
-    except (ValueError, KeyError, TypeError):  # it has the lock, but has not written its pid yet
+    except (ValueError, KeyError, TypeError):  # the holder has locked the file, but has not written its pid yet
         return "another process"

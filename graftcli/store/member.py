@@ -1,4 +1,4 @@
-"""A run's folder as the other processes of a job use it; the first process has opened and locked it."""
+"""A run's folder in the other processes of a job; the first process has opened and locked it."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

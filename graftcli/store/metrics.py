@@ -1,4 +1,4 @@
-"""metrics.jsonl: one record per line, appended during training and cut back when a run is resumed."""
+"""metrics.jsonl: one record per line, appended during training and truncated when a run is resumed."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -15,8 +15,8 @@ def append(path: Path, record: Mapping[str, object]) -> None:
         file.write(line)
 
 
-def keep_passed(path: Path, step_of: Callable[[str], float]) -> None:
-    """Drop the records that a resumed run writes again: those behind the saved step of their unit, and torn lines."""
+def drop_repeated(path: Path, step_of: Callable[[str], float]) -> None:
+    """Drop the records that a resumed run writes again, after the saved step of their unit, and incomplete lines."""
     if not path.exists():
         return
     saved_step = cache(step_of)

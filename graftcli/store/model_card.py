@@ -32,13 +32,13 @@ FILES = (WEIGHTS_FILE, CONFIG_FILE, FACTS_FILE, CARD_FILE)
 class CardFacts:
     """The origin, preprocessing and training of a network."""
 
-    teacher: Origin  # complete, as is the student's
+    teacher: Origin  # complete origins
     student: Origin
     preprocess: Preprocess
     recipe: str
     images: int
     command: str
-    numbers: Mapping[str, int | float | str | None]  # metrics by their name in the card
+    numbers: Mapping[str, int | float | str | None]  # metrics by the name that the card shows
     hybrid: HybridFacts | None = None  # how to rebuild a hybrid; None: a stock student
 
     @property
@@ -86,7 +86,7 @@ def document(facts: CardFacts) -> dict[str, Any]:
 def timm_config(module: nn.Module, facts: CardFacts) -> dict[str, Any]:
     """The content of config.json, as timm's `local-dir:` and `hf-hub:` read it."""
     preprocess, student = facts.preprocess, facts.student
-    assert student["kind"] == "timm"  # checked by the caller
+    assert student["kind"] == "timm"  # guaranteed by the caller
     name = student["name"]
     defaults = from_timm.registered(name).pretrained
     pool = getattr(module, "global_pool", None)
@@ -99,7 +99,7 @@ def timm_config(module: nn.Module, facts: CardFacts) -> dict[str, Any]:
         "model_args": student["kwargs"],
         "pretrained_cfg": {
             "tag": "graftcli",
-            "custom_load": False,  # the parameter names are timm's, even if those of its pretrained weights are not
+            "custom_load": False,  # the parameter names are timm's, even if the pretrained weights use others
             "input_size": [preprocess.channels, *preprocess.size],
             "fixed_input_size": bool(defaults.get("fixed_input_size")),
             "interpolation": preprocess.interpolation,
@@ -133,7 +133,7 @@ def card(folder: Path, facts: CardFacts) -> str:
         command=textwrap.indent(visible(facts.command), "    ", lambda line: True),
         numbers="\n".join(lines) if lines else "| not measured | |",
         code=fenced(usage, "python"),
-        library="Loads with timm alone. " + _UPLOAD if facts.is_timm else _hints(usage),
+        library="Loads with timm. " + _UPLOAD if facts.is_timm else _hints(usage),
         classes=facts.student["num_classes"],
         channels={1: "grey", 3: "RGB"}.get(preprocess.channels, f"{preprocess.channels}-channel"),
         size=f"{height}x{width}",
@@ -188,7 +188,7 @@ def _number(value: float | str) -> str:
 
 
 def _hints(usage: str) -> str:
-    """What to know before pasting code that does not load with timm alone."""
+    """Notes on the loading code of a network that timm cannot load."""
     hints = ["Change the path if the folder has moved."]
     if "trust_code=True" in usage:
         hints.append("`trust_code=True` runs the Python file that builds the network.")

@@ -1,7 +1,7 @@
 """Decode images chunk by chunk into the rows of a file, with a journal of the chunks that are complete.
 
-A chunk is decoded, written, flushed to the disk, and then recorded with a digest of its rows; so after a kill at any
-moment the journal names only rows that are whole, and a resumed run decodes the others.
+A chunk is decoded, written, flushed to the disk, and then recorded with a digest of its rows. If the process is killed
+at any moment, the journal therefore lists only complete chunks, and a resumed run decodes the others.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from graftcli.images.preprocess import Preprocess
 from graftcli.images.sources import Files
 from graftcli.store.atomic import writing
 
-CHUNK_BYTES = 2**25  # of the pixels of a chunk
+CHUNK_BYTES = 2**25  # bytes of the pixels of a chunk
 
 Report = Callable[[int], None]
 
@@ -51,12 +51,12 @@ class Layout:
 
     @property
     def chunk_rows(self) -> int:
-        """The images of a chunk; the last one may have fewer."""
+        """The number of images per chunk; the last one may have fewer."""
         return max(1, self.chunk_bytes // self.row_bytes)
 
     @property
     def chunks(self) -> int:
-        """How many chunks there are."""
+        """The number of chunks."""
         return -(-self.count // self.chunk_rows)
 
     def rows(self, chunk: int) -> range:
@@ -67,7 +67,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Chunk:
-    """A decoded chunk: the digest of its rows in the file, and what became of each entry."""
+    """A decoded chunk: the digest of its rows in the file, and the result for each entry."""
 
     number: int
     digest: str
@@ -112,7 +112,7 @@ def decode_chunk(
     rows = layout.rows(number)
     pixels, results = np.zeros((len(rows), *layout.shape), np.uint8), list[Decoded | Broken]()
     with catch_warnings():
-        simplefilter("ignore")  # mostly about odd metadata; real damage raises
+        simplefilter("ignore")  # most warnings are about unusual metadata; real damage raises
         decode = partial(decode_file, layout.preprocess)
         for result in process_files(files[rows.start : rows.stop], decode, jobs, limits):
             if isinstance(result, Broken):
@@ -157,7 +157,7 @@ class Journal:
             return
         with self.path.open("rb") as file:
             for line in file:
-                with suppress(ValueError, KeyError, TypeError, IndexError):  # a line whose writing was killed
+                with suppress(ValueError, KeyError, TypeError, IndexError):  # an incomplete line
                     yield Chunk.from_json(line, self.layout)
 
     def _is_intact(self, chunk: Chunk) -> bool:
@@ -170,6 +170,6 @@ class Journal:
     def add(self, chunk: Chunk) -> None:
         """Record a complete chunk."""
         with writing(self.path), self.path.open("a", encoding="utf-8") as file:
-            file.write(f"\n{chunk.to_json()}\n")  # behind a line whose writing was killed, too
+            file.write(f"\n{chunk.to_json()}\n")  # starts a new line, in case the last one is incomplete
             file.flush()
             os.fsync(file.fileno())

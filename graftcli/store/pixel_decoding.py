@@ -1,4 +1,4 @@
-"""Decode all images of a source into the rows of a file: what an earlier session decoded is kept."""
+"""Decode all images of a source into the rows of a file, except those that an earlier session decoded."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,12 +15,12 @@ from graftcli.store.pixel_process import Job, decode_in_processes
 from graftcli.store.pixel_table import PixelTable
 from graftcli.store.row_file import reserve
 
-_THREADS = 4  # per process: more would wait for the one that reads
+_THREADS = 4  # per process; more threads would wait for the one that reads
 
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How images are decoded; none of these changes a pixel."""
+    """How images are decoded; none of these options affects the pixels."""
 
     jobs: int | None = None  # decoding threads in all; None: one per core
     processes: int | None = None  # None: one per four threads
@@ -31,7 +31,7 @@ class DecodeOptions:
     warn: Callable[[str], None] = lambda _: None
 
     def shares(self) -> tuple[int, int]:
-        """How many processes decode, and with how many threads each."""
+        """The number of decoding processes, and of threads in each."""
         jobs = usable_cores() if self.jobs is None else self.jobs
         processes = -(-jobs // _THREADS) if self.processes is None else self.processes
         return processes, max(1, jobs // processes)
@@ -40,7 +40,7 @@ class DecodeOptions:
 def decode_rows(
     source: str | Path, opened: SourceFiles, layout: Layout, state: str, options: DecodeOptions
 ) -> PixelTable:
-    """Decode the images of an open source that the journal beside the rows does not name as complete."""
+    """Decode the images of an open source that the journal does not list as complete."""
     journal, table = Journal(layout.path.with_suffix(".journal"), layout), PixelTable(layout.count)
     waiting = dict.fromkeys(range(layout.chunks))
     for chunk in journal.read():
@@ -63,7 +63,7 @@ def decode_rows(
 
 
 class _Progress:
-    """Reports how many images are done."""
+    """Counts the decoded images, and reports their number."""
 
     def __init__(self, done: int, total: int, report: Callable[[int, int], None]) -> None:
         self.done, self.total, self.report = done, total, report
@@ -90,7 +90,7 @@ def _decode_here(
 
 
 def _create(layout: Layout) -> None:
-    """Create the file of rows with its disk space, unless it is there."""
+    """Create the file of rows with its disk space reserved, if it does not exist."""
     size = layout.count * layout.row_bytes
     with writing(layout.path, size):
         file = os.open(layout.path, os.O_RDWR | os.O_CREAT, 0o666)

@@ -1,7 +1,7 @@
-"""Processes that decode chunks. Each opens the source itself and reads its share.
+"""Processes that decode chunks. Each opens the source and reads its share.
 
-This module is also the program of such a process: it reads a `Job` and then numbers of chunks, one per line, and prints
-each decoded chunk as a line of JSON.
+This module is also the program of such a process: it reads a `Job`, then chunk numbers, one per line, and prints each
+decoded chunk as a line of JSON.
 """
 
 import base64
@@ -28,17 +28,17 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Job:
-    """What a process needs to decode its share."""
+    """The source and the settings that a process needs to decode its share."""
 
     source: str
-    state: str  # `state_of` the source: the process must see the same files
-    selection: tuple[int, ...] | None  # which images of the source to decode; None: all
+    state: str  # `state_of` the source; the files must be unchanged when the process opens it
+    selection: tuple[int, ...] | None  # indices of the images to decode; None for all
     layout: Layout
     jobs: int
     seconds: float  # limit per image
 
     def encoded(self) -> bytes:
-        """One line."""
+        """Serialise to one line."""
         return base64.b64encode(pickle.dumps(self)) + b"\n"
 
 
@@ -51,7 +51,7 @@ def state_of(files: Files) -> str:
 
 
 def decode_in_processes(job: Job, numbers: Sequence[int], count: int) -> Iterator[Chunk]:
-    """Decode chunks in `count` processes; yields each when it is complete."""
+    """Decode chunks in `count` processes; yield each chunk when it is complete."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in numbers:
         waiting.put(number)
@@ -83,10 +83,10 @@ def _start(job: Job) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,  # an interrupt is for this process, which ends the others
+        start_new_session=True,  # only this process handles Ctrl-C, and ends the others
     )
     assert process.stdin is not None
-    with suppress(BrokenPipeError):  # `_serve` tells why it ended
+    with suppress(BrokenPipeError):  # `_serve` reports why the process ended
         process.stdin.write(job.encoded())
         process.stdin.flush()
     return process
@@ -96,7 +96,7 @@ def _close(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout, process.stderr):
         if pipe is not None:
-            with suppress(OSError):  # what was not written any more
+            with suppress(OSError):  # buffered requests
                 pipe.close()
 
 
@@ -106,7 +106,7 @@ def _serve(
     done: "queue.SimpleQueue[Chunk | str]",
     layout: Layout,
 ) -> None:
-    """Hand chunks to a process until none is left."""
+    """Send chunk numbers to a process until none is left."""
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     while True:
         try:
@@ -124,12 +124,12 @@ def _serve(
 
 
 def main(requests: IO[bytes], responses: IO[bytes]) -> None:
-    """Decode the chunks that are asked for, until the input ends."""
+    """Decode the requested chunks until the input ends."""
     job: Job = pickle.loads(base64.b64decode(requests.readline()))
     with open_source(job.source) as opened:
         files = opened.entries if job.selection is None else opened.chosen(job.selection).entries
         if state_of(files) != job.state:
-            raise MachineError(f"`{job.source}` has changed meanwhile.", "")
+            raise MachineError(f"`{job.source}` changed while its images were decoded.", "")
         while line := requests.readline():
             chunk = decode_chunk(job.layout, files, int(line), jobs=job.jobs, limits=Limits(seconds=job.seconds))
             responses.write(chunk.to_json().encode() + b"\n")

@@ -1,13 +1,13 @@
 """Decoded images in a memory-mapped file, for more images than memory holds.
 
-pixels-KEY.rows       the images in the order of the source, while they are decoded
-pixels-KEY.journal    which chunks of them are complete; a resumed run decodes the others
+pixels-KEY.rows       the images in the order of the source, during decoding
+pixels-KEY.journal    the complete chunks of rows; a resumed run decodes the others
 pixels-KEY.pixels     the images, sorted as `load` sorts them
 pixels-KEY.index      their names and digests, and the digest of the pixels
 
-KEY is a hash of the files (names, sizes, times) and of the preprocessing. A file has its final name once it is whole,
-and its digest is verified before it is used. Memory does not grow with the pixels; names and digests take a few hundred
-bytes per image.
+KEY is a hash of the files (names, sizes, times) and of the preprocessing. A file gets its final name when it is
+complete, and its digest is verified before use. Memory does not grow with the pixels; names and digests take a few
+hundred bytes per image.
 """
 
 import fcntl
@@ -41,14 +41,14 @@ _BLOCK = 2**24  # bytes that are read at once
 
 
 def pixel_bytes(count: int, preprocess: Preprocess) -> int:
-    """The bytes of so many decoded images."""
+    """The bytes of this number of decoded images."""
     return count * int(np.prod((preprocess.channels, *preprocess.stored_size)))
 
 
 def stored_images(
     folder: Path, source: str | Path, opened: SourceFiles, preprocess: Preprocess, options: DecodeOptions
 ) -> Images:
-    """Decode the images of an open source into files in `folder`, or take those that are there already."""
+    """Decode the images of an open source into files in `folder`, or use the files that already exist."""
     state = state_of(opened.entries)
     key = hashlib.sha256(repr((_VERSION, state, preprocess)).encode()).hexdigest()[:16]
     with writing(folder):
@@ -84,12 +84,12 @@ def _remove(stem: Path, suffixes: Sequence[str]) -> None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is removed in the end."""
+    """Hold a lock file, and remove it at the end."""
     with writing(path), path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            found = f"another process decodes the same images into `{path.parent}`."
+            found = f"another process is decoding the same images into `{path.parent}`."
             raise MachineError(found, "Wait for it to end, or choose another folder with --out.") from error
         try:
             yield
@@ -127,11 +127,11 @@ def _read(stem: Path, preprocess: Preprocess, warn: Callable[[str], None]) -> Im
     try:
         tensors, facts = read_tensors(index)
     except Damaged:
-        warn(f"`{index}` is damaged: its images are decoded again")
+        warn(f"`{index}` is damaged: its images are decoded from scratch")
         return None
     digests = tensors["digests"].numpy()
     if pixels.stat().st_size != pixel_bytes(len(digests), preprocess) or _digest_of(pixels) != facts["pixels"]:
-        warn(f"`{pixels}` is damaged: its images are decoded again")
+        warn(f"`{pixels}` is damaged: its images are decoded from scratch")
         return None
     return Images(
         _mapped(pixels, (len(digests), preprocess.channels, *preprocess.stored_size)),
@@ -153,7 +153,7 @@ def _digest_of(path: Path) -> str:
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
-    """The file as a tensor that nothing may write to."""
+    """Map the file to a read-only tensor."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of every array that is read-only
+        warnings.simplefilter("ignore")  # torch warns about every read-only array
         return torch.from_numpy(np.memmap(path, np.uint8, "r", shape=shape))

@@ -1,4 +1,4 @@
-"""What is known of each decoded image besides its pixels, in compact tables."""
+"""The digests, names and sizes of decoded images, in compact tables."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,7 +20,7 @@ class PixelTable:
         self.broken: list[Broken] = []
         self.order: NDArray[np.int64] = np.zeros(0, np.int64)
         self._digests = np.zeros((count, 32), np.uint8)
-        self._sides = np.zeros(count, np.uint32)  # 0: broken, or not decoded yet
+        self._sides = np.zeros(count, np.uint32)  # 0 if broken or not decoded yet
         self._names, self._places = PackedNames(), np.zeros(count, np.int64)
 
     def add(self, rows: range, results: Sequence[Decoded | Broken]) -> None:

@@ -32,7 +32,7 @@ def newest(runs: Path, matches: Callable[[RunRecord], bool] = lambda record: Tru
 def resumable_run(folder: Path, settings: RunSettings, overwrite: bool) -> RunRecord | None:
     """The folder's run if it has these settings; None if there is no run or it is to be overwritten.
 
-    With `overwrite`, an interrupted run with the same settings is still resumed: its result is the same bytes.
+    With `overwrite`, an interrupted run with the same settings is still resumed, because its result is the same.
     """
     if not (folder / RUN_FILE).exists():
         return None

@@ -58,19 +58,19 @@ class RowFile:
     def __init__(self, path: Path, count: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         self.path, self.count, self.shape, self.dtype = path, count, tuple(shape), dtype
         self.row_bytes = dtype.itemsize * math.prod(shape)
-        self.is_whole = path.is_file() and path.stat().st_size == count * self.row_bytes
+        self.is_complete = path.is_file() and path.stat().st_size == count * self.row_bytes
         self.checksums = Checksums(count)
 
     def restore(self, done: int, checksum: int) -> bool:
         """Read the checksums of the first `done` rows; returns whether the rows are intact."""
-        if not self.is_whole:
+        if not self.is_complete:
             return False
         self.checksums.add_file(self.path, done, self.row_bytes)
         return self.checksums.total(done) == checksum
 
     def open(self) -> None:
         """Open the file; if it is not complete, create it with its disk space reserved."""
-        if not self.is_whole:
+        if not self.is_complete:
             _create(self.path, self.count * self.row_bytes)
         self._file = os.open(self.path, os.O_RDWR)
         self.close = weakref.finalize(self, os.close, self._file)  # at the latest when the object is garbage-collected
@@ -110,7 +110,7 @@ def bytes_of(tensor: Tensor) -> memoryview:
 
 def _create(path: Path, size: int) -> None:
     with writing(path, size):
-        path.parent.mkdir(exist_ok=True)  # not parents: a removed run folder is not created again
+        path.parent.mkdir(exist_ok=True)  # without parents, so that a removed run folder is not recreated
         try:
             with path.open("wb") as file:
                 reserve(file.fileno(), size)

@@ -1,4 +1,4 @@
-"""Read and write run.json: the only reader, and the only writer.
+"""Read and write run.json; no other module does.
 
 The file holds the fields of `RunRecord` and `digest`, the SHA-256 of all of them.
 """

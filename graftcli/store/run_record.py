@@ -1,4 +1,4 @@
-"""The types of run.json: what a run is, what determined its result, and what came out of it.
+"""The types of run.json: the settings that determine a run, its sessions and its result.
 
 A record is untrusted input: scalars are strict, and have bounds. `run_file` reads and writes it.
 """
@@ -83,13 +83,13 @@ class RunSettings(_Part):
         return len(self.cuts.student) + 1
 
     @property
-    def is_whole(self) -> bool:
+    def replaces_all_blocks(self) -> bool:
         """Whether all blocks are replaced."""
         return len(self.blocks) == self.block_count
 
 
 class Session(_Part):
-    """One process that worked on a run; `config` is what its user asked for."""
+    """One process that worked on a run; `config` is the user's config."""
 
     started: str = Field(default_factory=now)
     host: str = Field(default_factory=socket.gethostname)
@@ -130,7 +130,7 @@ class Setback:
     after: Share
     kept: Share
     fraction: Share  # share of the weight change that is kept; 0 restores the weights before the task
-    stopped: Count | None  # step of early stopping, because agreement had dropped at every checkpoint of the task
+    stopped: Count | None  # step of early stopping, if the task lost agreement at every score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ class RunRecord(_Part):
     settings: RunSettings
     sessions: Annotated[tuple[Session, ...], Field(min_length=1)]
     fixed: FixedSettings | None = None
-    singles: dict[str, str | None] = {}  # single files that the run also writes, with their SHA-256
+    singles: dict[str, str | None] = {}  # single files that the run writes in addition, with their SHA-256
     ended: str | None = None
     result: RunResult | None = None
     files: dict[_NetworkFile, str] = {}  # the SHA-256 of each file of a finished run

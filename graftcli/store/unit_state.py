@@ -37,7 +37,7 @@ class UnitState:
         if self._block.exists():
             return math.inf
         step = read_facts(self._state)["step"] if self._state.exists() else -1
-        assert isinstance(step, int)  # as `keep` has written it
+        assert isinstance(step, int)  # `keep` has written it
         return step
 
     @property

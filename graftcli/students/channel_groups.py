@@ -119,7 +119,7 @@ def _is_one_slope(layer: object) -> bool:
 
 
 def _is_removable(group: ChannelGroup, module: nn.Module) -> bool:
-    """Whether all members can be narrowed and hold the channels."""
+    """Whether all members can be narrowed and have the channels."""
     for member in group.members:
         layer = layer_at(module, member.layer)
         grouped = isinstance(layer, nn.Conv2d) and layer.groups not in (1, layer.out_channels)

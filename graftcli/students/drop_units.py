@@ -14,7 +14,7 @@ from graftcli.models.tracing.trace import Traced, holds_layers
 
 _ADDITIONS = ("add", "iadd", "add_")
 _ACTIVATIONS = ("relu", "relu_", "relu6", "silu", "gelu", "hardswish", "dropout", "clone", "contiguous")
-_RIDGE = 1e-2  # relative to the mean of the diagonal: keeps the adapter of a dropped unit near the identity
+_RIDGE = 1e-2  # relative to the mean of the diagonal; keeps the adapter of a dropped unit close to the identity
 _MAX_ROWS = 4096  # spatial locations used to solve for that adapter
 
 
@@ -50,7 +50,7 @@ def check_units(traced: Traced, names: Sequence[str]) -> list[str]:
 
 
 def least_important_units(traced: Traced, count: int, images: Tensor) -> list[str]:
-    """The units whose removal costs the least loss per MAC, each measured alone.
+    """The units whose removal increases the loss least per MAC saved; each unit is measured separately.
 
     As in PRACTISE, a bias-free 1x1 adapter, fitted by ridge regression towards the identity, replaces the dropped unit;
     the loss is the distance of the logits. MACs replace latency, which is not reproducible.
@@ -143,7 +143,7 @@ def _channel_dim(traced: Traced, path: str) -> int:
 
 @torch.no_grad()
 def _losses(module: nn.Module, channel_dims: Mapping[str, int], images: Tensor) -> Iterator[float]:
-    """The relative squared error of the logits with each unit dropped alone."""
+    """The relative squared error of the logits with one unit dropped, for each unit."""
     recorded: dict[str, tuple[Tensor, Tensor]] = {}
 
     def record(path: str, channel_dim: int) -> Callable[..., None]:

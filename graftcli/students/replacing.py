@@ -24,7 +24,7 @@ def dropped(module: nn.Module, names: Sequence[str]) -> Changes:
 
 
 def _selections_beside(module: nn.Module, replaced: Mapping[str, nn.Sequential]) -> tuple[ChannelSelection, ...]:
-    """Full selections; replaced convolutions are marked inexact, and dropped layers are left out."""
+    """Selections of all channels; replaced convolutions are marked inexact, and dropped layers are left out."""
     selections = []
     for selection in selections_without(module, ()):
         layers = next(

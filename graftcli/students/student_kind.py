@@ -1,6 +1,6 @@
-"""What a kind of student provides.
+"""The interface of a kind of student.
 
-torch is imported when a student is derived, so that specs are parsed and help texts made without it.
+torch is imported when a student is derived, so that parsing specs and help texts do not need it.
 """
 
 from abc import ABC, abstractmethod
@@ -25,21 +25,21 @@ class Changes:
 
     selections: "tuple[ChannelSelection, ...]"
     replaced: "Mapping[str, nn.Sequential]" = field(default_factory=dict)
-    is_random: bool = False  # whether random weights take the place of the teacher's
+    is_random: bool = False  # whether the student gets random weights instead of the teacher's
     whole: Sequence[str] = ()  # layers that the spec would narrow but that cannot be narrowed
-    notes: tuple[str, ...] = ()  # behind "the teacher's" where the plan shows the student's weights
+    notes: tuple[str, ...] = ()  # shown after "the teacher's" in the plan's description of the student's weights
 
 
 class StudentKind(ABC):
     """A kind of student that is derived from the teacher; an instance is a parsed spec.
 
-    A subclass in a file of `students/kinds` adds a kind.
+    To add a kind, define a subclass in a file of `students/kinds`.
 
     Attributes:
         examples: Specs of this kind, for help texts, messages and the README.
         about: What the student is, for the README.
         start: A regular expression that matches the start of every spec of this kind, valid or not.
-        rank: The place of the kind in messages; kinds of one rank are listed by file name.
+        rank: The place of the kind in messages; kinds of equal rank are listed by file name.
     """
 
     examples: ClassVar[tuple[str, ...]]
@@ -59,16 +59,16 @@ class StudentKind(ABC):
 
     @property
     def needs_images(self) -> bool:
-        """Whether the student depends on the images of the run. `changes` gets no images otherwise."""
+        """Whether the student depends on the images of the run. If not, `changes` gets no images."""
         return False
 
     @abstractmethod
     def changes(self, traced: "Traced", images: ImageLoader | None) -> Changes:
-        """Find what to change in the teacher. `images` is None where the run has none or the kind needs none."""
+        """Find what to change in the teacher. `images` is None if the run has none or the kind needs none."""
 
 
 class SpecFault(Exception):
-    """A wrong value in a spec; `fix` is empty where the list of all specs is the best advice."""
+    """A wrong value in a spec; `fix` is empty if the list of all specs is the best advice."""
 
     def __init__(self, fault: str, fix: str = "") -> None:
         super().__init__(fault)

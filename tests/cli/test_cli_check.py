@@ -69,7 +69,7 @@ def test_a_whole_run_passes(place: Path) -> None:
     result = call("check", "run")
     assert result.exit_code == 0, result.output + result.stderr
     for name in ("run.json", "model.safetensors", "config.json", "blocks/finish-1-2-3.safetensors"):
-        assert any(line.startswith(name) and "whole" in line for line in result.stdout.splitlines()), name
+        assert any(line.startswith(name) and "intact" in line for line in result.stdout.splitlines()), name
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "graft.json", "config.json", "blocks/graft-2.safetensors"])

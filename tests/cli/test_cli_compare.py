@@ -16,7 +16,7 @@ from graftcli.comparison import running as comparing
 from graftcli.comparison.fingerprint import file_stats
 from graftcli.errors import GateError
 from graftcli.events import Event, FileSaved, TimeEstimated, Warned
-from graftcli.runs.running import distill_alone
+from graftcli.runs.running import distill_in_one_process
 from graftcli.store import UnitState, read_record
 from graftcli.store.atomic import read_tensors
 from tests.commands import call
@@ -120,7 +120,7 @@ def test_a_score_is_what_eval_says(finished: dict[str, Any]) -> None:
 def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     finished: dict[str, Any], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dealing, "distill_alone", None)
+    monkeypatch.setattr(dealing, "distill_in_one_process", None)
     monkeypatch.setattr(eligible, "plan_of", None)
     assert document(*DRAWN, out="whole") == finished
     monkeypatch.undo()
@@ -314,9 +314,9 @@ def test_a_cell_that_fails_is_reported_and_the_others_are_done(place: Path, monk
     def failing(config: Any, *settings: Any) -> Any:
         if config.how.seed == 0:
             raise GateError("graft-1: the loss ran away again at step 7.", "Give the stage a lower rate.")
-        return distill_alone(config, *settings)
+        return distill_in_one_process(config, *settings)
 
-    monkeypatch.setattr(dealing, "distill_alone", failing)
+    monkeypatch.setattr(dealing, "distill_in_one_process", failing)
     result = call(*arguments("--shots", "1", "--draws", "2", "--json", out="failing"))
     assert result.exit_code == 4 and "1 of 2 cells failed" in result.stderr
     found = json.loads(result.stdout)
@@ -331,7 +331,7 @@ def test_a_recipe_that_does_not_go_with_a_student_is_left_out_and_named(place: P
     assert [(trial["method"], trial["fault"]) for trial in found["trials"]] == [("tiny", None)]
     (note,) = found["notes"]
     assert note.startswith(
-        "left out: own with resnet(depth=8): recipe tiny has `init: checkpoint`, and there is no --student-checkpoint"
+        "left out: own with resnet(depth=8): recipe tiny has `init: checkpoint`, but --student-checkpoint is not given"
     )
 
 

@@ -119,7 +119,7 @@ def test_a_student_made_from_the_teacher_is_scored_as_it_is_before_training(plac
 @pytest.mark.parametrize(
     ("spec", "teacher", "answers"),
     [
-        ("prune:l1=0.3", None, "`prune:l1=0.3` is derived from a teacher, and none is given."),
+        ("prune:l1=0.3", None, "`prune:l1=0.3` is derived from a teacher, but no teacher is given."),
         ("prune:act=0.3", f"{NETS}:resnet(depth=8)", "`prune:act=0.3` is derived with training images"),
         ("drop:auto=2", f"{NETS}:resnet(depth=8)", "`drop:auto=2` is derived with training images"),
     ],
@@ -214,4 +214,4 @@ def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         "none",
     ]
     result = CliRunner().invoke(app, words)
-    assert result.exit_code == 6 and "logits that are not finite on" in result.stderr
+    assert result.exit_code == 6 and "logits that are not finite for" in result.stderr

@@ -56,9 +56,9 @@ def test_a_folder_is_described_in_words(photos: Path, teacher: list[str]) -> Non
 
 def test_the_same_as_json(photos: Path, teacher: list[str]) -> None:
     found = json.loads(call(str(photos), *teacher, "--json").stdout)
-    assert found["census"]["images"] == 9
-    assert found["census"]["exact"] == [["0.png", "copy.png"]]
-    assert [one["name"] for one in found["census"]["broken"]] == ["torn.png"]
+    assert found["statistics"]["images"] == 9
+    assert found["statistics"]["exact"] == [["0.png", "copy.png"]]
+    assert [one["name"] for one in found["statistics"]["broken"]] == ["torn.png"]
     assert found["coverage"]["images"] == 9
     assert sum(share["images"] for share in found["coverage"]["dominant"]) == 9
     assert found["advice"]
@@ -113,7 +113,7 @@ def test_real_images_of_all_classes_cover_them() -> None:
         teacher_checkpoint=folder / "teachers" / "resnet56-4bfd9763.th",
     )
     assert found.coverage is not None and found.coverage.covered == 10
-    assert found.census.images == 100 and not found.census.exact
+    assert found.statistics.images == 100 and not found.statistics.exact
     assert found.advice == ()
 
 

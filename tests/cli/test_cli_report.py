@@ -90,7 +90,7 @@ def test_without_trust_a_report_that_needs_code_is_refused(finished: Path, run: 
     (run / "report.json").unlink()
     words = [sys.executable, "-m", "graftcli", "report", str(run), "--quiet"]
     result = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert result.returncode == 6 and "asks to run code" in result.stderr and "--trust-code" in result.stderr
+    assert result.returncode == 6 and "would run code" in result.stderr and "--trust-code" in result.stderr
     assert facts.read(run) is None
 
 

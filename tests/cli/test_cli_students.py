@@ -1,4 +1,4 @@
-"""Students made from the teacher as a user meets them: planned, distilled, saved, loaded and exported."""
+"""Students derived from the teacher as a user meets them: planned, distilled, saved, loaded and exported."""
 
 import copy
 import json

@@ -89,13 +89,13 @@ def test_a_file_is_run_when_its_bytes_are_trusted_and_no_longer_when_they_change
     net = network(f"{file}:resnet(depth=8)")
     save_student(tmp_path / "run", net.module, made(net))
     message = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
-    assert "asks to run code: `resnet` of" in message and "mine.py` (sha256 " in message and "--trust-code" in message
+    assert "would run code: `resnet` of" in message and "mine.py` (sha256 " in message and "--trust-code" in message
     assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").returncode == 0
     assert [(one.call, one.path) for one in trusted()] == [("resnet", str(file))]
     assert in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").returncode == 0
     with file.open("a") as opened:
         opened.write(f"\nfrom pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
-    assert "asks to run code" in in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
+    assert "would run code" in in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r})").stderr
     assert not (tmp_path / "ran").exists()
 
 
@@ -109,7 +109,7 @@ def test_a_package_is_never_imported_by_its_name(tmp_path: Path) -> None:
     net = network("tests.nets:resnet(depth=8)")
     save_student(tmp_path / "run", net.module, made(net))
     message = in_a_new_process(f"graftcli.load({str(tmp_path / 'run')!r}, trust_code=True)").stderr
-    assert "asks to run code: `resnet` of the package `tests.nets`" in message
+    assert "would run code: `resnet` of the package `tests.nets`" in message
     given = nets.resnet(depth=8, num_classes=7)
     before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
     assert same_weights(load(tmp_path / "run", student=given), net.module)

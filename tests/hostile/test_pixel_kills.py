@@ -42,6 +42,6 @@ def test_killed_decoding_ends_with_the_same_bytes(tmp_path: Path, seed: int) -> 
 def test_two_processes_do_not_decode_into_the_same_file(tmp_path: Path) -> None:
     process = started(_decode, tmp_path / "cache", tmp_path / "ready")
     wait_for(tmp_path / "ready", process)
-    with pytest.raises(MachineError, match="another process decodes the same images"):
+    with pytest.raises(MachineError, match="another process is decoding the same images"):
         store_of(tmp_path / "cache", _COUNT, _SIDE, _OPTIONS)
     kill(process)

@@ -186,10 +186,10 @@ def test_a_killed_process_ends_the_job_and_the_same_command_resumes(pictures: Pa
     os.kill(workers(job)[-1], signal.SIGKILL)
     code, _, _ = ended(job, 30)
     assert code != 0
-    assert check_run(folder).is_whole and read_record(folder).status == "running"
+    assert check_run(folder).is_intact and read_record(folder).status == "running"
     code, out, err = ended(started(words), 200)
     assert code == 0, err
-    assert check_run(folder).is_whole and read_record(folder).status == "finished"
+    assert check_run(folder).is_intact and read_record(folder).status == "finished"
     assert out.count("agreement") == 1  # one process reports
 
 

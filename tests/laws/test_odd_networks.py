@@ -135,7 +135,7 @@ def test_as_json_the_answer_is_one_document_too() -> None:
     [
         (("--split-teacher", "a,d"), 3, "--split-teacher: `d` is not in the network."),
         (("--split-teacher", "b,a"), 3, "`a` does not come after `b`"),
-        (("--split-teacher", " , "), 2, "--split-teacher names no cut."),
+        (("--split-teacher", " , "), 2, "--split-teacher is empty."),
         (("--split-teacher", "a", "--split-student", "a,b"), 3, "names 1 cuts; --split-student names 2"),
         (("--split-teacher", "a", "--blocks-count", "3"), 2, "--split-teacher makes 2 blocks; --blocks-count is 3."),
         (("--blocks-count", "60"), 3, "--blocks-count is 60; these two networks"),

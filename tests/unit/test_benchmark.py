@@ -74,7 +74,7 @@ def test_logits_are_one_row_for_each_image(pixels: Tensor) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x).mean(0)
 
-    with pytest.raises(CheckpointError, match="`x` gives 5 for 10 images; logits are 10xclasses"):
+    with pytest.raises(CheckpointError, match="`x` returns 5 for 10 images; logits are 10xclasses"):
         candidate_logits(module_candidate("x", Averaging(), (3, 16, 16)), pixels, PREPROCESS)
 
 

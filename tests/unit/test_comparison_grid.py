@@ -59,7 +59,7 @@ def test_several_folders_are_a_draw_each_and_belong_together_by_their_size(tmp_p
         (4, 0, "a"),
         (4, 1, "c"),
     ]
-    with pytest.raises(UsageError, match="names 3 folders"):
+    with pytest.raises(UsageError, match="is given 3 times"):
         draws_of(grid(images=tuple(names), shots=(1,)), tmp_path)
 
 

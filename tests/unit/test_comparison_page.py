@@ -80,7 +80,7 @@ def test_students_of_different_sizes_are_shown_as_a_range() -> None:
 
 
 def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
-    table = markdown(comparison(notes=("left out: fskd with small: it is not made from the teacher",)))
+    table = markdown(comparison(notes=("left out: fskd with small: it is not derived from the teacher",)))
     rows = [row for row in table.splitlines() if row.startswith("|")]
     assert len(rows) == 2 + 4 and len({row.replace("\\|", "").count("|") for row in rows}) == 1
     for text in ("52.00 ± 2.83", "4 of 6 cells are done", "600 s a cell", "left out: fskd", "the loss ran away"):
@@ -90,7 +90,7 @@ def test_markdown_holds_the_table_what_is_to_be_known_and_the_command() -> None:
 
 def test_a_finished_table_has_no_note_about_unfinished_cells() -> None:
     whole = comparison(TRIALS[:3])
-    assert whole.is_whole and "cells" not in " ".join(table_notes(whole))
+    assert whole.is_finished and "cells" not in " ".join(table_notes(whole))
 
 
 def test_figures_show_accuracy_over_shots_and_seconds_and_agreement_where_there_is_none() -> None:

@@ -13,7 +13,7 @@ from graftcli.runs.running import distill
 @pytest.mark.parametrize("name", ["student.pth", "student.PT", "student.bin", "a/student.ckpt", "student.tflite"])
 def test_a_file_that_no_run_writes_is_refused_before_anything_is_loaded(name: str) -> None:
     suffix = Path(name).suffix.lower()
-    with pytest.raises(UsageError, match=f"a run writes no {suffix} file") as caught:
+    with pytest.raises(UsageError, match=f"a run cannot write a {suffix} file") as caught:
         distill(RunConfig(ModelPair("missing.py:net", "missing.py:net"), "missing"), out=name)
     assert "Give a folder, or a" in caught.value.fix and "graftcli export RUN" in caught.value.fix
 

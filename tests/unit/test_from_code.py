@@ -188,7 +188,7 @@ def test_a_network_is_made_again_from_its_origin_alone(file: Path) -> None:
 def test_a_document_runs_a_file_that_has_changed_only_where_it_is_trusted(file: Path) -> None:
     net, gate = build(f"{file}:Net"), Gate(file.with_name("graft.json"))
     file.write_text(file.read_text() + "\n# changed\n")
-    with pytest.raises(CheckpointError, match="asks to run code: `Net` of") as caught:
+    with pytest.raises(CheckpointError, match="would run code: `Net` of") as caught:
         rebuild(net.origin, gate)
     assert "--trust-code" in caught.value.fix
     assert str(rebuild(net.origin, replace(gate, trust_code=True))) == str(net.module)

@@ -50,7 +50,7 @@ def test_missing_classes_are_counted_and_named() -> None:
         (covering([1, 0] * 100), "predicts 100 of its 200 classes on 100 images: there are fewer images than classes"),
         (covering([10] * 10, logit=0.1), "the teacher is unsure (median confidence 11%)"),
         (replace(covering([10] * 10), trained=False), "random weights"),
-        (replace(covering([10] * 10), broken_answers=3), "NaN or infinite logits for 3 of 100 images"),
+        (replace(covering([10] * 10), non_finite=3), "NaN or infinite logits for 3 of 100 images"),
     ],
 )
 def test_advice_on_predictions(coverage: Coverage, expected: str) -> None:
@@ -100,7 +100,7 @@ def test_answers_that_are_no_numbers_are_counted_apart(odd: float) -> None:
     answers = Predictions()
     answers.add(torch.tensor([[odd, 0.0], [0.0, 5.0]]))
     found = answers.coverage("net", None, trained=True)
-    assert (found.images, found.broken_answers, found.covered) == (2, 1, 1)
+    assert (found.images, found.non_finite, found.covered) == (2, 1, 1)
     alone = Predictions()
     alone.add(torch.tensor([[odd, 0.0]]))
     assert alone.coverage("net", None, trained=True).covered == 0

@@ -41,7 +41,7 @@ def test_everything_is_counted_and_broken_files_are_named(folder: Path) -> None:
     assert found.formats == {"PNG": 5, "JPEG": 1}
     assert found.modes == {"RGB": 4, "L": 1, "I;16": 1}
     assert found.exact == (("a.png", "deep/copy of a.png"),)
-    assert (found.copies, found.lookalikes) == (1, 0)
+    assert (found.copies, found.near_copies) == (1, 0)
     assert found.plain == ("white.png",)
     assert found.enlarged == 1  # 60x8, where 16x16 is seen
     sizes = found.sizes

@@ -65,7 +65,7 @@ def test_a_size_that_is_named_is_taken_whatever_the_images_have(place: Path) -> 
 
 @pytest.mark.parametrize(("images", "found"), [("mixed", "32x32 and 32x33"), ("large", "600x800")])
 def test_images_that_do_not_tell_the_size_are_refused(place: Path, images: str, found: str) -> None:
-    with pytest.raises(UsageError, match="`net` names no input size") as caught:
+    with pytest.raises(UsageError, match="`net` declares no input size") as caught:
         prepared(place, images)
     assert found in caught.value.message or found.replace("32x33", "32x34") in caught.value.message
     assert "--img-size 224" in caught.value.fix and "input_size = (3, 224, 224)" in caught.value.fix
@@ -86,7 +86,7 @@ def test_eval_bench_and_images_take_the_size_of_the_images_too(place: Path) -> N
 
 def test_without_images_the_assumed_size_is_named(place: Path) -> None:
     net = f"{place / 'nets.py'}:net"
-    assumed = "net names no input size: 224x224 is assumed; give --img-size, or set it as an attribute"
+    assumed = "net declares no input size: 224x224 is assumed; give --img-size, or set it as an attribute"
     assert graftcli.plan(net, net).notes[0].startswith(assumed)
     assert graftcli.inspect(net).network.size_is_assumed
     assert not graftcli.plan(net, net, img_size=32).notes

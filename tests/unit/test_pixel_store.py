@@ -111,7 +111,7 @@ def test_damage_is_found_and_mended(tmp_path: Path, suffix: str) -> None:
     file.write_bytes(data)
     images = stored(tmp_path / "cache", source, warn=warnings.append)
     assert same(images, load(source, PREPROCESS))
-    assert [text.split("` ")[1] for text in warnings] == ["is damaged: its images are decoded again"]
+    assert [text.split("` ")[1] for text in warnings] == ["is damaged: its images are decoded from scratch"]
     file.unlink()  # not emptied: its pixels are in use
     assert same(stored(tmp_path / "cache", source), images)
 
@@ -130,7 +130,7 @@ def test_a_source_that_changes_meanwhile_ends_the_processes(tmp_path: Path) -> N
     with open_source(source) as opened:
         (source / "more.png").write_bytes(saved(noise(9, 9)))
         options = DecodeOptions(processes=2, chunk_bytes=SMALL)
-        with pytest.raises(MachineError, match="has changed meanwhile"):
+        with pytest.raises(MachineError, match="changed while its images were decoded"):
             stored_images(tmp_path / "cache", source, opened, PREPROCESS, options)
 
 

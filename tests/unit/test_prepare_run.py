@@ -109,7 +109,7 @@ def test_a_block_that_is_the_teachers_own_is_not_worth_replacing(place: Path) ->
         return [event.text for event in events if isinstance(event, Warned) and "saves nothing" in event.text]
 
     assert warnings_of("1,3") == [
-        "replacing blocks 1 and 3 saves nothing: the student has no fewer parameters or MACs there"
+        "replacing blocks 1 and 3 saves nothing: the student does not have fewer parameters or MACs there"
     ]
     assert warnings_of("1,2") == warnings_of(None) == []
 

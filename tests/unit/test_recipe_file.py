@@ -173,7 +173,7 @@ stages:
         "15: `stages.1.name` found graft again: give each stage its own name",
         "15: `stages.1.epochs` is missing, and so is steps: give one of them",
         "17: `stages.1.mu` found 0.5, but `input` is teacher: remove mu, or use `input: mix`",
-        "18: `stages.1.targets.0.at` found output, which is for a single block: with `train: student` use outputs,"
+        "18: `stages.1.targets.0.at` found output, which needs a single block: with `train: student` use outputs,"
         " features or logits",
         "19: `stages.1.lr` found 2 values, but `train: student` trains one unit: give one value",
         "20: `stages.1.momentun` is an unknown key; did you mean momentum?",
@@ -277,7 +277,7 @@ def test_faults_of_settings_and_of_the_file_are_reported_together(tmp_path: Path
             "--set stage.0.lr=3: `stage` is an unknown key; did you mean stages?",
             '--set stages.finish.lr=fast: `stages.1.lr` found "fast"; '
             "allowed: a number above 0, from 1e-12 to 100, or a list of them, one per block",
-            "--set stages.0.epochs=3: `stages.0.epochs` is given together with steps: "
+            "--set stages.0.epochs=3: `stages.0.epochs` is given in addition to steps: "
             "give only one of them (null unsets the other)",
         ]
     )

@@ -103,8 +103,8 @@ def test_facts_that_are_damaged_are_refused(tmp_path: Path, facts: str, reason: 
         ("kind", "timm!", "student"),
         ("name", 3, "`student.name`: input should be a valid string, found 3"),
         ("kwargs", [], "`student.kwargs`: input should be a valid dictionary"),
-        ("kwargs", {"checkpoint_path": "x.pth"}, "asks for the argument `checkpoint_path`"),
-        ("kwargs", {"drop_rate": "/etc/passwd"}, "asks for the argument `'drop_rate'` of '/etc/passwd'"),
+        ("kwargs", {"checkpoint_path": "x.pth"}, "contains the argument `checkpoint_path`"),
+        ("kwargs", {"drop_rate": "/etc/passwd"}, "contains the argument `'drop_rate'` of '/etc/passwd'"),
         ("input_size", [3, 48], "`student.input_size`: list should have at least 3 items"),
         ("num_classes", -6, "`student.num_classes`: input should be greater than or equal to 0, found -6"),
         ("num_classes", True, "`student.num_classes`: input should be a valid integer, found True"),
@@ -202,7 +202,7 @@ def test_documents_call_no_function(tmp_path: Path, where: str, inside: bool) ->
         derived = {"kind": "derived", "spec": "decouple", "kept": [], "whole": [], "replaced": {}}
         facts["student"] = {**facts["student"], **derived, "base": facts["student"]}
     (tmp_path / FACTS_FILE).write_text(json.dumps(facts))
-    with pytest.raises(CheckpointError, match=r"asks to run code: `system` of") as caught:
+    with pytest.raises(CheckpointError, match=r"would run code: `system` of") as caught:
         build(str(tmp_path), checkpoint="none")
     assert ("--trust-code" if where.endswith(".py") else "Name the network yourself") in caught.value.fix
     assert not trap.exists()

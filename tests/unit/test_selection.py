@@ -15,7 +15,7 @@ from graftcli.errors import ImagesError, UsageError
 from graftcli.images import Preprocess
 from graftcli.images.duplicates import Fingerprint
 from graftcli.images.selection import NAMES, method_named
-from graftcli.images.selection.method import Candidate
+from graftcli.images.selection.method import CandidateImage
 from graftcli.images.sources import open_source
 from graftcli.measure.features import FeatureReader
 from graftcli.runs.run_images import _SELECTED
@@ -26,22 +26,22 @@ from tests.prepared_runs import OWN, run_inputs
 TEACHER = f"{NETS}:resnet(depth=14)"
 
 
-def candidate(number: int, label: int = 0, place: tuple[float, float] = (1.0, 0.0)) -> Candidate:
+def candidate(number: int, label: int = 0, place: tuple[float, float] = (1.0, 0.0)) -> CandidateImage:
     bits = int.from_bytes(hashlib.sha256(b"%d" % number).digest()[:8], "big")
     thumbnail = np.random.default_rng(number).integers(0, 256, 288, dtype=np.uint8).tobytes()
     feature = np.array(place, np.float32) / np.float32(np.hypot(*place))
     digest = hashlib.sha256(b"file %d" % number).digest()
-    return Candidate(number, f"{number}.png", digest, Fingerprint(bits, thumbnail), label, 0.9, feature)
+    return CandidateImage(number, f"{number}.png", digest, Fingerprint(bits, thumbnail), label, 0.9, feature)
 
 
-def pooled(name: str, candidates: list[Candidate], count: int, seed: int = 0, batch: int = 50) -> list[int]:
+def pooled(name: str, candidates: list[CandidateImage], count: int, seed: int = 0, batch: int = 50) -> list[int]:
     pool = method_named(name).pool(count, seed)
     for start in range(0, len(candidates), batch):
         pool.add(candidates[start : start + batch])
     return [one.index for one in pool.chosen()]
 
 
-def spread(count: int) -> list[Candidate]:
+def spread(count: int) -> list[CandidateImage]:
     """Nine of ten images in one place and of one class, the others of nine classes all around."""
     angles = np.random.default_rng(0).uniform(0, 2 * np.pi, count)
     crowd = np.random.default_rng(1).normal(0, 0.01, count)
@@ -158,7 +158,7 @@ def test_a_selection_is_written_as_a_folder_or_a_list(place: Path, by: str) -> N
         assert listed.after.covered <= listed.before.covered
     with pytest.raises(UsageError, match=r"x\.list` exists"):
         graftcli.select_images(source, 12, by="random", out=place / "sub" / "x.list")
-    with pytest.raises(UsageError, match="holds files already"):
+    with pytest.raises(UsageError, match="is not empty"):
         graftcli.select_images(source, 12, by="random", out=place / "chosen")
 
 
@@ -175,7 +175,7 @@ def test_what_cannot_be_selected_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="needs a teacher") as caught:
         graftcli.select_images(tmp_path, 2)
     assert "--by random" in caught.value.fix
-    with pytest.raises(UsageError, match="no selection `best`"):
+    with pytest.raises(UsageError, match="selection method `best` is unknown"):
         graftcli.select_images(tmp_path, 2, by="best")
     with pytest.raises(UsageError, match="--max is 1"):
         graftcli.select_images(tmp_path, 1, by="random")

@@ -21,7 +21,7 @@ OWN = f"{NETS}:resnet(depth=8)"
         ("torchvision:resnet18", "stock: yes, in torchvision: the merged student has exactly the parameters of"),
         ("timm:resnet10t", "stock: yes, in timm: the merged student"),
         (OWN, "stock: yes, in your own code: the merged student"),
-        ("teacher*0.5", "is made from the teacher: load it with graftcli.load"),
+        ("teacher*0.5", "is derived from the teacher: load it with graftcli.load"),
     ],
 )
 def test_a_plan_tells_what_builds_the_student(student: str, expected: str, capsys: pytest.CaptureFixture[str]) -> None:

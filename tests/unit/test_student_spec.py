@@ -1,4 +1,4 @@
-"""The specs of students that are made from the teacher."""
+"""The specs of students that are derived from the teacher."""
 
 import pytest
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from graftcli.graft.data.draws import draw
 from graftcli.graft.data.sampler import Sampler
+from graftcli.graft.data.view_parameters import draw_view_parameters
 from graftcli.graft.data.views import Views, _in_blobs, plain
 from graftcli.images.pixels import Preprocess
 from graftcli.recipe.values import Augment, Colour, Crop, Mix, Paste, ResizedCrop
@@ -64,7 +64,9 @@ def test_a_crop_is_a_shifted_copy_with_black_where_the_image_ends() -> None:
 
 @pytest.mark.parametrize("alpha", [0.05, 0.4, 1.0, 8.0])
 def test_weights_of_blends_are_of_the_beta_distribution(alpha: float) -> None:
-    weights = draw(8, (32, 32), (32, 32), Augment(mixup=Mix(share=1.0, alpha=alpha)), 4000, seed=0).mixup.weight
+    weights = draw_view_parameters(
+        8, (32, 32), (32, 32), Augment(mixup=Mix(share=1.0, alpha=alpha)), 4000, seed=0
+    ).mixup.weight
     assert abs(float(weights.mean()) - 0.5) < 0.01
     assert float(weights.var()) == pytest.approx(1 / (4 * (2 * alpha + 1)), rel=0.05)
     assert len(weights.unique()) > len(weights) // 2

@@ -54,11 +54,11 @@ def _check_range(source: ExportSource) -> None:
     try:
         with torch.no_grad():
             logits = copy.deepcopy(source.module).half()(images.half())
-    except Exception:  # layers without float16 support on a CPU: the parity check decides
+    except Exception:  # a CPU lacks float16 kernels for some layers; the parity check still runs
         return
     if not bool(torch.isfinite(logits).all()):
         raise GateError(
-            "in float16 the network gives NaN or infinite logits: some activations exceed 65,504.",
+            "in float16 the network returns NaN or infinite logits: some activations exceed 65,504.",
             "Nothing was written. Use --precision fp32 or int8.",
         )
 

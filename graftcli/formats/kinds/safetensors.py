@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def _encode(source: ExportSource, options: ExportOptions, check: "ParityCheck", listen: "Listener") -> Encoded:
     from graftcli.store.model_card import weights_file
 
-    assert source.card is not None  # whoever exports weights tells how to rebuild the network
+    assert source.card is not None  # set by every caller that exports weights
     return Encoded(weights_file(source.module, source.card))
 
 

@@ -14,9 +14,9 @@ from graftcli.recipe import Stage
 
 @contextmanager
 def training_mode(stage: Stage, trainable: nn.Module, world: World = SINGLE) -> Iterator[None]:
-    """Put dropout and BatchNorm of `trainable` in the modes that the stage asks for; restore eval mode on exit.
+    """Put dropout and BatchNorm of `trainable` in the modes that the stage sets; restore eval mode on exit.
 
-    The processes of `world` share each batch.
+    Each batch is divided among the processes of `world`.
     """
     trainable.train(stage.dropout)
     for norm in batchnorms(trainable):

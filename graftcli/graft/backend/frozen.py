@@ -18,7 +18,7 @@ def frozen(piece: fx.GraphModule) -> fx.GraphModule:
 
 
 def conv_and_norm(piece: fx.GraphModule, node: fx.Node) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.Module] | None:
-    """Return the BatchNorm at `node`, the convolution that feeds it alone, and what remains after folding.
+    """Return the BatchNorm at `node`, the convolution whose only reader it is, and what remains after folding.
 
     None if the node is not such a BatchNorm. The remainder is the dropout and activation of a BatchNormAct2d.
     """

@@ -27,8 +27,8 @@ from graftcli.store.cache_files import Cache
 
 _FIRST_VIEWS, _FIRST_PIXELS = 256, 64 * 224 * 224  # for solving layers before training
 _JUDGING_VIEWS = 8
-_MIN_HELD_OUT = 40  # images; with fewer, tasks are judged on unseen views of all images
-_MAX_IMAGES_SHARE = 0.25  # of an accelerator's memory for caches; more images stay in RAM
+_MIN_HELD_OUT = 40  # images; with fewer, tasks are scored on unseen views of all images
+_MAX_IMAGES_SHARE = 0.25  # share of an accelerator's memory budget for caches; images that exceed the rest stay in RAM
 _LIGHT_AUGMENT = Augment(crop=Crop(), flip=True)
 
 
@@ -80,10 +80,10 @@ class TeacherCaches:
 
     @cached_property
     def judging(self) -> TeacherCache:
-        """Teacher logits for the views on which tasks are judged and never trained.
+        """Teacher logits for the views that tasks are scored on; no task trains on them.
 
         These are views of held-out images if there are enough. Otherwise they are unseen views of all images with the
-        augmentation of training, because students often agree on all lightly augmented views of a few images.
+        augmentation of training, because on lightly augmented views of a few images most students agree fully.
         """
         if self.held_out is not None and len(self.held_pixels) >= _MIN_HELD_OUT:
             return self.held_out
@@ -102,7 +102,7 @@ class TeacherCaches:
         return cache
 
     def first_views(self) -> Tensor:
-        """Return normalised views for solving layers; fewer of large images, because all are in memory at once."""
+        """Return normalised views for solving layers; fewer if images are large, because all are in memory at once."""
         count = max(1, min(_FIRST_VIEWS, _FIRST_PIXELS // math.prod(self.preprocess.size)))
         per_image, seed = -(-count // len(self.train)), self.settings.seed + 3
         augment = self.schedule.recipe.views.augment

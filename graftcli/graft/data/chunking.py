@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-# bytes of the teacher's largest feature map per forward pass; on a CPU, those that fit its caches are faster
+# bytes of the teacher's largest feature map per forward pass; on a CPU, maps that fit in its caches are faster
 _CHUNK_BYTES = {"cpu": 2**23}
 _CHUNK_BYTES_ELSEWHERE = 2**28
 

@@ -1,4 +1,4 @@
-"""What a run stores, how large it is, and where: the table that `distill` and `plan --memory` print."""
+"""What a run stores, its size and its place: the table that `distill` and `plan --memory` print."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -28,7 +28,7 @@ def values_of(schedule: Schedule, pieces: Pieces) -> Collection[int]:
 
 
 def memory_table(schedule: Schedule, pieces: Pieces, settings: EngineSettings) -> tuple[StoredPart, ...]:
-    """Return the cached features of a run before it is started, with one augmentation for all stages."""
+    """Return the features that a run would cache, if all stages have the same augmentation."""
     views, dtype = schedule.total_views, settings.precision.dtype
     places = choose_places(values_of(schedule, pieces), pieces.shapes, views, dtype, settings.cache_budgets())
     return tuple(feature_parts(places, pieces.shapes, views, dtype))

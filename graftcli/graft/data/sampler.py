@@ -1,4 +1,4 @@
-"""Draws the batch of views for each training step."""
+"""Selects the batch of views for each training step."""
 
 import torch
 from torch import Tensor

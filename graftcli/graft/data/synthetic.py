@@ -1,7 +1,7 @@
 """Synthetic training images, optimised to match the teacher's BatchNorm statistics (DeepInversion).
 
-A few images show a student little of what the teacher knows. A synthetic image starts as a view of a training image and
-is optimised by gradient descent towards a randomly drawn class and towards the running means and variances of the
+A few images cover little of the teacher's input distribution. A synthetic image starts as a view of a training image
+and is optimised by gradient descent towards a randomly drawn class and towards the running means and variances of the
 teacher's BatchNorms (Yin et al., "Dreaming to Distill", CVPR 2020). No labels are used.
 """
 
@@ -43,7 +43,7 @@ class Synthesis:
     """Makes synthetic images from the teacher; deterministic for the same views and seed."""
 
     def __init__(self, teacher: Side, preprocess: Preprocess, precision: Precision, steps: int) -> None:
-        # joined from its blocks, as in training: code of `forward` that the trace leaves out is left out here too
+        # joined from its blocks, as in training, so that it runs the same traced code
         joined = copy.deepcopy(join(split(teacher.traced, teacher.cuts)))
         self.teacher = joined.eval().requires_grad_(False).to(precision.device)
         self.preprocess, self.precision, self.steps = preprocess, precision, steps
@@ -52,7 +52,7 @@ class Synthesis:
         self.norms = [norm for norm in batchnorms(self.teacher) if norm.running_mean is not None]
         with torch.no_grad(), _statistics_losses(self.norms) as losses:
             self.teacher(example)
-        self.is_possible = bool(losses)  # a network may have norms that its forward pass never calls
+        self.is_possible = bool(losses)  # without norms that the forward pass never calls
 
     def make(
         self,
@@ -68,7 +68,7 @@ class Synthesis:
 
         The processes of `world` share the batches.
         """
-        # as large as the stored training images, because they are augmented in the same way
+        # the size of the stored training images, because they are augmented in the same way
         stored = replace(self.preprocess, size=self.preprocess.stored_size, crop_pct=1.0)
         views = Views(pixels, stored, augment, -(-count // len(pixels)), seed, device=self.precision.device)
         batch = max(1, min(MAX_BATCH, _PIXELS // math.prod(self.preprocess.size)))
@@ -130,7 +130,7 @@ def _statistics_losses(norms: list[AnyBatchNorm]) -> Iterator[list[Tensor]]:
 
 def _statistics_loss(norm: AnyBatchNorm, inputs: Tensor) -> Tensor:
     """The squared differences of batch and running mean and variance, relative to the running variance."""
-    assert norm.running_mean is not None and norm.running_var is not None  # others have no hook
+    assert norm.running_mean is not None and norm.running_var is not None  # a norm without them has no hook
     mean, variance = _Moments.apply(inputs)
     running_var = norm.running_var + norm.eps
     mean_loss = (mean - norm.running_mean).square() / running_var

@@ -23,7 +23,7 @@ Place = Literal["device", "memory", "disk", "recompute"]
 
 
 class TeacherCache:
-    """The teacher's features of every view, stored where there is room and recomputed elsewhere."""
+    """The teacher's features of every view, stored if there is space and recomputed otherwise."""
 
     def __init__(
         self,
@@ -156,7 +156,7 @@ class TeacherCache:
     def _base(self, value: int) -> int:
         """The stored value that a value is computed from.
 
-        It depends on nothing that changes during a run, so that a resumed run computes the same bits.
+        The choice does not change during a run, so that a resumed run computes the same bits.
         """
         return max((k for k, place in self.places.items() if k <= value and place != "recompute"), default=0)
 
@@ -185,7 +185,7 @@ def choose_places(
     dtype: torch.dtype,
     rooms: Sequence[tuple[Place, int]],
 ) -> dict[int, Place]:
-    """Choose where each value is stored: the smallest first, in the first of the `rooms` with enough bytes free."""
+    """Choose where each value is stored: smallest first, in the first of the `rooms` with enough free bytes."""
     places: dict[int, Place] = {}
     left = [size for _, size in rooms]
     for value in sorted(values, key=lambda k: math.prod(shapes[k - 1])):

@@ -1,7 +1,7 @@
-"""Augmented views of the images: the same for teacher and student and after a resume.
+"""Augmented views of the images, identical for teacher and student and after a resume.
 
-A view depends only on its index, so any view can be computed again at any time, alone or in any batch. What it shows is
-drawn on the CPU; its pixels are computed on the device.
+A view depends only on its index, so it can be computed again at any time and in any batch. Its augmentation parameters
+are drawn on the CPU; its pixels are computed on the device.
 """
 
 import math
@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.graft.backend.transfer import to_device
-from graftcli.graft.data.draws import draw
+from graftcli.graft.data.view_parameters import draw_view_parameters
 from graftcli.images import Preprocess, center_crop, normalise
 from graftcli.images.rows import Pixels, with_extra
 from graftcli.recipe.values import Augment
 
 _MASK_SIZE = 32  # pixels per side of the map on which the blobs' area is set
-_CHUNK_VALUES = 2**20  # pixel values computed at once on a CPU: small chunks stay in its caches
+_CHUNK_VALUES = 2**20  # pixel values computed at once on a CPU; small chunks fit in its caches
 _CHUNK_VALUES_ELSEWHERE = 2**25
 
 
@@ -44,7 +44,7 @@ class Views:
         self.preprocess, self.augment, self.device = preprocess, augment, device
         stored = (pixels.shape[2], pixels.shape[3])
         synthetic_count = 0 if synthetic is None else len(synthetic)
-        self._draws = draw(len(pixels), stored, preprocess.size, augment, count, seed, synthetic_count)
+        self._draws = draw_view_parameters(len(pixels), stored, preprocess.size, augment, count, seed, synthetic_count)
         size = len(self) * math.prod(self.shape)
         self.cached_bytes = size if size <= room and device.type == "cpu" else 0
         self._cached = torch.empty(len(self), *self.shape, dtype=torch.uint8) if self.cached_bytes else None
@@ -107,7 +107,7 @@ class Views:
         return self.pixels[self._sent(image)]
 
     def _chosen(self, index: Tensor, is_chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the chosen ones of `index`, and their rows, on the device. The choice is made on the CPU."""
+        """Return the selected entries of `index`, and their rows, on the device. They are selected on the CPU."""
         rows = is_chosen.nonzero().flatten()
         return index[rows], self._sent(rows)
 
@@ -129,7 +129,7 @@ def _crop(pixels: Tensor, box: Tensor, mirror: Tensor, size: tuple[int, int]) ->
     columns = _coordinates(box[:, 0] / width, box[:, 2] / width * mirror, size[1])[:, None, :]
     rows = _coordinates(box[:, 1] / height, box[:, 3] / height, size[0])[:, :, None]
     grid = torch.stack(torch.broadcast_tensors(columns, rows), -1)
-    # black beyond the image, but not blended into the outermost pixels of a crop that ends at the image border
+    # black outside the image, without darkening the outermost pixels of a crop that ends at the image border
     inside = ((columns.abs() <= 1) & (rows.abs() <= 1))[:, None]
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False) * inside
 

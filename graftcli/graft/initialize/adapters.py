@@ -14,7 +14,7 @@ from graftcli.models.cuts.positions import Position
 from graftcli.models.derivation import selections_of
 from graftcli.models.least_squares import solve
 
-_RIDGE = 1e-3  # relative to the mean of the diagonal: prevents an exact fit to few images
+_RIDGE = 1e-3  # relative to the mean of the diagonal; prevents overfitting to a few images
 
 
 @torch.no_grad()
@@ -67,7 +67,7 @@ def _select_all(plan: Plan, seams: Sequence[Seam]) -> None:
 
 
 def _kept_channels(cut: Position, selections: Mapping[str, ChannelSelection]) -> tuple[int, ...] | None:
-    """Return the teacher's channels at a cut of the student: those that the layers behind the cut read."""
+    """Return the teacher's channels at a cut of the student: those that the layers after the cut read."""
     inputs = [selections[layer.path].inputs for layer in cut.forwards.layers if layer.path in selections]
     return inputs[0] if inputs and not cut.forwards.blocker else None
 

@@ -1,7 +1,7 @@
 """Matches each channel of a student to a channel of the teacher, for students that inherit the teacher's weights.
 
 Channels that belong together (`models.channels`) are matched together: all layers that write into one sum take the same
-teacher channels, and each reader takes at its input what the makers take at their output. If the teacher has more
+teacher channels, and the layers that read the sum take the same channels at their inputs. If the teacher has more
 channels, the most important are kept, in order.
 """
 
@@ -13,7 +13,7 @@ from torch import nn
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.models.channels.groups import IMAGES, ChannelGroups
 
-# the path of a teacher layer, whether it makes, reads or takes out the channel, and the index of the convolution group
+# the path of a teacher layer, whether it produces, reads or slices the channel, and the index of the convolution group
 Role = tuple[str, str, int]
 RoleGroup = tuple[frozenset[Role], list[int]]  # channels with the same roles, in the order in which they are made
 
@@ -21,7 +21,7 @@ RoleGroup = tuple[frozenset[Role], list[int]]  # channels with the same roles, i
 def match_channels(
     teacher: ChannelGroups, student: ChannelGroups, layers: Mapping[str, str], importance: Mapping[int, float]
 ) -> tuple[ChannelSelection, ...]:
-    """Return what each student layer takes from the teacher layer in its place, if that is at least as wide.
+    """Return the channels that each student layer takes from its teacher layer, if that is at least as wide.
 
     `layers` maps the paths of the student's modules to the teacher's. Channels without a match get the first free ones.
     """
@@ -46,7 +46,7 @@ def _source(path: str, layers: Mapping[str, str]) -> str:
 
 
 def _positions(student: Sequence[int], teacher: Sequence[int], matches: Mapping[int, int]) -> tuple[int, ...] | None:
-    """Return the distinct positions of the student's channels in the teacher's layer; None if that has fewer."""
+    """Return the distinct positions of the student's channels in the teacher's layer; None if it has fewer channels."""
     if len(student) > len(teacher):
         return None
     position_of = {key: position for position, key in enumerate(_with_occurrence(teacher)) if key[0]}
@@ -62,7 +62,7 @@ def fill_unmatched(positions: Sequence[int | None], count: int) -> tuple[int, ..
 
 
 def _with_occurrence(channels: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yield each channel and how often it came before; a flattened channel has several entries."""
+    """Yield each channel and the number of its earlier occurrences; a flattened channel has several entries."""
     counts: Counter[int] = Counter()
     for channel in channels:
         yield channel, counts[channel]

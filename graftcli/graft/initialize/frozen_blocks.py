@@ -16,7 +16,7 @@ from graftcli.recipe.freezing import named_blocks
 def frozen_blocks(recipe: Recipe, plan: Plan) -> tuple[int, ...]:
     """Return the blocks that the recipe's `freeze` excludes from training and that equal the teacher's.
 
-    A block with adapters, or with a tensor that it shares with another block, is never among them. Raises UsageError
+    Blocks with adapters, or with a tensor that another block uses too, are never included. Raises UsageError
     if `freeze` names a block that the plan does not have, or one that shares a tensor with another.
     """
     named = named_blocks(recipe.freeze)

@@ -37,7 +37,7 @@ def inherit(teacher: Side, student: Side, images: Tensor) -> tuple[ChannelSelect
 
 
 def _teacher_paths(teacher: nn.Module, student: nn.Module) -> dict[str, str]:
-    """Return the path of the teacher's module for each of the student's that has a counterpart."""
+    """Return the path of the corresponding teacher module for each student module that has one."""
     return {path: source for source, path in module_pairs(teacher, student)}
 
 

@@ -1,4 +1,4 @@
-"""Student blocks that start from random weights: there is nothing in them that training could make worse."""
+"""Find student blocks that start from random weights, which training cannot make worse."""
 
 from collections.abc import Collection
 
@@ -9,7 +9,7 @@ from graftcli.recipe import Recipe
 
 
 def random_blocks(recipe: Recipe, plan: Plan, frozen: Collection[int]) -> frozenset[int]:
-    """Return the blocks most of whose weights are random: neither inherited, nor of a checkpoint, nor frozen."""
+    """Return the blocks whose weights are mostly random: not inherited, not from a checkpoint and not frozen."""
     teacher, student = plan.teacher.network, plan.student.network
     starts_random = recipe.init == "random" or (is_derived(student) and student.weights.is_random)
     if recipe.init in ("pretrained", "checkpoint") or (is_derived(student) and not starts_random):

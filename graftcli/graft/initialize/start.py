@@ -1,6 +1,6 @@
 """Initialises adapters and, for students that are derived from the teacher, solves narrowed layers by least squares.
 
-Each layer is solved behind the solved layers before it, so that the error of one layer does not add up in the next.
+Each layer is solved on the outputs of the solved layers before it, so that errors do not accumulate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +29,7 @@ class StartImages:
     """The images that a student is initialised from, normalised."""
 
     images: Tensor  # for the adapters
-    views: Callable[[], Tensor]  # for the layers; made only if any is solved
+    views: Callable[[], Tensor]  # for the layers; computed only if a layer is solved
 
 
 def initialize(
@@ -44,7 +44,7 @@ def initialize(
 ) -> None:
     """Initialise the adapters and, where the recipe asks for it, solve the layers of the `blocks`.
 
-    Each block is solved on the teacher's features, behind the adapters that lead into it.
+    Each block is solved on the teacher's features, after the adapters that lead into it.
     """
     solves = recipe.init == "least-squares"
     selections = {selection.layer: selection for selection in selections_of(plan.student.network)} if solves else {}

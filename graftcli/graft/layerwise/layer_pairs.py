@@ -81,7 +81,7 @@ class LayerPair:
 def _apply_layer(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tensor) -> Tensor:
     """Run a layer with another weight and bias."""
     bare = copy.copy(layer)
-    # plain tensors: assigning attributes would require nn.Parameters
+    # plain tensors, because attributes of a module would have to be nn.Parameters
     bare._parameters = {"weight": weight, "bias": bias}  # type: ignore[dict-item]
     result: Tensor = bare(value)
     return result
@@ -92,7 +92,7 @@ def _apply_layer(layer: Plain, weight: Tensor, bias: Tensor | None, value: Tenso
 
 @torch.no_grad()
 def folded(layer: LayerPair) -> tuple[Tensor, Tensor]:
-    """Return W [out, in, …] and b in float64 for which `layer.last` alone computes what `layer.run` does."""
+    """Return W [out, in, …] and b in float64 with which `layer.last`, without a norm, computes `layer.run`."""
     weight = to_float64(layer.last.weight.detach())
     bias = weight.new_zeros(len(weight)) if layer.last.bias is None else to_float64(layer.last.bias.detach())
     norm = layer.norm
@@ -152,7 +152,7 @@ def check_derived(recipe: Recipe, student: Network) -> None:
     if stage is not None and not is_derived(student):
         raise PairError(
             f"stage {stage} of recipe {recipe.name} trains layer by layer, and {student.name} is not derived from the"
-            " teacher: its layers match no layers of the teacher.",
+            " teacher: its layers do not correspond to the teacher's.",
             "Use a student that is derived from the teacher, such as prune:l1=0.3 or teacher*0.75,"
             " or a recipe for any two networks: graft, mir, kd.",
         )

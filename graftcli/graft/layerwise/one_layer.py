@@ -15,7 +15,7 @@ from graftcli.graft.training.trainer import TaskStore, TrainContext, Trainer
 from graftcli.models.least_squares import Equations, solve, to_float64
 from graftcli.recipe import Stage
 
-_MAX_INPUTS = 8192  # input channels of a layer that `solve: inputs` fits: the equations of more would fill the memory
+_MAX_INPUTS = 8192  # of input channels for `solve: inputs`; the equations of wider layers need too much memory
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,14 @@ def is_solvable(layer: LayerPair, stage: Stage) -> bool:
 
 @torch.no_grad()
 def solve_layer(layer: LayerPair, inputs: LayerInputs, stage: Stage) -> float:
-    """Solve for a 1x1 behind or before the layer and merge it into the layer. Returns the remaining relative error."""
-    assert stage.ridge is not None  # every least-squares stage has one
+    """Solve for a 1x1 after or before the layer and merge it into the layer. Returns the remaining relative error."""
+    assert stage.ridge is not None  # least-squares stages always have a ridge
     if stage.solve == "outputs":
         weight, bias = folded(layer)
         identity = torch.eye(len(weight), device=weight.device)
-        behind = solve(_output_equations(layer, inputs, stage), identity, stage.ridge)
-        set_folded(layer, torch.tensordot(behind.weight, weight, 1), behind.weight @ bias, inputs.student)
-        return behind.error
+        solution = solve(_output_equations(layer, inputs, stage), identity, stage.ridge)
+        set_folded(layer, torch.tensordot(solution.weight, weight, 1), solution.weight @ bias, inputs.student)
+        return solution.error
     before = solve(_input_equations(layer, inputs, stage), _selection(layer), stage.ridge)
     weight = torch.einsum("oi...,ij->oj...", to_float64(layer.teacher.weight[layer.outputs]), before.weight)
     teacher_bias = layer.teacher.bias

@@ -1,4 +1,4 @@
-"""Runs a layer-wise stage: fits one layer of a derived student after another, each behind the layers already fitted."""
+"""Runs a layer-wise stage: fits the layers of a derived student one by one, each on the outputs of the fitted ones."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ from graftcli.graft.training.trainer import TaskStore, TrainContext
 from graftcli.models.channel_selection import ChannelSelection
 from graftcli.store import intervals
 
-_MEMORY_FACTOR = 2.0  # memory for intermediate results, relative to the features alive in both networks
+_MEMORY_FACTOR = 2.0  # memory for intermediate results, relative to the features that both networks hold
 
 
 def fit_layers(task: Task, context: TrainContext, unit: TaskStore, listen: Listener, log_loss: LossLog) -> float:
@@ -73,7 +73,7 @@ def run_side_by_side(
     values: Sequence[Tensor],
     fit: Callable[[LayerPair, LayerInputs], None],
 ) -> Sequence[Tensor]:
-    """Run both networks on chunks of inputs of the first piece in `layers`, and fit each layer before later ones run.
+    """Run both networks on chunks of inputs of the first piece in `layers`; fit each layer before later layers run.
 
     Pieces that are not in `layers` are the teacher's in both networks. Returns the teacher's outputs.
     """
@@ -216,7 +216,7 @@ class _LayerwiseStage:
 
 
 class _TeacherRun:
-    """A run of the teacher that advances to the layers that the student's run reaches; both call them in one order."""
+    """A run of the teacher that advances in step with the student's run; both call their layers in the same order."""
 
     def __init__(self, interpreter: Interpreter) -> None:
         self._interpreter, self._calls = interpreter, interpreter.layers()

@@ -12,9 +12,12 @@ from graftcli.graft.layerwise.one_layer import LayerInputs
 from graftcli.graft.surgery.fold import Plain
 from graftcli.models.least_squares import Equations, solve, solve_dual, to_float64
 
-_MIN_ROWS, _ROWS_PER_INPUT = 2**13, 8  # sampled positions of all views: at least, and for each input of the layer
-MAX_INPUTS = 8192  # inputs per position, kernel size included: the equations of more would fill the memory
-# relative to the mean of the diagonal: at least, and where there are as many positions as inputs
+_MIN_ROWS, _ROWS_PER_INPUT = (
+    2**13,
+    8,
+)  # sampled positions over all views: the minimum, and per input of the layer
+MAX_INPUTS = 8192  # inputs per position, including the kernel; more equations need too much memory
+# relative to the mean of the diagonal: the minimum, and the value for as many positions as inputs
 _MIN_RIDGE, _RIDGE_PER_INPUT = 1e-2, 0.1
 
 
@@ -30,7 +33,7 @@ def fits_in_rows(layer: LayerPair) -> bool:
 def solve_whole(layer: LayerPair, inputs: LayerInputs, ridge: float | None = None) -> None:
     """Set the layer's weight, and its bias if it has one, to the best fit of the teacher layer's outputs.
 
-    The default ridge grows as positions become few: a layer behind global pooling has one per view.
+    The default ridge is larger if there are few positions: a layer after global pooling has only one per view.
     """
     weight, bias = folded(layer)
     has_bias = layer.norm is not None or layer.last.bias is not None
@@ -83,7 +86,7 @@ def _output_size(conv: nn.Conv2d, padded: Tensor) -> list[int]:
 def _padded(conv: nn.Conv2d, value: Tensor) -> Tensor:
     if conv.padding == "valid":
         return value
-    if isinstance(conv.padding, str):  # "same": an odd amount pads the end by one more
+    if isinstance(conv.padding, str):  # "same": an odd amount pads one more at the end
         totals = [dilation * (kernel - 1) for dilation, kernel in zip(conv.dilation, conv.kernel_size, strict=True)]
         return F.pad(value, [n for total in reversed(totals) for n in (total // 2, total - total // 2)])
     vertical, horizontal = conv.padding

@@ -18,7 +18,8 @@ L = TypeVar("L", bound=nn.Module)
 def into_reader(reader: Plain, adapter: Tensor) -> Plain:
     """Return a copy of `reader` for which into_reader(reader, A)(x) == reader(A(x)).
 
-    A linear layer behind a flattened feature map has several consecutive weights per channel, a convolution its kernel.
+    The weight of a linear layer after a flattened feature map has several consecutive entries per channel; that of a
+    convolution has a kernel per channel.
     """
     weight = reader.weight.detach().double()
     by_channel = weight.reshape(weight.shape[0], adapter.shape[0], -1)
@@ -48,7 +49,7 @@ def past_batchnorm(producer: Plain, norm: nn.BatchNorm2d, adapter: Tensor) -> tu
     if norm.affine:
         scale = scale * norm.weight.detach().double()
     ones = torch.ones(len(matrix), dtype=torch.float64, device=matrix.device)
-    # the new variance makes the norm's scale 1: its weight equals its divisor, or the divisor is 1 without a weight
+    # the new variance makes the norm's scale 1: the divisor equals the weight, or is 1 without a weight
     tensors = {
         "running_mean": matrix @ (scale * norm.running_mean.double()),
         "running_var": ones if norm.affine else ones - norm.eps,

@@ -1,4 +1,4 @@
-"""Plans how each adapter of a hybrid is folded into the layers before or behind it."""
+"""Plans how each adapter of a hybrid is folded into the layers before or after it."""
 
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ Direction = Literal["forward", "backward"]
 class FoldSide:
     """The block on one side of a cut, and the layers of it that an adapter can be folded into."""
 
-    direction: Direction  # "forward" for the block behind the cut, "backward" for the block before it
+    direction: Direction  # "forward" for the block after the cut, "backward" for the block before it
     role: Role
     fold: Fold
 
@@ -39,7 +39,7 @@ class AdapterSite:
 
 
 def adapter_sites(plan: Plan, seams: Sequence[Seam], blocks: Collection[int]) -> Iterator[AdapterSite]:
-    """Yield the sites of a hybrid in order. Two consecutive adapters, between two student blocks, are multiplied."""
+    """Yield the sites of a hybrid in order. Two consecutive adapters between student blocks are multiplied into one."""
     roles: list[Role] = ["student" if block.index in blocks else "teacher" for block in plan.blocks]
     for cut, seam in enumerate(seams, 1):
         left, right = roles[cut - 1], roles[cut]
@@ -100,7 +100,7 @@ class FoldedLayer:
     """A layer that an adapter is folded into."""
 
     cut: int
-    adapter: str  # "to_student", "to_teacher", or "both", multiplied
+    adapter: str  # "to_student", "to_teacher", or "both" for their product
     path: str  # "student.layer2.0.conv1"
     direction: Direction
     batchnorm: str | None = None  # the norm between them, which keeps only mean and bias

@@ -66,7 +66,7 @@ class Joint:
 def compose(blocks: Blocks, joints: Mapping[Joint, nn.Module], layers: Mapping[str, nn.Module]) -> Hybrid:
     """Join copies of the blocks and the joints between them into one network; `layers` replace those at their paths."""
     names, modules = zip(*_in_order(blocks, joints), strict=True)
-    copies = copy.deepcopy(nn.Sequential(*modules))  # in one call, so that shared tensors stay shared
+    copies = copy.deepcopy(nn.Sequential(*modules))  # copied in one call, so that shared tensors stay shared
     graph, modules_by_path = fx.Graph(), dict[str, object]()
     value = graph.placeholder("images")
     for name, module in zip(names, copies, strict=True):
@@ -125,7 +125,7 @@ def _joint_facts(joint: Joint) -> JointFacts:
 
 
 def _cut_facts(side: Side) -> list[CutFacts]:
-    """Describe each cut by its name and its number among the positions of that name: a layer may run repeatedly."""
+    """Describe each cut by its name and its number among the positions of that name, because a layer may run twice."""
     all_positions = positions(side.traced)
     facts: list[CutFacts] = []
     for cut in side.cuts:

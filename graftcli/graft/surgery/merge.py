@@ -40,7 +40,7 @@ class Merged:
 
     module: nn.Module  # float32, on the CPU
     exact: nn.Module  # the same in float64
-    stock: bool  # whether it has exactly the student's architecture
+    stock: bool  # whether the merged network has exactly the student's architecture
     folded: tuple[FoldedLayer, ...]
     kept: tuple[KeptAdapter, ...]
     params: int
@@ -51,7 +51,7 @@ class Merged:
 
 
 def merge(plan: Plan, seams: Sequence[Seam]) -> Merged:
-    """Merge the whole student: into its stock architecture, unless an adapter cannot be folded."""
+    """Merge the whole student: into its stock architecture if all adapters can be folded."""
     return merge_hybrid(plan, seams, range(1, len(plan.blocks) + 1))
 
 
@@ -202,7 +202,7 @@ _DIVERGED = (
 
 
 def _largest_logit(unmerged: nn.Module, expected: Tensor, images: Tensor) -> float:
-    """Return the largest logit of the trained network in float64, and infinity if float32 cannot hold its numbers."""
+    """Return the largest logit of the trained network in float64, or infinity if its values overflow in float32."""
     in_float32 = _logits(copy.deepcopy(unmerged).cpu().float().eval(), images.detach().cpu().float())
     return float(expected.abs().max()) if bool(torch.isfinite(in_float32).all()) else float("inf")
 

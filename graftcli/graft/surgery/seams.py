@@ -29,7 +29,7 @@ class Relayout(nn.Module):
         elif self.source == "tokens":
             features = features.reshape(features.shape[0], *self.size, features.shape[2])
         if self.target == "NCHW":
-            return features.permute(0, 3, 1, 2)  # channels-last in memory, the faster format for convolutions
+            return features.permute(0, 3, 1, 2)  # channels-last memory format is faster for convolutions
         return features.flatten(1, 2) if self.target == "tokens" else features.contiguous()
 
     def extra_repr(self) -> str:
@@ -81,7 +81,7 @@ class Seam(nn.Module):
         self.to_student, self.to_teacher = to_student, to_teacher
 
     def __deepcopy__(self, memo: dict[int, object]) -> "Seam":
-        """Copy the adapters and share the positions, which refer to whole networks."""
+        """Copy the adapters, but not the positions, which refer to whole networks."""
         to_student, to_teacher = copy.deepcopy(self.to_student, memo), copy.deepcopy(self.to_teacher, memo)
         return Seam(self.teacher_cut, self.student_cut, to_student, to_teacher)
 
@@ -110,7 +110,7 @@ class Scion(nn.Module):
         self.to_student, self.block, self.to_teacher = to_student, block, to_teacher
 
     def forward(self, features: Tensor) -> Tensor:
-        """The features behind the block, in the teacher's space."""
+        """The features after the block, in the teacher's space."""
         result: Tensor = self.to_teacher(self.block(self.to_student(features)))
         return result
 

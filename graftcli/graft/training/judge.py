@@ -1,6 +1,6 @@
-"""Scores the student before and after each task on views that are not trained on, and keeps what is no worse.
+"""Scores the student before and after each task on views that no task trains on, and keeps weights that are no worse.
 
-The views are of held-out images where there are enough of them; else they are unseen views of all images.
+The views are of held-out images if there are enough; otherwise they are unseen views of all images.
 """
 
 import math
@@ -21,7 +21,7 @@ from graftcli.graft.training.tasks import Task, loss, teacher_values
 _MAX_SCORINGS, _MIN_SCORINGS = 7, 4  # during a task
 _SCORING_SHARE = 0.03  # of a task's cost that scoring may take
 _MIN_VIEWS, _MAX_VIEWS = 128, 512
-FRACTIONS = (0.75, 0.5, 0.25)  # points tried on the line from the weights before a task to those after it
+FRACTIONS = (0.75, 0.5, 0.25)  # interpolation factors to try between the weights before and after a task
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Score:
     loss: float | None = None  # of the task that is scored
 
     def is_better(self, other: "Score", margin: float) -> bool:
-        """Whether this is nearer to the teacher: by agreement where it differs by more than `margin`, else by KL.
+        """Whether this score is better: by agreement if the two differ by more than `margin`, else by KL divergence.
 
-        With few images, agreement on one more may be chance; the KL divergence reflects every image.
+        With few images, a small difference in agreement may be chance; the KL divergence depends on every image.
         """
         if abs(self.agreement - other.agreement) > margin:
             return self.agreement > other.agreement
@@ -48,13 +48,13 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores before and after a task, and what is kept of its change."""
+    """The scores before and after a task, and the share of its weight change that is kept."""
 
     before: Score
     after: Score
     kept: Score
-    fraction: float  # of the change that is kept: 1 unless training made the student worse
-    stopped: int | None = None  # the step at which a task that only made the student worse was ended
+    fraction: float  # share of the weight change that is kept; 1 unless training made the student worse
+    stopped: int | None = None  # the step of early stopping
 
     @property
     def is_setback(self) -> bool:
@@ -73,7 +73,7 @@ class Judge:
 
     def __init__(self, pieces: Pieces, teacher_cache: TeacherCache) -> None:
         self.pieces, self.teacher_cache = pieces, teacher_cache
-        self.margin = 1 / math.sqrt(len(teacher_cache.views.pixels))  # two standard errors of a share of the images
+        self.margin = 1 / math.sqrt(len(teacher_cache.views.pixels))  # two standard errors of a proportion
 
     @torch.no_grad()
     def measured(self, blocks: Sequence[int], views: int, task: Task | None = None) -> Score:
@@ -81,7 +81,7 @@ class Judge:
         grafted, last = Grafted(self.pieces, blocks), self.pieces.blocks + 1
         targets = teacher_values(task, self.pieces, with_input=False) if task is not None else set()
         chunks = self._sample(min(views, len(self.teacher_cache.views))).split(self.teacher_cache.chunk)
-        scores = []  # read from the device at the end
+        scores = []  # on the device, read once at the end
         with _in_eval_mode(grafted):
             for index in chunks:
                 teacher = self._teacher_values(grafted.first - 1, targets, index)
@@ -98,7 +98,7 @@ class Judge:
         return Score(agreement, kl_mean, total / sum(sizes) if targets else None)
 
     def _teacher_values(self, first: int, targets: Collection[int], index: Tensor) -> dict[int, Tensor]:
-        """Return the teacher's value `first`, the values of the targets behind it, and the logits."""
+        """Return the teacher's value `first`, the values of the later targets, and the logits."""
         last, features = self.pieces.blocks + 1, self.teacher_cache.at(first, index)
         values = {first: features, last: self.teacher_cache.at(last, index)}
         for value in range(first + 1, max({*targets} - {last}, default=0) + 1):
@@ -107,7 +107,7 @@ class Judge:
         return values
 
     def _sample(self, views: int) -> Tensor:
-        """The indices of a fixed random sample of views; evenly spaced indices could show few images."""
+        """The indices of a fixed random sample of views; evenly spaced indices could cover only a few images."""
         order = torch.randperm(len(self.teacher_cache.views), generator=torch.Generator().manual_seed(0))
         return order[:views].sort().values
 
@@ -132,9 +132,9 @@ def keep_best(
     margin: float,
     stopped: int | None = None,
 ) -> Verdict:
-    """Keep the trained weights if they are no worse than those before, else the best point on the line between them.
+    """Keep the trained weights if they are no worse than before, else the best interpolation of old and new weights.
 
-    No point is kept whose agreement is lower than `before`; of equal points the one nearest to the end is kept.
+    Interpolated weights with lower agreement than `before` are not kept; of equally good ones, the newest are kept.
     """
     after = measure()
     if after.agreement >= before.agreement and not before.is_better(after, margin):
@@ -142,16 +142,16 @@ def keep_best(
     end = {name: tensor.detach().clone() for name, tensor in trainable.state_dict().items()}
     points = [(after, 1.0)]
     for fraction in FRACTIONS:
-        _place(trainable, start, end, fraction)
+        _interpolate(trainable, start, end, fraction)
         points.append((measure(), fraction))
     points.append((before, 0.0))
     kept, fraction = _best([point for point in points if point[0].agreement >= before.agreement], margin)
-    _place(trainable, start, end, fraction)
+    _interpolate(trainable, start, end, fraction)
     return Verdict(before, after, kept, fraction, stopped)
 
 
 def _best(points: Sequence[tuple[Score, float]], margin: float) -> tuple[Score, float]:
-    """The first point that none after it is better than."""
+    """The first point than which no later one is better."""
     best = points[0]
     for point in points[1:]:
         if point[0].is_better(best[0], margin):
@@ -181,8 +181,8 @@ def _advice(task: Task, factor: float) -> str:
 
 
 @torch.no_grad()
-def _place(trainable: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], fraction: float) -> None:
-    """Set the weights to a point on the line from start to end; integer counters are taken from the end."""
+def _interpolate(trainable: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor], fraction: float) -> None:
+    """Set the weights to an interpolation between start and end; integer counters are taken from the end."""
     for name, tensor in trainable.state_dict().items():
         if fraction == 0 or not tensor.is_floating_point():
             tensor.copy_(start[name] if fraction == 0 else end[name])
@@ -192,20 +192,20 @@ def _place(trainable: nn.Module, start: dict[str, Tensor], end: dict[str, Tensor
 
 @dataclass(frozen=True)
 class Watch:
-    """The steps at which a task is scored, so that a task that only makes the student worse is ended early."""
+    """The steps at which a task is scored, for early stopping of a task that makes the student worse."""
 
     before: Score
     steps: tuple[int, ...]
     measure: Callable[[], Score]  # with the current weights
 
     def is_falling(self, scores: Mapping[int, Score]) -> bool:
-        """Whether every score so far is worse than the one before in every way, with enough scores to tell."""
+        """Whether there are enough scores, and each is worse than the one before it in every respect."""
         ordered = [self.before, *(scores[step] for step in self.steps if step in scores)]
         return len(ordered) > _MIN_SCORINGS and all(_is_fall(before, after) for before, after in pairwise(ordered))
 
 
 def _is_fall(before: Score, after: Score) -> bool:
-    """Whether agreement, KL and loss are all no better. Only the loss reflects the first steps from random weights."""
+    """Whether no metric has improved. From random weights, only the loss improves in the first steps."""
     has_loss_fallen = before.loss is not None and after.loss is not None and after.loss < before.loss
     return after.agreement <= before.agreement and after.kl > before.kl and not has_loss_fallen
 

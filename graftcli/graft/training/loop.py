@@ -9,7 +9,7 @@ from graftcli.graft.backend.batchnorm import recalibrate, training_mode
 from graftcli.graft.training.trainer import Trainer
 from graftcli.store import intervals
 
-_MARKS = 50  # per task: steps at which its loss is read and logged, and its state is copied
+_LOG_POINTS = 50  # per task, at most: steps at which the loss is read and logged, and the state is copied
 _RECALIBRATION_BATCHES = 16
 
 
@@ -19,13 +19,13 @@ LossLog = Callable[[int, float], None]
 def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: None) -> float:
     """Train a task; it ends with the last or the averaged weights. Returns the running average of the loss.
 
-    The loss is read at the first step and at marks, up to fifty of a task: each reading waits for the device.
+    The loss is read at the first step and at up to fifty log points, because each reading waits for the device.
     `log_loss` is called at the same steps whether or not the run is interrupted; `listen` at most every 0.2 s.
     """
     pace, task = _Pace(), trainer.task
     stage, steps = task.stage, trainer.steps
-    last_mark, average = trainer.train_state.step, math.nan
-    listen(TaskStarted(stage.name, task.first, task.last, last_mark, steps, 0, 0))
+    last_log_point, average = trainer.train_state.step, math.nan
+    listen(TaskStarted(stage.name, task.first, task.last, last_log_point, steps, 0, 0))
     world = trainer.context.world
     with training_mode(stage, trainer.trainable, world):
         while trainer.train_state.step < steps or trainer.has_failed():
@@ -35,10 +35,10 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
                 text = f"{trainer.name} lost agreement at every score: training ended at step {train_state.step}"
                 listen(Warned(f"{text} of {steps}"))
                 break
-            # never by the clock: the state that a diverged task rolls back to must not depend on it
-            is_mark = train_state.step % max(1, steps // _MARKS) == 0 and train_state.step != last_mark
+            # determined by steps, not time, because a diverged task rolls back to the state of a log point
+            is_log_point = train_state.step % max(1, steps // _LOG_POINTS) == 0 and train_state.step != last_log_point
             # before the forward pass, which updates the statistics of BatchNorms in train mode
-            state = trainer.state() if is_mark else None
+            state = trainer.state() if is_log_point else None
             loss = trainer.compute_loss()
             if state is not None or train_state.step == steps or math.isnan(average):
                 value = trainer.read(loss)
@@ -52,7 +52,7 @@ def run_loop(trainer: Trainer, listen: Listener, log_loss: LossLog = lambda *_: 
                 trainer.accept(state, average)
                 if pace.is_save_due():
                     trainer.keep()
-                last_mark = train_state.step
+                last_log_point = train_state.step
             trainer.step(loss)
             if (speed := pace.speed(trainer.batch, at_once=train_state.step == steps)) is not None:
                 average = train_state.loss.average if train_state.step == steps else average

@@ -1,7 +1,7 @@
 """Muon (Jordan et al., 2024): momentum for matrices, orthogonalised so that all directions move equally fast.
 
-Matrices also have to learn in directions with small gradients, which other optimisers move slowly. Parameters that are
-not matrices are optimised by AdamW. Ablation: recipes/results/ablation.md.
+Other optimisers make slow progress in directions with small gradients, in which matrices have to learn too. Parameters
+that are not matrices are optimised by AdamW. Ablation: recipes/results/ablation.md.
 """
 
 import math
@@ -16,7 +16,7 @@ _EPS = 1e-8
 # x -> ax + bx^3 + cx^5, five times: moves singular values in (0, 1] towards 1 (Jordan's coefficients)
 _A, _B, _C, _ITERATIONS = 3.4445, -4.7750, 2.0315, 5
 _BATCHED_NUMEL = 2**16  # matrices of at most this many elements are batched by shape
-_ADAM_RMS = 0.2  # the usual RMS of Adam's update; matching it lets both share one learning rate (Liu et al., 2025)
+_ADAM_RMS = 0.2  # the typical RMS of Adam's update; with equal RMS, both use one learning rate (Liu et al., 2025)
 
 
 class Muon(torch.optim.Optimizer):
@@ -92,7 +92,7 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """
     is_wide = matrices.shape[-2] <= matrices.shape[-1]
     wide = matrices if is_wide else matrices.mT
-    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + _EPS)  # matrices without gradient stay at rest
+    wide = wide / (torch.linalg.matrix_norm(wide, keepdim=True) + _EPS)  # matrices with zero gradient do not change
     gram = wide @ wide.mT
     eye = torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
     product = factor = _factor(gram, eye)

@@ -1,4 +1,4 @@
-"""Both networks split into L + 1 pieces: blocks 1 to L, of which the last ends at its last feature map, and the head.
+"""Both networks split into L + 1 pieces: blocks 1 to L, and the head; block L ends at its last feature map.
 
 Value k is the output of piece k; value 0 is the view.
 """
@@ -23,12 +23,12 @@ class Pieces:
     teacher: tuple[nn.Module, ...]
     student: tuple[nn.Module, ...]
     shapes: tuple[tuple[int, ...], ...]  # shapes of the teacher's values 1 to L + 1
-    last_maps: tuple[Position, Position] | None  # of the teacher and the student, if they have equal sizes
+    last_maps: tuple[Position, Position] | None  # of teacher and student, if they have equal sizes
     regressor: nn.Module  # student's last map -> teacher's last map; used in training only
 
     @property
     def blocks(self) -> int:
-        """The number of blocks; the head counts in the last."""
+        """The number of blocks; the head belongs to the last block."""
         return len(self.teacher) - 1
 
     @property
@@ -59,7 +59,7 @@ def pieces(plan: Plan, seams: Sequence[Seam]) -> Pieces:
 
 
 def _last_maps(plan: Plan) -> tuple[Position, Position] | None:
-    """Return the last feature maps of both networks behind the last cut, or None if their sizes differ.
+    """Return the last feature maps of both networks after the last cut, or None if their sizes differ.
 
     Maps with one channel per class, as at the end of SqueezeNet, are used only if there are no others.
     """
@@ -75,8 +75,8 @@ def _map_positions(side: Side) -> list[Position]:
 
 def _is_class_map(position: Position, plan: Plan) -> bool:
     """Whether the channels are classes: their number is equal, and no later layer has weights."""
-    behind = position.traced.nodes[position.index :]
-    return position.channels == plan.teacher.network.num_classes and not any(map(position.traced.macs.get, behind))
+    later_nodes = position.traced.nodes[position.index :]
+    return position.channels == plan.teacher.network.num_classes and not any(map(position.traced.macs.get, later_nodes))
 
 
 def _spatial_shape(position: Position) -> tuple[tuple[int, int], int]:
@@ -97,7 +97,7 @@ def _cut(side: Side, maps: Position | None) -> list[fx.GraphModule]:
 
 
 class Grafted(nn.Module):
-    """The student's `blocks`, and the teacher's blocks between and behind them."""
+    """The student's `blocks`, and the teacher's blocks between and after them."""
 
     def __init__(self, pieces: Pieces, blocks: Sequence[int]) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """Chooses the factor of a task's learning rate by short trials: the highest that lowers the loss.
 
-A rate that suits a student with much to learn ruins one that is already close to its teacher. Among the rates that do
-no harm, short trials favour low ones, and long training high ones. The loss is the task's own, on views that are not
-trained on: the KL divergence of the logits rises at first when a block is trained from random weights.
+A learning rate that suits a student far from its teacher is harmful to one that is close. Short trials favour low
+rates, but long training profits from high ones; so the highest harmless rate is chosen. The loss is that of the task,
+on views that no task trains on. The KL divergence of the logits is not used: from random weights, it rises at first.
 """
 
 import math
@@ -18,7 +18,7 @@ from graftcli.graft.training.tasks import Task
 from graftcli.graft.training.trainer import BlockTrainer, TrainContext
 from graftcli.recipe import Stage
 
-_SHARE, _MIN_STEPS = 0.02, 6  # of a task's steps in each trial, and the minimum
+_SHARE, _MIN_STEPS = 0.02, 6  # share of a task's steps in each trial, and the minimum number
 _MIN_TASK_STEPS = 100  # shorter tasks have no trials
 
 
@@ -67,7 +67,7 @@ def best_factor(task: Task, context: TrainContext, trainable: nn.Module, watch: 
 def _run(task: Task, context: TrainContext, steps: int, factor: float) -> None:
     """Run the task with its whole schedule compressed into `steps` steps."""
     stage = task.stage.model_copy(update={"steps": (steps,), "epochs": None, "batch": task.batch(context.images)})
-    context = replace(context, precision=replace(context.precision, compile=False))  # would take longer than the trial
+    context = replace(context, precision=replace(context.precision, compile=False))  # takes longer than the trial
     trainer = BlockTrainer(replace(task, stage=stage.model_copy(update={"ema": None})), context, _NoStore(), factor)
     with training_mode(stage, trainer.trainable, context.world):
         for _ in range(steps):

@@ -1,4 +1,4 @@
-"""What the task runner needs of the folder of a run."""
+"""The part of a run's folder that the task runner uses."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -110,7 +110,7 @@ class TaskRunner:
         self.random -= set(task.trained)
 
     def is_random(self, task: Task) -> bool:
-        """Whether a block that the task trains still has random weights, so that there is nothing to protect."""
+        """Whether a block that the task trains still has random weights, so that its changes are always kept."""
         return not self.random.isdisjoint(task.trained)
 
     def agreement(self, blocks: Sequence[int]) -> Score | None:
@@ -133,7 +133,7 @@ class TaskRunner:
         return nn.ModuleList(trained_modules(task, self.pieces))
 
     def restore(self, task: Task, modules: nn.Module) -> None:
-        """Load the weights and verdict of a finished task; a joint task has stored weights only after a setback."""
+        """Load the weights and verdict of a finished task; joined blocks have stored weights only after a setback."""
         finished = self.unit(task).finished
         assert finished is not None
         tensors, facts = finished

@@ -16,7 +16,7 @@ T = TypeVar("T", bound=Mapping[str, object])
 
 _START_STEPS = 20  # steps over which the initial loss is averaged
 _DIVERGED = 20.0  # a loss above this multiple of the initial loss has diverged
-NEGLIGIBLE_LOSS = 1e-3  # losses are about 1 for outputs of zeros; a loss below this has not diverged
+NEGLIGIBLE_LOSS = 1e-3  # losses are about 1 if the student outputs zeros; a loss below this has not diverged
 
 
 class LossAverage(TypedDict):
@@ -30,7 +30,7 @@ class LossAverage(TypedDict):
 class LossTracker:
     """The running average of a task's loss, and its initial value.
 
-    Both are on the device of the loss: reading them would make every step wait for the device.
+    Both stay on the device of the loss, because reading them at every step would wait for the device.
     """
 
     running: Tensor | None = None  # over about the last fifty steps; None before the first step
@@ -44,7 +44,7 @@ class LossTracker:
 
     @classmethod
     def restored(cls, saved: LossAverage, device: torch.device) -> "LossTracker":
-        """The tracker that `read` gave these averages of."""
+        """The tracker with the averages that `read` returned."""
         if math.isnan(saved["average"]):
             return cls()
         dtype = _dtype(device)

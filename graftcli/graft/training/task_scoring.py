@@ -35,11 +35,11 @@ class TaskScoring:
     def watch(self, task: Task, world: World, *, is_random: bool) -> Watch:
         """Score the network before a task, and choose the steps at which it is scored again.
 
-        A task that starts from random weights is scored at its end only.
+        A task that starts from random weights is scored only at its end.
         """
         work = self.work(task)
         measure = self.measure(task, work, world)
-        is_recalibrated = task.stage.batchnorm == "recalibrate"  # statistics before the end differ
+        is_recalibrated = task.stage.batchnorm == "recalibrate"  # its statistics are only valid at the end
         scoring_cost = scoring_views(work, self._view_cost) * self._view_cost
         steps = () if is_recalibrated or is_random else scoring_steps(self.length(task), work, scoring_cost)
         return Watch(measure(), steps, measure)
@@ -49,7 +49,7 @@ class TaskScoring:
         scored = task if task.stage.train != "layers" and task in self.schedule.tasks else None
         views = scoring_views(work, self._view_cost)
         measure = partial(self.judge.measured, (*task.before, *task.blocks), views, scored)
-        return partial(world.of_first, measure)  # the decisions of all processes must be the same
+        return partial(world.of_first, measure)  # all processes must make the same decisions
 
     @property
     def _view_cost(self) -> float:

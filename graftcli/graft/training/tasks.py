@@ -41,7 +41,7 @@ class Task:
         return self.blocks[-1]
 
     def steps(self, images: int) -> int:
-        """Number of steps; an epoch is one view of each image."""
+        """Number of steps; an epoch has one view of each image."""
         if self.stage.steps is not None:
             return nth(self.stage.steps, self.unit)
         assert self.stage.epochs is not None  # a stage has steps or epochs
@@ -55,8 +55,8 @@ class Task:
 def tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Collection[int] = ()) -> list[Task]:
     """Return the tasks of a recipe in order, for the `chosen` blocks only.
 
-    `frozen` blocks equal those of the teacher: they are in no task. Other blocks that the recipe freezes are part of
-    the tasks that train blocks beside them.
+    `frozen` blocks equal those of the teacher and are in no task. Other blocks that the recipe freezes are part of the
+    tasks that train neighbouring blocks.
     """
     fixed = fixed_blocks(recipe, chosen, frozen)
     scheduled: list[Task] = []
@@ -115,7 +115,7 @@ def check_tasks(recipe: Recipe, blocks: int, chosen: Collection[int], frozen: Co
     if not tasks(recipe, blocks, chosen, frozen):
         raise UsageError(
             f"recipe {recipe.name} trains groups of neighbouring blocks, and --blocks selects {numbers} of {blocks}.",
-            "Choose neighbours, such as --blocks 1-2, or a recipe that trains blocks alone or all together: graft, kd.",
+            "Choose neighbours, such as --blocks 1-2, or a recipe for single blocks or the whole student: graft, kd.",
         )
 
 

@@ -38,7 +38,7 @@ class TaskStore(Protocol):
 
 @dataclass(frozen=True)
 class TrainContext:
-    """What all tasks are trained with."""
+    """The data and settings that all tasks are trained with."""
 
     pieces: Pieces
     teacher_cache: TeacherCache
@@ -51,7 +51,7 @@ class TrainContext:
 
 
 class Trainer(ABC):
-    """What every trainer has in common."""
+    """Base class of all trainers."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def compute_loss(self) -> Tensor:
-        """Compute the loss on the views of the current step; with other processes, this one's part of it."""
+        """Compute the loss on the views of the current step, or this process's part of it."""
 
     @abstractmethod
     def forward(self, step: int) -> object:
@@ -141,7 +141,7 @@ class Trainer(ABC):
         self.unit.keep(self.good_state["course"]["step"], self.good_state)
 
     def roll_back(self, value: float, listen: Listener) -> None:
-        """Return to the last good state with half the learning rate; raise if that was done before."""
+        """Return to the last good state with half the learning rate; raise if the task was rolled back before."""
         name, at, stage = self.name, self.train_state.step, self.task.stage
         if self.train_state.halved:
             raise GateError(
@@ -170,7 +170,7 @@ class BlockTrainer(Trainer):
         self.order = Sampler(len(context.teacher_cache.views), self.batch, context.seed, task.name)
         self.targets = teacher_values(task, pieces, with_input=False)
         if precision.compile:
-            torch.compiler.reset()  # all tasks share one code object, which torch compiles for eight modules at most
+            torch.compiler.reset()  # torch compiles one code object for at most eight modules; all tasks share this one
         self._run = torch.compile(self.grafted) if precision.compile else self.grafted
 
     def compute_loss(self) -> Tensor:
@@ -185,7 +185,7 @@ class BlockTrainer(Trainer):
             return self._loss(self._teacher_input(index), self._targets(index), share)
         if stage.input == "student":
             return self._loss(self._student_input(index), self._targets(index), share)
-        assert stage.mu is not None  # every stage with mixed input has one
+        assert stage.mu is not None  # stages with mixed input always have mu
         correction = self._loss(self._teacher_input(index), self._targets(index), share)
         student_input = self._student_input(index)
         imitation = self._loss(student_input, self._teacher_outputs(student_input), share)
@@ -208,7 +208,7 @@ class BlockTrainer(Trainer):
 
     @torch.no_grad()
     def _student_input(self, index: Tensor) -> Tensor:
-        """Return the input of the first trained block behind the student blocks before it."""
+        """Return the input of the first trained block: the output of the student blocks before it."""
         before, value = self.task.before, self.task.first - 1
         if not before:
             return self._teacher_input(index)

@@ -1,9 +1,9 @@
-"""Images that represent all others in the teacher's features, in one pass.
+"""Select images that best represent all others in the teacher's feature space, in one pass.
 
-The pool holds candidates that are at least `radius` apart. An image that is nearer to one of them is counted with it,
-and when the pool is full the radius grows, so every image of the source stays near a candidate (Charikar et al., 1997).
-In the end those are chosen to which all images are as near as possible. The farthest ones, a k-centre, are outliers: on
-CIFAR-10 they train worse than random images.
+The pool holds candidates that are at least `radius` apart. An image closer than that to a candidate is counted with it.
+When the pool is full, the radius grows; so every image stays near a candidate (Charikar et al., 1997). The result
+minimises the distances of all images to the nearest selected one (facility location). Choosing the images that are
+farthest apart (k-centre) selects outliers, which on CIFAR-10 train worse than random images.
 """
 
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from graftcli.images.selection.method import Candidate, Method, Pool
+from graftcli.images.selection.method import CandidateImage, Pool, SelectionMethod
 
-_GROWTH = 1.5  # of the radius when the pool is full
+_GROWTH = 1.5  # factor of the radius when the pool is full
 _LEAST_ROOM = 1024
-_SAMPLE, _SIMILARITIES = 256, 2**20  # candidates of which each choice is the best; fewer in a large pool
+_SAMPLE, _SIMILARITIES = 256, 2**20  # size of the sample for each choice; smaller for a large pool
 
 Array = NDArray[np.float32]
 
@@ -25,19 +25,19 @@ class _DiversePool(Pool):
 
     def __init__(self, count: int, seed: int) -> None:
         super().__init__(count, seed)
-        self._limit = max(_LEAST_ROOM, self.room)
-        self._kept: list[Candidate] = []
-        self._features: Array | None = None  # of the candidates; rows beyond them are free
-        self._counts = np.zeros(self._limit + 1, np.float32)  # images that each candidate stands for
+        self._limit = max(_LEAST_ROOM, self.capacity)
+        self._kept: list[CandidateImage] = []
+        self._features: Array | None = None  # of the candidates; later rows are unused
+        self._counts = np.zeros(self._limit + 1, np.float32)  # number of images that each candidate represents
         self._radius = 0.0
 
-    def add(self, candidates: Sequence[Candidate]) -> None:
-        """Look at a batch of images."""
-        for one in sorted(candidates, key=lambda one: one.rank(self.seed)):
-            if one.feature is not None:
-                self._consider(one, one.feature)
+    def add(self, candidates: Sequence[CandidateImage]) -> None:
+        """Add images that are far from all candidates, and count the others."""
+        for candidate in sorted(candidates, key=lambda candidate: candidate.rank(self.seed)):
+            if candidate.feature is not None:
+                self._consider(candidate, candidate.feature)
 
-    def _consider(self, one: Candidate, feature: Array) -> None:
+    def _consider(self, candidate: CandidateImage, feature: Array) -> None:
         if self._features is None:
             self._features = np.zeros((self._limit + 1, len(feature)), np.float32)
         if self._radius > 0:
@@ -46,19 +46,19 @@ class _DiversePool(Pool):
                 self._counts[distances.argmin()] += 1
                 return
         self._features[len(self._kept)], self._counts[len(self._kept)] = feature, 1
-        self._kept.append(one)
+        self._kept.append(candidate)
         if len(self._kept) > self._limit:
             self._thin(self._features)
 
     def _thin(self, features: Array) -> None:
-        """Grow the radius until the candidates that are that far apart fill at most the pool."""
+        """Increase the radius until the remaining candidates fit in the pool."""
         while len(self._kept) > self._limit:
             nearest = _nearest_neighbours(features[: len(self._kept)])
             self._radius = max(self._radius * _GROWTH, float(np.quantile(nearest, 0.1)), 1e-6)
             self._merge(features)
 
     def _merge(self, features: Array) -> None:
-        """Drop each candidate that is near one before it."""
+        """Drop each candidate that is within the radius of an earlier one."""
         rows: list[int] = []
         for row in range(len(self._kept)):
             distances = _distances(features[rows], features[row]) if rows else np.full(1, np.inf, np.float32)
@@ -69,18 +69,18 @@ class _DiversePool(Pool):
         features[: len(rows)], self._counts[: len(rows)] = features[rows], self._counts[rows]
         self._kept = [self._kept[row] for row in rows]
 
-    def ordered(self) -> list[Candidate]:
-        """Each image is the one that brings all images nearest to a chosen one, of a sample of candidates."""
+    def ordered(self) -> list[CandidateImage]:
+        """The candidates, each chosen to bring all images as close as possible to a chosen one."""
         numbers = sorted(range(len(self._kept)), key=lambda number: self._kept[number].rank(self.seed))
         numbers = list({self._kept[number].digest: number for number in numbers}.values())
         if not numbers or self._features is None:
             return []
-        order = _facility_location(self._features[numbers], self._counts[numbers], self.room, self.seed)
+        order = _facility_location(self._features[numbers], self._counts[numbers], self.capacity, self.seed)
         return [self._kept[numbers[number]] for number in order]
 
 
 def _facility_location(features: Array, weights: Array, count: int, seed: int) -> list[int]:
-    """Greedily choose rows so that each row, counted by its weight, is similar to a chosen one.
+    """Greedily choose rows so that all rows, weighted, are similar to a chosen one.
 
     Each choice is the best of a random sample, which loses little (stochastic greedy, Mirzasoleiman et al., 2015).
     """
@@ -105,7 +105,7 @@ def _distances(features: Array, feature: Array) -> Array:
 
 
 def _nearest_neighbours(features: Array) -> Array:
-    """The distance of each row to the nearest other one, a block of rows at a time."""
+    """The distance of each row to its nearest neighbour, computed in blocks of rows."""
     found = []
     for start in range(0, len(features), 256):
         similar = features[start : start + 256] @ features.T
@@ -114,4 +114,4 @@ def _nearest_neighbours(features: Array) -> Array:
     return np.concatenate(found)
 
 
-DIVERSE = Method("diverse", "those that represent all others in the teacher's features", _DiversePool)
+DIVERSE = SelectionMethod("diverse", "those that represent all others in the teacher's features", _DiversePool)

@@ -1,4 +1,4 @@
-"""What a method of selection provides, and the pool in which it keeps candidates."""
+"""The interface of a selection method, and of the pool in which it keeps candidates."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from graftcli.images.duplicates import Fingerprint, find_near_duplicates
 
-SLACK = 2  # candidates kept per image that is wanted, because duplicates are left out in the end
+SLACK = 2  # candidates kept per image to select, because duplicates are removed at the end
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """An image, and what the teacher says of it."""
+class CandidateImage:
+    """An image with the teacher's prediction and features."""
 
     index: int  # among the files of the source
     name: str
@@ -27,39 +27,39 @@ class Candidate:
     feature: NDArray[np.float32] | None = None
 
     def rank(self, seed: int) -> bytes:
-        """A random number that depends on the seed and the file alone: neither on its name nor on its place."""
+        """A random number that depends only on the seed and the content of the file, not on its name or position."""
         return hashlib.sha256(b"%d/" % seed + self.digest).digest()
 
 
 class Pool(ABC):
-    """Sees every image once, and keeps a bounded number of candidates."""
+    """Receives every image once, and keeps a bounded number of candidates."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
 
     @cached_property
-    def room(self) -> int:
-        """How many candidates are kept."""
+    def capacity(self) -> int:
+        """The maximum number of candidates."""
         return SLACK * self.count + 64
 
     @abstractmethod
-    def add(self, candidates: Sequence[Candidate]) -> None:
-        """Look at a batch of images."""
+    def add(self, candidates: Sequence[CandidateImage]) -> None:
+        """Add a batch of images."""
 
     @abstractmethod
-    def ordered(self) -> list[Candidate]:
-        """The candidates without exact duplicates, of which any first few are a good choice."""
+    def ordered(self) -> list[CandidateImage]:
+        """The candidates without exact duplicates, most useful first."""
 
-    def chosen(self) -> list[Candidate]:
-        """The choice, without near duplicates where there are enough others."""
+    def chosen(self) -> list[CandidateImage]:
+        """The selected images, without near duplicates if there are enough others."""
         candidates = self.ordered()
-        followers = _near_duplicates(candidates)
-        first = [one for number, one in enumerate(candidates) if number not in followers]
-        return [*first, *(candidates[number] for number in sorted(followers))][: self.count]
+        duplicates = _near_duplicates(candidates)
+        first = [one for number, one in enumerate(candidates) if number not in duplicates]
+        return [*first, *(candidates[number] for number in sorted(duplicates))][: self.count]
 
 
-def _near_duplicates(candidates: Sequence[Candidate]) -> set[int]:
-    """The numbers of candidates that look like one before them."""
+def _near_duplicates(candidates: Sequence[CandidateImage]) -> set[int]:
+    """The numbers of candidates that are near duplicates of an earlier one."""
     kept = [number for number, one in enumerate(candidates) if not one.fingerprint.plain]
     if len(kept) < 2:
         return set()
@@ -71,14 +71,14 @@ def _near_duplicates(candidates: Sequence[Candidate]) -> set[int]:
 
 
 @dataclass(frozen=True)
-class Method:
-    """A way to select images. A file like `balanced.py`, and its name in `NAMES`, adds one.
+class SelectionMethod:
+    """A method to select images. To add one, write a file like `balanced.py` and add its name to `NAMES`.
 
     Parameters:
-        name: Its name, for flags and messages.
-        about: What it keeps, in a few words.
-        pool: Makes the pool for a number of images and a seed.
-        needs_teacher: Whether the teacher must look at every image.
+        name: The name, for flags and messages.
+        about: A short description of the images that it selects.
+        pool: Creates the pool for a number of images and a seed.
+        needs_teacher: Whether the teacher must run on every image.
     """
 
     name: str

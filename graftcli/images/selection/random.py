@@ -2,25 +2,25 @@
 
 from collections.abc import Sequence
 
-from graftcli.images.selection.method import Candidate, Method, Pool
+from graftcli.images.selection.method import CandidateImage, Pool, SelectionMethod
 
 
 class _RandomPool(Pool):
-    """The candidates of the lowest rank."""
+    """The candidates with the lowest random ranks."""
 
     def __init__(self, count: int, seed: int) -> None:
         super().__init__(count, seed)
-        self._kept: dict[bytes, Candidate] = {}
+        self._kept: dict[bytes, CandidateImage] = {}
 
-    def add(self, candidates: Sequence[Candidate]) -> None:
-        """Look at a batch of images."""
+    def add(self, candidates: Sequence[CandidateImage]) -> None:
+        """Add a batch of images, and keep those with the lowest ranks."""
         self._kept |= {one.rank(self.seed): one for one in candidates}
-        if len(self._kept) > 2 * self.room:
-            self._kept = {rank: self._kept[rank] for rank in sorted(self._kept)[: self.room]}
+        if len(self._kept) > 2 * self.capacity:
+            self._kept = {rank: self._kept[rank] for rank in sorted(self._kept)[: self.capacity]}
 
-    def ordered(self) -> list[Candidate]:
+    def ordered(self) -> list[CandidateImage]:
         """The candidates by rank."""
-        return [self._kept[rank] for rank in sorted(self._kept)[: self.room]]
+        return [self._kept[rank] for rank in sorted(self._kept)[: self.capacity]]
 
 
-RANDOM = Method("random", "any images", _RandomPool, needs_teacher=False)
+RANDOM = SelectionMethod("random", "any images", _RandomPool, needs_teacher=False)

@@ -1,6 +1,6 @@
-"""Find image files in folders, archives and tables, here or behind a URL. `SOURCES` lists the kinds, one file each.
+"""Find image files in folders, archives and tables, local or at a URL. `SOURCES` lists the kinds, one file each.
 
-Files are found by suffix; their content is not inspected. Reading a file that is not allowed or not readable raises
+Files are found by suffix, without reading their content. Reading a file that is not allowed or not readable raises
 `Refused` with the reason.
 """
 
@@ -30,7 +30,7 @@ from graftcli.images.special import special_devices
 
 __all__ = ["EXPECTED", "NAMES", "SOURCES", "SUPPORTED", "Entry", "Files", "SourceFiles", "open_source"]
 
-# In the order of messages, and tried in reverse: a .tar whose last member is a .zip would be mistaken for a .zip.
+# In the order of messages. They are tried in reverse, because a .tar whose last member is a .zip looks like a .zip.
 SOURCES = (FOLDER, ZIP, TAR, PARQUET, ARROW, list_source(lambda text, stack: _open_all(text, stack)))
 NAMES = tuple(source.name for source in SOURCES)
 EXPECTED = f"a {NAMES[0]} of images, or a {one_of(NAMES[1:])} of them"
@@ -44,7 +44,7 @@ class SourceFiles:
 
     entries: Files
     suffixes: Counter[str]
-    selection: tuple[int, ...] | None = None  # which of the images of the source `entries` are; None: all
+    selection: tuple[int, ...] | None = None  # the indices of `entries` among all images of the source; None for all
 
     def chosen(self, indices: Sequence[int]) -> "SourceFiles":
         """The same source with only these entries."""
@@ -56,7 +56,7 @@ class SourceFiles:
 def open_source(source: str | Path) -> Iterator[SourceFiles]:
     """Open a folder, archive, table, pattern or URL; its entries can be read until the context ends.
 
-    The order of the entries depends on the source alone, so each of many workers may open it and read its share.
+    The order of the entries depends only on the source, so that each of many workers can open it and read its share.
     """
     text = source_text(source)
     _require_utf8(text)
@@ -68,7 +68,7 @@ def open_source(source: str | Path) -> Iterator[SourceFiles]:
         except Exception as error:
             if isinstance(error, GraftError) or not is_url(text):
                 raise
-            raise _unreadable(text, error) from error  # each file system behind a URL has errors of its own
+            raise _unreadable(text, error) from error  # file systems for URLs raise their own exceptions
         yield files
 
 
@@ -78,7 +78,7 @@ def _unreadable(text: str, error: Exception) -> ImagesError:
 
 
 def _open_all(text: str, stack: ExitStack) -> Files:
-    """Open every place that the source names."""
+    """Open every file or folder that the source refers to."""
     places = places_of(text)
     for place in places:
         _check_place(place)
@@ -115,7 +115,7 @@ def _suffix(name: str) -> str:
 
 
 def _check_place(place: Place) -> None:
-    """Refuse places that hold no source of any kind."""
+    """Refuse places that cannot be a source of any kind."""
     if not isinstance(place, Path):
         if not place.is_dir() and not place.is_file():
             raise ImagesError(f"there is no `{place}`.", f"Give {EXPECTED}.")

@@ -1,6 +1,6 @@
-"""What all archives share: reasons why one cannot be read, and the refusal of decompression bombs.
+"""Shared by all archives: error messages, and the detection of decompression bombs.
 
-Nothing is written to disk, so member names that are absolute or contain ".." do no harm.
+Nothing is written to disk, so member names that are absolute or contain ".." are harmless.
 """
 
 import lzma
@@ -35,7 +35,7 @@ def archive_errors() -> Iterator[None]:
         raise UnreadableSource("a member name is marked as UTF-8 but is not valid UTF-8") from error
     except (OSError, EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError) as error:
         raise UnreadableSource(str(error) or type(error).__name__) from error
-    except Exception as error:  # on damaged bytes, archive readers raise anything
+    except Exception as error:  # on damaged bytes, archive readers can raise anything
         raise UnreadableSource(f"it is damaged ({type(error).__name__}: {error})") from error
 
 

@@ -27,7 +27,7 @@ def _files(place: Place, stack: ExitStack) -> Files | None:
 
 
 class _ArrowRows(Rows):
-    """Rows of an .arrow file; it is one part, because a stream is read from its start."""
+    """Rows of an .arrow file, which is a single part, because a stream can only be read from its start."""
 
     def batches(self, file: BinaryIO, part: int) -> Iterator[Any]:
         """The record batches of the image column."""

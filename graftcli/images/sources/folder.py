@@ -23,7 +23,7 @@ _KINDS: tuple[tuple[Callable[[int], bool], str], ...] = (
 
 
 def kind_of_file(mode: int) -> str:
-    """What a file is that is no regular file."""
+    """The kind of a special file, for messages."""
     return next((kind for test, kind in _KINDS if test(mode)), "a special file")
 
 
@@ -67,7 +67,7 @@ class _FolderFiles(Files):
 
 
 class _RemoteFiles(Files):
-    """The files below a folder behind a URL."""
+    """The files below a folder at a URL."""
 
     def __init__(self, root: RemotePath) -> None:
         self._root, self._names = root, PackedNames(root.below())

@@ -14,7 +14,7 @@ Open = Callable[[str, ExitStack], Files]
 
 
 def list_source(open_source: Open) -> Source:
-    """The kind of source; `open_source` opens the one that a list names."""
+    """The source for lists; `open_source` opens the source that a list refers to."""
 
     def files(place: Place, stack: ExitStack) -> Files | None:
         if not isinstance(place, Path) or not place.is_file() or place.suffix.lower() != ".list":
@@ -41,9 +41,9 @@ def _read(place: Path) -> tuple[str, list[str]]:
     try:
         source, names = document["images of"], document["names"]
     except (KeyError, TypeError) as error:
-        raise UnreadableSource("it is no list that `graftcli images select` wrote") from error
+        raise UnreadableSource("it was not written by `graftcli images select`") from error
     if not isinstance(source, str) or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise UnreadableSource("it is no list that `graftcli images select` wrote")
+        raise UnreadableSource("it was not written by `graftcli images select`")
     return source, names
 
 

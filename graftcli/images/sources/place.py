@@ -1,4 +1,4 @@
-"""Where a source is: a file or folder on this machine, or behind a URL, which the optional package fsspec opens."""
+"""The place of a source: a local file or folder, or a URL, which is opened with the optional package fsspec."""
 
 import itertools
 import re
@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, cast
 
 from graftcli.errors import ImagesError, UsageError
 
-# `Path` joins the two slashes of a URL that is passed through it
+# `Path` merges the two slashes of a URL
 _URL = re.compile(r"([a-z][a-z0-9+.-]+(?:::[a-z][a-z0-9+.-]+)*):/+(.*)", re.DOTALL)
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)", re.ASCII)
@@ -17,7 +17,7 @@ _MAX_SHARDS = 100_000
 
 
 class RemotePath:
-    """A file or folder behind a URL, with the methods of `Path` that sources use."""
+    """A file or folder at a URL, with the methods of `Path` that sources use."""
 
     def __init__(self, file_system: Any, path: str, url: str) -> None:
         self.file_system, self.path, self._url = file_system, path, url
@@ -35,7 +35,7 @@ class RemotePath:
         return not self.is_dir() and bool(self.file_system.exists(self.path))
 
     def is_dir(self) -> bool:
-        """Whether it is a folder. Of a web page, which may be both, the suffix decides."""
+        """Whether it is a folder. A web page can be both a file and a folder: its suffix decides."""
         return self._is_folder
 
     @cached_property
@@ -80,7 +80,7 @@ def stamp(place: Place) -> str:
 
 
 def is_url(source: str | Path) -> bool:
-    """Whether a source is a URL, also one that has passed through `Path`."""
+    """Whether a source is a URL, even if it was converted to a `Path`."""
     return _URL.fullmatch(str(source)) is not None
 
 
@@ -129,7 +129,7 @@ def _remote(url: str) -> RemotePath:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:
-        found = f"`{url}` is a URL, and the package fsspec, which opens URLs, is not installed."
+        found = f"`{url}` is a URL, but the package fsspec, which opens URLs, is not installed."
         raise ImagesError(found, "python3 -m pip install fsspec aiohttp") from error
     try:
         file_system, path = url_to_fs(url)
@@ -138,5 +138,5 @@ def _remote(url: str) -> RemotePath:
         found = f"`{url}` cannot be opened: {error}"
         raise ImagesError(found, f"Install the package that fsspec needs for {protocol}://.") from error
     except ValueError as error:
-        raise ImagesError(f"`{url}` cannot be opened: {error}", "Give a URL that fsspec knows.") from error
+        raise ImagesError(f"`{url}` cannot be opened: {error}", "Give a URL that fsspec supports.") from error
     return RemotePath(file_system, path, url)

@@ -29,7 +29,7 @@ class Shards(Files):
         return self._starts[-1]
 
     def entry(self, index: int) -> Entry:
-        """The file at an index from 0. Its own folders come first in its name, because they may name its class."""
+        """The file at an index from 0. Its folders come first in its name, because they may be its class."""
         number = bisect_right(self._starts, index) - 1
         entry = self._parts[number].entry(index - self._starts[number])
         if is_hidden(entry.name):
@@ -51,7 +51,7 @@ class Shards(Files):
         self._open.clear()
 
     def _read(self, number: int, read: Callable[[], bytes]) -> bytes:
-        """Read from a shard, and close the one that was not read from for longest."""
+        """Read from a shard, and close the least recently used one."""
         self._open[number] = None
         self._open.move_to_end(number)
         if len(self._open) > _MAX_OPEN:
@@ -62,7 +62,7 @@ class Shards(Files):
 def opened_shards(
     places: Sequence[Place], open_one: Callable[[Place, ExitStack], Files | None], stack: ExitStack
 ) -> Files | None:
-    """Open several places as one; None if one of them is no source."""
+    """Open several places as one source; None if one of them is not a source."""
     parts: list[Files] = []
     for place in places:
         part = open_one(place, stack)
@@ -74,7 +74,7 @@ def opened_shards(
 
 
 def shards_in(folder: Place, suffixes: tuple[str, ...]) -> list[Place]:
-    """The shards in a folder; none if it holds an image, because then it is a folder of images."""
+    """The shards in a folder; none if it also contains an image, because then it is a folder of images."""
     if isinstance(folder, Path) and (files := dataset_files(folder)) is not None:
         return list(files)
     names = (

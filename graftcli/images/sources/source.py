@@ -1,4 +1,4 @@
-"""What a kind of image source provides."""
+"""The interface of a kind of image source."""
 
 import re
 from abc import ABC, abstractmethod
@@ -26,12 +26,12 @@ class Entry:
 
 
 class Files(Sequence[Entry], ABC):
-    """The files of a source in compact tables: an entry is made when it is asked for.
+    """The files of a source in compact tables; entries are created on access.
 
     Many processes may each open the same source and read different indices: the order is always the same.
     """
 
-    is_images = False  # whether every file is an image, so that its name needs no suffix
+    is_images = False  # whether every file is an image, whatever its suffix
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -52,7 +52,7 @@ class Files(Sequence[Entry], ABC):
         return map(self.entry, range(len(self)))
 
     def state(self) -> Iterator[str]:
-        """Names, sizes and times: what changes if the files do."""
+        """Names, sizes and modification times, which change if the files do."""
         return (entry.name for entry in self)
 
     def release(self) -> None:
@@ -79,12 +79,12 @@ class Listed(Files):
 
 
 class Chosen(Files):
-    """Some of the files of a source, in any order."""
+    """A selection of the files of a source, in any order."""
 
     def __init__(self, files: Files, indices: Sequence[int]) -> None:
         self._files: Files = files
         self._indices, self.is_images = indices, files.is_images
-        if isinstance(files, Chosen):  # a chain of choices is one
+        if isinstance(files, Chosen):  # flattens nested selections
             self._files, self._indices = files._files, [files._indices[index] for index in indices]
 
     def __len__(self) -> int:
@@ -95,13 +95,13 @@ class Chosen(Files):
         return self._files.entry(self._indices[index])
 
     def state(self) -> Iterator[str]:
-        """Those of all files, and which of them are chosen."""
+        """The state of all files, then the chosen indices."""
         yield from self._files.state()
         yield from map(str, self._indices)
 
 
 class PackedNames(Sequence[str]):
-    """Many names in one block of memory: a few bytes each besides their letters."""
+    """Many names in one block of memory, with an overhead of a few bytes each."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self.text, self.ends = bytearray(), array("Q")
@@ -134,10 +134,10 @@ class Source:
     """A kind of image source. An entry of `SOURCES` adds a kind.
 
     Parameters:
-        name: What it is, for messages and help texts: "folder", ".zip".
-        files: Lists every file at a place, to be read while the stack is open; None if the place holds another kind.
-            Raises UnreadableSource, OSError or ValueError if it holds this kind but cannot be read.
-        shards: Suffixes of the files of this kind of which a folder may hold many: together they are one source.
+        name: The kind, for messages and help texts: "folder", ".zip".
+        files: Lists every file at a place, which can be read while the stack is open. Returns None for another kind of
+            source; raises UnreadableSource, OSError or ValueError for a source of this kind that is not readable.
+        shards: Suffixes of files of this kind that form one source together if a folder contains several.
     """
 
     name: str
@@ -146,7 +146,7 @@ class Source:
 
 
 class UnreadableSource(Exception):
-    """Why a source as a whole cannot be read."""
+    """A source cannot be read at all; the message is the reason."""
 
 
 def printable(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Images in the rows of tables: what .parquet and .arrow share. They are read with the optional package pyarrow."""
+"""Images in the rows of tables (.parquet and .arrow), which are read with the optional package pyarrow."""
 
 from abc import abstractmethod
 from bisect import bisect_right
@@ -13,7 +13,13 @@ from graftcli.images.sources.place import Place, stamp
 from graftcli.images.sources.source import Entry, Files, UnreadableSource
 
 BATCH_ROWS = 64
-_NAMES = ("image", "img", "image_bytes", "bytes", "data")  # of a binary column, if there are several
+_NAMES = (
+    "image",
+    "img",
+    "image_bytes",
+    "bytes",
+    "data",
+)  # names of a binary column with images, if there are several binary columns
 
 
 def require_pyarrow(place: Place) -> None:
@@ -21,7 +27,7 @@ def require_pyarrow(place: Place) -> None:
     try:
         import pyarrow  # noqa: F401
     except ImportError as error:
-        found = f"`{place}` is a table, and the package pyarrow, which reads tables, is not installed."
+        found = f"`{place}` is a table, but the package pyarrow, which reads tables, is not installed."
         raise ImagesError(found, "python3 -m pip install pyarrow") from error
 
 
@@ -32,10 +38,10 @@ class Rows(Files):
 
     def __init__(self, place: Place, column: str, counts: list[int]) -> None:
         self._place, self._column = place, column
-        self._starts = [0, *accumulate(counts)]  # the first row of each part of the file that can be read alone
+        self._starts = [0, *accumulate(counts)]  # the first row of each part of the file that can be read separately
         self._batches: Iterator[Any] = iter(())
         self._batch: Any = None
-        self._first = self._end = 0  # rows of the batch
+        self._first = self._end = 0  # rows of the current batch
         self._file: BinaryIO | None = None
 
     def __len__(self) -> int:
@@ -73,7 +79,7 @@ class Rows(Files):
         return bytes(value)
 
     def _advance(self, index: int) -> None:
-        """Read the next batch if the row lies ahead in the same part, else start at its part."""
+        """Read on to the batch of the row if it is ahead in the same part, else start at the beginning of its part."""
         part = bisect_right(self._starts, index) - 1
         if self._file is None:
             self._file = self._place.open("rb")

@@ -70,7 +70,7 @@ class _Members(Files):
         return len(self) > 0  # zeros look like an empty .tar
 
     def _add(self, member: tarfile.TarInfo) -> int:
-        """Keep what a member's reading needs; return its bytes."""
+        """Record what is needed to read a member; return its size."""
         if member.isdir():
             return 0
         index, offset, size = len(self), member.offset_data, member.size
@@ -134,7 +134,7 @@ def _members(archive: tarfile.TarFile, guard: BoundedReader, size: int, compress
         yield member
         count, last, guard.left = count + 1, archive.offset, _HEADER
     guard.seek(archive.offset)
-    if any(guard.read(tarfile.BLOCKSIZE)):  # tarfile takes a damaged header for the end of the archive
+    if any(guard.read(tarfile.BLOCKSIZE)):  # tarfile treats a damaged header as the end of the archive
         raise UnreadableSource(f"the header of its member {count + 1} is damaged")
 
 

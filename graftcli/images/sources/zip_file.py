@@ -39,7 +39,7 @@ def _members(file: BinaryIO, size: int, stack: ExitStack) -> list[Entry]:
 
 
 def _overlapping(archive: zipfile.ZipFile) -> set[int]:
-    """The ids of members that share bytes with another: a bomb reads the same bytes thousands of times."""
+    """The ids of members that share bytes with another, as in a bomb that reads the same bytes thousands of times."""
     if not (members := sorted(archive.infolist(), key=lambda member: member.header_offset)):
         return set()
     ends = [member.header_offset + 30 + len(member.orig_filename) + member.compress_size for member in members]

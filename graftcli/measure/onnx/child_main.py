@@ -19,7 +19,7 @@ from typing import TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-_GRACE = 5.0  # seconds beyond the limit after which this process ends, if its parent has not ended it
+_GRACE = 5.0  # seconds beyond the limit after which this process ends itself, if its parent has not ended it
 _NO_MEMORY = ("bad_alloc", "Failed to allocate", "BFCArena", "AllocateRawInternal", "vector::_M_default_append")
 _MAX_OUTPUT = 256 << 20  # bytes
 

@@ -1,4 +1,4 @@
-"""A child process with limited time and memory, for work that a hostile file could make endless.
+"""A child process with limited time and memory, for work that a malicious file could make endless.
 
 The child runs a script that imports neither graftcli nor torch. Requests and responses are lines of JSON, each followed
 by the number of raw bytes in its `bytes` field.
@@ -19,7 +19,7 @@ from typing import IO, Any, cast
 Response = dict[str, Any]  # JSON
 
 _MAX_LINE = 64 << 20  # bytes of a line of JSON
-_MAX_PAYLOAD = 512 << 20  # bytes that follow it; a larger response counts as an attack
+_MAX_PAYLOAD = 512 << 20  # bytes that follow it; a larger response is treated as an attack
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Refusal(ChildError):
 
 
 class Child:
-    """The process. It ends with this object, and with the parent process."""
+    """The process. It ends when this object is deleted or the parent process ends."""
 
     def __init__(self, script: Path) -> None:
         # -P: do not search the script's folder for modules

@@ -1,6 +1,6 @@
 """Read precision, parameters, multiply-adds and input of an ONNX graph, without running it.
 
-`child_main` runs this in a process with limits: reading a hostile graph may take all memory or never end. It imports
+`child_main` runs this in a process with limits, because a malicious graph may need all memory or never end. It imports
 nothing from graftcli.
 """
 

@@ -37,7 +37,7 @@ class OnnxMetadata:
 
 @dataclass(frozen=True)
 class OnnxFacts:
-    """What is known of an ONNX file before it runs."""
+    """The facts about an ONNX file that are known before it runs."""
 
     precision: str  # fp32, fp16, bf16, int8
     bytes: int  # on disk, including external data files

@@ -1,7 +1,7 @@
 """Benchmark ONNX files with onnxruntime, each in a child process with limited time and memory.
 
 A file may come from anywhere, and its graph can loop forever or request all memory in any run, depending on the pixels.
-So this process never loads one. The child times its runs, which excludes the communication between the processes.
+This process therefore never loads one. The child measures its runs itself, which excludes the communication.
 """
 
 import math
@@ -25,13 +25,13 @@ _COPIES = 4  # of the weights, in memory
 _BYTES_PER_VALUE = 512  # of feature maps, per input value
 _VALUES_PER_SECOND = 2e6  # in the first run: extra time for large images
 _BYTES_PER_THREAD = 16 << 20
-_SLOWDOWN = 3.0  # a run may take this many times what the first run predicts
+_SLOWDOWN = 3.0  # limit of a run's time, as a multiple of what the first run predicts
 
 _NUMERIC = ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64")
 
 
 class _Session:
-    """An ONNX file in a child process, loaded and run once on black images."""
+    """An ONNX file in a child process, in which it was loaded and run once on black images."""
 
     def __init__(self, path: Path, facts: OnnxFacts, shape: tuple[int, ...], threads: int, seconds: float) -> None:
         self.path, self.batch, self.input_type = path, facts.input_shape[0], facts.input_type
@@ -59,7 +59,7 @@ class _Session:
         kind, shape = response["type"], response["shape"] or ()
         if kind not in _NUMERIC or len(data) != math.prod(shape) * np.dtype(kind).itemsize:
             size = "x".join(map(str, shape)) or "no shape"
-            message = f"`{self.path}` gives {kind} of {size}, which are not logits."
+            message = f"`{self.path}` returns {kind} of {size}, which are not logits."
             raise CheckpointError(message, "Give a network that classifies images.")
         return np.frombuffer(data, kind).reshape(shape)
 

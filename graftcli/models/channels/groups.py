@@ -16,13 +16,13 @@ __all__ = ["IMAGES", "ChannelGroups", "channels"]
 
 @dataclass(frozen=True)
 class ChannelGroups:
-    """The channels of a network, numbered from 1; 0 is a channel that could not be followed."""
+    """The channels of a network, numbered from 1; 0 is a channel whose origin is unknown."""
 
     gives: Mapping[str, tuple[int, ...]]  # output channels by layer; for a parameter, the channel of each entry
     reads: Mapping[str, tuple[int, ...]]  # input channels of layers that mix their inputs
     groups: Mapping[str, int]  # groups of grouped layers that mix their inputs
     parts: Mapping[str, tuple[int, ...]]  # channels of a slice, by the path of the slicing operation
-    lost: frozenset[int]  # channels that also reach operations that could not be followed
+    lost: frozenset[int]  # channels that also reach operations through which they cannot be followed
 
 
 def channels(traced: Traced) -> ChannelGroups:

@@ -15,7 +15,7 @@ class Names:
         self.parent = [0]
 
     def fresh(self, count: int) -> list[int]:
-        """New names, each in a set of its own."""
+        """New names, each in its own set."""
         first = len(self.parent)
         self.parent += range(first, first + count)
         return list(range(first, first + count))
@@ -29,7 +29,7 @@ class Names:
     def join(self, name: int, other: int) -> None:
         """Unite the sets of two names."""
         first, second = sorted((self.root(name), self.root(other)))
-        if first:  # 0 is no channel
+        if first:  # 0 is not a channel
             self.parent[second] = first
 
     def roots(self) -> list[int]:
@@ -91,6 +91,6 @@ def paired_names(first: Tensor, second: Tensor) -> list[tuple[int, int]]:
 
 
 def one_to_one(pairs: Collection[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """The pairs whose names occur in one pair only: a gate shared by all channels is coupled to none."""
+    """The pairs whose names occur in no other pair, because a gate shared by all channels is coupled to none."""
     counts = [Counter(pair[side] for pair in pairs) for side in (0, 1)]
     return sorted(pair for pair in pairs if all(count[name] == 1 for count, name in zip(counts, pair, strict=True)))

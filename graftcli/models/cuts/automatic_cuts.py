@@ -1,4 +1,4 @@
-"""Choose cuts among positions: the best position beside each downsampling layer, or cuts into blocks of equal MACs.
+"""Choose cuts among positions: the best position next to each downsampling layer, or cuts into blocks of equal MACs.
 
 Positions where adapters fold are preferred, then those highest in the module tree, then those nearest to the
 downsampling layer.
@@ -38,7 +38,7 @@ class Shrink:
 
 _STEM_STRIDE = 4  # every resolution from this stride on is a stage
 _STEM_SHARE = 0.1  # a smaller stride is a stage with this share of the MACs, if the first layer keeps the resolution
-_TRIMMED_AREA = 0.65  # a feature map that keeps this share of its area lost its border to a layer without padding
+_TRIMMED_AREA = 0.65  # a feature map that keeps this share of its area only lost its border in a layer without padding
 _MAX_LAYERS_BESIDE = 2  # largest number of layers between a cut and the downsampling layer
 
 
@@ -120,7 +120,7 @@ def _count_layers(module: nn.Module) -> int:
 
 
 def _unit(traced: Traced, node: fx.Node) -> str:
-    """The path, with a trailing dot, of the innermost module around a node that is no container and no single layer."""
+    """The path, with a trailing dot, of the innermost module around a node that is no container and no layer."""
     path = traced.paths[node]
     while path:
         path = path.rpartition(".")[0]
@@ -131,7 +131,7 @@ def _unit(traced: Traced, node: fx.Node) -> str:
 
 
 def positions_beside(shrink: Shrink) -> list[Position]:
-    """The positions beside a downsampling layer, best first: after a max-pool, before any other layer."""
+    """The positions next to a downsampling layer, best first: after a max-pool, before any other layer."""
     traced = shrink.before[0].traced
     index = traced.nodes.index(shrink.node)
     unit = _unit(traced, shrink.node)
@@ -164,7 +164,7 @@ def _is_max_pool(traced: Traced, node: fx.Node) -> bool:
 
 
 def cuts(traced: Traced) -> list[Position]:
-    """The natural cuts of a network: the best position beside each downsampling layer that ends a stage."""
+    """The natural cuts of a network: the best position next to each downsampling layer that ends a stage."""
     chosen: list[Position] = []
     for shrink in shrinks(traced):
         choice = next((p for p in positions_beside(shrink) if not chosen or p.index > chosen[-1].index), None)
@@ -221,7 +221,9 @@ def equal_shares(
     remaining = list(candidates)
     for k in range(1, count):
         goal = work[start] + (work[stop] - work[start]) * k / count
-        available = remaining[: max(1, len(remaining) - (count - 1 - k))]  # leaves a position for each remaining share
+        available = remaining[
+            : max(1, len(remaining) - (count - 1 - k))
+        ]  # leaves at least one position for each remaining share
         if available:
             chosen.append(min(available, key=lambda p: (abs(work[p.index] - goal), p.depth)))
             remaining = remaining[remaining.index(chosen[-1]) + 1 :]

@@ -49,7 +49,7 @@ class Side:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """The number of parameters; one that is shared counts once."""
+    """The number of parameters; a shared parameter counts once."""
     return sum(p.numel() for p in module.parameters())
 
 

@@ -1,4 +1,4 @@
-"""Choose pairs of cuts so that there are a given number of blocks."""
+"""Choose pairs of cuts that give a requested number of blocks."""
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise

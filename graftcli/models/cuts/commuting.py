@@ -114,14 +114,14 @@ def _reshaped(old: tuple[int, ...], new: tuple[int, ...], axis: Axis) -> Axis | 
     """(B, H*W, C) <-> (B, H, W, C), where the channels stay one dimension; or (B, C, H, W) -> (B, C*H*W)."""
     if axis.repeat != 1:
         return None
-    channels, behind = old[axis.dim], prod(old[axis.dim + 1 :])
+    channels, spatial = old[axis.dim], prod(old[axis.dim + 1 :])
     for dim in range(1, len(new)):
         if prod(new[:dim]) != prod(old[: axis.dim]):
             continue
         if new[dim] == channels:
             return Axis(dim)
-        if new[dim] == channels * behind:
-            return Axis(dim, behind)
+        if new[dim] == channels * spatial:
+            return Axis(dim, spatial)
     return None
 
 

@@ -29,7 +29,7 @@ def check(options: CutOptions) -> None:
         if names is None:
             continue
         if not names:
-            raise UsageError(f"--split-{role} names no cut.", "Give module names, such as layer1,layer2,layer3.")
+            raise UsageError(f"--split-{role} is empty.", "Give module names, such as layer1,layer2,layer3.")
         if options.blocks is not None and len(names) != options.blocks - 1:
             raise UsageError(
                 f"--split-{role} makes {len(names) + 1} blocks; --blocks-count is {options.blocks}.",
@@ -38,7 +38,7 @@ def check(options: CutOptions) -> None:
 
 
 def manual_pairs(teacher: Traced, student: Traced, options: CutOptions) -> list[tuple[Position, Position]]:
-    """Pair the named positions; if only one network is named, take the other's first positions of equal size."""
+    """Pair the named positions; if only one network is cut by hand, match the other by size."""
     teacher_cuts = _named(teacher, options.teacher, "teacher") if options.teacher is not None else None
     student_cuts = _named(student, options.student, "student") if options.student is not None else None
     if teacher_cuts is None and student_cuts is not None:

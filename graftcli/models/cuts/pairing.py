@@ -32,21 +32,21 @@ def pair(teacher: Traced, student: Traced, options: CutOptions) -> list[Pair]:
     if options.teacher is not None or options.student is not None:
         pairs = manual_pairs(teacher, student, options)
     else:
-        pairs = [_behind_relu(*found) for found in _automatic_pairs(teacher, student, options.blocks)]
+        pairs = [_after_relu(*found) for found in _automatic_pairs(teacher, student, options.blocks)]
     _check_sizes(pairs)
     return pairs
 
 
-def _behind_relu(teacher: Position, student: Position) -> Pair:
-    """Move the teacher's position behind its ReLU if only that lies between the two networks' values.
+def _after_relu(teacher: Position, student: Position) -> Pair:
+    """Move the teacher's position after its ReLU, if the student's position follows a ReLU and the teacher's does not.
 
-    A student block that ends with a ReLU cannot give the negative values in front of the teacher's.
+    A student block that ends with a ReLU cannot return negative values, which the teacher has before its ReLU.
     """
     if teacher.channels == student.channels and needs_adapter(teacher, student):
         work = macs_before(teacher.traced)
         for later in positions(teacher.traced):
-            is_behind = later.index > teacher.index and work[later.index] == work[teacher.index]
-            if is_behind and later.shape == teacher.shape and later.nonnegative:
+            is_after = later.index > teacher.index and work[later.index] == work[teacher.index]
+            if is_after and later.shape == teacher.shape and later.nonnegative:
                 return later, student
     return teacher, student
 
@@ -113,7 +113,7 @@ def _at_equal_shares(teacher: Traced, student: Traced, count: int | None) -> lis
 def _natural(
     teacher: Traced, student: Traced, teacher_cuts: Sequence[Position], student_cuts: Sequence[Position]
 ) -> list[Pair]:
-    """Pair natural cuts of equal size, or positions beside common downsampling steps if these give more pairs."""
+    """Pair natural cuts of equal size, or positions next to common downsampling steps if these give more pairs."""
     same = _common(teacher_cuts, student_cuts)
     aligned = _beside_common_steps(teacher, student)
     best = aligned if len(aligned) > len(same) else same
@@ -144,7 +144,7 @@ def _common(teacher_cuts: Sequence[Position], student_cuts: Sequence[Position]) 
 
 
 def _beside_common_steps(teacher: Traced, student: Traced) -> list[Pair]:
-    """For each downsampling step that both networks have, a pair of positions beside it with equal size."""
+    """For each downsampling step that both networks have, a pair of positions next to it with equal size."""
     steps = {(s.before[-1].size, s.after[0].size): s for s in shrinks(teacher) if s.stage}
     pairs: list[Pair] = []
     for shrink in shrinks(student):

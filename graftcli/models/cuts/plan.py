@@ -55,7 +55,9 @@ class Block:
     teacher: BlockPart
     student: BlockPart
     seam: PlannedSeam | None  # at the end of the block; None after the last block
-    same: Sameness | None = None  # what equals the teacher's block; None if an end needs an adapter
+    same: Sameness | None = (
+        None  # what is equal to the teacher's block, if anything; None if an adapter is needed at an end
+    )
 
 
 @dataclass(frozen=True)

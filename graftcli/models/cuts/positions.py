@@ -30,7 +30,7 @@ class Position:
     shape: tuple[int, ...]  # without the batch dimension
     layout: Layout
     size: tuple[int, int]  # height and width of the feature map
-    prefix: int = 0  # tokens without a spatial location (class token, registers)
+    prefix: int = 0  # number of tokens without a spatial location (class token, registers)
 
     @property
     def channel_dim(self) -> int:
@@ -44,12 +44,12 @@ class Position:
 
     @property
     def nonnegative(self) -> bool:
-        """Whether its values are zero or more, such as after a ReLU."""
+        """Whether its values are never negative, as after a ReLU."""
         return self.node in self.traced.nonnegative
 
     @cached_property
     def forwards(self) -> foldability.Fold:
-        """The layers behind the position that an adapter folds into, or what prevents it."""
+        """The layers after the position that an adapter folds into, or what prevents it."""
         return foldability.forwards(self.traced, self.node, self.channel_dim)
 
     @cached_property
@@ -66,7 +66,7 @@ class Position:
 def needs_adapter(teacher: Position, student: Position) -> bool:
     """Whether the student's features cannot match the teacher's without an adapter.
 
-    They have another number of channels, or no negative values where the teacher's have some.
+    Their number of channels differs, or they are never negative although the teacher's can be.
     """
     return teacher.channels != student.channels or (student.nonnegative and not teacher.nonnegative)
 

@@ -50,7 +50,7 @@ _SLACK = 2**28  # bytes allowed beyond the weights
 
 @contextmanager
 def building(document: Path, weights: int) -> Iterator[None]:
-    """Build a document's network inside: errors become one CheckpointError; tensors must fit `weights` bytes."""
+    """A context to build a document's network: errors become one CheckpointError; tensors must fit `weights` bytes."""
     try:
         with _Bounded(document, 8 * (weights or _SLACK) + _SLACK):
             yield

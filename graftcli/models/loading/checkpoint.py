@@ -26,7 +26,7 @@ __all__ = [
     "refusal",
 ]
 
-# The keys under which checkpoints wrap plain and averaged (EMA) weights, in the order in which they are looked for.
+# The keys under which checkpoints wrap plain and averaged (EMA) weights, in order of precedence.
 PLAIN = ("state_dict", "model", "model_state_dict", "net", "student", "network", "module", "state")
 AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model", "shadow")
 WRAPPERS = (*PLAIN, *AVERAGED)
@@ -78,7 +78,7 @@ def _nested(entries: Mapping[object, object], names: tuple[str, ...], depth: int
 
 
 def _from_unknown_key(entries: Mapping[object, object]) -> TensorState | None:
-    """The only state dict under an unknown key, or the tensors that lie beside other values."""
+    """The only state dict under an unknown key, or the tensors that are saved next to other values."""
     nested = [
         TensorState(tensors, str(key)) for key, value in entries.items() if (tensors := _tensors(value)) is not None
     ]
@@ -115,8 +115,9 @@ def shape(tensor: Tensor) -> str:
 def infer(matched: CheckpointMatch, num_classes: int, in_chans: int) -> tuple[int | None, int | None]:
     """Infer the classes and input channels of a checkpoint where they differ from the network's; else None.
 
-    They show as shapes that differ in one dimension only: the first in a classifier, the second in a stem. A classifier
-    that only the checkpoint has counts too. Every other difference means another architecture: nothing is inferred.
+    They are inferred from shapes that differ in one dimension only: the first in a classifier, the second in a stem. A
+    classifier that only the checkpoint has counts too. Any other difference means a different architecture, and nothing
+    is inferred.
     """
     classes, channels = _classifier_alone(matched.extra), set[int]()
     if matched.missing or (matched.extra and not classes):
@@ -161,7 +162,7 @@ def refusal(matched: CheckpointMatch, file: str, name: str, hint: str = "") -> C
 
 
 def _summary(matched: CheckpointMatch) -> str:
-    """How many tensors match, and what that tells if all of one side do."""
+    """How many tensors match, and what it means if one side has no unmatched tensors."""
     counted = f"{matched.count} of its {matched.total} tensors match"
     if matched.differing or not matched.count:
         return counted

@@ -1,6 +1,6 @@
 """Import a user's Python file or package and find the factory in it.
 
-A file is imported under a private name with its folder on the import path; modules beside it are removed from
+A file is imported under a private name with its folder on the import path; modules next to it are removed from
 `sys.modules` afterwards, so two `model.py` files with different `layers.py` do not collide. Code that a document names
 passes a `Gate`, which checks the bytes of every file before they run; `__pycache__` is never used.
 """
@@ -146,14 +146,14 @@ def _imports_gated(folder: Path, gate: Gate) -> Iterator[None]:
 
 
 class _GatedFinder(importlib.abc.MetaPathFinder):
-    """Find modules beside a file and installed modules; all but installed ones pass the gate."""
+    """Find installed modules and modules next to a file; the latter must pass the gate."""
 
     def __init__(self, folder: Path, gate: Gate) -> None:
         self.folder, self.gate = folder, gate
         here = {"", ".", str(Path.cwd()), str(folder)}
-        # taken before user code can change sys.path
+        # copied before user code can change sys.path
         self.installed = [entry for entry in sys.path if entry not in here]
-        self.packages: set[str] = set()  # packages that passed the gate; their modules must pass it too
+        self.packages: set[str] = set()  # packages that passed the gate; their submodules must pass it too
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None

@@ -100,7 +100,7 @@ def check_kwargs(kwargs: object, document: Path) -> None:
 
 
 def _not_allowed(document: Path, problem: str) -> CheckpointError:
-    return CheckpointError(f"`{document}` asks for {problem}, which is not allowed in a file.", FIX)
+    return CheckpointError(f"`{document}` contains {problem}, which is not allowed in a file.", FIX)
 
 
 def _problem(value: object, depth: int = _MAX_DEPTH) -> str | None:

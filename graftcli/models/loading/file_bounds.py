@@ -15,7 +15,7 @@ COPY_AGAIN = "Copy or download it again."
 def raise_over_limit(file: Path, what: str) -> NoReturn:
     """Raise the error for a file that exceeds a limit; `what` describes the limit."""
     message = f"`{file}` exceeds a limit: {what}."
-    raise CheckpointError(message, "Save the weights alone: torch.save(net.state_dict(), …).")
+    raise CheckpointError(message, "Save only the weights: torch.save(net.state_dict(), …).")
 
 
 def damaged(file: Path, err: Exception) -> CheckpointError:

@@ -21,7 +21,7 @@ from graftcli.models.weights import Weights, WeightsOrigin
 
 _SETTINGS = ("pretrained_cfg", "default_cfg")  # attributes in which timm models describe their input
 _SIZES = ("input_size", "img_size", "image_size")  # attributes that name the input size, in this order
-_ASSUMED_SIZE = (224, 224)  # of a network that names none
+_ASSUMED_SIZE = (224, 224)  # input size of a network that declares none
 _MIN_CROPPED_SIZE = 128  # below this size (CIFAR, MNIST) images are not cropped
 
 
@@ -76,7 +76,7 @@ def mark_random_weights(network: Network, gate: Gate | None = None) -> Network:
     """Mark the weights as random if a second call of the factory gives different weights."""
     origin, before = network.origin, network.module.state_dict()
     assert origin["kind"] == "code"  # as `network` above has made it
-    # the first call has already shown what the factory prints
+    # hides what the factory prints, which the first call has shown
     with torch.random.fork_rng(devices=[]), redirect_stderr(io.StringIO()):
         torch.manual_seed(1)
         after = module(origin["where"], origin["call"], origin["kwargs"], gate).state_dict()
@@ -89,7 +89,7 @@ def module(where: str, call: str, requested: Kwargs, gate: Gate | None = None) -
     factory, literals = keywords(call)
     active_gate = gate_for(where, factory, gate)
     build = find(where, factory, active_gate)
-    if gate is not None:  # trusted code could do anything with a path
+    if gate is not None:  # trusted code could misuse a path
         check_kwargs(literals, gate.document)
     fix = "Check its keyword arguments, --num-classes, --in-chans and --img-size."
     with running(where, f"`{factory}` built its network", fix), importable(where, active_gate):
@@ -113,7 +113,7 @@ class Input(NamedTuple):
 
     size: tuple[int, int, int]  # C, H, W
     preprocess: PreprocessDefaults
-    is_assumed: bool  # whether nothing names the size
+    is_assumed: bool  # whether the size is a default that nothing declares
 
 
 def input_of(module: nn.Module, request: ModelRequest, kwargs: Kwargs) -> Input:

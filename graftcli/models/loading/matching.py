@@ -11,7 +11,7 @@ _PREFIXES = ("module.", "model.", "_orig_mod.", "backbone.", "encoder.")
 # Ignored in a checkpoint: auxiliary classifiers, profiler counters
 _IGNORED_PREFIXES = ("aux1.", "aux2.", "AuxLogits.")
 _IGNORED_SUFFIXES = ("total_ops", "total_params")
-_MAX_PREFIX = 8  # modules that a shared prefix may name
+_MAX_PREFIX = 8  # largest number of modules in a shared prefix
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class CheckpointMatch:
 def match(state: TensorState, module: nn.Module) -> CheckpointMatch:
     """Match tensors with a network by name.
 
-    Known prefixes are stripped where that makes names match, and any prefix that all names share if more match then.
+    Known prefixes are stripped if the names then match. A prefix that all names share is stripped if more names then
+    match.
     """
     expected = module.state_dict()
     found = _match(state.tensors, expected)

@@ -81,7 +81,7 @@ def _onnx_file(text: str, role: str) -> UsageError:
     return UsageError(
         f"{found} is an ONNX file: it runs in `graftcli eval` and `graftcli bench`, and cannot be cut, trained or"
         " exported again.",
-        "Give what it was exported from: a run, its model.safetensors, or a model spec with its checkpoint.",
+        "Give the network that was exported: a run, its model.safetensors, or a model spec with its checkpoint.",
     )
 
 
@@ -201,7 +201,9 @@ def _from_checkpoint(file: Path, context: SpecContext) -> ModelSource:
     if not sources:
         raise CheckpointError(f"`{file}` names the architecture `{name}`, which neither timm nor torchvision has.", fix)
     results = [_try_source(source, saved) for source in sources]
-    source, (_, inferred) = max(zip(sources, results, strict=True), key=lambda pair: pair[1][0])  # the first of equals
+    source, (_, inferred) = max(
+        zip(sources, results, strict=True), key=lambda pair: pair[1][0]
+    )  # the first if both match equally well
     return replace(source, make=lambda request: source.make(request | inferred), file=file)
 
 
@@ -215,7 +217,7 @@ def _try_source(source: ModelSource, saved: object) -> tuple[bool, ModelRequest]
 
 
 def _is_local(text: str) -> bool:
-    """Whether a spec that names nothing is meant as a path: it begins like one, or its folder exists."""
+    """Whether an unknown spec is meant as a path: it begins like one, or its folder exists."""
     try:
         return text.startswith((".", "/", "~", "runs/")) or ("/" in text and Path(text).parent.is_dir())
     except OSError:  # a long spec exceeds the length of a file name

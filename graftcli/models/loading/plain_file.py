@@ -25,12 +25,12 @@ def read_regular(path: Path, limit: int = _MAX_DOCUMENT) -> bytes:
 
 
 def missing_path(path: Path) -> CheckpointError:
-    """The error for a path that does not exist, with the nearest name beside it."""
+    """The error for a path that does not exist, with the nearest existing name in the same folder."""
     message = f"There is no file or folder `{path}`."
     with suppress(OSError):
         if near := difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=1):
             return CheckpointError(message, f"Did you mean `{path.parent / near[0]}`?")
-    return CheckpointError(message, "Check the path, and the folder in which the command runs.")
+    return CheckpointError(message, "Check the path, and the current working directory.")
 
 
 def read_text(path: Path) -> str:

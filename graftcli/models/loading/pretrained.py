@@ -102,7 +102,7 @@ def _fix(name: str, role: str) -> str:
 
 @contextmanager
 def _fetching(what: str, fix: str, hub: bool) -> Iterator[None]:
-    """Download inside: wait at most `TIMEOUT` seconds for a response, print nothing, raise one error."""
+    """A context for downloads: wait at most `TIMEOUT` seconds for a response, print nothing, raise one error."""
     reason = ""
     try:
         with ExitStack() as stack:
@@ -123,7 +123,7 @@ def _fetching(what: str, fix: str, hub: bool) -> Iterator[None]:
 @contextmanager
 def _socket_timeout() -> Iterator[None]:
     before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets none
+    socket.setdefaulttimeout(TIMEOUT)  # torch.hub sets no timeout
     try:
         yield
     finally:

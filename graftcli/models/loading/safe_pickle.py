@@ -55,7 +55,7 @@ _MAGIC = {
     b"version https://git-lfs": "a Git LFS pointer to a file that was not downloaded",
     b"<": "a web page or XML, not a checkpoint",
 }
-_MAX_EXCESS = 1 << 26  # bytes a tensor may exceed its storage by, through strides of 0
+_MAX_EXCESS = 1 << 26  # bytes by which a tensor with strides of 0 may exceed its storage
 _UNSAFE_LOAD = "If you trust its source, --unsafe-load loads it and runs the code it contains."
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin", "model.pth", "pytorch_model.pth")
 
@@ -213,7 +213,7 @@ def _check_tensors(file: Path, value: object) -> None:
             kind = "a nested tensor" if tensor.is_nested else f"a tensor of {tensor.dim():,} dimensions"
             raise CheckpointError(f"`{name}` in `{file}` is {kind}.", "Save it as a plain tensor.")
         if tensor.layout != torch.strided or tensor.is_meta:
-            continue  # matching with the network refuses it
+            continue  # skipped here: matching with the network refuses it
         size, stored = tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes()
         if size > stored + _MAX_EXCESS:
             shape = "x".join(map(str, tensor.shape))

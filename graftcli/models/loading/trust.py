@@ -51,7 +51,8 @@ def trusted() -> tuple[Trusted, ...]:
         return ()
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
         raise UsageError(
-            f"`{file}` cannot be read: {type(err).__name__}: {err}.", "Fix the file, or remove it to trust nothing."
+            f"`{file}` cannot be read: {type(err).__name__}: {err}.",
+            "Fix the file, or delete it, which removes all trusted entries.",
         ) from err
 
 
@@ -134,12 +135,12 @@ def _is_trusted(digest: str, call: str) -> bool:
 
 
 class Untrusted(CheckpointError):
-    """A document requests code or a download that only the user may start."""
+    """A document refers to code or a download that only the user may start."""
 
 
 def refusal(document: Path, code: str, fix: str) -> Untrusted:
-    """The error for code that a document requests."""
-    message = f"`{document}` asks to run code: {code}. Documents cannot run code that you do not trust."
+    """The error for code that a document refers to."""
+    message = f"loading `{document}` would run code: {code}. Documents cannot run code that you do not trust."
     return Untrusted(message, fix)
 
 

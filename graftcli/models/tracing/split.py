@@ -102,7 +102,7 @@ class _BlockCopier:
         return self.copies[node]
 
     def _is_size_of_past(self, node: fx.Node) -> bool:
-        """Whether a node is the size of a tensor that does not exist in this block."""
+        """Whether a node is the size of a tensor that this block does not have."""
         past = (n for n in node.all_input_nodes if n in self.image_dependent and n not in self.copies)
         return node in self.traced.sizes and next(past, None) is not None
 

@@ -68,7 +68,7 @@ class Traced(Recording):
 def trace(module: nn.Module, example: Tensor, *, classifier: bool = True) -> Traced:
     """Trace `module` in eval mode and verify the graph on `example` (at least two images).
 
-    With `classifier=False` (submodules), the output is not checked and the fallback to a chain of stages is off.
+    With `classifier=False`, for submodules, the output is not checked and there is no fallback to a chain of stages.
     """
     module.eval()
     with torch.no_grad():

@@ -87,7 +87,7 @@ def describe_error(error: BaseException) -> str:
     """The first line of an exception, with the innermost line of the network's code in its traceback."""
     message = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     if isinstance(error, fx.proxy.TraceError) or "Proxy" in message:
-        message = "its code depends on tensor values or sizes"  # clearer than the message of torch.fx
+        message = "its code depends on tensor values or sizes"  # this is clearer than the message of torch.fx
     folders = (Path(torch.__file__).parent, Path(__file__).parents[1])  # torch and graftcli.models
     skipped = tuple(f"{folder}{os.sep}" for folder in folders)
     frames = traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Convert the parameters of a command into the keyword arguments of the public function behind it."""
+"""Convert the parameters of a command into the keyword arguments of the public function that it calls."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import typer
 
 from graftcli.cli.plan import split_names
 
-_NAMES = {"set_": "set", "compile_": "compile", "run_folder": "run"}  # parameters with another name than their flag
+_NAMES = {"set_": "set", "compile_": "compile", "run_folder": "run"}  # parameters whose name differs from their flag
 _COMMAND_ONLY = ("ctx", "as_json", "quiet")
 
 

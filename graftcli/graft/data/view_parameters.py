@@ -1,4 +1,4 @@
-"""What each augmented view shows: drawn on the CPU from a seed alone, so that it is the same on every device."""
+"""Draw the augmentation parameters of each view on the CPU from a seed, so that they are equal on every device."""
 
 import math
 from dataclasses import dataclass, replace
@@ -39,8 +39,8 @@ class CutMix:
 
 
 @dataclass(frozen=True)
-class Draws:
-    """What each view shows."""
+class ViewParameters:
+    """The augmentation parameters of all views."""
 
     crops: Crops
     mixup: Mixup
@@ -50,7 +50,7 @@ class Draws:
         return len(self.crops.image)
 
 
-def draw(
+def draw_view_parameters(
     images: int,
     stored: tuple[int, ...],
     size: tuple[int, int],
@@ -58,7 +58,7 @@ def draw(
     count: int,
     seed: int,
     synthetic: int = 0,
-) -> Draws:
+) -> ViewParameters:
     """Draw `count` views of `size` of each image; up to half of them show one of the `synthetic` images instead.
 
     `stored` are height and width of the images.
@@ -68,7 +68,9 @@ def draw(
     if synthetic:
         crops = replace(crops, image=_with_synthetic(crops.image, images, synthetic, generator))
     total = len(crops.image)
-    return Draws(crops, _draw_mixup(total, augment.mixup, generator), _draw_cutmix(total, augment.cutmix, generator))
+    return ViewParameters(
+        crops, _draw_mixup(total, augment.mixup, generator), _draw_cutmix(total, augment.cutmix, generator)
+    )
 
 
 def _draw_crops(
