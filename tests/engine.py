@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from graftcli.events import Event
 from graftcli.graft.backend.precision import Precision
-from graftcli.graft.data.held_out import held_out_count
+from graftcli.graft.data.held_out import GivenImages, held_out_count
 from graftcli.graft.data.teacher_cache import TeacherCache
 from graftcli.graft.data.views import Views
 from graftcli.graft.engine import Outcome, run
@@ -157,7 +157,8 @@ def trained(
     listen: Callable[[Event], None] = lambda _: None,
 ) -> Outcome:
     settings, noise = settings or EngineSettings(), images(count)
-    return run(made, noise, PREPROCESS, scheduled(wanted or recipe(), made, noise, settings), settings, store, listen)
+    schedule = scheduled(wanted or recipe(), made, noise, settings)
+    return run(made, GivenImages(noise), PREPROCESS, schedule, settings, store, listen)
 
 
 def scheduled(wanted: Recipe, plan: Plan, images: Images, settings: EngineSettings | None = None) -> Schedule:

@@ -17,7 +17,7 @@ from graftcli.runs.result import Result
 Model = str | nn.Module
 ImageSource = str | Path | Iterable[Any]
 
-_MODELS, _IMAGES = ("teacher", "student"), ("images", "val_images")
+_MODELS, _IMAGES = ("teacher", "student"), ("images", "val_images", "extra_images")
 _CALL_ARGUMENTS = ("blocks", "run", "out", "overwrite", "command", "listen")
 
 
@@ -42,6 +42,7 @@ def distill(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     val_images: ImageSource | None = None,
+    extra_images: ImageSource | None = None,
     max_images: int | None = None,
     select: str = "balanced",
     strict: bool = False,
@@ -90,6 +91,8 @@ def distill(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
+        extra_images: Unlabelled images of any other kind, which half of the training views show (the recipe's
+            ``views.extra_share``).
         max_images: Number of training images to select; exact duplicates are left out. Default: all images.
         select: Method of selection: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.
@@ -157,6 +160,7 @@ def partial(
     crop_pct: float | None = None,
     interpolation: str | None = None,
     val_images: ImageSource | None = None,
+    extra_images: ImageSource | None = None,
     max_images: int | None = None,
     select: str | None = None,
     strict: bool | None = None,
@@ -205,6 +209,8 @@ def partial(
         crop_pct: Share of the image that the centre crop keeps. Default: from the teacher.
         interpolation: Resampling of the resize, such as ``"bicubic"``. Default: from the teacher.
         val_images: Images on which agreement is measured. Default: a tenth of `images`, if there are 40 or more.
+        extra_images: Unlabelled images of any other kind, which half of the training views show (the recipe's
+            ``views.extra_share``).
         max_images: Number of training images to select; exact duplicates are left out. Default: all images.
         select: Method of selection: ``"balanced"``, ``"diverse"`` or ``"random"``; see `select_images`.
         strict: Raise on corrupt images instead of skipping them.

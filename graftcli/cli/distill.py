@@ -31,6 +31,15 @@ ValImages = Annotated[
         help="Validation images for agreement. Default: a tenth of the images, if there are 40 or more.",
     ),
 ]
+ExtraImages = Annotated[
+    Path | None,
+    o.option(
+        "--extra-images",
+        metavar="DIR",
+        rich_help_panel=o.IMAGES,
+        help="Unlabelled images of any other kind; half of the training views show them (views.extra_share).",
+    ),
+]
 MaxImages = Annotated[
     int | None,
     o.option(
@@ -115,6 +124,7 @@ def distill(
     crop_pct: o.CropPct = None,
     interpolation: o.Interpolation = None,
     val_images: ValImages = None,
+    extra_images: ExtraImages = None,
     max_images: MaxImages = None,
     select: Select = "balanced",
     strict: Strict = False,

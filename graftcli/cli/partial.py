@@ -10,6 +10,7 @@ from graftcli.cli import progress
 from graftcli.cli.arguments import explicit
 from graftcli.cli.distill import (
     RECIPE,
+    ExtraImages,
     MaxImages,
     Out,
     Overwrite,
@@ -77,6 +78,7 @@ def partial(
     crop_pct: o.CropPct = None,
     interpolation: o.Interpolation = None,
     val_images: ValImages = None,
+    extra_images: ExtraImages = None,
     max_images: MaxImages = None,
     select: Select = "balanced",
     strict: Strict = False,

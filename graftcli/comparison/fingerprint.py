@@ -30,6 +30,7 @@ def fingerprint(config: RunConfig) -> str:
         networks.student_checkpoint,
         config.images,
         config.val_images,
+        config.extra_images,
     ]
     recipe = recipe_of(config.how).model_dump(mode="json")
     inputs = json.dumps(plain([document, recipe, [file_stats(spec) for spec in paths]]), sort_keys=True)

@@ -96,7 +96,7 @@ def profile_run(prepared: PreparedRun, folder: Path, world: World = SINGLE) -> S
     ):
         timings = _TimingStore(Cache(Path(scratch)))
         check_run_images(plan.teacher.network, train, prepared.preprocess, device)
-        run(plan, train, prepared.preprocess, schedule, settings, timings, timings.listen, prepared.held_out)
+        run(plan, prepared.images, prepared.preprocess, schedule, settings, timings, timings.listen)
     elapsed = time.monotonic() - began
     trained_tasks = [task for task in schedule.tasks if task.stage.optimizer != "least-squares"]
     step = {task.name: timings.step(task.name, layered=task.stage.train == "layers") for task in trained_tasks}

@@ -11,7 +11,7 @@ from graftcli.errors import PairError
 from graftcli.events import Listener, MergeChecked
 from graftcli.graft.backend.memory_format import set_channels_last_pieces
 from graftcli.graft.data.caches import RunImages, TeacherCaches
-from graftcli.graft.data.held_out import split_images
+from graftcli.graft.data.held_out import GivenImages, all_rows, split_images
 from graftcli.graft.data.views import plain
 from graftcli.graft.initialize.frozen_blocks import copy_blocks, frozen_blocks
 from graftcli.graft.initialize.inherit import inherit
@@ -30,7 +30,7 @@ from graftcli.graft.training.run_store import RunStore
 from graftcli.graft.training.runner import TaskRunner
 from graftcli.graft.training.stages import run_stage
 from graftcli.graft.training.tasks import fixed_blocks, stages_of
-from graftcli.images import Images, Preprocess
+from graftcli.images import Preprocess
 from graftcli.models.cuts.plan import Plan
 from graftcli.models.derivation import is_derived
 from graftcli.recipe import check_units
@@ -51,13 +51,12 @@ class Outcome:
 
 def run(
     plan: Plan,
-    images: Images,
+    images: GivenImages,
     preprocess: Preprocess,
     schedule: Schedule,
     settings: EngineSettings,
     store: RunStore,
     listen: Listener,
-    held_out: Images | None = None,
 ) -> Outcome:
     """Train the student, or only the chosen blocks, and merge; the teacher does not change."""
     recipe, blocks = schedule.recipe, len(plan.blocks)
@@ -65,7 +64,7 @@ def run(
     check_units(recipe, blocks)
     check_derived(recipe, plan.student.network)
     before = weights_digest(plan.teacher.network.module)
-    train, held = split_images(images, held_out, settings.seed)
+    train, held = split_images(images.train, images.held_out, settings.seed)
     init_images = plain(train[:_INIT_IMAGES], preprocess)
     inherits = recipe.init in ("inherit", "least-squares")
     if inherits and not is_derived(plan.student.network):  # a derived student has its weights already
@@ -78,7 +77,8 @@ def run(
         piece.to(settings.precision.device)
     init_images = init_images.to(settings.precision.device)
     set_channels_last_pieces(parts, init_images[:2])
-    run_images = RunImages(train, held, preprocess)
+    extra = None if images.extra is None else all_rows(images.extra)
+    run_images = RunImages(train, held, preprocess, extra)
     caches = TeacherCaches(plan, parts, schedule, run_images, settings, store.cache, listen)
     start = StartImages(init_images, caches.first_views)
     unfrozen = [block for block in range(1, max(chosen) + 1) if block not in frozen]

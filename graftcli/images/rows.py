@@ -48,7 +48,7 @@ class ImageRows:
 
     def with_extra(self, extra: Tensor) -> "ImageRows":
         """The same rows, followed by `extra` images."""
-        return ImageRows(self._pixels, self._index, extra)
+        return ImageRows(self._pixels, self._index, torch.cat([self._extra, extra]))
 
 
 Pixels = Tensor | ImageRows  # uint8 [images, channels, height, width]
@@ -60,6 +60,6 @@ def rows_of(pixels: Tensor, index: Tensor, *, mapped: bool) -> Pixels:
 
 
 def with_extra(pixels: Pixels, extra: Pixels) -> Pixels:
-    """The images, followed by a few `extra` ones."""
+    """The images, followed by `extra` ones, which are copied into memory."""
     extra = extra[:]
     return pixels.with_extra(extra) if isinstance(pixels, ImageRows) else torch.cat([pixels, extra.to(pixels.device)])

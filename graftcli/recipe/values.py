@@ -195,6 +195,9 @@ class ViewSettings(RecipeModel):
     )
     augment: Augment = Field(default=Augment(), description="a map of crop, flip, resized_crop, colour, mixup, cutmix")
     synthetic: Synthetic | None = Field(default=None, description="a map with `images`, `below` and `steps`, or null")
+    extra_share: Annotated[float, Field(strict=True, gt=0, lt=1)] = Field(
+        default=0.5, description="a number above 0 and below 1: the share of views that show --extra-images, if given"
+    )
 
     def max_per_image(self, images: int) -> int | None:
         """The largest number of views per image, from `count` or else `total`; None if unlimited."""

@@ -90,6 +90,7 @@ class RunConfig:
     val_images: str | None = None
     look: PreprocessOptions = field(default_factory=PreprocessOptions)
     how: TrainOptions = field(default_factory=TrainOptions)
+    extra_images: str | None = None
 
 
 _FIELDS = {  # option -> config field, where the names differ
@@ -122,7 +123,7 @@ def config_fields(options: Mapping[str, object]) -> set[str]:
     return {_FIELDS.get(name, name) for name, value in options.items() if value is not None}
 
 
-_PATHS = ("teacher_checkpoint", "student_checkpoint", "images", "val_images", "recipe")
+_PATHS = ("teacher_checkpoint", "student_checkpoint", "images", "val_images", "extra_images", "recipe")
 
 
 def _fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,8 +143,13 @@ def config_json(config: RunConfig) -> Document:
         teacher_checkpoint=absolute(networks.teacher_checkpoint),
         student_checkpoint=absolute(networks.student_checkpoint),
     )
-    images, val_images = absolute(config.images) or config.images, absolute(config.val_images)
-    config = replace(config, networks=networks, images=images, val_images=val_images)
+    config = replace(
+        config,
+        networks=networks,
+        images=absolute(config.images) or config.images,
+        val_images=absolute(config.val_images),
+        extra_images=absolute(config.extra_images),
+    )
     how = {**asdict(train_options), "recipe": _recipe_json(train_options.recipe)}
     document: Document = plain({**asdict(config), "networks": models_json(networks), "how": how})
     return document

@@ -12,7 +12,7 @@ from graftcli.environment.devices import computes_bfloat16, device_named
 from graftcli.environment.process import seeded
 from graftcli.errors import CheckpointError, UsageError
 from graftcli.events import Listener, Warned
-from graftcli.graft.data.held_out import held_out_count
+from graftcli.graft.data.held_out import GivenImages, held_out_count
 from graftcli.graft.data.views import plain
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
 from graftcli.graft.layerwise.layer_pairs import check_derived
@@ -51,6 +51,7 @@ class PreparedRun:
     preprocess: Preprocess
     train: Images
     held_out: Images | None  # from --val-images
+    extra: Images | None  # from --extra-images
     device: torch.device
 
     @property
@@ -58,6 +59,11 @@ class PreparedRun:
         """Whether the run computes in bfloat16."""
         amp = self.config.how.amp
         return computes_bfloat16(self.device) if amp is None else amp
+
+    @property
+    def images(self) -> GivenImages:
+        """The decoded images of the run."""
+        return GivenImages(self.train, self.held_out, self.extra)
 
     @cached_property
     def frozen(self) -> tuple[int, ...]:
@@ -98,7 +104,10 @@ def prepare_run(
     if held_out is not None and (shared := held_out.shared_with(train_images())):
         found = f"{shared} of the {len(held_out.pixels)} validation images are also training images"
         listen(Warned(f"{found}: agreement will be overestimated"))
-    return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, device)
+    extra = None
+    if config.extra_images is not None:
+        extra = images_of(config.extra_images, preprocess, options, listen, place)
+    return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, extra, device)
 
 
 def device_of_process(device: torch.device, world: World) -> torch.device:

@@ -20,6 +20,7 @@ def run_settings(prepared: PreparedRun) -> RunSettings:
         frozen=prepared.frozen,
         images=prepared.train.digest,
         val_images=prepared.held_out.digest if prepared.held_out is not None else None,
+        extra_images=prepared.extra.digest if prepared.extra is not None else None,
         preprocess=prepared.preprocess,
         recipe=prepared.recipe,
         seed=options.seed,

@@ -107,7 +107,7 @@ def _distill(config: RunConfig, request: Request, world: World, listen: Listener
             store.record_single(single)
         store.finish(result)
         _report(folder, prepared, outcome, listen)
-    for images in (prepared.train, prepared.held_out):
+    for images in (prepared.train, prepared.held_out, prepared.extra):
         discard(images)
     forget_selection(pixel_folder(out))
     listen(FileSaved(str(folder)))
@@ -159,8 +159,8 @@ def _run_engine(
 ) -> Outcome:
     settings = engine_settings(prepared, fixed, world)
     with threads(fixed.threads), tensor_float32(settings.precision.device):
-        plan, train, preprocess = prepared.plan, prepared.train, prepared.preprocess
-        return run(plan, train, preprocess, prepared.schedule, settings, store, listen, prepared.held_out)
+        plan, images, preprocess = prepared.plan, prepared.images, prepared.preprocess
+        return run(plan, images, preprocess, prepared.schedule, settings, store, listen)
 
 
 def _check_device(name: str, folder: Path) -> None:

@@ -64,6 +64,7 @@ class RunSettings(_Part):
     frozen: tuple[Block, ...]
     images: str  # digests
     val_images: str | None
+    extra_images: str | None = None
     preprocess: Preprocess
     recipe: Recipe
     seed: Annotated[int, Field(strict=True, ge=0, lt=2**63)]

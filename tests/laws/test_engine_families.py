@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from graftcli.graft.data.held_out import GivenImages
 from graftcli.graft.data.views import Views
 from graftcli.graft.engine import Outcome, run, weights_digest
 from graftcli.graft.initialize.frozen_blocks import frozen_blocks
@@ -70,7 +71,7 @@ def test_a_run_keeps_the_laws(name: str, tmp_path: Path) -> None:
     try:
         outcome = run(
             plan,
-            images,
+            GivenImages(images),
             preprocess,
             scheduled(short(), plan, images),
             EngineSettings(),
@@ -130,7 +131,7 @@ def test_no_recipe_makes_a_student_worse(name: str, tmp_path: Path) -> None:
         short, (images, preprocess) = hurried(recipe_name), noise(both)
         outcome = run(
             both,
-            images,
+            GivenImages(images),
             preprocess,
             scheduled(short, both, images),
             EngineSettings(),

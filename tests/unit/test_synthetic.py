@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from graftcli.events import Event, SyntheticImages
 from graftcli.graft.backend.precision import Precision
 from graftcli.graft.data.synthetic import Synthesis, _Moments, _statistics_losses
-from graftcli.graft.data.views import Views
+from graftcli.graft.data.views import Views, synthetic_views
 from graftcli.graft.engine import weights_digest
 from graftcli.images import Preprocess, normalise
 from graftcli.models.cuts import plan as plans
@@ -269,7 +269,7 @@ def test_a_teacher_without_batchnorm_statistics_makes_none(tmp_path: Path) -> No
 def test_views_show_them_as_often_as_the_others_at_most() -> None:
     def share(synthetic: int) -> float:
         black, white = torch.zeros(20, 3, 16, 16, dtype=torch.uint8), torch.full((synthetic, 3, 16, 16), 255)
-        views = Views(black, PREPROCESS, Augment(), 50, 0, white.to(torch.uint8))
+        views = Views(black, PREPROCESS, Augment(), 50, 0, [synthetic_views(white.to(torch.uint8), 20)])
         assert len(views) == 1000
         return float(views[torch.arange(1000)].float().mean() / 255)
 

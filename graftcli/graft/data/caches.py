@@ -14,7 +14,7 @@ from graftcli.graft.data.chunking import chunk_size
 from graftcli.graft.data.memory_table import feature_parts
 from graftcli.graft.data.synthetic import Synthesis
 from graftcli.graft.data.teacher_cache import Place, TeacherCache, choose_places, size_of
-from graftcli.graft.data.views import Views
+from graftcli.graft.data.views import ViewedImages, Views, synthetic_views
 from graftcli.graft.schedule import Schedule
 from graftcli.graft.settings import EngineSettings
 from graftcli.graft.training.pieces import Pieces
@@ -39,6 +39,7 @@ class RunImages:
     train: Pixels
     held_out: Pixels
     preprocess: Preprocess
+    extra: Pixels | None = None  # shown in a share of the training views, and nowhere else
 
 
 class TeacherCaches:
@@ -62,7 +63,7 @@ class TeacherCaches:
             pixels.to(self._device) if has_room and isinstance(pixels, Tensor) else pixels
             for pixels in (images.train, images.held_out)
         )
-        self.preprocess = images.preprocess
+        self.preprocess, self.extra = images.preprocess, images.extra
         self.files, self.listen = files, listen
         self._caches: dict[Augment, TeacherCache] = {}
 
@@ -118,8 +119,8 @@ class TeacherCaches:
             number = list(schedule.views).index(augment)
             room_bytes = self.settings.drawn_bytes // len(schedule.views)
             per_image, seed = schedule.views[augment], self.settings.seed
-            synthetic, device = self._synthetic, self._device
-            views = Views(self.train, self.preprocess, augment, per_image, seed, synthetic, room_bytes, device)
+            added, device = self._added, self._device
+            views = Views(self.train, self.preprocess, augment, per_image, seed, added, room_bytes, device)
             used = self._used_memory() + views.cached_bytes
             budgets = self.settings.cache_budgets(used, len(schedule.views), self._on_device)
             values = self._values(schedule.sharing_views(task, schedule.tasks))
@@ -152,6 +153,16 @@ class TeacherCaches:
         logits, shapes = self.pieces.blocks + 1, self.pieces.shapes
         sizes = [size_of(logits, shapes, len(cache.views), cache.precision.dtype) for cache in caches]
         return sum(sizes) + sum(cache.views.cached_bytes for cache in caches)
+
+    @property
+    def _added(self) -> list[ViewedImages]:
+        """The synthetic and the extra images that training views show beside the images of the run."""
+        groups, synthetic = [], self._synthetic
+        if synthetic is not None:
+            groups.append(synthetic_views(synthetic, len(self.train)))
+        if self.extra is not None:
+            groups.append(ViewedImages(self.extra, self.schedule.recipe.views.extra_share))
+        return groups
 
     @cached_property
     def _synthetic(self) -> Tensor | None:

@@ -1,6 +1,7 @@
 """Draw the augmentation parameters of each view on the CPU from a seed, so that they are equal on every device."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,6 +20,14 @@ class Crops:
     box: Tensor  # [views, 4]: centre x, centre y, width and height of the crop, in pixels of the stored image
     mirror: Tensor  # 1, or -1 for a mirrored view
     colour: Tensor  # [views, 3]: factors of brightness, contrast and saturation
+
+
+@dataclass(frozen=True)
+class AddedImages:
+    """Images, numbered after those before them, that a share of all views show instead."""
+
+    count: int
+    share: float
 
 
 @dataclass(frozen=True)
@@ -57,16 +66,18 @@ def draw_view_parameters(
     augment: Augment,
     count: int,
     seed: int,
-    synthetic: int = 0,
+    added: Sequence[AddedImages] = (),
 ) -> ViewParameters:
-    """Draw `count` views of `size` of each image; up to half of them show one of the `synthetic` images instead.
+    """Draw `count` views of `size` of each image; a share of them show one of the `added` images instead.
 
     `stored` are height and width of the images.
     """
     generator = torch.Generator().manual_seed(seed)
     crops = _draw_crops(images, stored, size, augment, count, generator)
-    if synthetic:
-        crops = replace(crops, image=_with_synthetic(crops.image, images, synthetic, generator))
+    first = images
+    for group in added:
+        crops = replace(crops, image=_with_added(crops.image, first, group, generator))
+        first += group.count
     total = len(crops.image)
     return ViewParameters(
         crops, _draw_mixup(total, augment.mixup, generator), _draw_cutmix(total, augment.cutmix, generator)
@@ -87,14 +98,10 @@ def _draw_crops(
     return Crops(torch.arange(images).repeat(count), box, mirror, _draw_colours(total, augment.colour, generator))
 
 
-def _with_synthetic(image: Tensor, images: int, synthetic: int, generator: torch.Generator) -> Tensor:
-    """Replace some of the image indices by synthetic images, which are numbered after the real ones.
-
-    Their share of the views is their share of all images, at most half.
-    """
-    share = min(0.5, synthetic / (images + synthetic))
-    chosen = torch.rand(len(image), generator=generator) < share
-    return torch.where(chosen, images + torch.randint(synthetic, image.shape, generator=generator), image)
+def _with_added(image: Tensor, first: int, added: AddedImages, generator: torch.Generator) -> Tensor:
+    """Replace a share of the image indices by added images, which are numbered from `first`."""
+    chosen = torch.rand(len(image), generator=generator) < added.share
+    return torch.where(chosen, first + torch.randint(added.count, image.shape, generator=generator), image)
 
 
 def _draw_boxes(

@@ -5,13 +5,16 @@ are drawn on the CPU; its pixels are computed on the device.
 """
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from graftcli.graft.backend.transfer import to_device
-from graftcli.graft.data.view_parameters import draw_view_parameters
+from graftcli.graft.data.view_parameters import AddedImages, draw_view_parameters
 from graftcli.images import Preprocess, center_crop, normalise
 from graftcli.images.rows import Pixels, with_extra
 from graftcli.recipe.values import Augment
@@ -19,6 +22,19 @@ from graftcli.recipe.values import Augment
 _MASK_SIZE = 32  # pixels per side of the map on which the blobs' area is set
 _CHUNK_VALUES = 2**20  # pixel values computed at once on a CPU; small chunks fit in its caches
 _CHUNK_VALUES_ELSEWHERE = 2**25
+
+
+@dataclass(frozen=True)
+class ViewedImages:
+    """Images that a share of the views show instead of the images of the run."""
+
+    pixels: Pixels
+    share: float
+
+
+def synthetic_views(synthetic: Pixels, images: int) -> ViewedImages:
+    """Synthetic images beside `images` real ones; their share of the views is that of all images, at most half."""
+    return ViewedImages(synthetic, min(0.5, len(synthetic) / (images + len(synthetic))))
 
 
 class Views:
@@ -31,20 +47,20 @@ class Views:
         augment: Augment,
         count: int,
         seed: int,
-        synthetic: Tensor | None = None,
+        added: Sequence[ViewedImages] = (),
         room: int = 0,
         device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
     ) -> None:
-        """Up to half of the views are of the `synthetic` images, if given.
+        """A share of the views are of the `added` images.
 
         The pixels of the images are on the CPU or on the `device`. On a CPU, if the pixels of all views fit in `room`
         bytes, each view is computed once and kept.
         """
-        self.pixels = pixels if synthetic is None else with_extra(pixels, synthetic)
+        self.pixels = reduce(with_extra, (group.pixels for group in added), pixels)
         self.preprocess, self.augment, self.device = preprocess, augment, device
         stored = (pixels.shape[2], pixels.shape[3])
-        synthetic_count = 0 if synthetic is None else len(synthetic)
-        self._draws = draw_view_parameters(len(pixels), stored, preprocess.size, augment, count, seed, synthetic_count)
+        groups = [AddedImages(len(group.pixels), group.share) for group in added]
+        self._draws = draw_view_parameters(len(pixels), stored, preprocess.size, augment, count, seed, groups)
         size = len(self) * math.prod(self.shape)
         self.cached_bytes = size if size <= room and device.type == "cpu" else 0
         self._cached = torch.empty(len(self), *self.shape, dtype=torch.uint8) if self.cached_bytes else None
