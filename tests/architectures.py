@@ -1,4 +1,4 @@
-"""One small, fast architecture of every module of timm and of every family of torchvision's classifiers."""
+"""A small, fast architecture for every module of timm and every family of torchvision's classifiers."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +15,8 @@ from tests.nets import randomise
 class Architecture:
     spec: str
     size: int = 64  # the smallest at which the network runs with all its stages, from 64 on
-    blocks: int = 4  # at least so many; one where two tensors or more are alive from the first layer to the last
-    kwargs: dict[str, Any] = field(default_factory=dict)  # fewer or narrower layers, but every kind of them
+    blocks: int = 4  # minimum number of blocks; 1 if several tensors are alive from the first layer to the last
+    kwargs: dict[str, Any] = field(default_factory=dict)  # fewer or narrower layers, but at least one of every kind
 
     @property
     def installed(self) -> bool:
@@ -24,7 +24,7 @@ class Architecture:
         return bool(timm.is_model(name)) if source == "timm" else name in torchvision.models.list_models()
 
     def build(self) -> nn.Module:
-        """The network with ten classes, in eval mode, with no number left at its initial value; the same each time."""
+        """The network with ten classes, in eval mode, with all parameters and buffers randomised; deterministic."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return randomise(self._create()).eval()
@@ -36,7 +36,7 @@ class Architecture:
             return made
         try:
             made = timm.create_model(name, num_classes=10, img_size=self.size, **self.kwargs)
-        except TypeError:  # this one takes images of any size
+        except TypeError:  # this model takes images of any size
             made = timm.create_model(name, num_classes=10, **self.kwargs)
         return made
 

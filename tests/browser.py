@@ -1,4 +1,4 @@
-"""Pages in a real headless browser, where there is one."""
+"""Open pages in a headless browser, if one is installed."""
 
 import html
 import json
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# it asks nobody for anything
+# without network requests
 _ALONE = ("--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync")
 _WIDTHS = (380, 768, 1400)
-# the page stands in a frame of each width, where its own media queries see that width
+# the page is loaded into a frame of each width, so that its media queries apply to that width
 _HARNESS = """<!doctype html><meta charset="utf-8"><pre id="measured"></pre>
 <script>
 const page = PAGE, found = {};
@@ -45,7 +45,7 @@ for (const width of WIDTHS) {
 
 
 def chromium() -> str:
-    """The browser's command; the calling test is skipped where there is none."""
+    """The command of the browser; without one, the calling test is skipped."""
     named = os.environ.get("CHROMIUM")
     found = named or next((path for name in _NAMES if (path := shutil.which(name))), None)
     if found is None:

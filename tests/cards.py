@@ -1,4 +1,4 @@
-"""Saved networks and the facts of their model cards, as tests share them."""
+"""Shared by tests: saved networks and the facts of their model cards."""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,4 @@
-"""Commands of graftcli, run in this process as a user types them."""
+"""Run commands of graftcli in this process, as a user would type them."""
 
 from typer.testing import CliRunner, Result
 

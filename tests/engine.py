@@ -37,7 +37,7 @@ PREPROCESS = Preprocess((16, 16), 3, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), 1.0, "
 
 
 class Stages(nn.Module):
-    """Three stages of plain convolutions, each strided at its start, so that adapters fold forwards."""
+    """Three stages of plain convolutions; the first of each stage is strided, so that adapters fold forwards."""
 
     def __init__(self, widths: tuple[int, int, int], depth: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def plan(
 
 
 def made_plan(spec: str, depth: int = 3) -> Plan:
-    """A student that is derived from the teacher."""
+    """A plan with a student that is derived from the teacher."""
     torch.manual_seed(0)
     teacher = network(randomise(Stages((8, 12, 16), depth), seed=1), "big")
     student = student_maker()(spec, teacher)
@@ -87,7 +87,7 @@ def images(count: int = 12) -> Images:
 
 
 def recipe(**changes: object) -> Recipe:
-    """A few steps of each kind of stage."""
+    """A recipe with a few steps of each kind of stage."""
     stages: list[dict[str, Any]] = [
         {
             "name": "graft",
@@ -110,7 +110,7 @@ def recipe(**changes: object) -> Recipe:
 
 
 def context(folder: Path) -> TrainContext:
-    """Twelve views of the tiny networks, nothing remembered."""
+    """Twelve views for the tiny networks, with nothing cached."""
     found = plan()
     both = pieces(found, seams(found))
     views = Views(images().pixels, PREPROCESS, Augment(), 1, 0)
@@ -121,7 +121,7 @@ def context(folder: Path) -> TrainContext:
 
 
 class Memory:
-    """A keeper that remembers everything, and can break off at any state it is given."""
+    """An in-memory run store, which can raise when any chosen state is saved."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,6 +162,6 @@ def trained(
 
 
 def scheduled(wanted: Recipe, plan: Plan, images: Images, settings: EngineSettings | None = None) -> Schedule:
-    """What a run without other held-out images trains."""
+    """The schedule of a run without --val-images."""
     count, chosen = len(images.pixels), settings.blocks if settings else None
     return schedule_of(wanted, count - held_out_count(count), len(plan.blocks), chosen, frozen_blocks(wanted, plan))

@@ -1,4 +1,4 @@
-"""What the tests of exports share: networks with images to check them on."""
+"""Shared by tests of exports: networks, with images to check them on."""
 
 import copy
 import hashlib
@@ -26,7 +26,7 @@ def preprocess(size: int, channels: int = 3) -> Preprocess:
 
 
 def pixels(count: int, size: int, channels: int = 3) -> Tensor:
-    """Pictures with structure: what is smooth keeps its answer when it is rounded."""
+    """Smooth, structured images, on which predictions are stable under rounding."""
     coarse = torch.rand(count, channels, 4, 4, generator=torch.Generator().manual_seed(3))
     return nn.functional.interpolate(255 * coarse, (size, size), mode="bilinear").round().to(torch.uint8)
 
@@ -38,7 +38,7 @@ def subject(module: nn.Module, size: int, count: int = 12) -> ExportSource:
 
 
 def small(depth: int = 8) -> nn.Module:
-    """The option-A ResNet with random weights, the same each time."""
+    """The option-A ResNet with random weights; deterministic."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return randomise(resnet(depth)).eval()
@@ -49,7 +49,7 @@ _GRAPHS: dict[tuple[Any, ...], onnx.ModelProto] = {}
 
 @pytest.fixture
 def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Equal networks are turned into a graph once: each test gets a copy."""
+    """Cache exported graphs: equal networks are exported once, and each test gets a copy."""
 
     def remembering(subject: ExportSource, form: ExportOptions) -> onnx.ModelProto:
         digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in subject.module.state_dict().values())).digest()

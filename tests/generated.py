@@ -1,4 +1,4 @@
-"""A source of any number of images that are made when they are read, not files."""
+"""A source of any number of images, which are generated on access instead of read from files."""
 
 import struct
 from collections import Counter
@@ -16,7 +16,7 @@ from graftcli.store.pixel_store import stored_images
 
 
 class Generated(Files):
-    """`count` bitmaps of `side` pixels, each of another colour pattern."""
+    """`count` different bitmaps of `side` x `side` pixels."""
 
     is_images = True
 

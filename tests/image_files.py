@@ -20,7 +20,7 @@ def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
 
 
 def ramp16(height: int = 16, width: int = 24) -> Image.Image:
-    """16 bit grey from black to white."""
+    """A 16-bit grey ramp from black to white."""
     return Image.fromarray(np.linspace(0, 65535, height * width).reshape(height, width).astype(np.uint16))
 
 
@@ -33,12 +33,12 @@ def folder_of(root: Path, files: dict[str, bytes]) -> Path:
 
 
 def photos(root: Path, names: list[str]) -> Path:
-    """Noise of 32 x 32 pixels, another one in each file."""
+    """Files with different noise of 32 x 32 pixels."""
     return folder_of(root, {name: saved(noise(32, 32, seed)) for seed, name in enumerate(names)})
 
 
 def real_data(part: str) -> Path:
-    """A folder of the real images; the calling test is skipped where there are none."""
+    """A folder of real images; without them, the calling test is skipped."""
     if not (root := os.environ.get("GRAFTCLI_DATA")):
         pytest.skip("GRAFTCLI_DATA names no folder of real images")
     return Path(root) / part

@@ -1,4 +1,4 @@
-"""Jobs of several processes: some that call Python, and real ones that torchrun starts."""
+"""Jobs of several processes, which call a Python function or are started by torchrun."""
 
 import multiprocessing
 import os
@@ -26,7 +26,8 @@ def free_port() -> int:
 def in_processes(size: int, work: Callable[[World], object], timeout: float = 120) -> list[Any]:
     """Call `work`, a function of a module, in `size` processes of one job, and return what each returns, by rank.
 
-    They are forked from a server that has imported everything: this process cannot be forked once autograd has run.
+    They are forked from a server that has imported everything, because this process cannot be forked once autograd has
+    run.
     """
     context, port = multiprocessing.get_context("forkserver"), free_port()
     context.set_forkserver_preload(["graftcli.api.distilling", "graftcli.api.comparing", "tests.engine"])
@@ -47,7 +48,7 @@ def in_processes(size: int, work: Callable[[World], object], timeout: float = 12
 
 def _member(rank: int, size: int, port: int, work: Callable[[World], object], answers: Any) -> None:
     torch.set_num_threads(1)
-    os.sched_setaffinity(0, _ONE_CORE)  # each process trains with one thread, as the run to compare with
+    os.sched_setaffinity(0, _ONE_CORE)  # one thread per process, as in the run that is compared
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
     os.environ.update({**address, **{name: str(value) for name, value in ranks.items()}})
@@ -70,7 +71,7 @@ def torchrun_python(size: int, *arguments: str | Path) -> list[str]:
 
 
 def started(command: Sequence[str]) -> "subprocess.Popen[str]":
-    """Start a command on one core, in a session of its own, so that nothing of it outlives the test."""
+    """Start a command on one core in its own session, so that the test can end all its processes."""
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""A layer of a student beside its layer of the teacher, as tests of layer-wise methods share them."""
+"""Shared by tests of layer-wise methods: a layer of a student with the teacher layer that it replaces."""
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ ROW = torch.tensor([0, 2, 3]), torch.tensor([0, 1, 3, 4])  # of 4 outputs and 5 
 
 
 def layer(norm: bool = True) -> LayerPair:
-    """Three of the outputs of a teacher's convolution with BatchNorm folded in, out of four of its inputs."""
+    """A student convolution with three outputs and four inputs of a teacher's convolution with BatchNorm folded in."""
     torch.manual_seed(0)
     teacher_layer, last = nn.Conv2d(5, 4, 3, padding=1).double(), nn.Conv2d(4, 3, 3, padding=1, bias=False).double()
     with torch.no_grad():

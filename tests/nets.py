@@ -63,9 +63,9 @@ def half_resnet56(num_classes: int = 10) -> CifarResNet:
 
 @torch.no_grad()
 def randomise(module: M, seed: int = 0) -> M:
-    """The module with no number left at its initial value: BatchNorm statistics and zero-initialised scales too.
+    """Randomise all parameters and buffers of the module, including BatchNorm statistics and zero-initialised scales.
 
-    Variances and BatchNorm's scales come to lie around 1, shifts around 0: activations stay in reach.
+    Variances and scales of BatchNorm are around 1, and shifts around 0, so that activations stay in a normal range.
     """
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in module.state_dict().items():
@@ -82,7 +82,7 @@ def randomise(module: M, seed: int = 0) -> M:
 
 
 def same_weights(left: nn.Module, right: nn.Module) -> bool:
-    """Whether two networks have the same names and, bit for bit, the same numbers."""
+    """Whether two networks have the same state dict, bit for bit."""
     a, b = left.state_dict(), right.state_dict()
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -124,7 +124,7 @@ class CifarVGG(nn.Module):
 
 
 def resnet18(num_classes: int = 10) -> nn.Module:
-    """The ResNet18 for 32x32 images that the paper grafts into its VGG16: no shrinking before the first stage."""
+    """The ResNet18 for 32x32 images that the paper grafts into its VGG16: no downsampling before the first stage."""
     from torchvision.models import resnet18 as for_imagenet
 
     made: nn.Module = for_imagenet(num_classes=num_classes)

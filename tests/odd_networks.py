@@ -1,4 +1,4 @@
-"""Unusual networks, which can hardly or not at all be cut."""
+"""Unusual networks, which are difficult or impossible to cut."""
 
 import torch
 from torch import Tensor, nn
@@ -55,14 +55,14 @@ class TupleOutput(Plain):
 
 
 class Noisy(Plain):
-    """Its dropout runs in eval mode too."""
+    """A network whose dropout is active in eval mode too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(F.dropout(x, 0.2))
 
 
 class BatchMinded(Plain):
-    """A chain of stages, but for a lone image."""
+    """A chain of stages, except for a batch of one image."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.c(self.b(self.a(x)))
@@ -71,7 +71,7 @@ class BatchMinded(Plain):
 
 
 class Hasty(Plain):
-    """Writes into its images, and into its features."""
+    """A network that modifies its images and features in place."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x.sub_(0.5).mul_(2))
@@ -82,7 +82,7 @@ class Hasty(Plain):
 
 
 class Tied(Plain):
-    """Two stages share their weights."""
+    """A network in which two stages share weights."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Tied(Plain):
 
 
 class ChainWithBranches(Plain):
-    """Looks at its data, yet is a chain of stages."""
+    """A chain of stages, although its forward pass depends on tensor values."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 1e9:
@@ -100,7 +100,7 @@ class ChainWithBranches(Plain):
 
 
 class Wild(Plain):
-    """What it computes between its stages depends on the data."""
+    """A network whose operations between the stages depend on tensor values."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.a(x)
@@ -109,7 +109,7 @@ class Wild(Plain):
 
 
 class Peeking(nn.Module):
-    """A stage that looks at its data."""
+    """A stage whose code depends on tensor values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def plain(num_classes: int = 10) -> nn.Module:
 
 
 def eleven(num_classes: int = 10) -> nn.Module:
-    """Its second stage makes maps of another size than Plain's."""
+    """A network whose second stage has feature maps of another size than Plain's."""
     return Plain(num_classes, padding=0)
 
 
@@ -191,7 +191,7 @@ def tied() -> nn.Module:
 
 
 def hooked() -> nn.Module:
-    """Somebody's hooks were left in it: one looks, one changes what it sees."""
+    """A network with two hooks: one reads a value, the other changes it."""
     network = Plain()
     network.a.register_forward_hook(lambda *_: None)
     network.b.register_forward_hook(lambda _module, _given, made: made * 2)

@@ -1,4 +1,4 @@
-"""Pages of HTML, read strictly."""
+"""A strict reader of HTML pages."""
 
 from html.parser import HTMLParser
 
@@ -6,7 +6,7 @@ VOID = {"meta", "link", "br", "img"}
 
 
 class Reader(HTMLParser):
-    """Tags that are closed in order, the text of each, and every attribute that could fetch something."""
+    """Reads tags, which must be closed in order, their text, and all attributes that could load a resource."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -14,7 +14,7 @@ class Reader(HTMLParser):
         self.tags: list[str] = []
         self.ids: list[str] = []
         self.fetched: list[str] = []
-        self.outside: list[str] = []  # tables that no box of their own holds
+        self.outside: list[str] = []  # tables without a scrolling box around them
         self.words = ""
         self.feed(text)
         self.close()

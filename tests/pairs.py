@@ -1,4 +1,4 @@
-"""Teachers and students of different families at small image sizes, with no number left at its initial value."""
+"""Teachers and students of different families for small images, with all parameters and buffers randomised."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ def of_torchvision(name: str, size: int = 64, **kwargs: object) -> Network:
 
 
 def network(make_module: Maker, name: str, size: int) -> Network:
-    """A network of random weights and BatchNorm statistics, the same ones each time."""
+    """A network with random weights and BatchNorm statistics; deterministic."""
     with torch.random.fork_rng():
         torch.manual_seed(len(name))
         module = nets.randomise(make_module(), seed=len(name)).eval()
@@ -43,7 +43,7 @@ def network(make_module: Maker, name: str, size: int) -> Network:
 
 
 class FlatVGG(nn.Module):
-    """A VGG whose classifier reads the flattened map."""
+    """A VGG whose classifier reads the flattened feature map."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class FlatVGG(nn.Module):
         return result
 
 
-# every kind of unit of the architecture, once or twice: what is cut, joined and folded is the same, in less time
+# every kind of unit of the architecture once or twice, which covers all cuts, joins and folds in less time
 WIDE = (64, 128, 256, 512)
 SMALL_SWIN: dict[str, Any] = {"img_size": 64, "depths": (2, 2, 1, 1), "num_heads": (1, 2, 4, 8)}
 SMALL_DEIT: dict[str, Any] = {"img_size": 64, "depth": 4}
@@ -73,7 +73,7 @@ SMALL_MOBILENET_V2 = [
 class Pair:
     teacher: Callable[[], Network]
     student: Callable[[], Network]
-    stock: bool = True  # whether all adapters go into the student's own layers
+    stock: bool = True  # whether all adapters fold into the student's layers
     choice: CutOptions | None = None
 
 
@@ -115,7 +115,7 @@ def shufflenet(width: int) -> Network:
 
 
 def regnet(width: int, reduction: float = 0.0) -> Network:
-    """A RegNet of timm with six units; with a reduction, they squeeze and excite."""
+    """A RegNet of timm with six units; with a `reduction`, they have squeeze-and-excitation."""
     config = RegNetCfg(depth=6, w0=width, wa=1.5 * width, wm=2.0, group_size=8, se_ratio=reduction)
     return network(lambda: RegNet(config, num_classes=CLASSES), f"regnet{width}", 64)
 
@@ -163,13 +163,13 @@ PAIRS = {
 
 @cache
 def planned(name: str) -> Plan:
-    """The plan of a pair; shared by tests, none of which may change a network."""
+    """The plan of a pair; cached, so that no test may modify its networks."""
     pair = PAIRS[name]
     return make(pair.teacher(), pair.student(), pair.choice)
 
 
 def random_seams(plan: Plan, seed: int = 0) -> list[Seam]:
-    """Seams with adapters wherever they can be, far from the identity, that keep the size of what they are given."""
+    """Seams with an adapter at every possible place, far from the identity but preserving the scale of features."""
     generator = torch.Generator().manual_seed(seed)
     found = seams(plan, "always")
     for seam in found:
@@ -183,5 +183,5 @@ def noise(plan: Plan, count: int = 2, seed: int = 1) -> Tensor:
 
 
 def neighbours(count: int) -> Sequence[set[int]]:
-    """Each block alone, and each with the next one."""
+    """Each single block, and each block with the next one."""
     return [{k} for k in range(1, count + 1)] + [{k, k + 1} for k in range(1, count)]

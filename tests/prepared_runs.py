@@ -1,4 +1,4 @@
-"""Folders with images of noise and weights of a teacher, and runs prepared from them."""
+"""Folders with noise images and the weights of a teacher, and runs prepared from them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Real processes to kill, forked from a server that has imported the heavy packages, and real disks that are full."""
+"""Real processes to kill, forked from a server that has imported the large packages, and a real disk to fill."""
 
 import multiprocessing
 import os
@@ -26,7 +26,7 @@ def started(work: Callable[..., None], *words: object) -> ForkServerProcess:
 
 
 def wait_for(path: Path, process: ForkServerProcess) -> None:
-    """Until the process has made the file."""
+    """Wait until the process has created the file."""
     end = time.monotonic() + 60
     while not path.exists():
         assert process.is_alive() and time.monotonic() < end, f"{path.name} was not made"
@@ -34,7 +34,7 @@ def wait_for(path: Path, process: ForkServerProcess) -> None:
 
 
 def kill(process: ForkServerProcess) -> None:
-    """kill -9; the process must have been at work until then."""
+    """Send SIGKILL to the process, which must still be running."""
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
@@ -43,7 +43,7 @@ def kill(process: ForkServerProcess) -> None:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of one megabyte; root alone may mount it."""
+    """A disk of one megabyte; only root can mount it."""
     disk = folder / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True).returncode:

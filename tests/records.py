@@ -1,4 +1,4 @@
-"""Settings and results of runs that were never trained, and records that were edited."""
+"""Settings and results of runs that were not trained, and edited run records."""
 
 import json
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ def result(**changes: Any) -> RunResult:
 
 
 def write_document(folder: Path, document: Mapping[str, Any]) -> None:
-    """Write run.json with the right digest, whatever it holds."""
+    """Write run.json with a correct digest for any content."""
     write_json(folder / RUN_FILE, sealed(document))
 
 

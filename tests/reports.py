@@ -1,4 +1,4 @@
-"""Folders of runs that were never trained, for the tests of reports."""
+"""Folders of runs that were not trained, for the tests of reports."""
 
 import json
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def folder_of_run(
     seed: int = 0,
     **result: object,
 ) -> Path:
-    """A folder as a run of `engine.plan` leaves it, but without weights and report."""
+    """The folder of a finished run of `engine.plan`, but without weights and report."""
     config: Document = {
         "networks": {"teacher": "nowhere.py:big", "student": "nowhere.py:small"},
         "images": "nowhere",
@@ -77,7 +77,7 @@ def folder_of_run(
 
 @cache
 def tiny_facts() -> Facts:
-    """What `engine.plan` and its networks have to say of a dozen images of noise."""
+    """The report facts of `engine.plan` for a dozen noise images."""
     plan = engine.plan()
     student = plan.student.network.module
     return facts.gather(
@@ -86,5 +86,5 @@ def tiny_facts() -> Facts:
 
 
 def one_shown(folder: Path, **changes: Any) -> RunView:
-    """A whole run, ready for its page."""
+    """The view of a finished run, ready for rendering."""
     return load_run_view(folder_of_run(folder, **changes), tiny_facts())

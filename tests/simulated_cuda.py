@@ -2,7 +2,7 @@
 
 As on a real device, an operation that mixes tensors of two devices raises. Operations that make the host wait for the
 device are recorded, so that a test can forbid them. Numbers are real, so a run "on cuda" can be compared with one on
-the CPU. torch's own FakeTensorMode has no numbers: nothing that reads a loss would run.
+the CPU. torch's FakeTensorMode has no numbers, so that code that reads a loss would fail.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 CUDA = torch.device("cuda:0")
 _SIMULATED = ("cuda", "meta")
 
-_READS = {  # operations whose result, or its shape, depends on the numbers of a tensor
+_READS = {  # operations whose result, or the shape of it, depends on the values of a tensor
     aten._local_scalar_dense.default,
     aten.equal.default,
     aten.is_nonzero.default,

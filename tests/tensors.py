@@ -1,4 +1,4 @@
-"""Tensors of every kind that a file must keep."""
+"""Tensors of every kind that a file must store."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A small network, and its traced graph run on images."""
+"""A small network, and a helper that runs its traced graph on images."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def run(traced: Traced, batch: Tensor) -> Tensor:
 
 
 class Small(nn.Module):
-    """A stem, two stages and a head; subclasses say how they hang together."""
+    """A stem, two stages and a head; subclasses connect them in `forward`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -101,7 +101,7 @@ def distill(
         steps_scale: Factor for the number of training steps.
         seed: Random seed.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
+        amp: Train in bfloat16. Default: only on CUDA devices with bfloat16 hardware.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
         device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
@@ -219,7 +219,7 @@ def partial(
         steps_scale: Factor for the number of training steps.
         seed: Random seed.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
+        amp: Train in bfloat16. Default: only on CUDA devices with bfloat16 hardware.
         compile: Train with ``torch.compile``.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
         device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of

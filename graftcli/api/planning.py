@@ -140,7 +140,7 @@ def memory(
         plan: What `plan` returns.
         recipe: Name of a recipe, a YAML file, or a ``Recipe``.
         device: ``"cpu"``, ``"cuda"``, ``"mps"`` or ``"auto"``.
-        amp: Train in bfloat16. Default: on CUDA devices that compute in it, and nowhere else.
+        amp: Train in bfloat16. Default: only on CUDA devices with bfloat16 hardware.
         cache_gb: Gigabytes of memory for views and cached teacher features; the rest goes to disk. Default: 0.5.
         device_cache_gb: Gigabytes of an accelerator's memory for images and cached teacher features. Default: half of
             what is free.

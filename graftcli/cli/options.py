@@ -205,7 +205,7 @@ Amp = Annotated[
         "--amp/--no-amp",
         metavar="",
         rich_help_panel=RUNNING,
-        help="Compute in bfloat16 where it is safe. Default: on CUDA devices that compute in it.",
+        help="Compute in bfloat16 where it is safe. Default: on CUDA devices with bfloat16 hardware.",
     ),
 ]
 Compile = Annotated[

@@ -87,7 +87,7 @@ def _from_folders(grid: Grid) -> Draws:
 def _from_pattern(grid: Grid, pattern: str) -> Draws:
     """Find existing draws by the pattern of their folder names."""
     if SHOTS in pattern and not grid.shots:
-        raise UsageError(f"--images `{pattern}` needs numbers of shots.", "Give them: --shots 1,5,10")
+        raise UsageError(f"--images `{pattern}` needs --shots.", "Give the numbers of shots, such as --shots 1,5,10")
     if SHOTS not in pattern and len(grid.shots) > 1:
         raise UsageError(f"--images `{pattern}` names the same folder for all --shots.", f"Add {SHOTS} to it.")
     shots = grid.shots or (_count(Path(pattern.replace(DRAW, "0"))),)
@@ -107,7 +107,7 @@ def _from_pattern(grid: Grid, pattern: str) -> Draws:
 def _draw(grid: Grid, source: Path, out: Path) -> Draws:
     """Sample each draw from one folder, unless it was sampled before."""
     if too_small := [count for count in grid.shots if count < 1]:
-        raise UsageError(f"--shots {too_small[0]} draws nothing.", "Give numbers from 1: --shots 1,5,10")
+        raise UsageError(f"--shots {too_small[0]} is too small.", "Give numbers from 1: --shots 1,5,10")
     # the key includes the files of the source, so that a changed source is sampled again
     inputs = [str(source.expanduser().absolute()), file_stats(str(source))]
     key = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:8]

@@ -26,8 +26,8 @@ def load(
 
     Parameters:
         path: A run's folder, or a .safetensors file that graftcli wrote.
-        teacher: Architecture of the teacher of a hybrid, where it cannot be rebuilt; its weights do not matter.
-        student: Architecture of the student, where it cannot be rebuilt: that of a package, or of a module.
+        teacher: Architecture of the teacher of a hybrid, if it cannot be rebuilt; its weights are not used.
+        student: Architecture of the student, if it cannot be rebuilt because it comes from a package or a module.
         trust_code: Run the Python file that builds the network, even if its bytes are not trusted yet.
 
     Returns:

@@ -1,6 +1,7 @@
 """Quantise ONNX graphs to int8: static QDQ, per-channel weights, activation ranges from real images.
 
-Sensitive layers stay in float. To rank them, each layer is quantised alone and its error on the logits is measured.
+Sensitive layers stay in float. To rank them, each layer is quantised separately and its error on the logits is
+measured.
 """
 
 import copy

@@ -80,7 +80,7 @@ class ConvolutionFacts(TypedDict):
 
 
 class DerivedOrigin(_Complete):
-    """A network made from another one, `base`."""
+    """A network derived from another one, `base`."""
 
     kind: Literal["derived"]
     spec: str

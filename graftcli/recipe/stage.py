@@ -53,9 +53,10 @@ class Stage(RecipeModel):
     """One stage of a recipe.
 
     Parameters:
-        train: the unit that is trained. `layers`: each layer alone, for a student derived from the teacher. `blocks`:
-            each block alone. `growing`: the first k blocks for k = 2, 3, .... `half`: the first half of the blocks (the
-            hint of FitNet). `student`: the whole student, or all replaced blocks if only some are replaced.
+        train: the unit that is trained. `layers`: each layer separately, for a student derived from the teacher.
+            `blocks`: each block separately. `growing`: the first k blocks for k = 2, 3, .... `half`: the first half of
+            the blocks (the hint of FitNet). `student`: the whole student, or all replaced blocks if only some are
+            replaced.
         input: the input of a unit: the teacher's features, or the student's features after its earlier units. The
             target is always the teacher's output for the same view. `mix` (cross distillation), with the teacher's
             features x and the student's features y: mu |unit(x) - teacher(x)| + (1 - mu) |unit(y) - teacher(y)|.

@@ -47,7 +47,7 @@ def test_folders_that_were_drawn_already_are_found_by_their_names(tmp_path: Path
     assert [draw.folder.name for draw in found.every] == ["1shot-draw0", "1shot-draw1", "5shot-draw0", "5shot-draw1"]
     with pytest.raises(ImagesError, match=r"do not exist: `.*1shot-draw2`, `.*5shot-draw2`"):
         draws_of(grid(images=(pattern,), shots=(1, 5), draws=3), tmp_path)
-    with pytest.raises(UsageError, match="needs numbers of shots"):
+    with pytest.raises(UsageError, match="needs --shots"):
         draws_of(grid(images=(pattern,)), tmp_path)
 
 

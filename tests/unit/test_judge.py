@@ -151,7 +151,7 @@ def test_blocks_that_are_worse_joined_are_set_back(tmp_path: Path, monkeypatch: 
         verdict.fraction == 1 for name, verdict in outcome.verdicts.items() if "-" in name
     )
     texts = [event.text for event in events if isinstance(event, Warned)]
-    assert any(text.startswith("stage graft, its blocks joined, made the student worse") for text in texts)
+    assert any(text.startswith("stage graft, with its blocks together, made the student worse") for text in texts)
     again = trained(plan(), store, blocks)
     assert again.verdicts["graft"] == outcome.verdicts["graft"]
     assert weights_digest(again.merged.module) == weights_digest(outcome.merged.module)

@@ -186,7 +186,7 @@ def test_a_list_that_does_not_fit_its_source_is_refused(tmp_path: Path) -> None:
     for text, found in {
         '{"images of": "photos", "names": ["a.png", "gone.png"]}': r"1 of its 2 images are not in .*gone\.png",
         '{"images of": "x.list", "names": []}': "of another list",
-        "[]": "no list that",
+        "[]": "was not written by",
         "{": "cannot be read",
     }.items():
         (tmp_path / "x.list").write_text(text)

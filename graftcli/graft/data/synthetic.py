@@ -1,7 +1,7 @@
 """Synthetic training images, optimised to match the teacher's BatchNorm statistics (DeepInversion).
 
-A few images cover little of the teacher's input distribution. A synthetic image starts as a view of a training image
-and is optimised by gradient descent towards a randomly drawn class and towards the running means and variances of the
+A few images cover little of the teacher's input distribution. A synthetic image starts as a view of a training image.
+Gradient descent optimises it towards a randomly drawn class, and towards the running means and variances of the
 teacher's BatchNorms (Yin et al., "Dreaming to Distill", CVPR 2020). No labels are used.
 """
 

@@ -12,7 +12,7 @@ def importance(channels: ChannelGroups, module: nn.Module, images: Tensor) -> di
     """Return the importance of each channel: its share of the inputs of its readers, summed over them.
 
     Its share in a reader is its mean square times the sum of the squared weights that read it. Pruning by this measure
-    preserves more of the teacher's predictions than pruning by filter norm or by activations alone.
+    preserves more of the teacher's predictions than pruning by filter norm or by activations.
     """
     total: dict[int, float] = {}
     device = next(module.parameters()).device

@@ -42,7 +42,7 @@ def initialize(
     seed: int,
     listen: Listener,
 ) -> None:
-    """Initialise the adapters and, where the recipe asks for it, solve the layers of the `blocks`.
+    """Initialise the adapters and, if the recipe specifies it, solve the layers of the `blocks`.
 
     Each block is solved on the teacher's features, after the adapters that lead into it.
     """

@@ -155,7 +155,7 @@ class _LayerwiseStage:
         run_side_by_side(pieces, layers, self._inputs(), self._fit)
 
     def _inputs(self) -> list[Tensor]:
-        """Return the first block's inputs in batches: as many views as the stage asks for and memory allows."""
+        """Return the first block's inputs in batches: as many views as the stage specifies and memory allows."""
         task, context = self.task, self.context
         batch, views = task.batch(context.images), len(context.teacher_cache.views)
         steps = task.steps(context.images)

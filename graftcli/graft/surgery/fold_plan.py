@@ -33,7 +33,7 @@ class AdapterSite:
     """The adapter or layout change at a cut of a hybrid, and the two blocks next to it."""
 
     joint: Joint
-    weight: Tensor | None  # float64, on the CPU; None where only the layout changes
+    weight: Tensor | None  # float64, on the CPU; None if only the layout changes
     sides: tuple[FoldSide, FoldSide]
     positions: int  # of the feature map
 

@@ -163,7 +163,7 @@ def setback(task: Task, verdict: Verdict, on: str, factor: float) -> str:
     """Describe a task that made the student worse, and say what to change."""
     before, after = (f"{score.agreement:.1%} (KL {score.kl:.3g})" for score in (verdict.before, verdict.after))
     kept = f"{verdict.fraction:.0%} of the change is kept" if verdict.fraction else "the weights before it are kept"
-    what = f"stage {task.name}, its blocks joined," if task.name == task.stage.name else task.name
+    what = f"stage {task.name}, with its blocks together," if task.name == task.stage.name else task.name
     change = f"{what} made the student worse on {on}: agreement {before} before, {after} after"
     return f"{change}; {kept}, {verdict.kept.agreement:.1%}. {_advice(task, factor)}"
 
@@ -171,13 +171,13 @@ def setback(task: Task, verdict: Verdict, on: str, factor: float) -> str:
 def _advice(task: Task, factor: float) -> str:
     stage, name = task.stage, task.stage.name
     if stage.lr is None:
-        return f"A higher ridge changes less: --set stages.{name}.ridge={10 * (stage.ridge or 1e-3):g}"
+        return f"Try a higher ridge: --set stages.{name}.ridge={10 * (stage.ridge or 1e-3):g}"
     rates = [
         f"{rate * factor / 3 if i == min(task.unit, len(stage.lr) - 1) else rate:g}" for i, rate in enumerate(stage.lr)
     ]
     lower = f"--set stages.{name}.lr={rates[0] if len(rates) == 1 else '[' + ','.join(rates) + ']'}"
     tried = f" --set stages.{name}.lr_factors=null" if stage.lr_factors else ""
-    return f"A lower rate changes less: {lower}{tried}"
+    return f"Try a lower learning rate: {lower}{tried}"
 
 
 @torch.no_grad()

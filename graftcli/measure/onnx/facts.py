@@ -24,7 +24,7 @@ _COPIES = 6  # of the file's bytes, while its graph is read
 
 @dataclass(frozen=True)
 class OnnxMetadata:
-    """The preprocessing and classes in the `metadata_props` of a file; None where it has no such entry."""
+    """The preprocessing and classes in the `metadata_props` of a file; None for a missing entry."""
 
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None

@@ -12,8 +12,8 @@ Sameness = Literal["architecture", "weights"]
 def sameness(teacher: fx.GraphModule, student: fx.GraphModule, inputs: tuple[int, ...]) -> Sameness | None:
     """Compare two blocks; `inputs` is their input shape without the batch dimension.
 
-    Two blocks have the same architecture if their code and modules are equal, and their outputs are equal for the same
-    weights, because two modules with equal descriptions may compute different functions.
+    Two blocks have the same architecture if their code and modules are equal, and also their outputs for the same
+    weights: two modules with equal descriptions may compute different functions.
     """
     states = [block.state_dict() for block in (teacher, student)]
     if _shapes(states[0]) != _shapes(states[1]) or _description(teacher) != _description(student):

@@ -113,7 +113,7 @@ def shape(tensor: Tensor) -> str:
 
 
 def infer(matched: CheckpointMatch, num_classes: int, in_chans: int) -> tuple[int | None, int | None]:
-    """Infer the classes and input channels of a checkpoint where they differ from the network's; else None.
+    """Infer the classes and input channels of a checkpoint if they differ from the network's; else None.
 
     They are inferred from shapes that differ in one dimension only: the first in a classifier, the second in a stem. A
     classifier that only the checkpoint has counts too. Any other difference means a different architecture, and nothing

@@ -163,8 +163,8 @@ class _GatedFinder(importlib.abc.MetaPathFinder):
         if path is not None:
             inside = name.rpartition(".")[0] in self.packages
             return self._admit(name, PathFinder.find_spec(name, path)) if inside else None
-        if (beside := PathFinder.find_spec(name, [str(self.folder)])) is not None:
-            return self._admit(name, beside)
+        if (neighbour := PathFinder.find_spec(name, [str(self.folder)])) is not None:
+            return self._admit(name, neighbour)
         known = PathFinder.find_spec(name, self.installed)
         return known if known is not None else self._admit(name, PathFinder.find_spec(name, sys.path))
 

@@ -116,7 +116,7 @@ def network(settings: TimmSettings, request: ModelRequest, source: str) -> Netwo
 
 
 def _sized(settings: TimmSettings, kwargs: Kwargs, size: tuple[int, int]) -> tuple[nn.Module, Kwargs]:
-    """Build the module; pass `img_size` where it matters and the constructor takes it. Returns module and kwargs."""
+    """Build the module; pass `img_size` if it matters and the constructor takes it. Returns module and kwargs."""
     if settings.pretrained.get("fixed_input_size") or "img_size" in kwargs or size != settings.defaults[2]:
         sized = {**kwargs, "img_size": list(size)}
         try:
