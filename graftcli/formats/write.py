@@ -17,7 +17,7 @@ def write(source: ExportSource, options: ExportOptions, path: Path, listen: List
                 "int8 needs real images for calibration, and there are none.",
                 "Give a folder of images with --images or --calib.",
             )
-        listen(Warned("there are no images, so the file is compared with PyTorch on noise: give --images"))
+        listen(Warned("there are no images, so the file is compared with PyTorch on noise only: give --images"))
     source.module.eval()
     check = parity_check(source, options)
     encoded = options.kind.encode(source, options, check, listen)

@@ -90,7 +90,7 @@ def test_weights_beside_a_linked_file_are_read(tmp_path: Path) -> None:
         ("functions, 2^40 calls", "is refused"),
         ("logits: one row", "returns 1x5 for 10 images"),
         ("logits: one number", "for 10 images"),
-        ("logits: text", "gives object"),
+        ("logits: text", "returns object"),
         ("logits: no numbers", "returns NaN logits for 10 of 10 images"),
         ("settings: std of 0", "std = [0, 1, 1] in its metadata: each must be above 0"),
         ("settings: mean of 10^400", "each must be finite"),
