@@ -25,12 +25,12 @@ class _Entry(BaseModel, frozen=True):
     digest: _Digest
 
 
-class _Document(BaseModel):
+class _CacheFile(BaseModel):
     format: Literal[2]
     facts: dict[str, dict[_Digest, _Entry]]
 
 
-_DOCUMENT = TypeAdapter(_Document)
+_DOCUMENT = TypeAdapter(_CacheFile)
 
 
 class ResultCache:

@@ -38,7 +38,7 @@ class _Request(TypedDict, total=False):
     output: bool
 
 
-class _Session:
+class _LoadedSession:
     """An onnxruntime session on the CPU, and its current input."""
 
     def __init__(self, path: str, threads: int) -> None:
@@ -63,7 +63,7 @@ class _Session:
 class _Worker:
     """Handles requests; an opened file stays open for later ones."""
 
-    session: _Session | None = None
+    session: _LoadedSession | None = None
 
     def handle(self, request: _Request, data: bytes) -> tuple[dict[str, object], bytes]:
         """The response to a request, and its raw bytes."""
@@ -71,7 +71,7 @@ class _Worker:
             macs = _load_module("macs").macs
             return {"facts": _load_module("description").describe(Path(request["path"]), macs)}, b""
         if request["do"] == "open":
-            self.session = _Session(request["path"], request["threads"])
+            self.session = _LoadedSession(request["path"], request["threads"])
             return {}, b""
         assert self.session is not None  # opened by an earlier request
         if request["do"] == "set_input":
