@@ -22,6 +22,7 @@ from graftcli.store.atomic import read_tensors
 from tests.commands import call
 from tests.image_files import noise, photos, saved
 from tests.nets import NETS, randomise, resnet
+from tests.records import files
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -126,10 +127,11 @@ def test_the_same_command_builds_no_network_and_more_of_it_keeps_what_is_there(
     monkeypatch.undo()
     monkeypatch.chdir(place)
     shutil.copytree(place / "whole", place / "more")  # where the drawn images lie elsewhere, and are the same
-    before = {path: path.read_bytes() for path in (place / "more/cells").rglob("*") if path.is_file()}
+    before = files(place / "more/cells")
     more = document("--shots", "1,2", "--draws", "3", "--test", "photos", out="more")
     assert [line["draws"] for line in more["lines"]] == [3, 3]
-    assert {path: path.read_bytes() for path in before} == before
+    after = files(place / "more/cells")
+    assert {name: after[name] for name in before} == before
 
 
 def test_a_cell_made_with_other_settings_is_refused_and_made_again_with_overwrite(

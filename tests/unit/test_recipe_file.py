@@ -192,7 +192,7 @@ def test_a_wrong_block_to_freeze_is_answered_with_what_is_allowed(good: Path, va
 
 def test_an_unknown_key_without_similar_ones_lists_the_known_keys(tmp_path: Path) -> None:
     assert faults(written(tmp_path, GOOD + "views: {xyz: 1}\n")) == [
-        "16: `views.xyz` is an unknown key; known: count, total, augment, synthetic"
+        "16: `views.xyz` is an unknown key; known: count, total, augment, synthetic, extra_share"
     ]
 
 
