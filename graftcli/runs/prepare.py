@@ -107,6 +107,11 @@ def prepare_run(
     extra = None
     if config.extra_images is not None:
         extra = images_of(config.extra_images, preprocess, options, listen, place)
+        if shared := (held_out or train_images()).shared_with(extra):
+            found = (
+                f"{shared} of the {'validation' if held_out is not None else 'training'} images are also extra images"
+            )
+            listen(Warned(f"{found}: agreement will be overestimated"))
     return PreparedRun(config, recipe, plan, chosen, preprocess, train_images(), held_out, extra, device)
 
 

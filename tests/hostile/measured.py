@@ -19,7 +19,7 @@ import torch
 from graftcli.errors import GraftError
 
 LIMIT = 20.0  # seconds of CPU time: those of the clock depend on what else the machine does
-_PATIENCE = 10  # the limit of the clock is so many times that of the CPU: a case that waits uses none
+_PATIENCE = 10  # wall-clock limit as a multiple of the CPU limit, for cases that wait without using the CPU
 MOST_MEMORY = 2 << 30
 
 

@@ -51,7 +51,7 @@ def test_output_is_autocasts_and_gradients_are_as_near_to_float32(
 @pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_100", "convnext_atto", "mobilevit_xxs"])
 def test_whole_networks_have_the_gradients_of_autocast(name: str) -> None:
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last).double().float()
+    network = timm.create_model(name, num_classes=10).to(memory_format=torch.channels_last)
     images = torch.randn(4, 3, 64, 64).to(memory_format=torch.channels_last)
     network.train()
     for module in network.modules():

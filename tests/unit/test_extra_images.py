@@ -54,6 +54,10 @@ def test_a_run_is_trained_on_them_and_depends_on_them(tmp_path: Path) -> None:
     assert second == third != first
     assert extra.images == plain.images == again.images and extra.held_out == plain.held_out
     assert read_record(place / "plain").settings.extra_images is None
+    events: list[graftcli.events.Event] = []
+    distilled("shared", extra_images=place / "photos", listen=events.append)
+    assert any("48 of the training images are also extra images" in str(event) for event in events)
+    assert not (place / "extra/run.json").read_text().count("also extra images")
     with pytest.raises(UsageError, match="extra_images"):
         distilled("extra", extra_images=place / "elsewhere")
     assert recorded_config(place / "extra").extra_images == str(place / "others")  # which `partial` inherits

@@ -279,7 +279,7 @@ def test_without_fsspec_one_message_names_the_fix(monkeypatch: pytest.MonkeyPatc
 def test_a_run_records_a_url_as_it_is() -> None:
     for url in ("s3://bucket/x-{0..3}.tar", "https://host/x.tar", "memory://x", "simplecache::s3://bucket/x.tar"):
         assert is_url(url) and source_text(Path(url)) == source_text(url) == url == absolute(url) == absolute(Path(url))
-    assert source_text(Path("file:///root/x.tar")) == "file:///root/x.tar"
+    assert source_text(Path("file:///data/x.tar")) == "file:///data/x.tar"
     assert not is_url("C:/images") and not is_url("./10shot") and absolute("x.tar") == str(Path.cwd() / "x.tar")
 
 

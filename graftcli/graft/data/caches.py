@@ -57,20 +57,26 @@ class TeacherCaches:
     ) -> None:
         self.plan, self.pieces, self.schedule, self.settings = plan, pieces, schedule, settings
         self._device = settings.precision.device
-        size = math.prod(images.train.shape) + math.prod(images.held_out.shape)
+        self.preprocess, self.extra = images.preprocess, images.extra
+        size = math.prod(images.train.shape) + math.prod(images.held_out.shape) + self._extra_bytes
         has_room = size <= _MAX_IMAGES_SHARE * settings.device_memory
         self.train, self.held_pixels = (
             pixels.to(self._device) if has_room and isinstance(pixels, Tensor) else pixels
             for pixels in (images.train, images.held_out)
         )
-        self.preprocess, self.extra = images.preprocess, images.extra
         self.files, self.listen = files, listen
         self._caches: dict[Augment, TeacherCache] = {}
 
     @property
     def _on_device(self) -> int:
         """Return the bytes of the accelerator that images take."""
-        return sum(math.prod(p.shape) for p in (self.train, self.held_pixels) if p.device.type != "cpu")
+        images = sum(math.prod(p.shape) for p in (self.train, self.held_pixels) if p.device.type != "cpu")
+        return images + (self._extra_bytes if self.train.device.type != "cpu" else 0)
+
+    @property
+    def _extra_bytes(self) -> int:
+        """Return the bytes of the extra images, which are stored where the training images are."""
+        return 0 if self.extra is None else math.prod(self.extra.shape)
 
     @cached_property
     def held_out(self) -> TeacherCache | None:
